@@ -1,0 +1,86 @@
+"""What can go wrong, as a tree.
+
+    AutotuneError                 exit code 1
+    ├── UsageError                exit code 2: a wrong command line
+    ├── ConfigError               exit code 2: a wrong model.yaml, space or text file
+    ├── PrerequisiteError         exit code 2: a package, model or dataset that is not here
+    ├── CompressionError          a weight could not be compressed
+    │   └── PlanError             exit code 2: settings that cannot be planned for this model
+    ├── EvaluationError           a model could not be scored
+    └── StudyError                a study could not be read, continued or reported
+
+A message is one paragraph: where (file and key, or weight), what is wrong, and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "AutotuneError",
+    "CompressionError",
+    "ConfigError",
+    "EvaluationError",
+    "PlanError",
+    "PrerequisiteError",
+    "StudyError",
+    "UsageError",
+]
+
+
+class AutotuneError(Exception):
+    """Base of every error that autotune raises on purpose; the command line prints it as one paragraph."""
+
+    exit_code = 1
+
+
+class UsageError(AutotuneError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    exit_code = 2
+
+
+class ConfigError(AutotuneError):
+    """A file that the user wrote is wrong.
+
+    Attributes:
+        file: the file, or None where the value came from the command line.
+        line: 1-based line of the key, where known.
+        key: dotted path of the key, e.g. ``study.trials``.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self, problem: str, *, file: str | Path | None = None, line: int | None = None, key: str | None = None
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else Path(file)
+        self.line = line
+        self.key = key
+        where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
+        super().__init__(f"{where}{f'{key}: ' if key else ''}{problem}")
+
+
+class PrerequisiteError(AutotuneError):
+    """Something that must be there before work starts is missing: a package, a model, a dataset."""
+
+    exit_code = 2
+
+
+class CompressionError(AutotuneError):
+    """A weight could not be compressed, or a compressed model could not be assembled."""
+
+
+class PlanError(CompressionError):
+    """Settings that cannot be turned into a plan for this model."""
+
+    exit_code = 2
+
+
+class EvaluationError(AutotuneError):
+    """A model could not be scored: NaN logits, an empty text, a tokenizer that does not match."""
+
+
+class StudyError(AutotuneError):
+    """A study's folder or storage cannot be read, continued or reported."""
