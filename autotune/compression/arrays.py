@@ -1,0 +1,55 @@
+"""Constants of an `ov.Model` as NumPy arrays, and back, for all storage types that OpenVINO has and NumPy has not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["FLOAT_TYPES", "constant", "raw_bytes", "read_f32", "type_name"]
+
+FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
+"""Storage types of weights that can be compressed."""
+
+
+def type_name(node: ov.Node) -> str:
+    """Element type of a constant in OpenVINO's short form, e.g. ``f16``."""
+    return str(node.get_element_type().get_type_name())
+
+
+def raw_bytes(node: ov.Node) -> npt.NDArray[np.uint8]:
+    """The constant's bytes, uint8 [nbytes], without a copy."""
+    data: npt.NDArray[Any] = node.data
+    return data.reshape(-1).view(np.uint8)
+
+
+def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
+    """The constant's values as float32 in its own shape.
+
+    NumPy has no bfloat16, and `Constant.data` shows such a constant as float16 with meaningless values; its bytes
+    are the upper halves of float32 numbers and are read as such.
+    """
+    shape = tuple(node.get_output_shape(0))
+    if type_name(node) == "bf16":
+        upper = raw_bytes(node).view(np.uint16).astype(np.uint32)
+        return (upper << 16).view(np.float32).reshape(shape)
+    return np.asarray(node.data, dtype=np.float32).reshape(shape)
+
+
+def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) -> ov.Node:
+    """A Constant over packed bytes that are shared, not copied; the Constant keeps them alive.
+
+    Args:
+        data: any contiguous array whose bytes are the packed constant.
+        shape: the constant's shape in elements.
+        element_type: OpenVINO's short type name, e.g. ``u4``.
+    """
+    import openvino as ov
+
+    packed = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    tensor = ov.Tensor(packed, ov.Shape(list(shape)), getattr(ov.Type, element_type))
+    return ov.op.Constant(tensor, shared_memory=True)

@@ -1,0 +1,151 @@
+"""The layer bank: what was computed once is never computed again, in this study or the next, in any process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.files import atomic_write
+
+__all__ = ["Bank", "Entry"]
+
+Entry = Mapping[str, npt.NDArray[Any]]
+
+log = logging.getLogger(__name__)
+
+MEMORY_LIMIT = 2 << 30
+
+
+class Bank:
+    """Named arrays under content-addressed keys, in memory and on disk.
+
+    The key of an entry holds everything that its bytes depend on, so an entry is never stale and two processes that
+    write one at the same time write the same bytes. An entry carries a digest; a damaged one counts as absent.
+
+    Attributes:
+        directory: the folder on disk, or None for memory only.
+        limit: bytes on disk; the entries that were not used for the longest time go first.
+        counters: ``computed`` and ``reused`` entries in this process.
+    """
+
+    def __init__(
+        self, directory: Path | None = None, *, limit: int = 20 << 30, memory_limit: int = MEMORY_LIMIT
+    ) -> None:
+        self.directory = directory
+        self.limit = limit
+        self.counters = {"computed": 0, "reused": 0}
+        self._memory: OrderedDict[str, Entry] = OrderedDict()
+        self._memory_limit = memory_limit
+        self._memory_used = 0
+        self._disk_used: int | None = None
+
+    def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> Entry:
+        """The entry of a key; `compute` runs only where neither memory nor disk has it.
+
+        Args:
+            key: hex digits.
+            compute: returns arrays of any dtype that safetensors knows; they must not be changed afterwards.
+        """
+        entry = self._memory.get(key)
+        if entry is not None:
+            self._memory.move_to_end(key)
+        else:
+            entry = self._load(key)
+        if entry is not None:
+            self.counters["reused"] += 1
+        else:
+            entry = compute()
+            self.counters["computed"] += 1
+            self._save(key, entry)
+        self._remember(key, entry)
+        return entry
+
+    def _remember(self, key: str, entry: Entry) -> None:
+        if key in self._memory:
+            return
+        self._memory[key] = entry
+        self._memory_used += _nbytes(entry)
+        while self._memory_used > self._memory_limit and len(self._memory) > 1:
+            self._memory_used -= _nbytes(self._memory.popitem(last=False)[1])
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.directory is None else self.directory / key[:2] / f"{key}.safetensors"
+
+    def _load(self, key: str) -> Entry | None:
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
+                entry = {name: file.get_tensor(name) for name in sorted(file.keys())}
+                expected = (file.metadata() or {}).get("digest")
+            if _digest(entry) != expected:
+                raise ValueError("its digest does not match its content")
+            os.utime(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("%s is damaged (%s) and is computed again", path, error)
+            return None
+        return entry
+
+    def _save(self, key: str, entry: Entry) -> None:
+        from safetensors.numpy import save_file
+
+        path = self._path(key)
+        if path is None:
+            return
+        try:
+            with atomic_write(path, durable=False) as temporary:
+                save_file(dict(entry), temporary, metadata={"digest": _digest(entry)})
+            self._make_room(path.stat().st_size)
+        except OSError as error:
+            log.warning("%s could not be written (%s); this entry will be computed again next time", path, error)
+
+    def _make_room(self, added: int) -> None:
+        assert self.directory is not None
+        if self._disk_used is None:
+            self._disk_used = sum(size for _, size, _ in self._files())
+        else:
+            self._disk_used += added
+        if self._disk_used <= self.limit:
+            return
+        # Down to nine tenths, so that not every further entry scans the folder again.
+        for _, size, path in sorted(self._files()):
+            if self._disk_used <= 0.9 * self.limit:
+                break
+            path.unlink(missing_ok=True)
+            self._disk_used -= size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        assert self.directory is not None
+        found = []
+        for path in self.directory.glob("*/*.safetensors"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime, status.st_size, path))
+        return found
+
+
+def _nbytes(entry: Entry) -> int:
+    return sum(array.nbytes for array in entry.values())
+
+
+def _digest(entry: Entry) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for name in sorted(entry):
+        array = np.ascontiguousarray(entry[name])
+        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

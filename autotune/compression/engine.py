@@ -1,0 +1,225 @@
+"""Plan, then apply: the engine for one original model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune import __version__
+from autotune.compression.arrays import raw_bytes
+from autotune.compression.awq import AwqGroup, Member, find_groups, search_scale
+from autotune.compression.bank import Bank
+from autotune.compression.formats import Array
+from autotune.compression.graph import assemble
+from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
+from autotune.compression.sensitivity import Int8Error, int8_error, sensitivity
+from autotune.compression.settings import DATA_FREE_METRIC, Settings
+from autotune.compression.sizes import Sizes
+from autotune.compression.statistics import Statistics
+from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, read_rows
+from autotune.compression.weights import Weight, find_weights
+from autotune.errors import PlanError
+from autotune.files import fingerprint
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["ENGINE_VERSION", "Engine"]
+
+ENGINE_VERSION = 1
+"""Part of every key in the bank; changes whenever a variant's bytes change."""
+
+
+class Engine:
+    """Plans and compresses one original model; the model itself is never changed.
+
+    Attributes:
+        model: the original.
+        weights: all its weights.
+        sizes: exact sizes.
+        counters: ``variants_computed`` and ``variants_reused`` of this engine.
+    """
+
+    def __init__(
+        self,
+        model: ov.Model,
+        *,
+        bank: Bank | None = None,
+        statistics: Callable[[], Statistics] | None = None,
+        model_fingerprint: str = "",
+    ) -> None:
+        """Look at a model.
+
+        Args:
+            model: the original.
+            bank: where variants are kept; in memory only by default.
+            statistics: gives the calibration statistics when they are first needed; None if there is no text.
+            model_fingerprint: recorded in the compressed model.
+        """
+        self.model = model
+        self.weights = find_weights(model)
+        self.sizes = Sizes(model)
+        self.counters = {"variants_computed": 0, "variants_reused": 0}
+        self._bank = Bank() if bank is None else bank
+        self._statistics = statistics
+        self._model_fingerprint = model_fingerprint
+        names = {weight.name for weight in self.weights}
+        self._constants = {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_friendly_name() in names}
+        self._by_name = {weight.name: weight for weight in self.weights}
+        self._groups = {group.activation: group for group in find_groups(model, self.weights)}
+        self._moment: tuple[str, Array] | None = None
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Every output that a calibration pass has to look at."""
+        return tuple(dict.fromkeys(a for weight in self.weights for a in weight.activations))
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The calibration statistics.
+
+        Raises:
+            PlanError: there is no calibration text.
+        """
+        self._check_text()
+        assert self._statistics is not None
+        return self._statistics()
+
+    def _check_text(self) -> None:
+        if self._statistics is None:
+            raise PlanError(
+                "these settings look at activations (awq, scale_estimation or a data-aware sensitivity_metric) and "
+                "need a calibration text; name one or leave these settings out"
+            )
+
+    def resolve(self, settings: Settings) -> Settings:
+        """Fill in the defaults that depend on whether there is a calibration text."""
+        if settings.sensitivity_metric is not None:
+            return settings
+        data_aware = self._statistics is not None
+        return replace(settings, sensitivity_metric="max_activation_variance" if data_aware else DATA_FREE_METRIC)
+
+    def plan(self, settings: Settings) -> Plan:
+        """Resolve settings for this model.
+
+        Raises:
+            PlanError: the settings cannot be used, with or without this model, with the reason.
+        """
+        for problem in settings.problems():
+            raise PlanError(f"{problem.key}: {problem.message}")
+        settings = self.resolve(settings)
+        if settings.needs_statistics:
+            self._check_text()
+        variants, awq, notes = make_variants(settings, self.weights, tuple(self._groups.values()), self._score)
+        gains = {self._groups[a].gain: a for a in awq}
+        footprint = self.sizes.footprint(self.weights, variants, {gain: a for gain, a in gains.items() if gain})
+        return Plan(
+            variants=variants,
+            awq=awq,
+            notes=tuple(notes),
+            footprint=footprint,
+            bits_per_weight=weight_bits(self.weights, variants, self.sizes.nbytes),
+            compression_rate=self.sizes.fp32 / footprint,
+            int4_percent=percent_in_bits(self.weights, variants, 4),
+            int8_percent=percent_in_bits(self.weights, variants, 8),
+        )
+
+    def apply(self, plan: Plan) -> ov.Model:
+        """Compress: take every variant from the bank or compute it, and assemble a new model."""
+        scales = {activation: self._awq_scale(self._groups[activation], plan) for activation in plan.awq}
+        by_weight = {name: a for a in plan.awq for name in self._groups[a].weights}
+        by_producer = {self._groups[a].producer: a for a in plan.awq}
+        compressed = []
+        for weight in self.weights:
+            variant = plan.variants.get(weight.name)
+            if variant is None:
+                continue
+            treatment = Treatment(
+                input_scale=scales[by_weight[weight.name]] if variant.awq else None,
+                output_scale=scales[by_producer[weight.name]] if variant.awq_output else None,
+            )
+            compressed.append((weight, variant, self._packed(weight, variant, treatment)))
+        gains = {self._groups[a].gain: scale for a, scale in scales.items()}
+        record = {"version": __version__, "model": self._model_fingerprint, "plan": plan.as_dict()}
+        return assemble(self.model, compressed, {gain: scale for gain, scale in gains.items() if gain}, record)
+
+    def _reader(self, weight: Weight) -> RowReader:
+        return read_rows(self._constants[weight.name], weight)
+
+    def _content(self, weight: Weight) -> list[Any]:
+        """What a variant's bytes depend on, of the weight itself."""
+        return [
+            ENGINE_VERSION,
+            self.sizes.digests[weight.name],
+            weight.element_type,
+            weight.shape,
+            weight.reduction_axes,
+        ]
+
+    def _second_moment(self, activation: str) -> Array:
+        if self._moment is None or self._moment[0] != activation:
+            self._moment = (activation, self.statistics.array(activation, "second_moment"))
+        return self._moment[1]
+
+    def _score(self, metric: str, weight: Weight) -> float:
+        key = fingerprint("int8_error", *self._content(weight))
+
+        def compute() -> Mapping[str, Any]:
+            error = int8_error(self._reader(weight), weight)
+            return {"error": np.array([error.largest_mean_square, error.norm])}
+
+        largest, norm = self._bank.get_or_compute(key, compute)["error"]
+        activation = None
+        if metric != DATA_FREE_METRIC and weight.kind == "matmul" and weight.activations:
+            activation = self.statistics.scalar(weight.activations[0], metric)
+        return sensitivity(metric, Int8Error(float(largest), float(norm)), activation)
+
+    def _awq_scale(self, group: AwqGroup, plan: Plan) -> Array:
+        """The channel scale of a group for the variants of its weights."""
+        members = [Member(self._by_name[n], plan.variants[n], self._reader(self._by_name[n])) for n in group.weights]
+        described = [(*self._content(m.weight), m.variant.mode, m.variant.group_size) for m in members]
+        key = fingerprint("awq", described, self.statistics.fingerprint, group.activation)
+        entry = self._bank.get_or_compute(
+            key, lambda: {"scale": search_scale(members, self._second_moment(group.activation))}
+        )
+        return np.asarray(entry["scale"])
+
+    def _packed(self, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
+        parts: list[Any] = [self._content(weight), variant.as_dict()]
+        for scale in (treatment.input_scale, treatment.output_scale):
+            parts.append(None if scale is None else fingerprint(scale.tobytes()))
+        if variant.scale_estimation:
+            parts.append([self.statistics.fingerprint, weight.activations[0]])
+
+        def compute() -> Mapping[str, Any]:
+            needed = treatment
+            if variant.scale_estimation:
+                needed = replace(treatment, second_moment=self._second_moment(weight.activations[0]))
+            packed = compress_weight(self._reader(weight), weight, variant, needed)
+            self.counters["variants_computed"] += 1
+            return {"weight": packed.weight, "scale": packed.scale, "zero_point": packed.zero_point}
+
+        before = self.counters["variants_computed"]
+        entry = self._bank.get_or_compute(fingerprint("variant", *parts), compute)
+        self.counters["variants_reused"] += before == self.counters["variants_computed"]
+        return Packed(**entry)
+
+    def original_bits_per_weight(self) -> float:
+        """Mean bits of an element as the original stores its weights."""
+        return weight_bits(self.weights, {}, self.sizes.nbytes)
+
+
+def model_bytes(model: ov.Model) -> int:
+    """Bytes that `openvino_model.bin` of this model has: every distinct constant once."""
+    import xxhash
+
+    sizes = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            data = raw_bytes(node)
+            sizes[xxhash.xxh3_128(data.data).digest()] = data.nbytes
+    return sum(sizes.values())

@@ -1,0 +1,126 @@
+"""Plan and variants become a new `ov.Model`; the source is not touched and unchanged constants are shared.
+
+The decompression patterns are the ones that OpenVINO's plugins fuse into their kernels, with NNCF's names:
+
+    packed -> Convert(f16) -> [Subtract(Convert(f16)(zero point))] -> Multiply(scale) -> [Reshape] -> [Convert]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.compression.arrays import constant, read_f32, type_name
+from autotune.compression.formats import Array
+from autotune.compression.variants import Packed, Variant
+from autotune.compression.weights import Weight
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["assemble"]
+
+
+def assemble(
+    model: ov.Model,
+    compressed: Iterable[tuple[Weight, Variant, Packed]],
+    divided: Mapping[str, Array],
+    record: Mapping[str, Any],
+) -> ov.Model:
+    """Build the compressed model.
+
+    Args:
+        model: the original.
+        compressed: weights with their variants and bytes; the bytes are shared with the new model.
+        divided: constants (a norm's gain) that are divided by a float32 [K] scale.
+        record: plain data that describes the plan, written to the model's rt_info under ``autotune``.
+    """
+    copy = model.clone()
+    constants = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "Constant"}
+    for weight, variant, packed in compressed:
+        _replace(constants[weight.name], weight, variant, packed)
+    for name, scale in divided.items():
+        _divide(constants[name], scale)
+    # No shape or type behind a replaced constant changes, so there is nothing to infer anew.
+    for key, value in record.items():
+        copy.set_rt_info(value if isinstance(value, str) else json.dumps(value, sort_keys=True), ["autotune", key])
+    return copy
+
+
+def _scale_shapes(weight: Weight, variant: Variant) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the packed weight and of its scale: the reduction axis split into groups, or ones in its place."""
+    groups = variant.groups(weight)
+    if groups == 1:
+        return weight.shape, tuple(
+            1 if axis in weight.reduction_axes else size for axis, size in enumerate(weight.shape)
+        )
+    (axis,) = weight.reduction_axes
+    before, after = weight.shape[:axis], weight.shape[axis + 1 :]
+    return (*before, groups, variant.group_size, *after), (*before, groups, 1, *after)
+
+
+def _named(node: ov.Node, name: str) -> ov.Node:
+    node.set_friendly_name(name)
+    return node
+
+
+def _decompression(weight: Weight, variant: Variant, packed: Packed) -> ov.Node:
+    """The subgraph whose output is the weight in float16."""
+    from openvino import opset15 as ops
+
+    fmt = variant.format
+    shape, scale_shape = _scale_shapes(weight, variant)
+    name, port = weight.name, weight.uses[0].port
+    # The new Constant takes the old one's name, which leaves the model with it.
+    node = _named(constant(packed.weight, shape, fmt.storage), name)
+    node = ops.convert(node, np.float16)
+    if fmt.has_zero_point:
+        zero = _named(constant(packed.zero_point, scale_shape, fmt.storage), f"{name}/zero_point")
+        node = _named(ops.subtract(node, ops.convert(zero, np.float16)), f"{name}/zero_point/subtract")
+    scale = _named(constant(packed.scale, scale_shape, fmt.scale_storage), f"{name}/scale")
+    if fmt.scale_storage != "f16":
+        scale = ops.convert(scale, np.float16)
+    node = _named(ops.multiply(node, scale), f"{name}/fq_weights_{port}")
+    if shape != weight.shape:
+        target = ops.constant(np.array(weight.shape, np.int64))
+        node = _named(ops.reshape(node, target, special_zero=False), f"{name}/fq_weights_{port}/reshape")
+    return node
+
+
+def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> None:
+    from openvino import opset15 as ops
+
+    # The old name must be free before the new Constant takes it.
+    old.set_friendly_name(f"{weight.name}/original")
+    restored = _decompression(weight, variant, packed)
+    converted = None
+    for target in old.output(0).get_target_inputs():
+        if type_name(old) == "f16" or target.get_node().get_type_name() == "Convert":
+            target.replace_source_output(restored.output(0))
+            continue
+        if converted is None:
+            name = f"{weight.name}/fq_weights_{weight.uses[0].port}/convert"
+            converted = _named(ops.convert(restored, old.get_element_type()), name)
+        target.replace_source_output(converted.output(0))
+
+
+def _divide(old: ov.Node, scale: Array) -> None:
+    """Replace a constant by itself over a scale, in its own type and shape."""
+    from openvino import opset15 as ops
+
+    values = read_f32(old) / scale
+    name, kind = old.get_friendly_name(), type_name(old)
+    if kind == "bf16":
+        # Round to nearest even on the upper half of the float32 bits.
+        bits = values.view(np.uint32)
+        halves = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        new = constant(halves, values.shape, kind)
+    else:
+        new = ops.constant(values.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind]))
+    old.set_friendly_name(f"{name}/original")
+    new.set_friendly_name(name)
+    for target in old.output(0).get_target_inputs():
+        target.replace_source_output(new.output(0))

@@ -1,0 +1,30 @@
+"""Threads over independent blocks of work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["in_parallel"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Map `work` over `items` with one thread a core; results in the order of the items.
+
+    NumPy releases the interpreter lock, so threads are enough. Matrix products inside `work` run on one thread each:
+    the cores are taken already, and the result must not depend on how a product is divided among threads.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
+        return list(pool.map(work, items))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,257 @@
+"""Settings become a plan: a free map from weight to variant. Pure: shapes, statistics and settings in, data out."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from autotune.compression.awq import AwqGroup
+from autotune.compression.settings import INT8_MODES, Settings
+from autotune.compression.variants import Variant, variant_bytes
+from autotune.compression.weights import Weight
+from autotune.errors import PlanError
+from autotune.files import fingerprint
+
+__all__ = ["MIN_ADJUSTED_GROUP_SIZE", "Plan", "Score", "make_variants"]
+
+MIN_ADJUSTED_GROUP_SIZE = 32
+
+Score = Callable[[str, Weight], float]
+"""(metric, weight) -> sensitivity."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a trial's settings mean for one model.
+
+    Attributes:
+        variants: variant of each weight that is compressed, by name, in the model's order; the others stay.
+        awq: activations whose AWQ group is scaled.
+        notes: what was adjusted or not applied, with the weight's name and the reason.
+        footprint: bytes of `openvino_model.bin`.
+        bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
+        compression_rate: size with all float constants in float32, over `footprint`.
+        int4_percent, int8_percent: share of the weights' elements in 4-bit and in 8-bit formats.
+    """
+
+    variants: Mapping[str, Variant]
+    awq: tuple[str, ...]
+    notes: tuple[str, ...]
+    footprint: int
+    bits_per_weight: float
+    compression_rate: float
+    int4_percent: float
+    int8_percent: float
+
+    @cached_property
+    def key(self) -> str:
+        """Equal exactly where the models are equal (for one original and one set of statistics)."""
+        variants = {name: variant.as_dict() for name, variant in self.variants.items()}
+        return fingerprint(variants, list(self.awq))[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `Plan.from_dict` is its inverse."""
+        return {
+            "key": self.key,
+            "footprint": self.footprint,
+            "bits_per_weight": self.bits_per_weight,
+            "compression_rate": self.compression_rate,
+            "int4_percent": self.int4_percent,
+            "int8_percent": self.int8_percent,
+            "awq": list(self.awq),
+            "notes": list(self.notes),
+            "variants": {name: variant.as_dict() for name, variant in self.variants.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Read a plan back."""
+        values = {key: value for key, value in data.items() if key != "key"}
+        values["variants"] = {name: Variant(**variant) for name, variant in data["variants"].items()}
+        values["awq"], values["notes"] = tuple(data["awq"]), tuple(data["notes"])
+        return cls(**values)
+
+
+def make_variants(
+    settings: Settings, weights: Sequence[Weight], groups: Sequence[AwqGroup], score: Score
+) -> tuple[dict[str, Variant], tuple[str, ...], list[str]]:
+    """Resolve settings for the weights of one model.
+
+    Args:
+        settings: valid settings.
+        weights: all weights of the model.
+        groups: its AWQ groups.
+        score: sensitivities; asked only where `ratio` leaves a choice.
+
+    Returns:
+        Variants by name, activations of the AWQ groups in use, and notes.
+
+    Raises:
+        PlanError: a pattern of ignored_scope matches nothing, or a group size does not divide and the fallback says
+            ``error``.
+    """
+    notes: list[str] = []
+    ignored = _ignored(settings.ignored_scope, weights)
+    eligible = [weight for weight in weights if weight.name not in ignored]
+    if settings.mode in INT8_MODES:
+        return {weight.name: Variant(settings.mode) for weight in eligible}, (), notes
+
+    chosen: dict[str, Variant] = {}
+    left: set[str] = set()
+    sizes, unfit = _group_sizes(settings, _ratio_defining(settings, eligible), notes)
+    if settings.group_size_fallback == "ignore":
+        left = unfit
+    for weight in _primary(settings, [weight for weight in eligible if weight.name in sizes], score):
+        variant = Variant(settings.mode, sizes[weight.name])
+        if settings.scale_estimation:
+            if len(weight.activations) == 1 and len(weight.uses) == 1:
+                variant = replace(variant, scale_estimation=True)
+            else:
+                notes.append(f"{weight.name}: no scale estimation, since it has no activations of its own to look at")
+        chosen[weight.name] = variant
+    variants = {}
+    for weight in eligible:
+        if weight.name in chosen:
+            variants[weight.name] = chosen[weight.name]
+        elif settings.backup_mode != "none" and weight.name not in left:
+            variants[weight.name] = Variant(settings.backup_mode)
+    active = _apply_awq(variants, groups) if settings.awq else ()
+    if settings.awq and not active:
+        notes.append("awq: no place in this model where a channel scale can be merged; it changes nothing")
+    return variants, active, notes
+
+
+def _ignored(patterns: Iterable[str], weights: Sequence[Weight]) -> set[str]:
+    """Names of the weights whose own name or an operation of theirs equals a pattern or matches it in full."""
+    ignored: set[str] = set()
+    for pattern in patterns:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise PlanError(f"ignored_scope: {pattern!r} is not a regular expression ({error})") from error
+        matched = {
+            weight.name
+            for weight in weights
+            for name in (weight.name, *(use.node for use in weight.uses))
+            if name == pattern or expression.fullmatch(name)
+        }
+        if not matched:
+            near = difflib.get_close_matches(pattern, [weight.name for weight in weights], 1, 0.3)
+            hint = f"; the nearest weight is {near[0]}" if near else ""
+            raise PlanError(
+                f"ignored_scope: {pattern!r} matches no weight and no operation of this model{hint}. Patterns match "
+                "whole names: write .*name.* for a part of one"
+            )
+        ignored |= matched
+    return ignored
+
+
+def _ratio_defining(settings: Settings, weights: Sequence[Weight]) -> list[Weight]:
+    """The weights that `ratio` counts: MatMuls but the last; with all_layers also the last and plain embeddings."""
+    body = [weight for weight in weights if weight.kind == "matmul" and not weight.is_last]
+    if settings.all_layers:
+        body += [weight for weight in weights if weight.kind == "matmul" and weight.is_last]
+        body += [weight for weight in weights if weight.kind == "embedding" and weight.can_group]
+    return body
+
+
+def _adjusted(columns: int, group_size: int) -> int | None:
+    """The largest power of two that divides `columns`, is below `group_size`, and at least 32."""
+    size = 1 << (min(columns, group_size).bit_length() - 1)
+    while size >= MIN_ADJUSTED_GROUP_SIZE:
+        if columns % size == 0:
+            return size
+        size //= 2
+    return None
+
+
+def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]) -> tuple[dict[str, int], set[str]]:
+    """Group size of each weight that can have the primary mode, and the names of those that cannot."""
+    wanted = settings.effective_group_size
+    sizes: dict[str, int] = {}
+    unfit: dict[str, int] = {}
+    for weight in weights:
+        if wanted == -1 or weight.columns % wanted == 0:
+            sizes[weight.name] = wanted
+            continue
+        adjusted = _adjusted(weight.columns, wanted)
+        if settings.group_size_fallback == "adjust" and settings.mode != "mxfp4" and adjusted is not None:
+            sizes[weight.name] = adjusted
+            notes.append(
+                f"{weight.name}: group size {wanted} does not divide its {weight.columns} input channels; "
+                f"{adjusted} instead"
+            )
+        else:
+            unfit[weight.name] = weight.columns
+    if unfit and settings.group_size_fallback == "error":
+        shown = ", ".join(f"{name} ({columns} input channels)" for name, columns in list(unfit.items())[:5])
+        more = f" and {len(unfit) - 5} more" if len(unfit) > 5 else ""
+        raise PlanError(
+            f"group_size: {wanted} does not divide the input channels of {shown}{more}; use a divisor, -1, or "
+            "group_size_fallback: adjust"
+        )
+    instead = "left as it is" if settings.group_size_fallback == "ignore" else f"{settings.backup_mode} instead"
+    for name, columns in unfit.items():
+        notes.append(f"{name}: group size {wanted} does not divide its {columns} input channels; {instead}")
+    return sizes, set(unfit)
+
+
+def _primary(settings: Settings, weights: Sequence[Weight], score: Score) -> Sequence[Weight]:
+    """The weights that get the primary mode.
+
+    As NNCF: from the least sensitive one on, as long as the share of elements stays below the ratio; the first one
+    that would reach it ends the choice. Ratio 1 means all, and (other than in NNCF) ratio 0 means none.
+    """
+    if settings.ratio in (0, 1):
+        return weights if settings.ratio else ()
+    if settings.sensitivity_metric is None:
+        raise ValueError("the sensitivity metric must be resolved before planning")
+    metric = settings.sensitivity_metric
+    scores = {weight.name: score(metric, weight) for weight in weights}
+    total = sum(weight.size for weight in weights)
+    chosen: list[Weight] = []
+    taken = 0
+    for weight in sorted(weights, key=lambda w: scores[w.name]):
+        if (taken + weight.size) / total >= settings.ratio:
+            break
+        taken += weight.size
+        chosen.append(weight)
+    return chosen
+
+
+def _apply_awq(variants: dict[str, Variant], groups: Sequence[AwqGroup]) -> tuple[str, ...]:
+    """Mark the weights of every group that can be scaled under these variants; return the groups' activations."""
+    active = []
+    for group in groups:
+        needed = (*group.weights, *([group.producer] if group.producer else []))
+        if not all(name in variants for name in needed):
+            continue
+        if not any(variants[name].format.bits <= 4 for name in group.weights):
+            continue
+        if any(not variants[name].format.searchable for name in needed):
+            continue
+        for name in group.weights:
+            variants[name] = replace(variants[name], awq=True)
+        if group.producer:
+            variants[group.producer] = replace(variants[group.producer], awq_output=True)
+        active.append(group.activation)
+    return tuple(active)
+
+
+def weight_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], stored: Callable[[Weight], int]) -> float:
+    """Mean bits of an element over all weights: packed, scales and zero points, or as stored where not compressed."""
+    total = 0
+    for weight in weights:
+        variant = variants.get(weight.name)
+        total += 8 * (stored(weight) if variant is None else sum(variant_bytes(weight, variant)))
+    return total / max(sum(weight.size for weight in weights), 1)
+
+
+def percent_in_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], bits: int) -> float:
+    """Share of the weights' elements in formats of so many bits, 0 to 100."""
+    matching = sum(w.size for w in weights if w.name in variants and variants[w.name].format.bits == bits)
+    return 100 * matching / max(sum(weight.size for weight in weights), 1)

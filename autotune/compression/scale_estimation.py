@@ -1,0 +1,128 @@
+"""Scale estimation: scales and zero points with the least error on the activations that the weight really sees.
+
+For one row the output error of a quantized weight is e H eᵀ, with e the weight's error and H the second moments of
+its input over all calibration tokens. Within a group (blocks of at most 128 channels of it) H is used in full,
+between blocks it is neglected. The stored scale's precision is inside the loop: every candidate is rounded to
+float16 before it is judged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autotune.compression.formats import (
+    Array,
+    Format,
+    round_trip,
+    stored_value,
+    zero_point,
+)
+
+__all__ = ["blocks_of", "estimate_scale", "output_error"]
+
+SHRINK_FACTORS = tuple(np.linspace(1.0, 0.6, 17, dtype=np.float32).tolist())
+"""Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
+
+REFINEMENTS = 2
+MAX_BLOCK = 128
+
+
+def blocks_of(moment: Array, group: int) -> Array:
+    """Diagonal blocks of a second-moment matrix.
+
+    Args:
+        moment: float32 [K, K].
+        group: group size g, a divisor of K.
+
+    Returns:
+        float32 [K / b, b, b], b the largest divisor of g that is at most 128, scaled to a mean diagonal of one.
+    """
+    block = max(d for d in range(1, min(group, MAX_BLOCK) + 1) if group % d == 0)
+    count = moment.shape[0] // block
+    # Axes (i, p, j, q) of the matrix; its diagonal blocks are those with i == j.
+    blocks: Array = np.einsum("ipiq->ipq", moment.reshape(count, block, count, block)).astype(np.float32)
+    mean = float(np.diagonal(moment).mean())
+    return blocks / np.float32(mean) if mean > 0 else blocks
+
+
+def output_error(error: Array, blocks: Array) -> Array:
+    """e H eᵀ of every group.
+
+    Args:
+        error: float32 [R, G, g].
+        blocks: from `blocks_of`.
+
+    Returns:
+        float32 [R, G, 1].
+    """
+    rows, groups, _ = error.shape
+    count, block, _ = blocks.shape
+    by_block = np.ascontiguousarray(error.reshape(rows, count, block).transpose(1, 0, 2))
+    weighted: Array = np.matmul(by_block, blocks)
+    weighted *= by_block
+    return np.asarray(weighted.sum(axis=-1).T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True))
+
+
+def _candidates(rows: Array, scale: Array, fmt: Format) -> list[tuple[Array, Array | None]]:
+    """Scale and zero point for each share of the range."""
+    if not fmt.has_zero_point:
+        return [(scale * np.float32(factor), None) for factor in SHRINK_FACTORS]
+    low = np.minimum(rows.min(axis=-1, keepdims=True), 0)
+    pairs: list[tuple[Array, Array | None]] = []
+    for factor in SHRINK_FACTORS:
+        shrunk = scale * np.float32(factor)
+        pairs.append((shrunk, zero_point(low * np.float32(factor), shrunk, fmt)))
+    return pairs
+
+
+def estimate_scale(
+    rows: Array, scale: Array, zero: Array | None, moment: Array, fmt: Format
+) -> tuple[Array, Array | None]:
+    """Search each group's scale (and zero point) for the least output error; never worse than the start.
+
+    First shares of the range, then zero points beside the best one, then the scale that is best in closed form for
+    the integers at hand, s = (t H w) / (t H t), requantizing after each step and accepting what lowers the error.
+
+    Args:
+        rows: float32 [R, G, g].
+        scale, zero: the start, from `initial_scale`; [R, G, 1].
+        moment: float32 [K, K], K = G * g.
+        fmt: a format whose scales are free numbers.
+
+    Returns:
+        Scale (float32 values that float16 holds exactly) and zero point, [R, G, 1].
+    """
+    blocks = blocks_of(moment, rows.shape[-1])
+    best_scale = stored_value(scale, fmt)
+    best_zero = None if zero is None else zero.copy()
+    best_loss = output_error(round_trip(rows, best_scale, best_zero, fmt) - rows, blocks)
+
+    def offer(candidate: Array, candidate_zero: Array | None) -> None:
+        candidate = stored_value(candidate, fmt)
+        usable = candidate != 0
+        candidate = np.where(usable, candidate, best_scale)
+        loss = output_error(round_trip(rows, candidate, candidate_zero, fmt) - rows, blocks)
+        better = usable & (loss < best_loss)
+        np.copyto(best_scale, candidate, where=better)
+        np.copyto(best_loss, loss, where=better)
+        if best_zero is not None and candidate_zero is not None:
+            np.copyto(best_zero, candidate_zero, where=better)
+
+    for candidate, candidate_zero in _candidates(rows, scale, fmt)[1:]:
+        offer(candidate, candidate_zero)
+    if best_zero is not None:
+        for step in (-1, 1):
+            offer(best_scale, np.clip(best_zero + np.float32(step), fmt.lowest, fmt.highest))
+    for _ in range(REFINEMENTS):
+        offer(_closed_form(rows, best_scale, best_zero, blocks, fmt), best_zero)
+    return best_scale, best_zero
+
+
+def _closed_form(rows: Array, scale: Array, zero: Array | None, blocks: Array, fmt: Format) -> Array:
+    """The scale that minimises the output error for the integers that `scale` gives; `scale` where undefined."""
+    levels = round_trip(rows, scale, zero, fmt) / scale
+    # a H bᵀ from three quadratic forms, since H is symmetric.
+    own = output_error(levels, blocks)
+    cross = (output_error(levels + rows, blocks) - own - output_error(rows, blocks)) / 2
+    safe = np.where(own > 0, own, 1)
+    return np.where((own > 0) & (cross * scale > 0), cross / safe, scale)

@@ -1,0 +1,110 @@
+"""The settings of one compression: names and defaults as NNCF's `compress_weights`, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["BACKUP_MODES", "MODES", "SENSITIVITY_METRICS", "Fallback", "Problem", "Settings"]
+
+Fallback = Literal["adjust", "ignore", "error"]
+
+INT8_MODES = ("int8_asym", "int8_sym")
+MODES = (*INT8_MODES, "int4_asym", "int4_sym", "nf4", "mxfp4")
+FIXED_GROUP_SIZE = {"int8_asym": -1, "int8_sym": -1, "mxfp4": 32}
+"""Modes whose group size is part of the format (-1: one group a row)."""
+
+BACKUP_MODES = ("none", "int8_asym", "int8_sym")
+DATA_FREE_METRIC = "weight_quantization_error"
+DATA_METRICS = (
+    "hessian_input_activation",
+    "mean_activation_variance",
+    "max_activation_variance",
+    "mean_activation_magnitude",
+)
+SENSITIVITY_METRICS = (DATA_FREE_METRIC, *DATA_METRICS)
+
+
+class Problem(NamedTuple):
+    """A setting that cannot be: its name, and a sentence that says why and what to do."""
+
+    key: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user asks for; what every weight really gets is in the plan made from it.
+
+    Attributes:
+        mode: primary format, one of `MODES`.
+        group_size: consecutive input channels that share a scale; -1 is one group a row; None is the mode's default
+            (128; 32 for mxfp4; -1 for int8).
+        ratio: share of the ratio-defining weights, counted by elements, that get `mode`; the rest gets
+            `backup_mode`. 0 means none of them (NNCF reads 0 as 1).
+        backup_mode: format of embeddings, last layer and the weights outside the ratio; ``none`` leaves them as
+            they are.
+        sensitivity_metric: which weights count as sensitive when ratio < 1; None is max_activation_variance where
+            there are statistics and weight_quantization_error where there are none.
+        all_layers: embeddings and last layer also belong to the ratio-defining set.
+        awq: activation-aware scaling of input channels.
+        scale_estimation: scales and zero points searched for the least error on the calibration activations.
+        ignored_scope: weight or node names, or regular expressions in full match, left in their original precision.
+        group_size_fallback: what to do where group_size does not divide a weight's input channels: ``adjust`` it to
+            the largest power of two that does and is at least 32 (else backup), ``ignore`` the weight (left as it
+            is), or ``error``.
+    """
+
+    mode: str = "int8_asym"
+    group_size: int | None = None
+    ratio: float = 1.0
+    backup_mode: str = "int8_asym"
+    sensitivity_metric: str | None = None
+    all_layers: bool = False
+    awq: bool = False
+    scale_estimation: bool = False
+    ignored_scope: tuple[str, ...] = ()
+    group_size_fallback: Fallback = "adjust"
+
+    @property
+    def effective_group_size(self) -> int:
+        """The group size in force: the format's own, the one asked for, or 128."""
+        if self.mode in FIXED_GROUP_SIZE:
+            return FIXED_GROUP_SIZE[self.mode]
+        return 128 if self.group_size is None else self.group_size
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether a calibration pass is needed to plan or apply these settings."""
+        return self.scale_estimation or self.awq or (self.ratio < 1 and self.sensitivity_metric in DATA_METRICS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON and tables."""
+        return {**asdict(self), "ignored_scope": list(self.ignored_scope)}
+
+    def problems(self) -> Iterator[Problem]:
+        """Every reason why these settings cannot be used with any model (empty when they can)."""
+        if self.mode not in MODES:
+            yield Problem("mode", f"unknown mode {self.mode!r}; one of {', '.join(MODES)}")
+        if self.backup_mode not in BACKUP_MODES:
+            yield Problem("backup_mode", f"unknown backup mode {self.backup_mode!r}; one of {', '.join(BACKUP_MODES)}")
+        if self.sensitivity_metric is not None and self.sensitivity_metric not in SENSITIVITY_METRICS:
+            names = ", ".join(SENSITIVITY_METRICS)
+            yield Problem("sensitivity_metric", f"unknown metric {self.sensitivity_metric!r}; one of {names}")
+        if not 0 <= self.ratio <= 1:
+            yield Problem("ratio", f"must be between 0 and 1, got {self.ratio}")
+        if self.group_size is not None and (self.group_size == 0 or self.group_size < -1):
+            yield Problem("group_size", f"must be a positive number or -1 (one group a row), got {self.group_size}")
+        fixed = FIXED_GROUP_SIZE.get(self.mode)
+        if fixed is not None and self.group_size not in (None, fixed):
+            yield Problem("group_size", f"{self.mode} has group size {fixed}, got {self.group_size}; leave it out")
+        if self.mode in INT8_MODES:
+            for key, default in (("ratio", 1.0), ("all_layers", False), ("awq", False), ("scale_estimation", False)):
+                if getattr(self, key) != default:
+                    message = f"{self.mode} compresses every weight to 8 bits, so {key} means nothing; leave it out"
+                    yield Problem(key, message)
+        if self.mode == "mxfp4":
+            for key in ("awq", "scale_estimation"):
+                if getattr(self, key):
+                    yield Problem(key, f"{self.mode} has power-of-two scales, which {key} cannot adjust; leave it out")

@@ -1,0 +1,86 @@
+"""Exact sizes of `openvino_model.bin`, from constants and shapes alone.
+
+OpenVINO writes every distinct run of bytes once, so the size is that of the set of distinct constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.compression.arrays import FLOAT_TYPES, raw_bytes, type_name
+from autotune.compression.variants import Variant, variant_bytes
+from autotune.compression.weights import Weight
+from autotune.files import fingerprint
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["Sizes"]
+
+
+class Sizes:
+    """Sizes of a model and of everything that can be made of it.
+
+    Attributes:
+        digests: content digest of every constant, by friendly name.
+        original: bytes of the model's own `openvino_model.bin`.
+        fp32: bytes that it would have with all float constants in float32.
+    """
+
+    def __init__(self, model: ov.Model) -> None:
+        self.digests: dict[str, str] = {}
+        self._bytes: dict[str, int] = {}
+        fp32: dict[str, int] = {}
+        for node in model.get_ordered_ops():
+            if node.get_type_name() != "Constant":
+                continue
+            name, data = node.get_friendly_name(), raw_bytes(node)
+            digest = _digest_of(data)
+            self.digests[name] = digest
+            self._bytes[digest] = data.nbytes
+            elements = int(np.prod(node.get_output_shape(0), dtype=np.int64))
+            fp32[digest] = 4 * elements if type_name(node) in FLOAT_TYPES else data.nbytes
+        self.original = sum(self._bytes.values())
+        self.fp32 = sum(fp32.values())
+
+    def nbytes(self, weight: Weight) -> int:
+        """Bytes of a weight as it is stored in the original."""
+        return self._bytes[self.digests[weight.name]]
+
+    def footprint(self, weights: Iterable[Weight], variants: Mapping[str, Variant], replaced: Mapping[str, str]) -> int:
+        """Bytes of `openvino_model.bin` with these variants.
+
+        Equal weights in equal variants are written once, like everything else that is equal. Constants that come out
+        equal by accident (zero points of tiny weights) are counted twice: only compressing them could tell.
+
+        Args:
+            weights: all weights of the model.
+            variants: variant of each compressed weight, by name; the others stay as they are.
+            replaced: names of other constants that get new values of the same size, with what the values depend on.
+        """
+        gone = set(variants) | set(replaced)
+        parts = {digest: self._bytes[digest] for name, digest in self.digests.items() if name not in gone}
+        for name, cause in replaced.items():
+            parts[fingerprint("replaced", self.digests[name], cause)] = self._bytes[self.digests[name]]
+        for weight in weights:
+            variant = variants.get(weight.name)
+            if variant is None:
+                continue
+            source = [self.digests[weight.name], variant.as_dict()]
+            if variant.scale_estimation or variant.awq or variant.awq_output:
+                source.append(weight.name)  # what they compute depends on the activations at this place
+            for kind, size in zip(("weight", "scale", "zero_point"), variant_bytes(weight, variant), strict=True):
+                parts[fingerprint(kind, *source)] = size
+            if variant.groups(weight) > 1:
+                parts[_digest_of(np.array(weight.shape, np.int64))] = 8 * len(weight.shape)
+        return sum(parts.values())
+
+
+def _digest_of(array: npt.NDArray[Any]) -> str:
+    import xxhash
+
+    return xxhash.xxh3_128(array.view(np.uint8).data).hexdigest()

@@ -1,0 +1,170 @@
+"""One weight in one variant: read, scaled, quantized and packed block by block, never the whole model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.compression.arrays import raw_bytes, type_name
+from autotune.compression.formats import (
+    FORMATS,
+    Array,
+    Codes,
+    Format,
+    encode,
+    initial_scale,
+    pack,
+    packed_bytes,
+    store_scale,
+    stored_value,
+)
+from autotune.compression.parallel import in_parallel
+from autotune.compression.scale_estimation import estimate_scale
+from autotune.compression.weights import Weight, rows_to_shape, rows_view
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["Packed", "Treatment", "Variant", "compress_weight", "read_rows", "variant_bytes"]
+
+BLOCK_ELEMENTS = 1 << 17
+"""Elements of a block of rows: its float32 copies stay in a core's second-level cache."""
+
+RowReader = Callable[[int, int], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A format plus the algorithms applied to one weight.
+
+    Attributes:
+        mode: name of the format.
+        group_size: consecutive input channels that share a scale; -1 is one group a row.
+        scale_estimation: scales and zero points are searched on the calibration activations.
+        awq: input channels carry the AWQ scale of their activation.
+        awq_output: output channels are divided by the AWQ scale of the layer that follows.
+    """
+
+    mode: str
+    group_size: int = -1
+    scale_estimation: bool = False
+    awq: bool = False
+    awq_output: bool = False
+
+    @property
+    def format(self) -> Format:
+        """The row of the format table."""
+        return FORMATS[self.mode]
+
+    def groups(self, weight: Weight) -> int:
+        """Groups a row, G."""
+        return 1 if self.group_size == -1 else weight.columns // self.group_size
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; `Variant(**data)` is its inverse."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """The arrays that a variant's algorithms need.
+
+    Attributes:
+        input_scale: float32 [K], multiplied into the columns (AWQ), or None.
+        output_scale: float32 [R], divided out of the rows (AWQ of the next layer), or None.
+        second_moment: float32 [K, K] of the activations that the original weight sees, or None.
+    """
+
+    input_scale: Array | None = None
+    output_scale: Array | None = None
+    second_moment: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A compressed weight as its constants' bytes, in the constant's own axis order.
+
+    Attributes:
+        weight: packed codes, flat uint8.
+        scale: stored scales, flat bytes viewed as uint8.
+        zero_point: packed zero points, flat uint8; empty for formats without.
+    """
+
+    weight: Codes
+    scale: Codes
+    zero_point: Codes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all constants."""
+        return self.weight.nbytes + self.scale.nbytes + self.zero_point.nbytes
+
+
+def variant_bytes(weight: Weight, variant: Variant) -> tuple[int, int, int]:
+    """Exact bytes of the packed weight, scale and zero point, from shapes alone."""
+    fmt = variant.format
+    scales = weight.rows * variant.groups(weight)
+    scale_bytes = scales * (1 if fmt.scale_storage == "f8e8m0" else 2)
+    zero_bytes = packed_bytes(scales, fmt.bits) if fmt.has_zero_point else 0
+    return packed_bytes(weight.size, fmt.bits), scale_bytes, zero_bytes
+
+
+def read_rows(node: ov.Node, weight: Weight) -> RowReader:
+    """A reader of float32 [n, K] blocks of rows of the constant, converted block by block."""
+    if type_name(node) == "bf16":
+        halves = rows_view(raw_bytes(node).view(np.uint16).reshape(weight.shape), weight)
+        return lambda start, stop: (halves[start:stop].astype(np.uint32) << 16).view(np.float32)
+    rows = rows_view(node.data, weight)
+    return lambda start, stop: rows[start:stop].astype(np.float32)
+
+
+def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
+    """Quantize and pack one weight.
+
+    The result does not depend on the number of threads: blocks are fixed by the shape, and rows do not interact.
+    """
+    fmt = variant.format
+    groups = variant.groups(weight)
+    rows, columns = weight.rows, weight.columns
+    codes = np.empty((rows, groups, columns // groups), np.uint8)
+    scales = np.empty((rows, groups, 1), np.uint8 if fmt.scale_storage == "f8e8m0" else np.float16)
+    zeros = np.empty((rows, groups, 1), np.uint8) if fmt.has_zero_point else None
+
+    moment = treatment.second_moment
+    if moment is not None and treatment.input_scale is not None:
+        moment = moment / np.outer(treatment.input_scale, treatment.input_scale)
+
+    def block(start: int) -> None:
+        stop = min(start + step, rows)
+        values = read(start, stop)
+        if treatment.input_scale is not None:
+            values = values * treatment.input_scale
+        if treatment.output_scale is not None:
+            values = values / treatment.output_scale[start:stop, None]
+        values = values.reshape(stop - start, groups, -1)
+        scale, zero = initial_scale(values, fmt)
+        if variant.scale_estimation:
+            assert moment is not None
+            scale, zero = estimate_scale(values, scale, zero, moment, fmt)
+            codes[start:stop] = encode(values, stored_value(scale, fmt), zero, fmt)
+        else:
+            codes[start:stop] = encode(values, scale, zero, fmt)
+        scales[start:stop] = store_scale(scale, fmt)
+        if zeros is not None and zero is not None:
+            zeros[start:stop] = zero
+
+    step = max(1, BLOCK_ELEMENTS // columns)
+    in_parallel(block, range(0, rows, step))
+    return Packed(
+        weight=pack(rows_to_shape(codes, weight)[0], fmt.bits),
+        scale=_bytes(rows_to_shape(scales, weight)[0]),
+        zero_point=np.empty(0, np.uint8) if zeros is None else pack(rows_to_shape(zeros, weight)[0], fmt.bits),
+    )
+
+
+def _bytes(array: npt.NDArray[Any]) -> Codes:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
