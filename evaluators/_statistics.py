@@ -1,0 +1,42 @@
+"""Means over sequences and their standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.evaluation import Measurement
+
+__all__ = ["mean", "ratio", "standard_error"]
+
+Values = npt.NDArray[np.float64] | Sequence[float]
+
+
+def standard_error(differences: Values) -> float | None:
+    """Standard error of the mean of [n] differences between candidate and original, one a sequence; None for n = 1."""
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return None
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def mean(values: Values, original: Values | float = 0.0) -> Measurement:
+    """The mean of [n] values, one a sequence, with the standard error of their difference to the original's."""
+    array = np.asarray(values, np.float64)
+    return Measurement(
+        float(array.mean()), standard_error(array - np.asarray(original, np.float64)), tuple(array.tolist())
+    )
+
+
+def ratio(sums: Values, counts: Values) -> Measurement:
+    """The mean over all tokens, from each sequence's sum and count, both [n].
+
+    The standard error is that of a ratio estimator with sequences as clusters (delta method): tokens of one
+    sequence are not independent of each other.
+    """
+    total, count = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    value = float(total.sum() / count.sum())
+    values = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return Measurement(value, standard_error((total - value * count) / count.mean()), tuple(values.tolist()))
