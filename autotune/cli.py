@@ -1,0 +1,470 @@
+"""The command line: parse, call, print. Results go to stdout, progress and logs to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune import __version__
+from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS, Settings
+from autotune.errors import AutotuneError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.config import Config
+    from autotune.search.progress import Listener
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="autotune",
+    help="Finds the smallest OpenVINO language model that still answers like the original.\n\n"
+    "Start with: autotune init MODEL, then autotune search model.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="The study's configuration.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a key of the file; repeatable.")
+]
+Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"autotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+
+
+@contextmanager
+def _listening() -> Iterator[Listener]:
+    from autotune.search.progress import make_listener
+
+    listener = make_listener()
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+def _load(file: Path, overrides: list[str] | None, output: Path | None = None, seed: int | None = None) -> Config:
+    from autotune.config import load_config
+
+    changes = list(overrides or [])
+    if output is not None:
+        changes.append(f"output={json.dumps(str(output))}")
+    if seed is not None:
+        changes.append(f"study.seed={seed}")
+    return load_config(file, changes)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+@app.command(epilog="Example: autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml")
+def init(
+    model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.yaml"),
+) -> None:
+    """Write a commented model.yaml that runs as it is."""
+    from autotune.files import atomic_write
+    from autotune.starter import starter_yaml
+
+    if output.exists():
+        raise UsageError(f"{output} exists already; name another file with -o, or remove it")
+    with atomic_write(output) as temporary:
+        temporary.write_text(starter_yaml(model), encoding="utf-8")
+    print(f"{output} is written; look it over, then run: autotune search {output}")
+
+
+@app.command(epilog="Example: autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1")
+def search(
+    file: ConfigFile,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of the whole study, duplicates not counted.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="2h", help="No further trial begins after this.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at the same time.")] = None,
+    storage: Storage = None,
+    output: Annotated[Path | None, typer.Option(help="The study's folder.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampler.")] = None,
+    set_: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an existing study aside and start anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the front of accuracy against footprint; continue the study if it exists."""
+    changes = [*(set_ or [])]
+    for key, value in (("trials", trials), ("timeout", timeout), ("workers", workers)):
+        if value is not None:
+            changes.append(f"study.{key}={value}")
+    config = _load(file, changes, output, seed)
+    if dry_run:
+        _plan(config, as_json)
+        return
+    from autotune.reporting.results import load_results
+    from autotune.reporting.summary import as_json as outcome_json
+    from autotune.search import run_search
+
+    with _listening() as listener:
+        outcome = run_search(config, listener=listener, fresh=fresh, storage=storage)
+    results = load_results(outcome.folder, storage)
+    if as_json:
+        _print_json({**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason})
+    else:
+        _print_front(results)
+        _print_paths(outcome.report)
+    if outcome.interrupted:
+        raise typer.Exit(130)
+    if not results.front:
+        raise typer.Exit(1)
+
+
+def _print_front(results: Any) -> None:
+    from rich.console import Console
+
+    from autotune.reporting.summary import front_table, plain_front
+
+    print()
+    if sys.stdout.isatty():
+        Console().print(front_table(results))
+    else:
+        print(plain_front(results))
+    print()
+
+
+def _print_paths(paths: Any) -> None:
+    here = Path.cwd()
+
+    def short(path: Path) -> str:
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    print(f"report: {short(paths.report_md)}")
+    print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
+    if paths.plots:
+        print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
+    print(f"next:   autotune export {short(paths.folder)} OUT   # the knee as a folder that loads in OpenVINO GenAI")
+
+
+@app.command(epilog="Example: autotune plan model.yaml --json")
+def plan(file: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
+    """Tell what a search would do: sizes to the byte, adjusted and impossible settings."""
+    _plan(_load(file, set_), as_json)
+
+
+def _plan(config: Config, as_json: bool) -> None:
+    from autotune.reporting.formatting import size
+    from autotune.search.dry_run import dry_run
+
+    with _listening() as listener:
+        told = dry_run(config, listener.stage)
+    if as_json:
+        _print_json(told.as_dict())
+        return
+    points = "more than 100,000 or infinitely many" if told.distinct_settings is None else f"{told.distinct_settings:,}"
+    print(f"{told.model}: {told.weights} weights, {told.elements:,} elements, {size(told.original_footprint)}")
+    print(f"space {config.space.name}: {points} different settings; the study is to have {told.trials} trials")
+    print("\nit begins with")
+    for point in told.points:
+        if point.footprint is None:
+            print(f"  {point.label}: impossible")
+        else:
+            about = "" if point.exact else "about "
+            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits a weight"
+            print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}")
+        for note in point.notes:
+            print(f"    {note}")
+
+
+@app.command(epilog="Example: autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64")
+def compress(
+    model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the compressed model.")],
+    mode: Annotated[str, typer.Option(help=f"{', '.join(MODES)}.")] = "int8_asym",
+    group_size: Annotated[
+        int | None, typer.Option(help="Input channels that share a scale; -1: one group a row.")
+    ] = None,
+    ratio: Annotated[float, typer.Option(help="Share of the weights that get the mode, 0 to 1.")] = 1.0,
+    backup_mode: Annotated[str, typer.Option(help=f"For the other weights: {', '.join(BACKUP_MODES)}.")] = "int8_asym",
+    sensitivity_metric: Annotated[str | None, typer.Option(help=f"{', '.join(SENSITIVITY_METRICS)}.")] = None,
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Embeddings and last layer, too.")] = False,
+    awq: Annotated[bool, typer.Option("--awq", help="Activation-aware channel scales.")] = False,
+    scale_estimation: Annotated[bool, typer.Option("--scale-estimation", help="Searched scales.")] = False,
+    ignored_scope: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Weights to leave alone; repeatable.")
+    ] = None,
+    group_size_fallback: Annotated[
+        str, typer.Option(help="Where the group size does not divide: adjust, ignore or error.")
+    ] = "adjust",
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text for what looks at activations.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 128,
+    sequence_length: Annotated[int, typer.Option(min=2, help="Tokens of a window.")] = 512,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compress one model into a folder that loads in optimum-intel and OpenVINO GenAI."""
+    from autotune import single
+    from autotune.cache import Cache
+    from autotune.config import TextSource
+
+    if group_size_fallback not in ("adjust", "ignore", "error"):
+        raise UsageError(f"--group-size-fallback must be adjust, ignore or error, got {group_size_fallback!r}")
+    settings = Settings(
+        mode=mode,
+        group_size=group_size,
+        ratio=ratio,
+        backup_mode=backup_mode,
+        sensitivity_metric=sensitivity_metric,
+        all_layers=all_layers,
+        awq=awq,
+        scale_estimation=scale_estimation,
+        ignored_scope=tuple(ignored_scope or ()),
+        group_size_fallback=group_size_fallback,  # type: ignore[arg-type]
+    )
+    text = None
+    if calibration is not None:
+        text = single.Calibration(TextSource.model_construct(path=calibration), samples, sequence_length)
+    with _listening() as listener:
+        produced = single.compress(
+            model,
+            out,
+            settings,
+            calibration=text,
+            cache=Cache.resolve(),
+            stage=listener.stage,
+            trust_remote_code=trust_remote_code,
+        )
+    _print_produced(produced, as_json)
+
+
+def _print_produced(produced: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(produced.as_dict())
+        return
+    plan = produced.plan
+    share = 100 * plan.footprint / produced.original_footprint
+    print(
+        f"{produced.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32"
+    )
+    print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
+    for note in plan.notes:
+        print(f"note: {note}")
+
+
+@app.command(epilog="Example: autotune export reports/demo demo-int4 --knee")
+def export(
+    folder: StudyFolder,
+    out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="The number of a trial.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front (the default).")] = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model of one trial of a study as a deployable folder."""
+    from autotune import single
+
+    if knee and trial is not None:
+        raise UsageError("--knee and --trial each name one model; give one of them")
+    with _listening() as listener:
+        produced = single.export(folder, out, trial=trial, storage=storage, stage=listener.stage)
+    _print_produced(produced, as_json)
+
+
+@app.command(epilog="Example: autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M --text my.txt --json")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="The model to score.")],
+    reference: Annotated[str | None, typer.Option(metavar="REF", help="The original to score it against.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="MODEL.YAML", help="Take original, evaluators and runtime from a study.")
+    ] = None,
+    evaluators: Annotated[
+        list[str] | None, typer.Option(help="Names or module:attribute; repeatable. Default: all of the file, or both.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="The text for perplexity and divergence.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The prompts for similarity, one a line.")
+    ] = None,
+    embedder: Annotated[str | None, typer.Option(metavar="NAME", help="The encoder for similarity.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(min=2, help="Tokens of a perplexity window.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="At most so many perplexity windows.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score one model against its original."""
+    from autotune import single
+    from autotune.reporting.formatting import score
+
+    options = {
+        "perplexity": {"path": text and str(text), "sequence_length": sequence_length, "samples": samples},
+        "similarity": {
+            "prompts": prompts and str(prompts),
+            "embedder": embedder,
+            "max_new_tokens": max_new_tokens,
+        },
+    }
+    settings = single.evaluation_config(file=config, reference=reference, names=evaluators, options=options)
+    with _listening() as listener:
+        measured = single.evaluate(model, settings, stage=listener.stage)
+    if as_json:
+        _print_json({name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()})
+        return
+    width = max(map(len, measured))
+    for name, m in measured.items():
+        print(f"{name:{width}}  {score(m.value, m.stderr, name=name)}")
+
+
+@app.command(epilog="Example: autotune report reports/demo")
+def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
+    """Rebuild every table, plot and page of a study from its storage."""
+    from autotune.reporting.report import report as write
+    from autotune.reporting.results import load_results
+    from autotune.reporting.summary import as_json as outcome_json
+
+    paths = write(folder) if storage is None else write(folder, storage=storage)
+    results = load_results(folder, storage)
+    if as_json:
+        _print_json({**outcome_json(results), "folder": str(folder)})
+        return
+    _print_front(results)
+    _print_paths(paths)
+
+
+@app.command(epilog="Example: autotune cache info")
+def cache(
+    action: Annotated[str, typer.Argument(help="info or clear.")] = "info",
+    directory: Annotated[Path | None, typer.Option(help="Another cache folder than the default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show or clear what is kept between runs."""
+    from autotune.cache import Cache
+    from autotune.reporting.formatting import size
+
+    if action not in ("info", "clear"):
+        raise UsageError(f"unknown word {action!r}: autotune cache [info|clear]")
+    found = Cache.resolve(directory)
+    freed = found.clear() if action == "clear" else None
+    sizes = found.sizes()
+    if as_json:
+        _print_json({"directory": str(found.directory), "limit": found.limit, "freed": freed, "sizes": sizes})
+        return
+    print(found.directory if freed is None else f"{found.directory}: {size(freed)} freed")
+    for room, used in sizes.items():
+        print(f"  {room:10}  {size(used)}")
+
+
+@app.command(epilog="Example: autotune spaces")
+def spaces(as_json: Json = False) -> None:
+    """List the search-space presets."""
+    from autotune.spaces import presets
+
+    found = presets()
+    if as_json:
+        _print_json([preset._asdict() for preset in found])
+        return
+    for preset in found:
+        print(f"{preset.name:10}  {preset.description}  ({preset.origin})")
+
+
+@app.command(epilog="Example: autotune evaluators")
+def evaluators(as_json: Json = False) -> None:
+    """List the evaluators and their metrics."""
+    from autotune.registry import available, evaluator_metrics
+
+    found = []
+    for name, origin in available():
+        try:
+            found.append((name, origin, evaluator_metrics(name), ""))
+        except AutotuneError as error:  # one broken plug-in does not hide the others
+            found.append((name, origin, {}, str(error)))
+    if as_json:
+        _print_json(
+            {
+                name: {
+                    "origin": origin,
+                    "error": problem or None,
+                    "metrics": {m: {"direction": d.direction, "unit": d.unit} for m, d in metrics.items()},
+                }
+                for name, origin, metrics, problem in found
+            }
+        )
+        return
+    for name, origin, metrics, problem in found:
+        print(f"{name}  ({origin}){f'  BROKEN: {problem}' if problem else ''}")
+        for metric, about in metrics.items():
+            arrow = "down" if about.direction == "minimize" else "up"
+            print(f"  {metric:22}  {arrow:4}  {about.description}{f' [{about.unit}]' if about.unit else ''}")
+
+
+@app.command(epilog="Example: autotune schema > model.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of model.yaml, for editors."""
+    from autotune.config import config_schema
+
+    _print_json(config_schema())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    import click
+
+    debug = "--debug" in arguments
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except AutotuneError as error:
+        if debug:
+            raise
+        print(f"autotune: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has enough of it.
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split()) or "no message"
+        print(
+            f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
+            "package under it; `autotune --debug ...` shows the traceback: please report it",
+            file=sys.stderr,
+        )
+        return 1
+    return code if isinstance(code, int) else 0

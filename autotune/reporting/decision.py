@@ -1,0 +1,194 @@
+"""From a front to a decision: which trials to look at, and what each saves and costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autotune.reporting.formatting import DASH, label, score, settings_text, size
+from autotune.reporting.view import StudyResults
+
+__all__ = ["Choice", "accuracy_metric", "baseline", "choices", "context_metrics", "decision_sentence", "saving", "ties"]
+
+SIZES = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
+PREFERRED = (
+    "kl_divergence",
+    "answer_kl_divergence",
+    "similarity",
+    "perplexity_increase",
+    "perplexity",
+    "top1_agreement",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A trial worth choosing, and every reason for which it is."""
+
+    trial: int
+    roles: tuple[str, ...]
+
+
+def accuracy_metric(results: StudyResults) -> str | None:
+    """The metric that stands for accuracy: the first objective that is no size, else the best known one scored."""
+    for name in results.objectives:
+        if name not in SIZES:
+            return name
+    scored = [name for name in (*PREFERRED, *results.metrics) if name in results.metrics and name not in SIZES]
+    return next((name for name in scored if results.complete[name].notna().any()), None)
+
+
+def context_metrics(results: StudyResults) -> list[str]:
+    """The metrics to print beside each choice: the objectives that are no sizes, and what a reader expects to see."""
+    names = [name for name in results.objectives if name not in SIZES]
+    names += ["similarity", "perplexity_increase", "kl_divergence"]
+    known = [name for name in dict.fromkeys(names) if name in results.trials.columns]
+    return [name for name in known if results.complete[name].notna().any()]
+
+
+def baseline(results: StudyResults) -> int | None:
+    """The int8 trial that others are compared with: int8_asym, else int8_sym; None where none is complete."""
+    complete = results.complete
+    for mode in ("int8_asym", "int8_sym"):
+        numbers = complete.index[complete["mode"] == mode]
+        if len(numbers):
+            return int(numbers[0])
+    return None
+
+
+def choices(results: StudyResults) -> list[Choice]:
+    """The knee, the smallest and the most accurate of the trials within the constraints; one entry a trial.
+
+    Without a feasible trial, the least infeasible one alone.
+    """
+    if not results.front:
+        nearest = results.least_infeasible
+        return [] if nearest is None else [Choice(nearest, ("nearest to the limits, but outside",))]
+    limits = " within the limits" if results.constraints else ""
+    roles = {results.knee: ["the knee" if len(results.objectives) > 1 else "the best"]}
+    smallest = _extreme(results, "footprint", "minimize")
+    if smallest is not None:
+        roles.setdefault(smallest, []).append(f"the smallest{limits}")
+    metric = accuracy_metric(results)
+    if metric is not None and len(results.objectives) > 1:
+        most = _extreme(results, metric, results.metrics[metric].direction)
+        if most is not None:
+            roles.setdefault(most, []).append("the most accurate")
+    return [Choice(trial, tuple(why)) for trial, why in roles.items() if trial is not None]
+
+
+def _extreme(results: StudyResults, name: str, direction: str) -> int | None:
+    """The front's best trial in one metric; ties go to the one that is better in the first objective."""
+    sign = 1.0 if direction == "minimize" else -1.0
+    first, way = next(iter(results.objectives.items()))
+
+    def rank(trial: int) -> tuple[float, float, int]:
+        value, tie = results.value(trial, name), results.value(trial, first) or 0.0
+        return (math.inf if value is None else sign * value, tie if way == "minimize" else -tie, trial)
+
+    known = [trial for trial in results.front if results.value(trial, name) is not None]
+    return min(known, key=rank) if known else None
+
+
+def saving(ours: float | None, theirs: float | None) -> str:
+    """``65% smaller`` (or larger) than theirs."""
+    if not ours or not theirs:
+        return DASH
+    change = 100 * (ours - theirs) / theirs
+    if abs(change) < 0.05:
+        return "same size"
+    text = f"{abs(change):.0f}%" if abs(change) >= 9.95 else f"{abs(change):.1f}%"
+    return f"{text} {'smaller' if change < 0 else 'larger'}"
+
+
+def decision_sentence(results: StudyResults) -> str:
+    """What to take and why, in two or three sentences."""
+    picks = choices(results)
+    if not picks:
+        return "No trial was completed, so there is nothing to choose from."
+    trial = picks[0].trial
+    what = settings_text(results.records[trial].settings)
+    if not results.front:
+        broken = "; ".join(broken_limits(results, trial))
+        return (
+            f"**No trial keeps the limits.** Nearest is trial {trial} ({what}): {broken}. Loosen the limit, "
+            "widen the search space (smaller groups, a lower ratio, more algorithms), or search longer."
+        )
+    sentence = f"**Take trial {trial}** ({what}): {_weight(results, trial)}{_accuracy(results, trial)}."
+    if len(results.front) == 1:
+        return sentence + " It is the only point on the front: no other trial within the limits is better in anything."
+    if len(results.objectives) == 1:
+        return sentence
+    names = [label(name) for name in results.objectives]
+    if len(results.front) == 2:
+        return f"{sentence} The front has only its two ends; this is the better one in {names[0]}."
+    balance = f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{sentence} It is the knee of the front, the best balance of {balance}."
+
+
+def _weight(results: StudyResults, trial: int) -> str:
+    ours, other = results.value(trial, "footprint"), baseline(results)
+    if ours is None:
+        return "size not recorded"
+    parts = []
+    original = results.original_score("footprint")
+    if original is not None:
+        parts.append(f"{saving(ours, original.value)} than the original ({size(original.value)})")
+    if other is not None and other != trial:
+        theirs = results.value(other, "footprint")
+        parts.append(f"{saving(ours, theirs)} than {results.records[other].settings['mode']} ({size(theirs)})")
+    return ", ".join([size(ours), " and ".join(parts)]) if parts else size(ours)
+
+
+def _accuracy(results: StudyResults, trial: int) -> str:
+    metric, other = accuracy_metric(results), baseline(results)
+    if metric is None or results.value(trial, metric) is None:
+        return ""
+    meaning = results.metrics[metric]
+    unit = f" {meaning.unit}" if meaning.unit not in ("", "%") else ""
+    text = f", {label(metric)} {measured(results, trial, metric)}{unit}"
+    compared = []
+    if other is not None and other != trial:
+        compared.append(f"{results.records[other].settings['mode']}: {measured(results, other, metric)}")
+    original = results.original_score(metric)
+    if original is not None:
+        compared.append(f"original: {score(original.value, metric=meaning)}")
+    return text + (f" ({'; '.join(compared)})" if compared else "")
+
+
+def measured(results: StudyResults, trial: int, name: str) -> str:
+    """One trial's score with its standard error, as every table prints it."""
+    return score(results.value(trial, name), results.stderr(trial, name), name=name, metric=results.metrics.get(name))
+
+
+def broken_limits(results: StudyResults, trial: int) -> list[str]:
+    """``perplexity increase 1.57% (limit <= 1.2%)`` for every limit that a trial does not keep."""
+    return [
+        f"{label(name)} {score(results.value(trial, name), name=name, metric=results.metrics.get(name))} "
+        f"(limit {results.constraints[name].text if name in results.constraints else '?'})"
+        for name, beyond in results.records[trial].violations.items()
+        if beyond > 0
+    ]
+
+
+def ties(results: StudyResults) -> list[tuple[int, int]]:
+    """Neighbours on the front whose accuracy differs by less than two standard errors of the difference.
+
+    The errors are added as if independent; on the same texts they are positively correlated, so that this
+    declares rather too many ties than too few. The second of each pair is the smaller model.
+    """
+    metric = accuracy_metric(results)
+    if metric is None:
+        return []
+    found = []
+    for a, b in zip(results.front, results.front[1:], strict=False):
+        values, errors = (
+            (results.value(a, metric), results.value(b, metric)),
+            (results.stderr(a, metric), results.stderr(b, metric)),
+        )
+        if None in values or None in errors:
+            continue
+        difference = abs(float(values[0] or 0) - float(values[1] or 0))
+        if difference < 2 * math.hypot(float(errors[0] or 0), float(errors[1] or 0)):
+            found.append((a, b))
+    return found

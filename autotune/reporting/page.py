@@ -1,0 +1,266 @@
+"""report.md: the decision first, then the front, then why, then how to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autotune.reporting.commands import compress_command, export_command
+from autotune.reporting.decision import (
+    accuracy_metric,
+    baseline,
+    broken_limits,
+    choices,
+    context_metrics,
+    decision_sentence,
+    measured,
+    saving,
+    ties,
+)
+from autotune.reporting.effects import paired_changes
+from autotune.reporting.formatting import (
+    DASH,
+    label,
+    markdown_table,
+    percent,
+    score,
+    settings_text,
+    signed_percent,
+    size,
+)
+from autotune.reporting.remedies import failures, reason, remedy
+from autotune.reporting.tables import front_table_markdown, legend
+from autotune.reporting.view import StudyResults
+
+__all__ = ["report_markdown"]
+
+
+def report_markdown(results: StudyResults, plots: list[str]) -> str:
+    """The whole page; `plots` are the file names in ``plots/`` to embed."""
+    sections = [
+        [f"# {results.model}: what the search found", "", counts(results)],
+        _decision(results),
+        _front(results, [name for name in plots if name.startswith("front")]),
+        _settings(results, [name for name in plots if name.startswith("settings")]),
+        _course(plots),
+        _failed(results),
+        _again(results),
+        _measured(results),
+    ]
+    return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
+
+
+def counts(results: StudyResults) -> str:
+    """How many trials there were and what became of them, as one line."""
+    states = [record.state for record in results.records.values()]
+    complete = states.count("COMPLETE")
+    total = f"{len(states)} trials" if len(states) != 1 else "1 trial"
+    copies = sum(record.complete and record.duplicate_of is not None for record in results.records.values())
+    outside = complete - len(results.feasible)
+    among = [f"{copies} repeats of an earlier plan"] if copies else []
+    among += [f"{outside} outside the limits"] if outside else []
+    details = [f"{complete} complete" + (f" ({', '.join(among)})" if among else "")]
+    for state, word in (
+        ("FAIL", "failed"),
+        ("PRUNED", "stopped before scoring"),
+        ("RUNNING", "running"),
+        ("WAITING", "waiting"),
+    ):
+        if state in states:
+            details.append(f"{states.count(state)} {word}")
+    ways = " and ".join(f"{label(name)} ({way}d)" for name, way in results.objectives.items())
+    return f"{total}: {', '.join(details)}. Objectives: {ways}."
+
+
+def _image(name: str, text: str) -> str:
+    return f"![{text}](plots/{name})"
+
+
+def _decision(results: StudyResults) -> list[str]:
+    lines = ["## The decision", "", decision_sentence(results)]
+    picks = choices(results)
+    if not picks:
+        return lines
+    metrics, other = context_metrics(results), baseline(results)
+    eight = None if other is None else str(results.records[other].settings["mode"])
+    header = ["choice", "trial", "settings", "footprint", "to the original", *([f"to {eight}"] if eight else [])]
+    header += [label(name) for name in metrics]
+    rows = []
+    original, theirs = results.original_score("footprint"), None if other is None else results.value(other, "footprint")
+    for pick in picks:
+        ours = results.value(pick.trial, "footprint")
+        row = [", ".join(pick.roles), str(pick.trial), settings_text(results.records[pick.trial].settings), size(ours)]
+        row.append(saving(ours, original.value) if original else DASH)
+        row += [DASH if pick.trial == other else saving(ours, theirs)] if eight else []
+        rows.append(row + [measured(results, pick.trial, name) for name in metrics])
+    if other is not None and other not in [pick.trial for pick in picks]:
+        ours = results.value(other, "footprint")
+        row = [f"{eight}, to compare", str(other), eight or DASH, size(ours)]
+        row += [saving(ours, original.value) if original else DASH, DASH]
+        rows.append(row + [measured(results, other, name) for name in metrics])
+    if original is not None:
+        row = ["the original, to compare", DASH, DASH, size(original.value), DASH, *([DASH] if eight else [])]
+        for name in metrics:
+            found = results.original_score(name)
+            row.append(DASH if found is None else score(found.value, name=name, metric=results.metrics.get(name)))
+        rows.append(row)
+    return [*lines, "", markdown_table(header, rows, "lrlrl" + ("l" if eight else "") + "r" * len(metrics))]
+
+
+def _front(results: StudyResults, plots: list[str]) -> list[str]:
+    lines = ["## The front", ""]
+    for name in plots:
+        lines += [_image(name, "The front"), ""]
+    if not results.front and results.least_infeasible is None:
+        return []
+    lines += [front_table_markdown(results), "", *legend(results)]
+    close, metric = ties(results), accuracy_metric(results)
+    if close and metric:
+        pairs = ", ".join(f"{a} and {b}" for a, b in close)
+        lines += [
+            "",
+            f"By {label(metric)} the neighbours {pairs} cannot be told apart (they differ by less than two standard "
+            "errors): of such a pair take the smaller model, the second.",
+        ]
+    outside = [
+        int(n)
+        for n in results.complete.index
+        if n not in results.feasible.index and results.records[int(n)].duplicate_of is None
+    ]
+    if results.front and outside:
+        lines += ["", "Outside the limits:", ""]
+        lines += [
+            f"- trial {n} ({settings_text(results.records[n].settings)}): {'; '.join(broken_limits(results, n))}"
+            for n in outside
+        ]
+    return lines
+
+
+def _settings(results: StudyResults, plots: list[str]) -> list[str]:
+    table = _paired_table(results)
+    if not plots and not table:
+        return []
+    lines = ["## What each setting did", ""]
+    for name in plots:
+        lines += [
+            _image(name, f"What each setting did to {label(name.removesuffix('.png').removeprefix('settings-'))}"),
+            "",
+        ]
+    if table:
+        lines += [
+            "The plots show all trials, in which other settings vary too. The table compares only trials that are "
+            "equal in everything else: the median change over those pairs (and its range).",
+            "",
+            table,
+        ]
+    if results.importances:
+        names = sorted({name for shares in results.importances.values() for name in shares})
+        header = ["setting", *(label(name) for name in results.importances)]
+        rows = [
+            [label(n), *(percent(100 * s[n]) if n in s else DASH for s in results.importances.values())] for n in names
+        ]
+        lines += [
+            "",
+            "Importances (PED-ANOVA: how much each parameter separates the good trials from the rest). They describe "
+            "the trials of this study and are no prediction; rarely active parameters are overrated.",
+            "",
+            markdown_table(header, rows, "l" + "r" * len(results.importances)),
+        ]
+    return lines
+
+
+def _paired_table(results: StudyResults) -> str:
+    changes = {name: paired_changes(results, name) for name in results.objectives}
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    pairs: dict[tuple[str, str, str], int] = {}
+    for name, entries in changes.items():
+        for entry in entries:
+            key = (entry.setting, _word(entry.before), _word(entry.after))
+            text = signed_percent(entry.median)
+            least, most = signed_percent(entry.least), signed_percent(entry.most)
+            if least != most:
+                text += f" ({least} … {most})"
+            found.setdefault(key, {})[name] = text
+            pairs[key] = max(pairs.get(key, 0), entry.pairs)
+    if not found:
+        return ""
+    header = ["setting", "change", "pairs", *(label(name) for name in changes)]
+    rows = [
+        [label(key[0]), f"{key[1]} → {key[2]}", str(pairs[key]), *(texts.get(name, DASH) for name in changes)]
+        for key, texts in found.items()
+    ]
+    return markdown_table(header, rows, "llr" + "r" * len(changes))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _course(plots: list[str]) -> list[str]:
+    return ["## How the search went", "", _image("progress.png", "Progress")] if "progress.png" in plots else []
+
+
+def _failed(results: StudyResults) -> list[str]:
+    rows = [
+        [str(r.number), settings_text(r.settings), r.state, reason(results, r), remedy(results, r)]
+        for r in failures(results)
+    ]
+    if not rows:
+        return []
+    table = markdown_table(["trial", "settings", "state", "reason", "remedy"], rows, "rllll")
+    return ["## Trials without scores", "", table]
+
+
+def _again(results: StudyResults) -> list[str]:
+    if not results.front:
+        return []
+    lines = [
+        "## How to reproduce",
+        "",
+        "A trial's model from the study, with its own texts and statistics:",
+        "",
+        "```sh",
+    ]
+    lines += [export_command(results, pick.trial) for pick in choices(results)]
+    lines += ["```", "", "The front, one model after the other, without the study:", "", "```sh"]
+    lines += [compress_command(results, number) for number in results.front]
+    return [*lines, "```"]
+
+
+def _measured(results: StudyResults) -> list[str]:
+    lines = ["## What was measured", ""]
+    rows = []
+    for name, metric in results.metrics.items():
+        if name in results.trials.columns and results.trials[name].notna().any():
+            better = "lower" if metric.direction == "minimize" else "higher"
+            original = results.original_score(name)
+            value = DASH if original is None else score(original.value, original.stderr, name=name, metric=metric)
+            rows.append([name, metric.unit or DASH, better, value, metric.description or DASH])
+    if rows:
+        lines += [markdown_table(["metric", "unit", "better", "original", "what it is"], rows, "lllrl"), ""]
+    described = {
+        key: results.config[key] for key in ("calibration", "evaluators", "runtime", "study") if results.config.get(key)
+    }
+    lines += [f"- {key}: {_flat(value)}" for key, value in described.items()]
+    lines += [f"- {key.replace('_', ' ')}: {_flat(value)}" for key, value in sorted(results.manifest.items())]
+    lines += [
+        "",
+        "Not measured here: speed and memory at run time, and scores on texts that the search has not seen; the best "
+        "of many trials looks a little better on the search's own texts than it is.",
+    ]
+    return lines
+
+
+def _flat(value: Any) -> str:
+    """Nested data on one line: ``a 1, b (c 2, d 3)``."""
+    if isinstance(value, Mapping):
+        parts = [
+            f"{key} ({_flat(item)})" if isinstance(item, Mapping) and item else f"{key} {_flat(item)}"
+            for key, item in value.items()
+        ]
+        return ", ".join(parts) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_flat(item) for item in value) or "none"
+    return "none" if value is None else f"`{value}`" if isinstance(value, str) else str(value)

@@ -1,0 +1,158 @@
+"""The look of the plots: one palette, one typography, deterministic PNG files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from autotune.files import atomic_write
+from autotune.reporting.formatting import MINUS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "INK",
+    "MUTED",
+    "log_axis",
+    "look",
+    "mode_style",
+    "new_figure",
+    "plain_axis",
+    "save_png",
+    "tidy",
+]
+
+DPI = 160
+INK = "#1f2328"
+MUTED = "#6e7781"
+GRID = "#e7e9ec"
+LIMIT = "#b3412e"
+
+# Okabe and Ito's colour-blind safe palette (Okabe and Ito, "Color universal design", 2008), each with a marker of its
+# own, so that print and every kind of sight can tell the modes apart.
+MODES: dict[str, tuple[str, str]] = {
+    "int8_asym": ("#D55E00", "s"),
+    "int8_sym": ("#CC79A7", "P"),
+    "int4_asym": ("#0072B2", "o"),
+    "int4_sym": ("#56B4E9", "D"),
+    "nf4": ("#009E73", "^"),
+    "mxfp4": ("#E69F00", "v"),
+}
+OTHERS = (("#7f7f7f", "X"), ("#8c6bb1", "h"), ("#5b4636", "p"), ("#9a9a00", "<"), ("#444444", ">"))
+
+LOOK: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.edgecolor": "#8c959f",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": "#8c959f",
+    "ytick.color": "#8c959f",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "autotune",
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw with matplotlib's own defaults plus ours, whatever matplotlibrc the user has; theirs comes back after."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(cast("Any", LOOK))
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches on an Agg canvas, outside of pyplot's global list."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a PNG in one step; the same figure gives the same bytes (no date, no version in the file)."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def mode_style(modes: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Mode -> (colour, marker); unknown modes get the spare ones in the order of their names."""
+    known = dict(MODES)
+    for position, mode in enumerate(sorted(set(modes) - set(MODES))):
+        known[mode] = OTHERS[position % len(OTHERS)]
+    return known
+
+
+def tidy(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Ticks without strokes and only the grid lines that help."""
+    axes.tick_params(which="both", length=0, pad=5)
+    axes.grid(False)
+    axes.grid(True, axis=grid, which="major")
+
+
+def log_axis(axis: Axis, low: float, high: float) -> None:
+    """Ticks at 1, 2, 5 (over more than three decades: at 1) with plain numbers for a log axis over [low, high]."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = math.log10(high / low)
+    subs = (1.0,) if decades > 3.2 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=50))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+
+
+def plain_axis(axis: Axis, ticks: int = 7, *, whole: bool = False) -> None:
+    """About so many round ticks (`whole`: at whole numbers), no offset notation."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(
+        MaxNLocator(nbins=ticks, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole)
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+
+
+def _plain(value: float) -> str:
+    if value == 0:
+        return "0"
+    text = re.sub(r"e([+-])0*", r"e\1", f"{value:.8g}").replace("e+", "e")
+    return text.replace("-", MINUS)
+
+
+def padded(values: Sequence[float], *, log: bool, share: float = 0.08) -> tuple[float, float]:
+    """Axis limits with room on both sides; a single value gets a tenth around it."""
+    finite = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
+    low, high = float(finite.min()), float(finite.max())
+    if log:
+        margin = max(math.log10(high / low) * share, 0.05)
+        return low / 10**margin, high * 10**margin
+    margin = (high - low) * share or abs(high) * 0.1 or 1.0
+    return low - margin, high + margin

@@ -1,0 +1,163 @@
+"""The view model of a study: plain frozen data behind every table, plot and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from autotune.evaluation import Direction, Metric
+from autotune.reporting.formatting import is_missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Constraint", "Original", "Score", "StudyResults", "TrialRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A measured value and its standard error (None where it cannot be said)."""
+
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A limit on one metric, e.g. ``footprint <= 1.2 GB`` as `text` ``<= 1.2 GB``; `value` in the metric's unit."""
+
+    name: str
+    op: str
+    value: float
+    text: str
+
+    def violation(self, value: float) -> float:
+        """How far `value` is beyond the limit, in the metric's unit; at most 0 where it is kept."""
+        return value - self.value if self.op == "<=" else self.value - value
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The uncompressed model: the first row of every table. Sizes in bytes."""
+
+    footprint: int | None
+    bits_per_weight: float | None
+    fp32_bytes: int | None
+    metrics: Mapping[str, Score]
+
+    @property
+    def compression_rate(self) -> float | None:
+        """fp32 size over its own, 1.0 for an f32 model and 2.0 for an f16 one."""
+        return self.fp32_bytes / self.footprint if self.fp32_bytes and self.footprint else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial as the storage has it, a copy's missing numbers filled in from the trial that it repeats.
+
+    Attributes:
+        values: objective -> told value, for complete trials.
+        sampled: names of the parameters that the sampler or the queue decided.
+        violations: constraint -> how far beyond its limit (at most 0: kept).
+        numbers: the sizes, counts and times among the attributes.
+        error: type and message of a failed trial's exception.
+    """
+
+    number: int
+    state: str
+    settings: Mapping[str, Any]
+    sampled: frozenset[str]
+    plan: str | None
+    footprint: int | None
+    numbers: Mapping[str, float]
+    metrics: Mapping[str, Score]
+    values: Mapping[str, float]
+    violations: Mapping[str, float]
+    duplicate_of: int | None
+    origin: str | None
+    error: Mapping[str, str] | None
+    started: datetime | None
+    finished: datetime | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the trial has a value for every objective."""
+        return self.state == "COMPLETE"
+
+    @property
+    def error_text(self) -> str | None:
+        """``Type: message`` on one line."""
+        if not self.error:
+            return None
+        parts = (self.error.get("type"), self.error.get("message"))
+        return " ".join(": ".join(part for part in parts if part).split())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyResults:
+    """A study, ready to be drawn and printed. Nothing in it depends on where the study is stored.
+
+    Attributes:
+        trials: the DataFrame of `frame.build_frame`, indexed by trial number.
+        records: trial number -> `TrialRecord`, in order.
+        objectives: name -> direction, in the study's order.
+        constraints: name -> limit.
+        metrics: name -> meaning, of every metric, the footprint included.
+        front: trial numbers, the largest model first (without footprints: the best in the first objective first).
+        knee: the trial of `front` that `front.knee` chooses; None for an empty front.
+        least_infeasible: where complete trials exist and none is feasible, the one nearest to its limits.
+        importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
+    """
+
+    trials: pd.DataFrame
+    records: Mapping[int, TrialRecord]
+    objectives: Mapping[str, Direction]
+    constraints: Mapping[str, Constraint]
+    metrics: Mapping[str, Metric]
+    original: Original | None
+    front: tuple[int, ...]
+    knee: int | None
+    least_infeasible: int | None
+    importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model as the user named it."""
+        return str(self.config.get("model", "the model"))
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """The complete trials alone."""
+        return self.trials[self.trials["state"] == "COMPLETE"]
+
+    @property
+    def feasible(self) -> pd.DataFrame:
+        """The complete trials that keep every constraint."""
+        complete = self.complete
+        return complete[complete["feasible"].fillna(False).astype(bool)]
+
+    def value(self, trial: int, name: str) -> float | None:
+        """A number of one trial, None where it has none."""
+        if name not in self.trials.columns:
+            return None
+        cell = self.trials.at[trial, name]
+        return None if is_missing(cell) else float(cast(float, cell))
+
+    def stderr(self, trial: int, name: str) -> float | None:
+        """The standard error of one trial's metric, None where there is none."""
+        return self.value(trial, f"{name}_stderr")
+
+    def original_score(self, name: str) -> Score | None:
+        """What the original scores: measured, or perfect by definition; its footprint in bytes."""
+        if self.original is not None:
+            if name == "footprint":
+                return None if self.original.footprint is None else Score(float(self.original.footprint))
+            if name in self.original.metrics:
+                return self.original.metrics[name]
+        perfect = self.metrics[name].perfect if name in self.metrics else None
+        return None if perfect is None else Score(perfect)

@@ -1,0 +1,140 @@
+"""The points a study begins with: known good settings, and the two ends of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotune.compression.settings import FIXED_GROUP_SIZE, INT8_MODES
+from autotune.search.history import point_key
+from autotune.search.sampling import params_of, walk
+from autotune.space_model import Parameter, Range, SearchSpace
+
+__all__ = ["Anchor", "anchors"]
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "int8_asym": {"mode": "int8_asym"},
+    "optimum-intel's 4-bit default": {"mode": "int4_asym", "group_size": 128, "ratio": 1.0},
+    "NNCF's int4_sym default": {"mode": "int4_sym", "group_size": 128, "ratio": 1.0},
+    "int4_asym, group size 64, ratio 0.8": {"mode": "int4_asym", "group_size": 64, "ratio": 0.8},
+    "int4_asym, group size 64, AWQ and scale estimation": {
+        **{"mode": "int4_asym", "group_size": 64, "ratio": 1.0},
+        **{"awq": True, "scale_estimation": True},
+    },
+}
+"""Label -> settings. What is not named has the default of `Settings` where the space allows it."""
+
+DEFAULTS: Mapping[str, Any] = {
+    **{"group_size": 128, "ratio": 1.0, "sensitivity_metric": "max_activation_variance", "all_layers": False},
+    **{"backup_mode": "int8_asym", "awq": False, "scale_estimation": False},
+}
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "int8_asym": ("int8_asym", "int8_sym"),
+    "int8_sym": ("int8_sym", "int8_asym"),
+    "int4_asym": ("int4_asym", "int4_sym", "nf4", "mxfp4"),
+    "int4_sym": ("int4_sym", "int4_asym", "nf4", "mxfp4"),
+}
+"""Which modes stand in for a mode that the space does not allow, nearest first."""
+
+SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "scale_estimation": True}
+MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "scale_estimation": True}
+BACKUP_BITS = {"int8_sym": 8.0, "int8_asym": 8.01, "none": 16.0}
+ROW = 4096
+"""Input channels a row, assumed only to compare a group a row with smaller groups."""
+EMBEDDINGS = 0.2
+"""Share of embeddings and last layer, assumed only to rank points by size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A point to try first, and why."""
+
+    label: str
+    point: Mapping[str, Any]
+
+
+def anchors(space: SearchSpace) -> list[Anchor]:
+    """Known settings, each moved to the nearest point the space allows, then the space's two ends; no point twice.
+
+    A setting whose whole family of modes is absent is left out: it would say nothing about this space.
+    """
+    found: dict[str, Anchor] = {}
+    for label, wanted in KNOWN.items():
+        modes = space.parameters["mode"].values or ()
+        mode = next((m for m in FAMILIES[wanted["mode"]] if m in modes), None)
+        if mode is None:
+            continue
+        point = project(space, {**DEFAULTS, **wanted, "mode": mode})
+        got = {**asdict(space.settings(point)), "group_size": space.settings(point).effective_group_size}
+        exact = all(got[name] == value for name, value in wanted.items())
+        found.setdefault(point_key(params_of(space, point)), Anchor(label if exact else f"near {label}", point))
+    for label, point in (("smallest", end(space, SMALLEST)), ("most accurate", end(space, MOST_ACCURATE))):
+        found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
+    return list(found.values())
+
+
+def project(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The point of the space nearest to `wanted`, parameter by parameter."""
+    return walk(space, lambda name, parameter, _: nearest_value(parameter, wanted[name]))
+
+
+def nearest_value(parameter: Parameter, wanted: Any) -> Any:
+    """The parameter's value that equals `wanted`, else the nearest number, else its first value."""
+    values = parameter.values
+    if values is None:
+        assert isinstance(parameter, Range)
+        return min(max(float(wanted), parameter.low), parameter.high)
+    if wanted in values:
+        return values[values.index(wanted)]
+    if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
+        return min(values, key=lambda v: abs(channels(v) - channels(wanted)))
+    return values[0]
+
+
+def channels(value: float) -> float:
+    """A group size of -1 is the longest of all."""
+    return ROW if value == -1 else value
+
+
+def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The smallest (ratio wanted 1) or the most accurate (ratio wanted 0) point of the space.
+
+    Sizes are ranked by `estimated_bits`; more bits count as more accurate, and of points with equal bits the one with
+    the algorithms on.
+    """
+    largest = wanted["ratio"] == 0.0
+    sign = -1 if largest else 1
+
+    def choose(mode: str) -> dict[str, Any]:
+        def pick(name: str, parameter: Parameter, point: Mapping[str, Any]) -> Any:
+            if name == "mode":
+                return mode
+            values = parameter.values
+            if name == "group_size" and values is not None:
+                return min(values, key=lambda v: -sign * channels(v))
+            if name == "group_size" and isinstance(parameter, Range):
+                return parameter.low if largest else parameter.high
+            if name == "backup_mode" and values is not None:
+                return min(values, key=lambda v: sign * BACKUP_BITS[v])
+            return nearest_value(parameter, wanted.get(name, DEFAULTS[name]))
+
+        return walk(space, pick)
+
+    points = [choose(mode) for mode in space.parameters["mode"].values or ()]
+    return min(points, key=lambda point: sign * estimated_bits(space, point))
+
+
+def estimated_bits(space: SearchSpace, point: Mapping[str, Any]) -> float:
+    """Rough bits a weight of a typical model, to rank points by size: payload plus a group's share of its scale."""
+    settings = space.settings(point)
+    backup = BACKUP_BITS[settings.backup_mode]
+    if settings.mode in INT8_MODES:
+        return BACKUP_BITS[settings.mode]
+    group = channels(settings.effective_group_size)
+    scale = {"int4_asym": 20, "mxfp4": 8}.get(settings.mode, 16)  # zero point 4 bits, E8M0 scale 8, f16 scale 16
+    if settings.mode in FIXED_GROUP_SIZE:
+        group = FIXED_GROUP_SIZE[settings.mode]
+    body = settings.ratio * (4 + scale / group) + (1 - settings.ratio) * backup
+    return (1 - EMBEDDINGS) * body + EMBEDDINGS * (body if settings.all_layers else backup)

@@ -1,0 +1,106 @@
+"""`autotune plan`: what a search would do, told before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.compression.settings import DATA_METRICS
+from autotune.errors import PlanError
+from autotune.search.anchors import anchors
+
+if TYPE_CHECKING:
+    from autotune.config import Config
+
+__all__ = ["DryRun", "PlannedPoint", "dry_run"]
+
+COUNTED = 100_000
+"""Spaces larger than this are not counted out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPoint:
+    """One point that the study begins with.
+
+    Attributes:
+        label: why it is tried.
+        settings: its settings.
+        footprint: bytes of `openvino_model.bin`; None where the settings cannot be planned.
+        exact: False where the choice of layers waits for the calibration, and the size stands for the choice that
+            weights alone would give.
+        compression_rate, bits_per_weight: see `compression.plan.Plan`.
+        notes: what is adjusted for single weights, or why the point is impossible.
+    """
+
+    label: str
+    settings: dict[str, Any]
+    footprint: int | None
+    exact: bool
+    compression_rate: float | None
+    bits_per_weight: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a search would do.
+
+    Attributes:
+        model: what the configuration names.
+        original_footprint: bytes of the original's `openvino_model.bin`.
+        weights: how many compressible weights there are.
+        elements: how many elements they have.
+        distinct_settings: points of the space; None where it is continuous or has more than 100,000.
+        trials: how many trials the study is to have.
+        points: those that it begins with.
+    """
+
+    model: str
+    original_footprint: int
+    weights: int
+    elements: int
+    distinct_settings: int | None
+    trials: int
+    points: tuple[PlannedPoint, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return asdict(self)
+
+
+def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
+    """Plan the points that a study begins with; reads the model, runs nothing.
+
+    Where statistics are needed to choose layers, sizes stand for the choice that the weights alone would give.
+    """
+    from dataclasses import replace
+
+    from autotune.search.preparation import prepare
+
+    prepared = prepare(config, stage)
+    _ = prepared.evaluators  # their options are checked, too
+    if prepared.needs_calibration:
+        _ = prepared.calibration_texts
+    engine = prepared.engine
+    points = []
+    for anchor in anchors(config.space):
+        settings = config.space.settings(anchor.point)
+        exact = not (0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric in DATA_METRICS)
+        try:
+            plan = engine.plan(settings if exact else replace(settings, sensitivity_metric="weight_quantization_error"))
+        except PlanError as error:
+            points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, (str(error),)))
+            continue
+        size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight)
+        points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
+    found = config.space.enumerate(COUNTED)
+    return DryRun(
+        model=config.model,
+        original_footprint=engine.sizes.original,
+        weights=len(engine.weights),
+        elements=sum(weight.size for weight in engine.weights),
+        distinct_settings=None if found is None else len(found),
+        trials=config.study.trials,
+        points=tuple(points),
+    )

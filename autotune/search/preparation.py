@@ -1,0 +1,284 @@
+"""Builds what trials work with, each part when it is first needed, and counts what was computed and what was there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autotune.cache import Cache
+from autotune.compression.settings import DATA_FREE_METRIC
+from autotune.evaluation import Evaluator, Measurement, Metric, Reference
+from autotune.files import fingerprint
+from autotune.search.manifest import manifest
+from autotune.space_model import Range, SearchSpace
+
+if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
+    from autotune.compression.statistics import Statistics, StatisticsCache
+    from autotune.config import Config
+    from autotune.models import SourceModel
+    from autotune.references import ReferenceStore
+    from autotune.runtime import OpenVINOLanguageModel
+    from autotune.search import trial
+
+__all__ = ["Preparation", "Prepared", "prepare"]
+
+
+class Prepared(Protocol):
+    """What a study needs of model, engine and evaluators; `Preparation` is the real one."""
+
+    @property
+    def engine(self) -> trial.Engine:
+        """Plans and applies settings."""
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Every metric that `score` measures."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Subject -> fingerprint: model, tokenizer, calibration, ``evaluators.<name>``; see `storage.SUBJECTS`."""
+
+    def original(self) -> dict[str, Any]:
+        """The original model: footprint, bits_per_weight, fp32_bytes, metrics; the study's schema."""
+
+    def score(self, model: Any) -> Mapping[str, Measurement]:
+        """Every metric of one compressed model."""
+
+    def manifest(self) -> dict[str, Any]:
+        """Versions, machine, hashes, seeds, runtime properties."""
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """What was (computed, found ready): statistics, references, variants."""
+
+
+def prepare(config: Config, stage: Callable[[str], None]) -> Preparation:
+    """Everything for a search from its configuration; nothing heavy happens before it is asked for."""
+    return Preparation(config, stage)
+
+
+class Preparation:
+    """Model, tokenizer, statistics, engine, evaluators and references of one configuration.
+
+    Attributes:
+        cache: where everything that is computed once is kept.
+    """
+
+    def __init__(self, config: Config, stage: Callable[[str], None]) -> None:
+        self.config = config
+        self.stage = stage
+        self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.runtime_properties: dict[str, str] = {}
+
+    @cached_property
+    def source(self) -> SourceModel:
+        """The original model as an OpenVINO folder, exported now if it has to be."""
+        from autotune.models import resolve_model
+
+        self.stage(f"loading {self.config.model}")
+        return resolve_model(self.config.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
+
+    @cached_property
+    def model(self) -> Any:
+        """The original `ov.Model`; nothing changes it."""
+        return self.source.read()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The original's `transformers` tokenizer."""
+        return self.source.tokenizer()
+
+    @cached_property
+    def calibration_texts(self) -> list[str]:
+        """The texts of `calibration`."""
+        from autotune.texts import read_texts
+
+        return read_texts(self.config.calibration)
+
+    @cached_property
+    def needs_calibration(self) -> bool:
+        """Whether any point of the space looks at activations; if none does, no calibration text is read."""
+        return may_look_at_activations(self.config.space)
+
+    @cached_property
+    def statistics_cache(self) -> StatisticsCache:
+        """Calibration statistics on disk."""
+        from autotune.compression.statistics import StatisticsCache
+
+        return StatisticsCache(self.cache.statistics)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The calibration statistics, computed or read when they are first needed."""
+        from autotune.texts import describe_source, token_windows
+
+        calibration = self.config.calibration
+        self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
+        tokens = token_windows(
+            self.tokenizer,
+            self.calibration_texts,
+            sequence_length=calibration.sequence_length,
+            samples=calibration.samples,
+            name=f"the calibration text {describe_source(calibration)}",
+        )
+        return self.statistics_cache.get_or_collect(
+            self.model,
+            self.engine.activations,
+            tokens,
+            model_fingerprint=self.source.fingerprint,
+            progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The compression engine over the layer bank."""
+        from autotune.compression.bank import Bank
+        from autotune.compression.engine import Engine
+
+        return Engine(
+            self.model,
+            bank=Bank(self.cache.bank, limit=self.cache.limit),
+            statistics=(lambda: self.statistics) if self.needs_calibration else None,
+            model_fingerprint=self.source.fingerprint,
+        )
+
+    @cached_property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Evaluators by name."""
+        from autotune.registry import create_evaluator
+
+        return {name: create_evaluator(name, options) for name, options in self.config.evaluators.items()}
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Every metric of every evaluator."""
+        return {name: metric for evaluator in self.evaluators.values() for name, metric in evaluator.metrics.items()}
+
+    @cached_property
+    def store(self) -> ReferenceStore:
+        """References on disk."""
+        from autotune.references import ReferenceStore
+
+        return ReferenceStore(self.cache.references)
+
+    @cached_property
+    def references(self) -> dict[str, Reference]:
+        """Evaluator name -> what it keeps of the original, which is compiled only where one is missing."""
+        from autotune.references import reference_key
+
+        runtime = self.config.runtime
+        found: dict[str, Reference] = {}
+        with ExitStack() as stack:
+            opened: list[Any] = []
+
+            def create(name: str, evaluator: Evaluator) -> Reference:
+                if not opened:
+                    opened.append(stack.enter_context(self.compiled(self.model)))
+                self.stage(f"the original model's reference for {name}")
+                return evaluator.reference(opened[0])
+
+            for name, evaluator in self.evaluators.items():
+                key = reference_key(
+                    name,
+                    evaluator,
+                    model_fingerprint=self.source.fingerprint,
+                    tokenizer_fingerprint=self.source.tokenizer_fingerprint,
+                    ov_config={"device": runtime.device, **runtime.ov_config},
+                )
+                found[name], _ = self.store.get_or_create(key, partial(create, name, evaluator))
+        return found
+
+    def compiled(self, model: Any) -> OpenVINOLanguageModel:
+        """A model ready to be scored, on the configured device with the configured properties."""
+        from autotune.runtime import OpenVINOLanguageModel, end_token_ids
+
+        runtime = self.config.runtime
+        compiled = OpenVINOLanguageModel(
+            model,
+            self.tokenizer,
+            device=runtime.device,
+            ov_config=runtime.ov_config,
+            eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
+        )
+        self.runtime_properties = dict(compiled.properties)
+        return compiled
+
+    def score(self, model: Any) -> dict[str, Measurement]:
+        """Compile a compressed model and measure every metric; the stage says which evaluator is at work."""
+        references = self.references
+        measured: dict[str, Measurement] = {}
+        self.stage("compiling")
+        with self.compiled(model) as candidate:
+            for name, evaluator in self.evaluators.items():
+                self.stage(f"scoring: {name}")
+                measured.update(evaluator.evaluate(candidate, references[name]))
+        return measured
+
+    def original(self) -> dict[str, Any]:
+        """Size and scores of the original, in the study's schema."""
+        measured: dict[str, Measurement] = {}
+        for name, evaluator in self.evaluators.items():
+            measured.update(evaluator.original(self.references[name]))
+        scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()}
+        return {
+            "footprint": self.engine.sizes.original,
+            "bits_per_weight": self.engine.original_bits_per_weight(),
+            "fp32_bytes": self.engine.sizes.fp32,
+            "metrics": scores,
+        }
+
+    def fingerprints(self) -> dict[str, str]:
+        """What decides the scores, by subject; see `storage.SUBJECTS`."""
+        from autotune.compression.engine import ENGINE_VERSION
+
+        texts = {"calibration": self.calibration_fingerprint} if self.needs_calibration else {}
+        return {
+            "model": self.source.fingerprint,
+            "tokenizer": self.source.tokenizer_fingerprint,
+            **texts,
+            "engine": fingerprint(ENGINE_VERSION),
+            **{f"evaluators.{name}": evaluator.fingerprint() for name, evaluator in self.evaluators.items()},
+        }
+
+    @cached_property
+    def calibration_fingerprint(self) -> str:
+        """Changes with the calibration texts and how they are cut."""
+        calibration = self.config.calibration
+        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
+
+    def manifest(self) -> dict[str, Any]:
+        """The study's `manifest.json`; statistics and runtime properties as far as they were needed by now."""
+        statistics = self.__dict__.get("statistics")  # asking the property would compute it
+        return manifest(
+            hashes={**self.fingerprints(), "statistics": getattr(statistics, "fingerprint", None)},
+            seeds={"study": self.config.study.seed},
+            runtime_properties=self.runtime_properties,
+        )
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """What was (computed, found ready) by now."""
+        parts = self.__dict__  # what was never needed was neither computed nor found
+        statistics = parts["statistics_cache"].counters if "statistics_cache" in parts else {}
+        references = parts["store"].counters if "store" in parts else {}
+        variants = parts["engine"].counters if "engine" in parts else {}
+        return {
+            "statistics": (statistics.get("computed", 0), statistics.get("reused", 0)),
+            "references": (references.get("created", 0), references.get("reused", 0)),
+            "variants": (variants.get("variants_computed", 0), variants.get("variants_reused", 0)),
+        }
+
+
+def may_look_at_activations(space: SearchSpace) -> bool:
+    """Whether some point of the space needs calibration statistics to be planned or applied."""
+
+    def values(name: str, default: Any) -> tuple[Any, ...]:
+        parameter = space.parameters.get(name)
+        if parameter is None:
+            return (default,)
+        return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
+
+    if any(True in values(name, False) for name in ("awq", "scale_estimation")):
+        return True
+    data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
+    return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))

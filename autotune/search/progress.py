@@ -1,0 +1,278 @@
+"""What a running search tells its user, on stderr: a live table on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from autotune.evaluation import Metric
+from autotune.reporting.formatting import label, score, settings_text, size
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+__all__ = ["Listener", "LiveListener", "PlainListener", "Row", "StudyInfo", "duration", "make_listener"]
+
+FRONT_ROWS = 8
+SHORT = {"kl_divergence": "kl", "answer_kl_divergence": "answer kl", "top1_agreement": "top-1", "perplexity": "ppl"}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInfo:
+    """What stands fixed when trials begin.
+
+    Attributes:
+        folder: where the study is written.
+        total: how many trials the whole study is to have, duplicates not counted.
+        done: how many of them were finished before this run.
+        objectives: metric name -> meaning, in the study's order.
+        original: the original model's scores, by metric name, footprint in bytes included.
+    """
+
+    folder: str
+    total: int
+    done: int
+    objectives: Mapping[str, Metric]
+    original: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One finished trial as progress shows it.
+
+    Attributes:
+        number: the trial's number in the study's storage.
+        count: finished trials so far, duplicates not counted.
+        settings: as `Settings.as_dict` (empty where the trial never got any).
+        state: ``complete``, ``pruned`` or ``fail``.
+        values: objective name -> value (empty unless complete); errors: objective name -> standard error.
+        footprint: bytes, None where planning failed.
+        seconds: of this trial, all included.
+        feasible: keeps every constraint.
+        on_front: no earlier trial beats it.
+        reason: why it has no values, or which trial it repeats.
+        duplicate: it repeats an earlier trial's plan.
+    """
+
+    number: int
+    count: int
+    settings: Mapping[str, Any]
+    state: str
+    values: Mapping[str, float]
+    errors: Mapping[str, float | None]
+    footprint: int | None
+    seconds: float
+    feasible: bool
+    on_front: bool
+    reason: str = ""
+    duplicate: bool = False
+
+
+class Listener(Protocol):
+    """Is told how a search goes. Methods must not raise and must return at once."""
+
+    def stage(self, message: str) -> None:
+        """Something that may take a while begins, before the first trial or inside one."""
+
+    def note(self, message: str) -> None:
+        """Something the user should read, also after the search."""
+
+    def started(self, info: StudyInfo) -> None:
+        """Preparation is over; trials begin."""
+
+    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
+        """Trial number `count` of `StudyInfo.total` begins."""
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        """A trial is over; `front` as of now, `eta` in seconds."""
+
+    def finished(self, message: str) -> None:
+        """No more trials; `message` says why."""
+
+    def close(self) -> None:
+        """Give the terminal back; called once at the end, whatever happened."""
+
+
+def make_listener(stream: TextIO | None = None) -> Listener:
+    """A live display where `stream` (default stderr) is a terminal that can move its cursor, plain lines otherwise."""
+    from rich.console import Console
+
+    stream = sys.stderr if stream is None else stream
+    console = Console(file=stream)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveListener(console)
+    return PlainListener(stream)
+
+
+def duration(seconds: float) -> str:
+    """``2.1 s``, ``1:05 min`` or ``2:05 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
+    """The objective values of a row, each with its short name; the footprint stands elsewhere."""
+    return [
+        f"{SHORT.get(name, label(name))} {score(row.values[name], row.errors.get(name), name=name, metric=metric)}"
+        for name, metric in objectives.items()
+        if name != "footprint" and name in row.values
+    ]
+
+
+class PlainListener:
+    """One line a trial, one line a stage of preparation; for logs, pipes and simple terminals."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.info: StudyInfo | None = None
+
+    def write(self, line: str) -> None:
+        """Print one line now; a log reader should not wait for a buffer."""
+        print(line, file=self.stream, flush=True)
+
+    def stage(self, message: str) -> None:
+        if self.info is None:  # inside a trial the stages would drown the trials
+            self.write(message)
+
+    def note(self, message: str) -> None:
+        self.write(message)
+
+    def started(self, info: StudyInfo) -> None:
+        self.info = info
+        done = f", {info.done} of them finished earlier" if info.done else ""
+        self.write(f"searching: {info.total} trials{done}; study in {info.folder}")
+
+    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
+        pass
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        self.write(trial_line(row, self.info))
+
+    def finished(self, message: str) -> None:
+        self.write(message)
+
+    def close(self) -> None:
+        pass
+
+
+def trial_line(row: Row, info: StudyInfo | None) -> str:
+    """``[ 7/24] int4_asym g64 r0.8 AWQ  13.78 MB  kl 0.0037 ± 0.0001  2.1 s  (on the front)``."""
+    total = "?" if info is None else str(info.total)
+    parts = [f"[{row.count:>{len(total)}}/{total}] {settings_text(row.settings, short=True)}"]
+    if row.footprint is not None:
+        parts.append(size(row.footprint))
+    if row.state == "complete":
+        parts += scores(row, info.objectives if info else {})
+    parts.append(duration(row.seconds))
+    if row.reason:
+        parts.append(f"({row.reason})")
+    elif row.on_front:
+        parts.append("(on the front)")
+    elif not row.feasible:
+        parts.append("(over a limit)")
+    return "  ".join(parts)
+
+
+class LiveListener:
+    """A status line, the current trial and the best rows of the front, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self.console = console
+        self.info: StudyInfo | None = None
+        self.begun = time.monotonic()
+        self.doing = ""
+        self.current: Mapping[str, Any] = {}
+        self.count = 0
+        self.front: Sequence[Row] = ()
+        self.failures = 0
+        self.eta: float | None = None
+        self.eta_at = self.begun
+        self.live = Live(
+            console=console, get_renderable=self.render, refresh_per_second=4, transient=True, redirect_stdout=False
+        )
+
+    def stage(self, message: str) -> None:
+        self.doing = message
+        if not self.live.is_started:
+            self.live.start()
+
+    def note(self, message: str) -> None:
+        self.console.print(message, markup=False, highlight=False)
+
+    def started(self, info: StudyInfo) -> None:
+        self.info, self.count, self.begun = info, info.done, time.monotonic()
+        self.stage("")
+
+    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
+        self.count, self.current = count, settings
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        self.front, self.eta, self.eta_at, self.doing = front, eta, time.monotonic(), ""
+        self.failures += row.state == "fail"
+
+    def finished(self, message: str) -> None:
+        self.close()
+        self.console.print(message, markup=False, highlight=False)
+
+    def close(self) -> None:
+        if self.live.is_started:
+            self.live.stop()
+
+    def render(self) -> RenderableType:
+        """The whole display as of now."""
+        from rich.console import Group
+        from rich.text import Text
+
+        if self.info is None:
+            return Text(f"{self.doing} … {duration(time.monotonic() - self.begun)}")
+        lines: list[RenderableType] = [Text(self.status(), style="bold")]
+        if self.current:
+            stage = f": {self.doing}" if self.doing else ""
+            lines.append(Text(f"{settings_text(self.current, short=True)}{stage}"))
+        if self.front:
+            lines.append(self.table())
+        return Group(*lines)
+
+    def status(self) -> str:
+        """``trial 7 of 24 · 0:31 min · about 1:10 min left · 2 failed``."""
+        now = time.monotonic()
+        total = self.info.total if self.info else 0
+        parts = [f"trial {min(self.count, total)} of {total}", duration(now - self.begun)]
+        if self.eta is not None:
+            parts.append(f"about {duration(max(0.0, self.eta - (now - self.eta_at)))} left")
+        if self.failures:
+            parts.append(f"{self.failures} failed")
+        return " · ".join(parts)
+
+    def table(self) -> Table:
+        """The front so far, best in the first objective first, cut to a few rows, the original model above."""
+        from rich import box
+        from rich.table import Table
+
+        objectives = self.info.objectives if self.info else {}
+        table = Table(title=f"front so far: {len(self.front)}", title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("trial", justify="right")
+        table.add_column("settings", no_wrap=True)
+        for name in objectives:
+            table.add_column(label(name), justify="right")
+        original = self.info.original if self.info else {}
+        table.add_row("", "original", *(score(original.get(n), name=n, metric=m) for n, m in objectives.items()))
+        for row in thinned(self.front, FRONT_ROWS):
+            cells = (score(row.values[n], row.errors.get(n), name=n, metric=m) for n, m in objectives.items())
+            table.add_row(str(row.number), settings_text(row.settings, short=True), *cells)
+        return table
+
+
+def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
+    """At most `limit` rows (2 or more) spread evenly over all of them, both ends included."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]

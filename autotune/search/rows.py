@@ -1,0 +1,84 @@
+"""Trials of a study as progress shows them, and the front they form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.evaluation import Direction
+from autotune.reporting.frame import effective_settings
+from autotune.reporting.front import front_indices
+from autotune.search.history import History
+from autotune.search.progress import Row
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+__all__ = ["front_rows", "row_of"]
+
+
+def row_of(
+    trial: FrozenTrial,
+    objectives: Sequence[str],
+    *,
+    count: int = 0,
+    seconds: float | None = None,
+    on_front: bool = False,
+) -> Row:
+    """A finished trial as a row; without `seconds`, the time between its start and its end in the storage."""
+    attrs = trial.user_attrs
+    values = dict(zip(objectives, trial.values or (), strict=False))
+    metrics = attrs.get("metrics", {})
+    if seconds is None:
+        seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    return Row(
+        number=trial.number,
+        count=count,
+        settings=effective_settings(attrs["settings"]) if "settings" in attrs else {},
+        state=trial.state.name.lower(),
+        values=values,
+        errors={name: metrics.get(name, {}).get("stderr") for name in values},
+        footprint=attrs.get("footprint"),
+        seconds=seconds,
+        feasible=is_feasible(trial),
+        on_front=on_front,
+        reason=reason_of(trial),
+        duplicate="duplicate_of" in attrs,
+    )
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Why a trial has no values of its own, in a few words; empty where it has."""
+    attrs = trial.user_attrs
+    if "duplicate_of" in attrs:
+        return f"same plan as trial {attrs['duplicate_of']}"
+    if trial.state.name == "PRUNED":
+        return "not tried: over the limit of " + ", ".join(n for n, over in trial.constraints.items() if over > 0)
+    if trial.state.name == "FAIL":
+        error = attrs.get("error", {})
+        message = " ".join(f"{error.get('type', 'Error')}: {error.get('message', '')}".split())
+        return "failed: " + (message if len(message) <= 160 else f"{message[:157]}...")
+    return ""
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether the trial keeps every constraint."""
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
+def front_rows(history: History, objectives: Sequence[str], directions: Sequence[Direction]) -> list[Row]:
+    """The front of all complete trials so far, each plan once, sorted by the first objective, best first."""
+    complete = [trial for trial in history.finished if trial.state.name == "COMPLETE"]
+    if not complete:
+        return []
+    chosen = front_indices(
+        np.array([trial.values for trial in complete], dtype=np.float64),
+        directions,
+        feasible=[is_feasible(trial) for trial in complete],
+        keys=[trial.user_attrs.get("plan") for trial in complete],
+    )
+    sign = 1 if directions[0] == "minimize" else -1
+    front = sorted((complete[index] for index in chosen), key=lambda trial: (sign * trial.values[0], trial.number))
+    return [row_of(trial, objectives, on_front=True) for trial in front]

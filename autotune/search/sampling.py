@@ -1,0 +1,119 @@
+"""From a search space to Optuna: distributions, conditional suggestion, samplers by name, one seed a trial."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.errors import ConfigError
+from autotune.findings import nearest
+from autotune.space_model import ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+__all__ = ["SAMPLERS", "draw", "make_sampler", "params_of", "seed_for", "walk"]
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
+STARTUP_TRIALS = 10
+"""Trials that tpe and gp want to see before they model anything; the enqueued ones count."""
+
+POPULATION = 16
+"""Size of an NSGA-II generation: Optuna's 50 would leave most studies in their first, random, generation."""
+
+DRAW_ORDER = ("mode", "ratio", *(name for name in ORDER if name not in ("mode", "ratio")))
+"""The mode and the ratio first: whether anything else means something depends on these two alone."""
+
+
+def is_fixed(parameter: Parameter) -> bool:
+    """Whether the parameter has one value only, and so is not drawn."""
+    return parameter.values is not None and len(parameter.values) == 1
+
+
+def walk(space: SearchSpace, choose: Callable[[str, Parameter, Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """A point of the space, its parameters chosen one after the other, the ones that mean nothing never asked for.
+
+    Args:
+        space: the space.
+        choose: (parameter's name, parameter, point so far) -> value; not called for fixed parameters.
+    """
+    point: dict[str, Any] = {}
+    for name in DRAW_ORDER:
+        parameter = space.parameters.get(name)
+        if parameter is None or (point and name not in active_parameters(point["mode"], point)):
+            continue
+        values = parameter.values
+        fixed = values is not None and len(values) == 1
+        point[name] = values[0] if fixed and values is not None else choose(name, parameter, point)
+    return point
+
+
+def draw(trial: Any, space: SearchSpace) -> dict[str, Any]:
+    """Let an Optuna trial suggest every active parameter; returns the point.
+
+    Raises:
+        ValueError: the trial was queued with a value that the space does not hold.
+    """
+
+    def choose(name: str, parameter: Parameter, _: Mapping[str, Any]) -> Any:
+        value = suggest(trial, name, parameter)
+        if isinstance(parameter, Range) and parameter.values is not None:
+            return min(parameter.values, key=lambda v: abs(v - value))  # 0.7000000000000001 is 0.7
+        return value
+
+    return walk(space, choose)
+
+
+def suggest(trial: Any, name: str, parameter: Parameter) -> Any:
+    """Ask an Optuna trial for one parameter."""
+    if isinstance(parameter, Choices):
+        return trial.suggest_categorical(name, parameter.values)
+    if parameter.is_integer:
+        return trial.suggest_int(name, int(parameter.low), int(parameter.high), step=int(parameter.step or 1))
+    return trial.suggest_float(name, parameter.low, parameter.high, step=parameter.step)
+
+
+def params_of(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]:
+    """What Optuna knows of a point: its active parameters without the fixed ones."""
+    return {name: value for name, value in space.active(point).items() if not is_fixed(space.parameters[name])}
+
+
+def seed_for(seed: int, position: int) -> int:
+    """A seed in [0, 2**32) for the trial at `position` of a study (SeedSequence keeps neighbours independent)."""
+    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+
+
+def make_sampler(name: str, seed: int, *, concurrent: bool = False) -> BaseSampler:
+    """A fresh sampler; everything it must remember is in the study.
+
+    Args:
+        name: one of `SAMPLERS`. A grid draws nothing itself (its points are enqueued); at random where it must.
+        seed: from `seed_for`.
+        concurrent: other trials run at the same time, and their points should be avoided.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    import optuna
+    from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
+
+    makers: dict[str, Callable[[], BaseSampler]] = {
+        "tpe": lambda: TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=concurrent, n_startup_trials=STARTUP_TRIALS
+        ),
+        "nsga2": lambda: NSGAIISampler(seed=seed, population_size=POPULATION),
+        "gp": lambda: GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=True),
+        "random": lambda: RandomSampler(seed=seed),
+        "grid": lambda: RandomSampler(seed=seed),
+    }
+    if name not in makers:
+        raise ConfigError(
+            f"unknown sampler {name!r}; one of {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}", key="study.sampler"
+        )
+    with warnings.catch_warnings():
+        # TPE's groups for conditional spaces and the deterministic Gaussian process are experimental: known, accepted.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return makers[name]()

@@ -1,0 +1,197 @@
+"""One trial: settings -> plan -> (seen before? over a limit?) -> compressed model -> scores -> what to tell the study.
+
+Nothing here knows of Optuna: `run_trial` gets its tools as arguments and returns a `TrialResult`, so that a test can
+call it with fakes and a worker process can call it far from the study.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from autotune.compression.settings import Settings
+from autotune.errors import ConfigError, EvaluationError, PrerequisiteError
+from autotune.evaluation import Measurement, Metric
+from autotune.quantities import Constraint
+
+__all__ = ["PLAN_METRICS", "Engine", "Plan", "TrialResult", "Workplace", "run_trial"]
+
+PLAN_METRICS: Mapping[str, Metric] = {
+    "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
+    "bits_per_weight": Metric(
+        "minimize", "bits", "stored bits per compressible weight, scales and zero points included"
+    ),
+    "compression_rate": Metric("maximize", "", "size in float32 divided by the footprint"),
+    "int4_percent": Metric("maximize", "%", "share of the weights stored in 4 bits"),
+    "int8_percent": Metric("maximize", "%", "share of the weights stored in 8 bits"),
+}
+"""Numbers that the plan alone tells, before any work: a limit on one of them is checked before compressing."""
+
+RELATIVE_ERROR = Metric("minimize", "%", "mean relative error of similarity and perplexity against the original", 0.0)
+RELATIVE_TO = ("similarity", "perplexity")
+TRACEBACK_CHARACTERS = 4000
+
+
+class Plan(Protocol):
+    """What a trial needs of `autotune.compression.plan.Plan`."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def footprint(self) -> int: ...
+    @property
+    def bits_per_weight(self) -> float: ...
+    @property
+    def compression_rate(self) -> float: ...
+    @property
+    def int4_percent(self) -> float: ...
+    @property
+    def int8_percent(self) -> float: ...
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+class Engine(Protocol):
+    """What a trial needs of `autotune.compression.engine.Engine`."""
+
+    @property
+    def counters(self) -> Mapping[str, int]: ...
+    def plan(self, settings: Settings) -> Any: ...
+    def apply(self, plan: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What one trial came to; everything the study will remember of it.
+
+    Attributes:
+        state: ``complete`` (values are finite), ``pruned`` (a limit known from the plan is broken; not compressed) or
+            ``fail`` (``attrs["error"]`` says why).
+        values: objective values in the order of the objectives; None unless complete.
+        attrs: user attributes of the study's schema.
+        constraints: name -> violation; feasible where none is positive.
+    """
+
+    state: Literal["complete", "pruned", "fail"]
+    values: tuple[float, ...] | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Everything a trial works with; the same for all trials of a study.
+
+    Attributes:
+        engine: plans and applies.
+        score: all metrics of one compressed model.
+        objectives: metric names, in the study's order.
+        limits: metric name -> the limit it must keep.
+        original: metric name -> the original model's value, for `relative_error`.
+        save_plan: writes a plan's file and returns its path inside the study's folder.
+        earlier: plan key -> (trial number, result) of the trial that already did the work, or None.
+        stage: is told what is going on.
+    """
+
+    engine: Engine
+    score: Callable[[Any], Mapping[str, Measurement]]
+    objectives: Sequence[str]
+    limits: Mapping[str, Constraint]
+    original: Mapping[str, float]
+    save_plan: Callable[[Plan], str]
+    earlier: Callable[[str], tuple[int, TrialResult] | None]
+    stage: Callable[[str], None]
+
+
+def run_trial(settings: Settings, place: Workplace) -> TrialResult:
+    """Do one trial's work. Errors become a ``fail`` result; KeyboardInterrupt passes through.
+
+    Raises:
+        ConfigError, PrerequisiteError: the study's set-up is wrong, e.g. its calibration text is too short.
+    """
+    attrs: dict[str, Any] = {}
+    try:
+        place.stage("planning")
+        started = time.perf_counter()
+        before = dict(place.engine.counters)
+        plan = place.engine.plan(settings)
+        attrs["plan"] = plan.key
+        seen = place.earlier(plan.key)
+        if seen is not None:
+            return duplicate(*seen)
+        attrs["plan_file"] = place.save_plan(plan)
+        attrs |= {name: getattr(plan, name) for name in PLAN_METRICS}
+        known = {name: violation(limit, attrs[name]) for name, limit in place.limits.items() if name in PLAN_METRICS}
+        if any(over > 0 for over in known.values()):
+            return TrialResult("pruned", attrs=attrs, constraints=known)
+        place.stage("compressing")
+        model = place.engine.apply(plan)
+        attrs["seconds_compress"] = time.perf_counter() - started
+        for counter in ("variants_computed", "variants_reused"):
+            attrs[counter] = place.engine.counters.get(counter, 0) - before.get(counter, 0)
+        return scored(model, attrs, known, place)
+    except (ConfigError, PrerequisiteError):
+        raise  # what is wrong with the set-up would be wrong with every trial
+    except Exception as error:  # whatever went wrong inside a trial costs that trial, never the study
+        return TrialResult("fail", attrs={**attrs, "error": describe(error)})
+    finally:
+        model = None
+        gc.collect()  # the compressed model is large and may sit in reference cycles of its bindings
+
+
+def scored(model: Any, attrs: dict[str, Any], known: Mapping[str, float], place: Workplace) -> TrialResult:
+    """Score a compressed model and turn the measurements into objective values and constraint violations."""
+    place.stage("scoring")
+    started = time.perf_counter()
+    measurements = with_relative_error(place.score(model), place.original)
+    attrs["seconds_evaluate"] = time.perf_counter() - started
+    attrs["metrics"] = {name: {"value": m.value, "stderr": m.stderr} for name, m in measurements.items()}
+    numbers = {name: float(attrs[name]) for name in PLAN_METRICS} | {name: m.value for name, m in measurements.items()}
+    wanted = [*place.objectives, *place.limits]
+    for name in wanted:
+        if name not in numbers:
+            raise EvaluationError(f"no evaluator measured {name!r}; measured: {', '.join(sorted(numbers))}")
+        if not math.isfinite(numbers[name]):
+            raise EvaluationError(f"{name} is {numbers[name]}, which is not a finite number")
+    violations = {name: violation(limit, numbers[name]) for name, limit in place.limits.items()} | dict(known)
+    return TrialResult("complete", tuple(numbers[name] for name in place.objectives), attrs, violations)
+
+
+def violation(limit: Constraint, value: float) -> float:
+    """Positive by how much the limit is broken, in the metric's unit; zero or negative where it is kept."""
+    return value - limit.value if limit.op == "<=" else limit.value - value
+
+
+def duplicate(number: int, earlier: TrialResult) -> TrialResult:
+    """The result of a trial whose plan an earlier trial already worked through: its values, none of its cost."""
+    attrs = {key: value for key, value in earlier.attrs.items() if not key.startswith(("seconds_", "variants_"))}
+    return TrialResult(earlier.state, earlier.values, {**attrs, "duplicate_of": number}, earlier.constraints)
+
+
+def with_relative_error(
+    measurements: Mapping[str, Measurement], original: Mapping[str, float]
+) -> dict[str, Measurement]:
+    """Add `relative_error`, in percent: the mean over similarity and perplexity, where scored, of |v - v0| / |v0|.
+
+    Its standard error takes the terms as independent; None where one of them has none.
+    """
+    terms, errors = [], []
+    for name in RELATIVE_TO:
+        if name in measurements and original.get(name):
+            measured, reference = measurements[name], abs(original[name])
+            terms.append(100 * abs(measured.value - original[name]) / reference)
+            errors.append(None if measured.stderr is None else 100 * measured.stderr / reference)
+    if not terms:
+        return dict(measurements)
+    stderr = None if None in errors else math.sqrt(sum(e * e for e in errors if e is not None)) / len(terms)
+    return {**measurements, "relative_error": Measurement(sum(terms) / len(terms), stderr)}
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An exception as data: type, message and the end of its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "traceback": trace[-TRACEBACK_CHARACTERS:]}

@@ -1,0 +1,253 @@
+"""One compression or one evaluation, without a study: what `autotune compress`, `export` and `evaluate` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import ConfigError, StudyError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.cache import Cache
+    from autotune.compression.engine import Engine
+    from autotune.compression.plan import Plan
+    from autotune.compression.settings import Settings
+    from autotune.config import Config
+    from autotune.evaluation import Measurement
+    from autotune.models import SourceModel
+    from autotune.texts import TextSource
+
+__all__ = ["Calibration", "Produced", "compress", "evaluate", "evaluation_config", "export"]
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Calibration windows from one text source."""
+
+    source: TextSource
+    samples: int
+    sequence_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A compressed model on disk.
+
+    Attributes:
+        folder: the complete model folder.
+        plan: what was done to every weight.
+        original_footprint: bytes of the original's `openvino_model.bin`.
+    """
+
+    folder: Path
+    plan: Plan
+    original_footprint: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome as plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
+        plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
+        return {"folder": str(self.folder), "original_footprint": self.original_footprint, **plan}
+
+
+def compress(
+    model: str,
+    out: Path,
+    settings: Settings,
+    *,
+    calibration: Calibration | None,
+    cache: Cache,
+    stage: Stage,
+    trust_remote_code: bool = False,
+) -> Produced:
+    """Compress one model into a new folder.
+
+    Args:
+        model: hub id, Hugging Face folder or OpenVINO folder.
+        out: a folder that does not exist yet or is empty.
+        settings: what to do.
+        calibration: texts for the settings that look at activations; None if there is none.
+        cache: where exports, statistics and variants are kept.
+        stage: is told what happens.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        UsageError: `out` is not empty.
+        ConfigError, PrerequisiteError: the model or the text cannot be had.
+        PlanError: the settings do not fit together, or not this model.
+    """
+    from autotune.compression.bank import Bank
+    from autotune.compression.engine import Engine
+    from autotune.compression.statistics import StatisticsCache
+    from autotune.errors import PlanError
+    from autotune.models import resolve_model
+    from autotune.texts import describe_source, read_texts, token_windows
+
+    _check_empty(out)
+    for problem in settings.problems():
+        raise PlanError(f"--{problem.key.replace('_', '-')}: {problem.message}")
+    texts = None if calibration is None else read_texts(calibration.source)
+    stage(f"loading {model}")
+    source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
+    original = source.read()
+
+    def statistics() -> Any:
+        assert calibration is not None
+        assert texts is not None
+        windows = token_windows(
+            source.tokenizer(),
+            texts,
+            sequence_length=calibration.sequence_length,
+            samples=calibration.samples,
+            name=describe_source(calibration.source),
+        )
+        stage(f"calibrating on {len(windows)} windows of {calibration.sequence_length} tokens")
+        return StatisticsCache(cache.statistics).get_or_collect(
+            original, engine.activations, windows, model_fingerprint=source.fingerprint
+        )
+
+    engine = Engine(
+        original,
+        bank=Bank(cache.bank, limit=cache.limit),
+        statistics=None if calibration is None else statistics,
+        model_fingerprint=source.fingerprint,
+    )
+    plan = engine.plan(settings)
+    stage("compressing")
+    return _write(engine, plan, source, out, {"settings": engine.resolve(settings).as_dict()})
+
+
+def export(folder: Path, out: Path, *, trial: int | None, storage: str | None, stage: Stage) -> Produced:
+    """Build the model of one trial of a study again and write it as a deployable folder.
+
+    Args:
+        folder: the study's folder.
+        out: a folder that does not exist yet or is empty.
+        trial: its number; None is the knee of the front.
+        storage: an Optuna storage URL instead of the folder's `study.db`.
+        stage: is told what happens.
+
+    Raises:
+        UsageError: `out` is not empty, or there is no such trial.
+        StudyError: the study cannot be read, or the model, texts or engine changed so that the plan is another one.
+    """
+    from autotune.compression.settings import Settings
+    from autotune.config import load_config
+    from autotune.reporting.results import load_results
+    from autotune.search.preparation import prepare
+
+    _check_empty(out)
+    results = load_results(folder, storage)
+    number = results.knee if trial is None else trial
+    if number is None:
+        raise StudyError(f"{folder}: no trial of this study is on a front yet; run the search again or name a --trial")
+    record = results.records.get(number)
+    if record is None or record.plan is None:
+        on_front = ", ".join(map(str, results.front)) or "none"
+        raise UsageError(f"{folder} has no finished trial {number}; the trials on its front are {on_front}")
+    known = Settings.__dataclass_fields__
+    values = {name: value for name, value in record.settings.items() if name in known}
+    values["ignored_scope"] = tuple(values.get("ignored_scope") or ())
+    prepared = prepare(load_config(folder / "model.yaml"), stage)
+    plan = prepared.engine.plan(Settings(**values))
+    if plan.key != record.plan:
+        raise StudyError(
+            f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
+            "calibration texts or the engine changed since. manifest.json tells the versions and hashes of the study"
+        )
+    stage("compressing")
+    scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
+    about = {"settings": prepared.engine.resolve(Settings(**values)).as_dict(), "trial": number, "scores": scores}
+    return _write(prepared.engine, plan, prepared.source, out, about)
+
+
+def _write(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
+    from autotune import __version__
+    from autotune.models import save_model
+
+    record = {
+        "autotune": __version__,
+        "model": {"name": source.name, "fingerprint": source.fingerprint},
+        **about,
+        "plan": plan.as_dict(),
+    }
+    save_model(engine.apply(plan), source, out, record=record)
+    return Produced(out, plan, engine.sizes.original)
+
+
+def _check_empty(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} exists already and is not an empty folder; name a new one")
+
+
+def evaluation_config(
+    *, file: Path | None, reference: str | None, names: Sequence[str] | None, options: Mapping[str, Mapping[str, Any]]
+) -> Config:
+    """What to score by: a study's file, or defaults, with the command line's options laid over them.
+
+    Args:
+        file: a model.yaml, or None.
+        reference: the original; None is the file's model.
+        names: the evaluators to use; None is all of the file, or similarity and perplexity.
+        options: evaluator -> its options; None values are not given.
+
+    Raises:
+        UsageError: neither file nor reference, or an option for an evaluator that is not used.
+        ConfigError: an unknown evaluator or a wrong option.
+    """
+    from pydantic import ValidationError
+
+    from autotune.config import DEFAULT_EVALUATORS, Config, load_config
+    from autotune.findings import from_validation
+    from autotune.yaml_source import dotted
+
+    if file is None and reference is None:
+        raise UsageError("name the original by --reference MODEL, or a study's file by --config model.yaml")
+    data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
+    known = data.get("evaluators") or DEFAULT_EVALUATORS
+    chosen = {name: dict(known.get(name, {})) for name in names or known}
+    for name, values in options.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given and name not in chosen:
+            option = next(iter(given)).replace("_", "-").replace("path", "text")
+            raise UsageError(f"--{option} belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
+        if "path" in given:
+            for key in ("dataset", "name", "split", "column"):
+                chosen[name].pop(key, None)
+        if name in chosen:
+            chosen[name].update(given)
+    data = {key: data[key] for key in ("model", "runtime", "cache", "trust_remote_code") if key in data}
+    data["evaluators"] = chosen
+    if reference is not None:
+        data["model"] = reference
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first, *_ = from_validation(error, Config)
+        raise ConfigError(first.message, key=dotted(first.path)) from error
+
+
+def evaluate(model: str, config: Config, *, stage: Stage) -> dict[str, Measurement]:
+    """Score one model against the original of `config` with its evaluators.
+
+    Args:
+        model: hub id, Hugging Face folder or OpenVINO folder.
+        config: names the original, the evaluators with their options, the runtime and the cache.
+        stage: is told what happens.
+
+    Returns:
+        Metric -> measurement, in the order of the evaluators.
+    """
+    from autotune.models import MODEL_FILE, resolve_model
+    from autotune.search.preparation import prepare
+
+    prepared = prepare(config, stage)
+    _ = prepared.evaluators  # a wrong option is said before anything is loaded
+    folder = Path(model).expanduser()
+    if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score")
+    candidate = resolve_model(model, cache=prepared.cache, trust_remote_code=config.trust_remote_code)
+    return dict(prepared.score(candidate.read()))

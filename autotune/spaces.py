@@ -1,0 +1,351 @@
+"""Search spaces as users write and name them: YAML mappings, files and presets.
+
+Each parameter has a list of choices, a range ``{low, high, step}`` or one fixed value. Presets are the YAML files of
+the packages that the entry points of the group ``autotune.search_spaces`` name; ours is `search_spaces`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from importlib.metadata import entry_points
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS, Fallback, Settings
+from autotune.errors import ConfigError
+from autotune.findings import Finding, Invalid, got, nearest, report
+from autotune.space_model import FIXED_ONLY, ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
+from autotune.yaml_source import KeyPath, Source, parse_yaml, read_yaml
+
+__all__ = [
+    "FIXED_ONLY",
+    "ORDER",
+    "Choices",
+    "Parameter",
+    "Preset",
+    "Range",
+    "SearchSpace",
+    "active_parameters",
+    "load_space",
+    "presets",
+    "read_space",
+    "space_schema",
+]
+
+ENTRY_POINTS = "autotune.search_spaces"
+OWN_PACKAGE = "search_spaces"
+
+LATER = ("gptq", "lora_correction", "lora_rank")
+"""Parameters of a later version: they may be there, switched off."""
+
+CATEGORIES: Mapping[str, tuple[str, ...]] = {
+    "mode": MODES,
+    "sensitivity_metric": SENSITIVITY_METRICS,
+    "backup_mode": BACKUP_MODES,
+    "group_size_fallback": get_args(Fallback),
+}
+SWITCHES = ("all_layers", "awq", "scale_estimation")
+NUMBERS = ("group_size", "ratio")
+ABOUT = ("name", "description")
+"""Keys of a space that say what it is, and change nothing."""
+
+MOST_VALUES = 1000
+"""More steps than this in one range are a slip of the pen."""
+
+
+class Preset(NamedTuple):
+    """A named space: its name, one line about it, and the package that it comes from."""
+
+    name: str
+    description: str
+    origin: str
+
+
+def load_space(spec: str | Mapping[str, Any], *, base_dir: Path) -> SearchSpace:
+    """The space that a user means.
+
+    Args:
+        spec: a preset's name, the path of a YAML file (it ends in .yaml or .yml, or has a slash), or the space itself.
+        base_dir: what a relative path starts from.
+
+    Raises:
+        ConfigError: no such preset or file, or a space that is wrong; names the file, line and key.
+    """
+    try:
+        return read_space(spec, base_dir=base_dir)
+    except Invalid as error:
+        raise report(error.findings, Source(None, spec)) from None
+
+
+def read_space(spec: Any, *, base_dir: Path) -> SearchSpace:
+    """As `load_space`, but raises `Invalid` with every finding, for a caller that has more to say.
+
+    Raises:
+        Invalid: no such preset or file, or a space that is wrong.
+    """
+    if isinstance(spec, SearchSpace):
+        return spec
+    if isinstance(spec, Mapping):
+        return _Reader(spec).space("inline")
+    if not isinstance(spec, str):
+        raise Invalid(Finding((), f"must be a preset's name, a path or a mapping of parameters, got {got(spec)}"))
+    if spec.endswith((".yaml", ".yml")) or "/" in spec or "\\" in spec:
+        return _file(base_dir / Path(spec).expanduser())
+    return _preset(spec)
+
+
+def _file(path: Path) -> SearchSpace:
+    if not path.exists():
+        raise Invalid(Finding((), f"no such file: {path}"))
+    try:
+        source = read_yaml(path)
+    except ConfigError as error:
+        lines: dict[KeyPath, int] = {} if error.line is None else {(): error.line}
+        raise Invalid(Finding((), error.problem, Source(path, None, lines))) from None
+    return _from_source(source, path.stem)
+
+
+def presets() -> list[Preset]:
+    """Every preset that is installed, by name; a package of presets that cannot be read is left out."""
+    found = []
+    for name, file, origin in _preset_files():
+        try:
+            data = parse_yaml(file.read_text("utf-8")).data
+        except (ConfigError, OSError, UnicodeDecodeError):
+            continue
+        description = data.get("description", "") if isinstance(data, dict) else ""
+        found.append(Preset(name, str(description), origin))
+    return sorted(found)
+
+
+def _preset(name: str) -> SearchSpace:
+    found = [(file, origin) for known, file, origin in _preset_files() if known == name]
+    if not found:
+        names = sorted({known for known, _, _ in _preset_files()})
+        known = f"; the presets are {', '.join(names)}" if names else "; no package of presets could be read"
+        raise Invalid(Finding((), f"unknown preset {name!r}{nearest(name, names)}{known}; a path ends in .yaml"))
+    if len(found) > 1:
+        origins = " and ".join(origin for _, origin in found)
+        raise Invalid(Finding((), f"the preset {name!r} comes from both {origins}; name one by its path"))
+    file, _ = found[0]
+    return _from_source(parse_yaml(file.read_text("utf-8"), file=Path(str(file))), name)
+
+
+def _preset_files() -> Iterator[tuple[str, Traversable, str]]:
+    """(name, file, package) of every preset; a package that fails to import only loses its own presets."""
+    packages = dict.fromkeys(point.value for point in entry_points(group=ENTRY_POINTS))
+    # A checkout that is on the path without being installed has no entry points, but has our presets.
+    packages.setdefault(OWN_PACKAGE)
+    for package in packages:
+        try:
+            importlib.import_module(package)
+            members = sorted(files(package).iterdir(), key=lambda member: member.name)
+        except Exception:  # whatever a foreign package raises, other presets still work
+            continue
+        for member in members:
+            stem, dot, ending = member.name.rpartition(".")
+            if dot and ending in ("yaml", "yml") and member.is_file():
+                yield stem, member, package
+
+
+def _from_source(source: Source, name: str) -> SearchSpace:
+    """The space in a file of its own; findings keep that file."""
+    findings = [Finding(path, message, source) for path, message in source.problems]
+    if not isinstance(source.data, dict):
+        said = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"
+        raise Invalid(Finding((), said, source))
+    try:
+        space = _Reader(source.data).space(name)
+    except Invalid as error:
+        findings += [finding._replace(source=source) for finding in error.findings]
+    if findings:
+        raise Invalid(*findings)
+    return space
+
+
+class _Reader:
+    """Reads one mapping, collecting everything that is wrong with it."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = data
+        self.findings: list[Finding] = []
+
+    def space(self, name: str) -> SearchSpace:
+        """The space, or `Invalid` with all findings."""
+        allowed = (*ORDER, *FIXED_ONLY, *LATER)
+        read: dict[str, Parameter] = {}
+        for key, value in self.data.items():
+            if key in LATER:
+                self.later(key, value)
+            elif key in ABOUT:
+                if not isinstance(value, str):
+                    self.wrong((key,), f"must be a text, got {got(value)}")
+            elif key not in allowed:
+                self.wrong((key,), f"unknown parameter{nearest(key, allowed)}; the parameters are {', '.join(allowed)}")
+            else:
+                parameter = self.parameter(key, value)
+                if parameter is not None:
+                    read[key] = parameter
+        if "mode" not in self.data:
+            self.wrong((), f"has no mode; a space needs at least mode, one or more of {', '.join(MODES)}")
+        parameters = {key: read[key] for key in (*ORDER, *FIXED_ONLY) if key in read}
+        if not self.findings:
+            self.check_together(parameters)
+        if self.findings:
+            raise Invalid(*self.findings)
+        return SearchSpace(self.data.get("name", name), parameters, self.data.get("description", ""))
+
+    def wrong(self, path: tuple[str | int, ...], message: str) -> None:
+        self.findings.append(Finding(path, message))
+
+    def later(self, key: str, value: Any) -> None:
+        values = value if isinstance(value, list) and value else [value]
+        if not all(each is False or (key == "lora_rank" and each in (None, 0)) for each in values):
+            self.wrong((key,), f"is not available yet in this version of autotune; leave {key} out, got {got(value)}")
+
+    def parameter(self, key: str, value: Any) -> Parameter | None:
+        """One parameter in any of its forms; None when it is wrong."""
+        before = len(self.findings)
+        if key == "ignored_scope":
+            parameter: Parameter | None = self.patterns(value)
+        elif isinstance(value, dict):
+            parameter = self.range(key, value)
+        elif isinstance(value, list):
+            if key in FIXED_ONLY:
+                self.wrong(
+                    (key,),
+                    f"has one value for the whole space, got a list; write {key}: {value[0] if value else 'adjust'}",
+                )
+            if not value:
+                self.wrong((key,), "has no choices; give at least one")
+            values = [self.scalar(key, each, (key, index)) for index, each in enumerate(value)]
+            for index, each in enumerate(values):
+                if each is not None and each in values[:index]:
+                    self.wrong((key, index), f"is listed twice: {each}")
+            parameter = Choices(tuple(values))
+        else:
+            parameter = Choices((self.scalar(key, value, (key,)),))
+        return parameter if len(self.findings) == before else None
+
+    def scalar(self, key: str, value: Any, path: tuple[str | int, ...]) -> Any:
+        """One value of one parameter, checked and in its own type; None when it is wrong."""
+        problem = None
+        if key in CATEGORIES:
+            allowed = CATEGORIES[key]
+            if value not in allowed:
+                problem = f"must be one of {', '.join(allowed)}, got {got(value)}{nearest(value, allowed)}"
+        elif key in SWITCHES:
+            if not isinstance(value, bool):
+                slips = {"on": "true", "yes": "true", "off": "false", "no": "false"}
+                hint = f"; write {slips[value]}" if isinstance(value, str) and value in slips else ""
+                problem = f"must be true or false, got {got(value)}{hint}"
+        elif key == "group_size":
+            if not isinstance(value, int) or isinstance(value, bool):
+                problem = f"must be a whole number or -1, got {got(value)}"
+            else:
+                problem = next((each.message for each in Settings("int4_sym", group_size=value).problems()), None)
+        elif not isinstance(value, (int, float)) or isinstance(value, bool):
+            problem = f"must be a number between 0 and 1, got {got(value)}"
+        elif not 0 <= value <= 1:
+            problem = f"must be between 0 and 1, got {value}"
+        else:
+            value = float(value)
+        if problem is None:
+            return value
+        self.wrong(path, problem)
+        return None
+
+    def patterns(self, value: Any) -> Choices:
+        """ignored_scope: one list of names and patterns for the whole space."""
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list):
+            self.wrong(("ignored_scope",), f"must be a list of names or patterns, got {got(value)}")
+            return Choices(((),))
+        for index, each in enumerate(listed):
+            if not isinstance(each, str) or not each:
+                self.wrong(("ignored_scope", index), f"must be a name or a pattern, got {got(each)}")
+        return Choices((tuple(listed),))
+
+    def range(self, key: str, value: dict[str, Any]) -> Range | None:
+        """``{low, high, step}`` of a number; ends and steps must fit."""
+        if key not in NUMBERS:
+            self.wrong((key,), "cannot be a range; give a list of choices or one value")
+            return None
+        names = ("low", "high", "step")
+        for name in value:
+            if name not in names:
+                self.wrong((key, name), f"unknown key{nearest(name, names)}; a range has low, high and step")
+        for name in ("low", "high"):
+            if name not in value:
+                self.wrong((key,), f"is a range without {name}; write {{low: ..., high: ...}}")
+        if any(finding.path[:1] == (key,) for finding in self.findings):
+            return None
+        low, high = (self.scalar(key, value[name], (key, name)) for name in ("low", "high"))
+        step = value.get("step")
+        if low is None or high is None:
+            return None
+        if low > high:
+            self.wrong((key, "low"), f"must not be above high ({high}), got {low}")
+        elif step is not None:
+            self.check_step(key, low, high, step)
+        elif key == "group_size":
+            self.wrong((key,), "a range of group sizes needs a step; or list them, as in [32, 64, 128]")
+        return Range(low, high, float(step) if key == "ratio" and isinstance(step, (int, float)) else step)
+
+    def check_step(self, key: str, low: float, high: float, step: Any) -> None:
+        kind = int if key == "group_size" else (int, float)
+        if not isinstance(step, kind) or isinstance(step, bool) or not math.isfinite(step) or step <= 0:
+            self.wrong((key, "step"), f"must be a {'whole ' if kind is int else ''}number above 0, got {got(step)}")
+            return
+        steps, rest = divmod(Decimal(str(high)) - Decimal(str(low)), Decimal(str(step)))
+        if rest:
+            reached = Decimal(str(low)) + steps * Decimal(str(step))
+            self.wrong((key, "step"), f"steps of {step} from {low} reach {reached}, not {high}; change high or step")
+        elif steps > MOST_VALUES:
+            self.wrong((key, "step"), f"gives {steps} values, more than {MOST_VALUES}; take a larger step or none")
+        elif low <= 0 and key == "group_size":
+            self.wrong((key, "low"), f"must be positive in a range, got {low}; list -1 with the others instead")
+
+    def check_together(self, parameters: Mapping[str, Parameter]) -> None:
+        """Refuse a parameter that no mode of the space can have: no point with it would be valid."""
+        modes = parameters["mode"].values or ()
+        for key, parameter in parameters.items():
+            if key in FIXED_ONLY or any(key in active_parameters(mode, {"ratio": 0.5}) for mode in modes):
+                continue
+            values = (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
+            problems = [
+                [each.message for each in Settings(**{"mode": mode, key: value}).problems()]
+                for mode in modes
+                for value in values
+            ]
+            if all(problems):
+                self.wrong((key,), f"fits no mode of this space: {problems[0][0]}")
+
+
+def space_schema() -> dict[str, Any]:
+    """JSON Schema of a space written out as a mapping."""
+
+    def either(value: dict[str, Any], *, ranged: bool = False) -> dict[str, Any]:
+        number = {"type": "number"}
+        span = {
+            "type": "object",
+            "properties": {"low": number, "high": number, "step": number},
+            "required": ["low", "high"],
+            "additionalProperties": False,
+        }
+        return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}, *([span] if ranged else [])]}
+
+    properties: dict[str, Any] = {name: {"type": "string"} for name in ABOUT}
+    properties |= {name: either({"enum": list(values)}) for name, values in CATEGORIES.items()}
+    properties["group_size"] = either({"type": "integer", "minimum": -1, "not": {"const": 0}}, ranged=True)
+    properties["ratio"] = either({"type": "number", "minimum": 0, "maximum": 1}, ranged=True)
+    properties |= {name: either({"type": "boolean"}) for name in SWITCHES}
+    properties["ignored_scope"] = {"type": "array", "items": {"type": "string"}}
+    properties["group_size_fallback"] = {"enum": list(CATEGORIES["group_size_fallback"])}
+    properties |= {name: {"enum": [False]} for name in LATER}
+    return {"type": "object", "properties": properties, "required": ["mode"], "additionalProperties": False}

@@ -1,0 +1,211 @@
+"""For tests of evaluators, ours and third parties': a language model without OpenVINO, and what any evaluator must do.
+
+from autotune.testing import EvaluatorConformance
+
+class TestMine(EvaluatorConformance):
+    def make(self):
+        return MyEvaluator(option=1)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.errors import EvaluationError
+from autotune.evaluation import Evaluator, Measurement, Metric, Verification
+from autotune.references import ReferenceStore
+from autotune.runtime import follow_draft
+
+if TYPE_CHECKING:
+    from autotune.evaluation import FloatArray, IntArray, Reference
+
+__all__ = ["EvaluatorConformance", "FakeLanguageModel", "FakeTokenizer"]
+
+
+class FakeTokenizer:
+    """One token a character: id 0 ends a text, 1 stands for anything unknown, then newline and printable ASCII."""
+
+    chat_template: str | None = None
+    eos_token = "<end>"
+    eos_token_id = 0
+    pad_token = "<end>"
+
+    def __init__(self) -> None:
+        """Make the alphabet; there is nothing to choose."""
+        self._alphabet = [self.eos_token, "?", "\n", *map(chr, range(32, 127))]
+        self._ids = {character: index for index, character in enumerate(self._alphabet) if index >= 2}
+
+    def __len__(self) -> int:
+        return len(self._alphabet)
+
+    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
+        """Tokens of `text` as ``{"input_ids": [...]}``."""
+        return {"input_ids": [self._ids.get(character, 1) for character in text]}
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of `tokens`."""
+        return "".join(self._alphabet[token] for token in tokens if token or not skip_special_tokens)
+
+
+class FakeLanguageModel:
+    """A deterministic language model in numpy: logits from the last two tokens, by random tables.
+
+    Implements `autotune.evaluation.LanguageModel`. Two models with the same seed are the same model; `noise` disturbs
+    the tables, as compression disturbs weights; `broken` makes every logit NaN.
+
+    Attributes:
+        calls: how often each method was called.
+    """
+
+    def __init__(
+        self, *, seed: int = 0, noise: float = 0.0, broken: bool = False, vocabulary_size: int | None = None
+    ) -> None:
+        """Make the tables.
+
+        Args:
+            seed: of the model.
+            noise: standard deviation of what is added to the logits, which have one of about 3.
+            broken: give NaN.
+            vocabulary_size: V, at least the tokenizer's 98, which is the default.
+        """
+        self._tokenizer = FakeTokenizer()
+        size = vocabulary_size or len(self._tokenizer)
+        random = np.random.default_rng(seed)
+        self._tables = random.normal(0.0, 2.0, (2, len(self._tokenizer), size)).astype(np.float32)
+        self._tables += noise * np.random.default_rng(seed + 1).normal(0.0, 1.0, self._tables.shape).astype(np.float32)
+        self._tables[:, :, len(self._tokenizer) :] -= 10.0
+        self._broken = broken
+        self.calls = {"logits": 0, "verify": 0, "greedy": 0, "greedy_batch": 0}
+
+    @property
+    def tokenizer(self) -> FakeTokenizer:
+        """One token a character."""
+        return self._tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Width of the logits, V."""
+        return int(self._tables.shape[-1])
+
+    def logits(self, tokens: IntArray) -> FloatArray:
+        """See `LanguageModel.logits`."""
+        self.calls["logits"] += 1
+        return self._logits(np.asarray(tokens))
+
+    def verify(self, prompt: Sequence[int], draft: Sequence[int], max_new_tokens: int) -> Verification:
+        """See `LanguageModel.verify`."""
+        self.calls["verify"] += 1
+        logits = self._logits(np.array([[*prompt, *draft]]))[0, len(prompt) - 1 :]
+        return follow_draft(logits, draft, max_new_tokens, frozenset({0}))
+
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int, draft: Sequence[int] = ()) -> list[int]:
+        """See `LanguageModel.greedy`."""
+        self.calls["greedy"] += 1
+        return self._greedy(prompt, max_new_tokens)
+
+    def greedy_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[list[int]]:
+        """See `LanguageModel.greedy_batch`."""
+        self.calls["greedy_batch"] += 1
+        return [self._greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+
+    def _greedy(self, prompt: Sequence[int], limit: int) -> list[int]:
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + limit:
+            token = int(self._logits(np.array([tokens[-2:]]))[0, -1].argmax())
+            if token == 0:
+                break
+            tokens.append(token)
+        return tokens[len(prompt) :]
+
+    def _logits(self, tokens: IntArray) -> FloatArray:
+        if self._broken:
+            raise EvaluationError("the fake model gives NaN or infinite logits, as it was told to.")
+        before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
+        logits: FloatArray = self._tables[0][tokens] + self._tables[1][before]
+        return logits
+
+
+class EvaluatorConformance:
+    """What every evaluator must do; a test class that inherits this and defines `make` runs all of it."""
+
+    def make(self) -> Evaluator:
+        """A new evaluator that can score a `FakeLanguageModel`, always with the same options."""
+        raise NotImplementedError
+
+    def model(self, **options: Any) -> FakeLanguageModel:
+        """The model that is scored; see `FakeLanguageModel` for the options."""
+        return FakeLanguageModel(**options)
+
+    def test_is_an_evaluator(self) -> None:
+        """It has the protocol's members, and its metrics are named and described."""
+        evaluator = self.make()
+        assert isinstance(evaluator, Evaluator)
+        assert evaluator.metrics
+        for name, metric in evaluator.metrics.items():
+            assert name.isidentifier()
+            assert isinstance(metric, Metric)
+            assert metric.direction in ("minimize", "maximize")
+            assert metric.description
+
+    def test_fingerprint_is_stable(self) -> None:
+        """Two evaluators with the same options have the same fingerprint."""
+        assert self.make().fingerprint() == self.make().fingerprint()
+
+    def test_original_scores_like_itself(self, tmp_path: Path) -> None:
+        """Scoring the original against its own reference gives what `original` says, perfect where that is known."""
+        evaluator = self.make()
+        reference = self._stored(evaluator, tmp_path)
+        scores = evaluator.evaluate(self.model(), reference)
+        stated = evaluator.original(reference)
+        self._check(evaluator, scores)
+        self._check(evaluator, stated)
+        for name, metric in evaluator.metrics.items():
+            assert math.isclose(scores[name].value, stated[name].value, rel_tol=1e-5, abs_tol=1e-6), name
+            if metric.perfect is not None:
+                assert math.isclose(stated[name].value, metric.perfect, abs_tol=1e-9), name
+
+    def test_disturbed_model_scores_worse(self, tmp_path: Path) -> None:
+        """A disturbed model is never better than perfect, and worse than the original by one metric at least."""
+        evaluator = self.make()
+        reference = self._stored(evaluator, tmp_path)
+        scores = evaluator.evaluate(self.model(noise=1.0), reference)
+        self._check(evaluator, scores)
+        losses = [
+            (scores[name].value - metric.perfect) * (1.0 if metric.direction == "minimize" else -1.0)
+            for name, metric in evaluator.metrics.items()
+            if metric.perfect is not None
+        ]
+        assert not losses or max(losses) > 0.0
+
+    def test_is_deterministic_and_keeps_its_reference(self, tmp_path: Path) -> None:
+        """Another instance, given the stored reference, gives the same scores; the reference is only read."""
+        reference = self._stored(self.make(), tmp_path)
+        first = self.make().evaluate(self.model(noise=0.5), reference)
+        again = self.make().evaluate(self.model(noise=0.5), reference)
+        assert {name: one.value for name, one in first.items()} == {name: one.value for name, one in again.items()}
+
+    def test_broken_model_is_an_error(self, tmp_path: Path) -> None:
+        """A model that gives NaN is an EvaluationError, not a score."""
+        import pytest
+
+        evaluator = self.make()
+        reference = self._stored(evaluator, tmp_path)
+        with pytest.raises(EvaluationError):
+            evaluator.evaluate(self.model(broken=True), reference)
+
+    def _stored(self, evaluator: Evaluator, folder: Path) -> Reference:
+        """The reference as it comes back from disk: read-only, and through safetensors."""
+        created, _ = ReferenceStore(folder).get_or_create("it", lambda: evaluator.reference(self.model()))
+        assert all(not array.flags.writeable for array in created.values())
+        return created
+
+    def _check(self, evaluator: Evaluator, scores: Mapping[str, Measurement]) -> None:
+        assert set(scores) == set(evaluator.metrics)
+        for name, measurement in scores.items():
+            assert math.isfinite(measurement.value), name
+            assert measurement.stderr is None or measurement.stderr >= 0.0, name

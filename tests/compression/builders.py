@@ -1,0 +1,132 @@
+"""Small models that the compression tests are made of, and readers of what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset15 as ops
+
+from autotune.compression.arrays import raw_bytes, read_f32, type_name
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def normal(*shape: int, seed: int = 0) -> FloatArray:
+    """Normal numbers that float16 and bfloat16 hold exactly (8 significant bits), float32."""
+    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(mantissa * 128) / 128, exponent).astype(np.float32)
+
+
+def as_constant(values: FloatArray, name: str, storage: str = "f32") -> ov.Node:
+    """The output of a Constant in this storage type, through a Convert to float32 where it is another."""
+    node = ops.constant(values, dtype=getattr(ov.Type, storage))
+    node.set_friendly_name(name)
+    return node if storage == "f32" else ops.convert(node, np.float32)
+
+
+def named(node: ov.Node, name: str) -> ov.Node:
+    """The node with a friendly name."""
+    node.set_friendly_name(name)
+    return node
+
+
+def result_model(outputs: Sequence[ov.Node], inputs: Sequence[ov.Node]) -> ov.Model:
+    """A model of these outputs."""
+    return ov.Model([ops.result(output) for output in outputs], list(inputs), "small")
+
+
+def features(width: int) -> ov.Node:
+    """A float32 input named x, [B, T, width]."""
+    return named(ops.parameter([-1, -1, width], np.float32, name="x"), "x")
+
+
+def chain(weights: Sequence[FloatArray], *, storage: str = "f32") -> ov.Model:
+    """x -> MatMul with W0 [O, K] -> MatMul with W1 ...; operations M0, M1, ..."""
+    node = x = features(weights[0].shape[1])
+    for i, values in enumerate(weights):
+        node = named(ops.matmul(node, as_constant(values, f"W{i}", storage), False, True), f"M{i}")
+    return result_model([node], [x])
+
+
+def language_chain(weights: Sequence[FloatArray], embedding: FloatArray, *, tied: bool = False) -> ov.Model:
+    """ids -> Gather of E [V, K] -> MatMuls with W0, W1, ... -> head: MatMul with H [V, K], or with E if tied."""
+    ids = named(ops.parameter([-1, -1], np.int64, name="input_ids"), "input_ids")
+    table = as_constant(embedding, "E")
+    node = named(ops.gather(table, ids, ops.constant(np.int64(0))), "embed")
+    for i, values in enumerate(weights):
+        node = named(ops.matmul(node, as_constant(values, f"W{i}"), False, True), f"M{i}")
+    head = table if tied else as_constant(normal(*embedding.shape, seed=77), "H")
+    return result_model([named(ops.matmul(node, head, False, True), "head")], [ids])
+
+
+def gated_block(width: int = 32, inner: int = 64, *, also_uses: str | None = None) -> ov.Model:
+    """norm -> gain -> gate, up -> Swish(gate) * up -> down, as in Llama; constants gain, gate, up, down.
+
+    `also_uses` adds another consumer of the "norm" output, of "up"'s output, of the "product", or of the "gain".
+    """
+    x = features(width)
+    gain = as_constant(1 + np.abs(normal(1, 1, width, seed=1)), "gain")
+    normed = named(ops.multiply(ops.normalize_l2(x, np.array([2]), 1e-6, "add"), gain), "normed")
+    gate = named(ops.matmul(normed, as_constant(normal(inner, width, seed=2), "gate"), False, True), "gate_proj")
+    up = named(ops.matmul(normed, as_constant(normal(inner, width, seed=3), "up"), False, True), "up_proj")
+    product = named(ops.multiply(ops.swish(gate), up), "product")
+    down = named(ops.matmul(product, as_constant(normal(width, inner, seed=4), "down"), False, True), "down_proj")
+    outputs = [ops.add(x, down)]
+    other = {"norm": normed, "up": up, "product": product, "gain": gain}
+    if also_uses is not None:
+        outputs.append(ops.tanh(other[also_uses]))
+    return result_model(outputs, [x])
+
+
+def with_norm_gains(model: ov.Model) -> ov.Model:
+    """Insert a gain after every norm of an exported Llama whose gains, being ones, were folded away."""
+    rng = np.random.default_rng(11)
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name()
+        if name.endswith("norm/aten::mul/Multiply"):
+            targets = list(node.output(0).get_target_inputs())
+            width = node.get_output_partial_shape(0)[2].get_length()
+            values = rng.uniform(0.3, 3, (1, 1, width)).astype(np.float32)
+            gain = as_constant(values, name.replace("/aten::mul/Multiply", ".weight"))
+            product = named(ops.multiply(node, gain), f"{name}_1")
+            for target in targets:
+                target.replace_source_output(product.output(0))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def constants(model: ov.Model) -> dict[str, ov.Node]:
+    """The Constants of a model by friendly name."""
+    return {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_type_name() == "Constant"}
+
+
+def cast_weights(model: ov.Model, names: Sequence[str], storage: str) -> ov.Model:
+    """A copy whose named float32 Constants are stored in another type, with a Convert to float32 behind them."""
+    copy = model.clone()
+    for name, old in constants(copy).items():
+        if name in names:
+            new = as_constant(read_f32(old), name, storage)
+            old.set_friendly_name(f"{name}/old")
+            for target in old.output(0).get_target_inputs():
+                target.replace_source_output(new.output(0))
+    return copy
+
+
+def content(model: ov.Model) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Type, shape and bytes of every Constant by friendly name."""
+    return {
+        name: (type_name(node), tuple(node.get_output_shape(0)), raw_bytes(node).tobytes())
+        for name, node in constants(model).items()
+    }
+
+
+def bin_size(model: ov.Model, folder: Path) -> int:
+    """Bytes of the model's weights file as OpenVINO writes it."""
+    ov.save_model(model, folder / "saved.xml", compress_to_fp16=False)
+    return (folder / "saved.bin").stat().st_size

@@ -1,0 +1,46 @@
+"""Makes `builders` importable for the tests beside it, and gives them a Llama with norm gains and its statistics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import settings
+
+# The same examples on every run, and no time limit for one: the machine may be busy.
+settings.register_profile("compression", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("compression")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import openvino as ov
+from builders import with_norm_gains
+
+from autotune.compression.engine import Engine
+from autotune.compression.statistics import Statistics, StatisticsCache
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_llama: Path) -> ov.Model:
+    """The tiny Llama with gains in its norms that are not one, as trained models have them; 16 weights."""
+    return with_norm_gains(ov.Core().read_model(tiny_llama / "openvino_model.xml"))
+
+
+@pytest.fixture(scope="session")
+def tokens() -> npt.NDArray[np.int64]:
+    """Six windows of 32 tokens."""
+    return np.random.default_rng(5).integers(0, 320, (6, 32), dtype=np.int64)
+
+
+@pytest.fixture(scope="session")
+def statistics(
+    llama: ov.Model, tokens: npt.NDArray[np.int64], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Statistics]:
+    """The statistics of `llama` on `tokens`, collected once for all tests."""
+    cache = StatisticsCache(tmp_path_factory.mktemp("statistics"))
+    activations = Engine(llama).activations
+    return lambda: cache.get_or_collect(llama, activations, tokens, model_fingerprint="llama")

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from openvino import opset15 as ops
+
+from autotune.compression.arrays import constant
+from autotune.compression.formats import (
+    E2M1_LEVELS,
+    FORMATS,
+    NF4_LEVELS,
+    decode,
+    encode,
+    initial_scale,
+    pack,
+    packed_bytes,
+    round_trip,
+    store_scale,
+    stored_value,
+    unpack,
+)
+
+ALL = sorted(FORMATS)
+INTEGER = [name for name in ALL if FORMATS[name].family in ("asymmetric", "symmetric")]
+
+floats = st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
+groups = hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)), elements=floats)
+
+
+def levels_of(name: str) -> npt.NDArray[np.float64]:
+    """Every value that the format has, in units of its scale (integers before the zero point is taken off)."""
+    fmt = FORMATS[name]
+    if fmt.family == "levels":
+        return NF4_LEVELS.astype(np.float64)
+    if fmt.family == "microscaling":
+        return np.concatenate([-E2M1_LEVELS[::-1], E2M1_LEVELS]).astype(np.float64)
+    return np.arange(fmt.lowest, fmt.highest + 1, dtype=np.float64)
+
+
+@given(st.sampled_from((4, 8)), st.integers(1, 33), st.randoms(use_true_random=False))
+def test_unpack_is_the_inverse_of_pack_for_any_number_of_elements(bits: int, size: int, random: Any) -> None:
+    """Any codes come back from their packed bytes, and the bytes are as many as foretold."""
+    codes = np.array([random.randrange(1 << bits) for _ in range(size)], np.uint8)
+    packed = pack(codes, bits)
+    assert packed.nbytes == packed_bytes(size, bits)
+    assert np.array_equal(unpack(packed, bits, size), codes)
+
+
+@pytest.mark.parametrize(("name", "size"), [("u4", 7), ("i4", 6), ("u8", 5), ("i8", 4), ("nf4", 16), ("f4e2m1", 16)])
+def test_packed_constants_mean_to_openvino_what_decode_says(name: str, size: int) -> None:
+    """OpenVINO's own Convert of a packed constant gives the values that `decode` gives at scale one."""
+    fmt = next(f for f in FORMATS.values() if f.storage == name)
+    codes = np.random.default_rng(0).permutation(1 << fmt.bits)[:size].astype(np.uint8)
+    node = constant(pack(codes, fmt.bits), (size,), fmt.storage)
+    # The constant is an input of the multiplication so that it is not folded to something else before.
+    x = ops.parameter([size], np.float32)
+    model = ov.Model([ops.multiply(ops.convert(node, np.float32), x)], [x], "convert")
+    result = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(np.ones(size, np.float32))[0]
+    one = np.ones((1, 1, 1), np.float32)
+    expected = decode(codes.reshape(1, 1, -1), one, 0 * one if fmt.has_zero_point else None, fmt)
+    assert result.tolist() == expected.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("name", ["int8_sym", "int4_sym"])
+def test_negative_levels_are_stored_in_twos_complement(name: str) -> None:
+    """Level -1 has every bit set, the lowest level only the highest bit."""
+    fmt = FORMATS[name]
+    rows = np.array([[[-1, fmt.lowest, 0, fmt.highest]]], np.float32)
+    codes = encode(rows, np.ones((1, 1, 1), np.float32), None, fmt)
+    assert codes.ravel().tolist() == [2**fmt.bits - 1, 2 ** (fmt.bits - 1), 0, 2 ** (fmt.bits - 1) - 1]
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=40)
+@given(rows=groups)
+def test_round_trip_is_decode_after_encode(name: str, rows: npt.NDArray[np.float32]) -> None:
+    """The short way, without codes, gives the same numbers to the bit."""
+    fmt = FORMATS[name]
+    scale, zero = initial_scale(rows, fmt)
+    assert np.array_equal(round_trip(rows, scale, zero, fmt), decode(encode(rows, scale, zero, fmt), scale, zero, fmt))
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=40)
+@given(rows=groups)
+def test_every_value_goes_to_a_nearest_level(name: str, rows: npt.NDArray[np.float32]) -> None:
+    """No level of the format, found by trying all, is nearer to a value than the one it gets."""
+    fmt = FORMATS[name]
+    scale, zero = initial_scale(rows, fmt)
+    offset = 0 if zero is None else zero.astype(np.float64)[..., None]
+    values = (levels_of(name) - offset) * scale.astype(np.float64)[..., None]
+    nearest = np.abs(values - rows[..., None]).min(axis=-1)
+    error = np.abs(decode(encode(rows, scale, zero, fmt), scale, zero, fmt).astype(np.float64) - rows)
+    assert np.all(error <= nearest + 2e-5 * np.abs(scale))
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=40)
+@given(rows=groups)
+def test_quantizing_what_was_quantized_changes_nothing(name: str, rows: npt.NDArray[np.float32]) -> None:
+    """With the same scale, the values of the levels go to the same codes again."""
+    fmt = FORMATS[name]
+    scale, zero = initial_scale(rows, fmt)
+    codes = encode(rows, scale, zero, fmt)
+    again = encode(decode(codes, scale, zero, fmt), scale, zero, fmt)
+    if fmt.family == "microscaling":  # zero has two codes
+        codes, again = codes * (codes != 8), again * (again != 8)
+    assert np.array_equal(again, codes)
+
+
+@pytest.mark.parametrize("name", ["int8_asym", "int4_asym"])
+@settings(max_examples=60)
+@given(rows=groups)
+def test_asymmetric_error_is_at_most_half_a_step(name: str, rows: npt.NDArray[np.float32]) -> None:
+    """Half a step where the zero point's rounding clips nothing, half a step more at the range's ends; zero is exact."""
+    fmt = FORMATS[name]
+    scale, zero = initial_scale(rows, fmt)
+    assert zero is not None
+    error = np.abs(round_trip(rows, scale, zero, fmt) - rows) / scale
+    levels = rows / scale + zero
+    clipped = (levels < fmt.lowest) | (levels > fmt.highest)
+    assert np.all(error <= np.where(clipped, 1, 0.5) + 1e-3)
+    assert not round_trip(np.zeros_like(rows), scale, zero, fmt).any()
+
+
+@pytest.mark.parametrize("name", ["int8_sym", "int4_sym"])
+@settings(max_examples=40)
+@given(rows=groups)
+def test_larger_side_of_a_symmetric_range_lands_on_the_lowest_level(
+    name: str, rows: npt.NDArray[np.float32]
+) -> None:
+    """The extreme of a group is not clipped: the sign of the scale turns it to the side that has one level more."""
+    fmt = FORMATS[name]
+    scale, _ = initial_scale(rows, fmt)
+    low, high = rows.min(axis=-1), rows.max(axis=-1)
+    extreme = np.where(np.abs(low) >= high, -np.abs(low), high)
+    levels = extreme / scale[..., 0]
+    clear = extreme != 0
+    assert np.allclose(levels[clear], fmt.lowest, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("group", "scale", "codes"),
+    [([1, 2, 3, 4], 0.26667, [4, 7, 11, 15]), ([-22, -19, -16, -15], 1.46667, [0, 2, 4, 5])],
+)
+def test_asymmetric_groups_of_one_sign_keep_their_differences(
+    group: list[float], scale: float, codes: list[int]
+) -> None:
+    """Ranges include zero, so a group far from zero still spreads over several levels (values worked out by hand)."""
+    fmt = FORMATS["int4_asym"]
+    rows = np.array([[group]], np.float32)
+    found, zero = initial_scale(rows, fmt)
+    assert found.item() == pytest.approx(scale, rel=1e-4)
+    assert encode(rows, found, zero, fmt).ravel().tolist() == codes
+
+
+def test_nf4_midpoints_go_to_the_lower_level() -> None:
+    """A value half-way between two NF4 levels gets the lower code, the next float above it the higher one."""
+    fmt, one = FORMATS["nf4"], np.ones((1, 1, 1), np.float32)
+    middles = ((NF4_LEVELS[1:].astype(np.float64) + NF4_LEVELS[:-1]) / 2).astype(np.float32)
+    above = np.nextafter(middles, np.float32(2))
+    assert encode(middles[None, None], one, None, fmt).ravel().tolist() == list(range(15))
+    assert encode(above[None, None], one, None, fmt).ravel().tolist() == list(range(1, 16))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(-5, -4), (-3.5, -4), (1.75, 2), (2.5, 2), (0.25, 0), (-0.25, 0), (0.75, 1), (1.25, 1), (5, 4), (7, 6), (-7, -6)],
+)
+def test_e2m1_ties_go_to_the_even_code(value: float, expected: float) -> None:
+    """Half-way values of E2M1 go to the neighbour with mantissa bit zero, and what is beyond six to six."""
+    fmt, one = FORMATS["mxfp4"], np.ones((1, 1, 1), np.float32)
+    assert round_trip(np.full((1, 1, 1), value, np.float32), one, None, fmt).item() == expected
+
+
+@given(st.floats(np.float32(1e-6).item(), 2.0**100, width=32))
+def test_mxfp4_scale_is_the_smallest_power_of_two_that_clips_nothing(largest: float) -> None:
+    """The scale's byte is a biased exponent; the largest value fits below six of them and not below three."""
+    fmt = FORMATS["mxfp4"]
+    scale, _ = initial_scale(np.full((1, 1, 4), -largest, np.float32), fmt)
+    assert np.ldexp(1.0, int(store_scale(scale, fmt).item()) - 127) == scale.item() == stored_value(scale, fmt).item()
+    ratio = np.float32(largest) / np.float32(6)
+    assert scale.item() / 2 < ratio <= scale.item()
+
+
+@pytest.mark.parametrize("exponent", range(-20, 21))
+def test_mxfp4_exact_powers_of_two_are_not_rounded_up(exponent: int) -> None:
+    """Six times a power of two gets that power as its scale, exactly (NNCF's OpenVINO path sometimes doubles it)."""
+    scale, _ = initial_scale(np.full((1, 1, 1), 6 * 2.0**exponent, np.float32), FORMATS["mxfp4"])
+    assert scale.item() == 2.0**exponent
+
+
+@given(st.floats(np.float32(1e-4).item(), 1e4, width=32), st.booleans())
+def test_stored_value_is_what_float16_holds(scale: float, negative: bool) -> None:
+    """Scales are stored in float16, and `stored_value` is the float32 number that comes back."""
+    fmt = FORMATS["int4_sym"]
+    signed = np.full((1, 1, 1), -scale if negative else scale, np.float32)
+    assert store_scale(signed, fmt).dtype == np.float16
+    assert store_scale(signed, fmt).astype(np.float32).item() == stored_value(signed, fmt).item()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_groups_of_zeros_stay_zeros(name: str) -> None:
+    """A group without any value has a scale that is neither zero nor NaN after it was stored, and decodes to zeros."""
+    fmt = FORMATS[name]
+    rows = np.zeros((2, 2, 4), np.float32)
+    scale, zero = initial_scale(rows, fmt)
+    stored = stored_value(scale, fmt)
+    assert np.all(stored > 0)
+    assert not decode(encode(rows, scale, zero, fmt), stored, zero, fmt).any()
+
+
+def test_integer_formats_have_as_many_levels_as_bits_allow() -> None:
+    """The table of integer formats spans 2^bits levels."""
+    for name in INTEGER:
+        assert FORMATS[name].highest - FORMATS[name].lowest + 1 == 2 ** FORMATS[name].bits

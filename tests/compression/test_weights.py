@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import openvino as ov
+import pytest
+from builders import as_constant, cast_weights, chain, features, language_chain, named, normal, result_model
+from hypothesis import given
+from hypothesis import strategies as st
+from openvino import opset15 as ops
+
+from autotune.compression.engine import Engine
+from autotune.compression.settings import Settings
+from autotune.compression.weights import Use, Weight, find_weights, rows_to_shape, rows_view
+
+
+def only(model: ov.Model) -> Weight:
+    (weight,) = find_weights(model)
+    return weight
+
+
+@pytest.mark.parametrize("storage", ["f32", "f16", "bf16", "f64"])
+def test_weights_are_found_in_every_float_storage(storage: str) -> None:
+    """A MatMul's constant is found whether it is float32 or comes through a Convert, under its own name and type."""
+    weight = only(chain([normal(8, 16)], storage=storage))
+    assert (weight.name, weight.shape, weight.element_type, weight.kind) == ("W0", (8, 16), storage, "matmul")
+    assert weight.activations == ("x:0",)
+
+
+@pytest.mark.parametrize("port", [0, 1])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_reduction_axis_follows_port_and_transposition(port: int, transposed: bool) -> None:
+    """The axis that a MatMul sums over is the constant's last but where the layout says the other; rows are outputs."""
+    # The constant is [8, 16] with 16 summed over where it is "first, not transposed" or "second, transposed".
+    last = transposed if port == 1 else not transposed
+    values = normal(8, 16)
+    constant = as_constant(values if last else np.ascontiguousarray(values.T), "W")
+    x = named(ops.parameter([-1, 16, 4] if port == 0 else [-1, 4, 16], np.float32), "x")
+    node = ops.matmul(constant, x, transposed, False) if port == 0 else ops.matmul(x, constant, False, transposed)
+    weight = only(result_model([node], [x]))
+    assert weight.uses[0].port == port
+    assert (weight.rows, weight.columns) == (8, 16)
+    assert weight.reduction_axes == ((1,) if last else (0,))
+    assert np.array_equal(rows_view(constant.data, weight), values)
+
+
+@pytest.mark.parametrize(
+    ("port", "transpose_x", "seen"), [(1, False, True), (1, True, False), (0, True, True), (0, False, False)]
+)
+def test_activations_are_seen_where_their_features_come_last(port: int, transpose_x: bool, seen: bool) -> None:
+    """Activation-aware methods look at an activation only where its last axis is the one that is summed over."""
+    x = named(ops.parameter([-1, 4, 4], np.float32), "x")
+    w = as_constant(normal(4, 4), "W")
+    node = ops.matmul(x, w, transpose_x, True) if port == 1 else ops.matmul(w, x, False, transpose_x)
+    assert only(result_model([node], [x])).activations == (("x:0",) if seen else ())
+
+
+def test_batched_weights_have_a_row_for_each_matrix_and_output() -> None:
+    """A constant of three dimensions keeps its leading axis among the channels."""
+    x = named(ops.parameter([3, -1, 16], np.float32), "x")
+    weight = only(result_model([ops.matmul(x, as_constant(normal(3, 8, 16), "W"), False, True)], [x]))
+    assert (weight.rows, weight.columns, weight.reduction_axes) == (24, 16, (2,))
+
+
+def test_embedding_last_layer_and_body_are_told_apart() -> None:
+    """A Gather's table is an embedding, the last MatMul is marked, and nothing else is."""
+    weights = find_weights(language_chain([normal(16, 16), normal(16, 16)], normal(40, 16)))
+    assert [(w.name, w.kind, w.is_last) for w in weights] == [
+        ("E", "embedding", False),
+        ("W0", "matmul", False),
+        ("W1", "matmul", False),
+        ("H", "matmul", True),
+    ]
+
+
+def test_tied_weight_is_found_once() -> None:
+    """An embedding that is also the head is one weight with two uses, an embedding, and there is no last layer."""
+    weights = find_weights(language_chain([normal(16, 16)], normal(40, 16), tied=True))
+    assert [(w.name, w.kind, len(w.uses), w.is_last) for w in weights] == [
+        ("E", "embedding", 2, False),
+        ("W0", "matmul", 1, False),
+    ]
+
+
+def test_tied_weight_in_half_precision_is_found_once() -> None:
+    """Two Converts behind one constant are two uses of one weight."""
+    ids = ops.parameter([-1, -1], np.int64)
+    table = named(ops.constant(normal(40, 16).astype(np.float16)), "E")
+    x = ops.gather(ops.convert(table, np.float32), ids, ops.constant(np.int64(0)))
+    weight = only(result_model([ops.matmul(x, ops.convert(table, np.float32), False, True)], [ids]))
+    assert (weight.name, len(weight.uses)) == ("E", 2)
+
+
+def convolution(x: ov.Node, w: ov.Node) -> ov.Node:
+    return ops.convolution(x, w, [1, 1], [0, 0], [0, 0], [1, 1])
+
+
+def convolution_backprop(x: ov.Node, w: ov.Node) -> ov.Node:
+    return ops.convolution_backprop_data(x, w, [1, 1], None, [0, 0], [0, 0], [1, 1])
+
+
+def group_convolution(x: ov.Node, w: ov.Node) -> ov.Node:
+    return ops.group_convolution(x, w, [1, 1], [0, 0], [0, 0], [1, 1])
+
+
+def group_convolution_backprop(x: ov.Node, w: ov.Node) -> ov.Node:
+    return ops.group_convolution_backprop_data(x, w, [1, 1], None, [0, 0], [0, 0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "channels"),
+    [
+        (convolution, (6, 4, 3, 3), (0,)),
+        (convolution_backprop, (4, 6, 3, 3), (1,)),
+        (group_convolution, (2, 3, 2, 3, 3), (0, 1)),
+        (group_convolution_backprop, (2, 2, 3, 3, 3), (0, 2)),
+    ],
+)
+def test_convolutions_have_one_row_an_output_channel(
+    operation: Callable[[ov.Node, ov.Node], ov.Node], shape: tuple[int, ...], channels: tuple[int, ...]
+) -> None:
+    """Output channels (of every group) are rows, all else is summed over, and groups of channels cannot be formed."""
+    x = ops.parameter([1, 4, 8, 8], np.float32)
+    weight = only(result_model([operation(x, as_constant(normal(*shape), "W"))], [x]))
+    assert weight.kind == "convolution"
+    assert weight.uses[0].channel_axes == channels
+    assert (weight.rows, weight.can_group) == (6, False)
+
+
+def test_integers_computed_operands_and_constant_products_are_no_weights() -> None:
+    """Integer tables, products of two activations or of two constants, and added biases are left alone."""
+    ids = ops.parameter([-1], np.int64)
+    x = features(8)
+    outputs = [
+        ops.gather(ops.constant(np.arange(20).reshape(5, 4)), ids, ops.constant(np.int64(0))),
+        ops.matmul(x, x, False, True),
+        ops.matmul(ops.constant(normal(4, 8)), ops.constant(normal(8, 4)), False, False),
+        ops.add(x, ops.constant(normal(1, 1, 8))),
+        ops.gather(ops.constant(normal(8)), ids, ops.constant(np.int64(0))),  # a vector has no rows
+    ]
+    assert find_weights(result_model(outputs, [ids, x])) == ()
+
+
+def test_gather_along_another_axis_is_no_embedding() -> None:
+    """Only rows of a table are looked up in an embedding."""
+    ids = ops.parameter([-1], np.int64)
+    table = as_constant(normal(8, 4), "E")
+    assert find_weights(result_model([ops.gather(table, ids, ops.constant(np.int64(1)))], [ids])) == ()
+
+
+def test_rotary_angles_are_no_weights() -> None:
+    """A MatMul whose result only becomes the angle of sine and cosine holds frequencies, not weights."""
+    positions = ops.parameter([1, 1, -1], np.float32)
+    angles = ops.matmul(as_constant(normal(1, 8, 1), "frequencies"), positions, False, False)
+    turned = ops.transpose(angles, ops.constant(np.array([0, 2, 1])))
+    doubled = ops.concat([turned, turned], -1)
+    assert find_weights(result_model([ops.cos(doubled), ops.sin(doubled)], [positions])) == ()
+
+
+def test_exported_llama_has_exactly_its_linear_layers(llama: ov.Model) -> None:
+    """An exported model gives embedding, seven projections a layer and the head, by their own names."""
+    names = [w.name for w in find_weights(llama)]
+    projections = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert len(names) == len(set(names)) == 2 + 2 * len(projections)
+    for part in ("embed_tokens", "lm_head", *(f"layers.{i}.{kind}.{p}" for i in (0, 1) for p in projections for kind in ("self_attn", "mlp"))):
+        assert sum(f".{part}." in name for name in names) == ("layers" not in part or ("mlp" in part) == (part.split(".")[-1] in projections[4:]))
+
+
+@pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4"])
+def test_compressed_model_has_no_weights_left(mode: str) -> None:
+    """What was compressed is not found again, in any format."""
+    model = language_chain([normal(32, 32)], normal(40, 32))
+    engine = Engine(model)
+    compressed = engine.apply(engine.plan(Settings(mode=mode, group_size=None if mode in ("int8_asym", "mxfp4") else 32)))
+    assert find_weights(compressed) == ()
+
+
+def test_weights_are_the_same_whatever_the_storage(llama: ov.Model) -> None:
+    """Half precision changes a weight's type and nothing else that is found."""
+    found = find_weights(llama)
+    halves = find_weights(cast_weights(llama, [w.name for w in found], "f16"))
+    plain = [(w.name, w.shape, w.kind, w.is_last, w.activations) for w in found]
+    assert sorted((w.name, w.shape, w.kind, w.is_last, w.activations) for w in halves) == sorted(plain)
+
+
+@given(st.data())
+def test_rows_to_shape_undoes_rows_view(data: st.DataObject) -> None:
+    """Rows go back to the place they came from, for any axes, in one group or in several."""
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    axes = sorted(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
+    channels = tuple(a for a in range(len(shape)) if a not in axes)
+    weight = Weight("W", shape, "f32", (Use("M", 1, "matmul", channels, tuple(axes)),))
+    values = np.arange(np.prod(shape)).reshape(shape)
+    rows = rows_view(values, weight)
+    assert rows.shape == (weight.rows, weight.columns)
+    back, found = rows_to_shape(rows[:, None, :], weight)
+    assert found == shape
+    assert np.array_equal(back, values)
+    if len(axes) == 1 and weight.columns % 2 == 0:
+        split, grouped = rows_to_shape(rows.reshape(weight.rows, 2, -1), weight)
+        assert grouped == (*shape[: axes[0]], 2, weight.columns // 2, *shape[axes[0] + 1 :])
+        assert np.array_equal(split.reshape(shape), values)

@@ -1,0 +1,189 @@
+"""Perplexity, KL divergence and top-1 agreement of windows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotune.errors import ConfigError, EvaluationError
+from autotune.evaluation import Evaluator
+from autotune.references import ReferenceStore
+from autotune.testing import EvaluatorConformance, FakeLanguageModel
+from evaluators import perplexity
+from evaluators.perplexity import Perplexity
+
+TEXT = "The miller counts the sacks, and the sacks count the miller.\n" * 12
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT)
+    return file
+
+
+class TestConformance(EvaluatorConformance):
+    """Perplexity does what every evaluator must."""
+
+    @pytest.fixture(autouse=True)
+    def _text(self, text: Path) -> None:
+        self.text = text
+
+    def make(self) -> Evaluator:
+        return Perplexity(path=self.text, sequence_length=32)
+
+
+class TestLargeVocabularyConformance(TestConformance):
+    """The same holds where only the top of each distribution is kept."""
+
+    def model(self, **options: Any) -> FakeLanguageModel:
+        return FakeLanguageModel(vocabulary_size=9000, **options)
+
+    def make(self) -> Evaluator:
+        return Perplexity(path=self.text, sequence_length=16, samples=3)
+
+
+def _log_softmax(model: FakeLanguageModel, windows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    logits = model.logits(windows).astype(np.float64)
+    return np.asarray(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
+
+
+def test_scores_are_those_of_the_definition(text: Path) -> None:
+    """All four metrics and their standard errors are what a direct float64 computation gives."""
+    evaluator = Perplexity(path=text, sequence_length=32)
+    original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.4)
+    reference = evaluator.reference(original)
+    windows = reference["tokens"]
+    p, q = _log_softmax(original, windows), _log_softmax(candidate, windows)
+    targets = windows[:, 1:, None]
+    nll = {name: -np.take_along_axis(one[:, :-1], targets, -1)[..., 0].mean(1) for name, one in (("p", p), ("q", q))}
+    difference = nll["q"] - nll["p"]
+    n = len(windows)
+    kl = (np.exp(p) * (p - q)).sum(-1).mean(1)
+    agree = (p.argmax(-1) == q.argmax(-1)).mean(1)
+    expected = {
+        "perplexity": (math.exp(nll["q"].mean()), math.exp(nll["q"].mean()) * difference.std(ddof=1) / n**0.5),
+        "perplexity_increase": (
+            100 * (math.exp(difference.mean()) - 1),
+            100 * math.exp(difference.mean()) * difference.std(ddof=1) / n**0.5,
+        ),
+        "kl_divergence": (kl.mean(), kl.std(ddof=1) / n**0.5),
+        "top1_agreement": (agree.mean(), agree.std(ddof=1) / n**0.5),
+    }
+    scores = evaluator.evaluate(candidate, reference)
+    for name, (value, error) in expected.items():
+        assert scores[name].value == pytest.approx(value, rel=1e-4), name
+        assert scores[name].stderr == pytest.approx(error, rel=1e-3), name
+        assert len(scores[name].values) == n
+
+
+def test_the_originals_perplexity_is_its_own(text: Path) -> None:
+    """The first row of the table has the original's measured perplexity, and no increase."""
+    evaluator = Perplexity(path=text, sequence_length=32)
+    model = FakeLanguageModel()
+    reference = evaluator.reference(model)
+    p = _log_softmax(model, reference["tokens"])
+    expected = math.exp(-np.take_along_axis(p[:, :-1], reference["tokens"][:, 1:, None], -1).mean())
+    stated = evaluator.original(reference)
+    assert stated["perplexity"].value == pytest.approx(expected, rel=1e-5)
+    assert stated["perplexity_increase"].value == 0.0
+
+
+def test_a_single_window_has_no_standard_error(text: Path) -> None:
+    """From one window no error can be told."""
+    evaluator = Perplexity(path=text, sequence_length=32, samples=1)
+    scores = evaluator.evaluate(FakeLanguageModel(noise=0.4), evaluator.reference(FakeLanguageModel()))
+    assert {score.stderr for score in scores.values()} == {None}
+
+
+def test_samples_are_the_first_windows(text: Path) -> None:
+    """A limit on windows scores the beginning of the text, window for window as without it."""
+    every, some = Perplexity(path=text, sequence_length=32), Perplexity(path=text, sequence_length=32, samples=5)
+    original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.4)
+    long, short = every.reference(original), some.reference(original)
+    np.testing.assert_array_equal(short["tokens"], long["tokens"][:5])
+    values = [one.evaluate(candidate, ref)["kl_divergence"].values for one, ref in ((every, long), (some, short))]
+    assert values[0][:5] == values[1]
+
+
+def test_batches_follow_from_length_and_vocabulary(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch has more logits than the limit, and smaller batches give the same scores."""
+    evaluator = Perplexity(path=text, sequence_length=32)
+    original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.4)
+    reference = evaluator.reference(original)
+    expected = evaluator.evaluate(candidate, reference)
+    monkeypatch.setattr(perplexity, "_BATCH_BYTES", 4 * 32 * 98 * 3)
+    seen: list[tuple[int, ...]] = []
+    plain = candidate.logits
+    monkeypatch.setattr(candidate, "logits", lambda tokens: seen.append(tokens.shape) or plain(tokens))
+    again = evaluator.evaluate(candidate, reference)
+    assert max(shape[0] for shape in seen) == 3
+    assert {name: one.value for name, one in again.items()} == {name: one.value for name, one in expected.items()}
+
+
+def test_the_fingerprint_is_of_content_not_of_place(text: Path, tmp_path: Path) -> None:
+    """A copy of the text has the same fingerprint; another text, length or number of windows another one."""
+    copy, other = tmp_path / "copy.txt", tmp_path / "other.txt"
+    copy.write_text(TEXT)
+    other.write_text(TEXT + "!")
+    prints = [
+        Perplexity(path=path, **options).fingerprint()
+        for path, options in (
+            (text, {}),
+            (other, {}),
+            (text, {"sequence_length": 64}),
+            (text, {"samples": 3}),
+        )
+    ]
+    assert Perplexity(path=copy).fingerprint() == prints[0]
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_text_too_short_is_named(text: Path) -> None:
+    """A text shorter than one window is a ConfigError with file, tokens found and tokens needed."""
+    with pytest.raises(ConfigError, match=rf"text\.txt has {len(TEXT)} tokens.*sequence_length=4096"):
+        Perplexity(path=text, sequence_length=4096).reference(FakeLanguageModel())
+
+
+def test_another_models_reference_is_refused(text: Path) -> None:
+    """A candidate with another vocabulary does not get a score."""
+    evaluator = Perplexity(path=text, sequence_length=32)
+    reference = evaluator.reference(FakeLanguageModel())
+    with pytest.raises(EvaluationError, match="not versions of one model"):
+        evaluator.evaluate(FakeLanguageModel(vocabulary_size=120), reference)
+
+
+def test_a_large_reference_is_announced(
+    text: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reference of gigabytes is told, with the option that makes it smaller."""
+    monkeypatch.setattr(perplexity, "_LARGE_REFERENCE", 1)
+    Perplexity(path=text, sequence_length=32).reference(FakeLanguageModel())
+    assert "option samples" in caplog.text
+
+
+def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+    """Through OpenVINO and the disk, a model is perfect against itself, and its 8-bit version slightly worse."""
+    import nncf
+    import openvino as ov
+    from transformers import AutoTokenizer
+
+    from autotune.runtime import OpenVINOLanguageModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    evaluator = Perplexity(path=text, sequence_length=32, samples=10)
+    with OpenVINOLanguageModel(tiny_llama, tokenizer) as original:
+        reference, _ = ReferenceStore(tmp_path).get_or_create("key", lambda: evaluator.reference(original))
+        own = evaluator.evaluate(original, reference)
+    assert own["kl_divergence"].value == 0.0
+    assert own["top1_agreement"].value == 1.0
+    assert own["perplexity"].value == evaluator.original(reference)["perplexity"].value
+    model = ov.Core().read_model(tiny_llama / "openvino_model.xml")
+    with OpenVINOLanguageModel(nncf.compress_weights(model), tokenizer) as compressed:
+        score = evaluator.evaluate(compressed, reference)["kl_divergence"]
+    assert score.stderr is not None
+    assert 1e-6 < score.value < 0.1

@@ -1,0 +1,227 @@
+"""A made-up model, engine and evaluator: everything a search needs, in no time and without OpenVINO."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autotune.compression.settings import Settings
+from autotune.evaluation import Measurement, Metric
+from autotune.files import fingerprint
+from autotune.quantities import Constraint
+from autotune.search.progress import Row, StudyInfo
+from autotune.search.study import StudyOutcome, run_search
+from autotune.space_model import Choices, Range, SearchSpace
+
+METRICS = {"kl_divergence": Metric("minimize", "nats/token", "", 0.0), "perplexity": Metric("minimize")}
+
+
+def space(**parameters: Any) -> SearchSpace:
+    """A space from lists, (low, high, step) tuples and single values, in the order of real spaces."""
+    made = {}
+    for name, value in parameters.items():
+        if isinstance(value, tuple):
+            made[name] = Range(*value)
+        else:
+            made[name] = Choices(tuple(value) if isinstance(value, list) else (value,))
+    return SearchSpace("inline", made)
+
+
+LARGE = space(
+    mode=["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4"],
+    group_size=[32, 64, 128, -1],
+    ratio=(0.5, 1.0, 0.1),
+    sensitivity_metric=["weight_quantization_error", "max_activation_variance"],
+    all_layers=[False, True],
+    backup_mode=["int8_asym", "int8_sym", "none"],
+    awq=[False, True],
+    scale_estimation=[False, True],
+)
+SMALL = space(mode=["int8_asym", "int4_asym"], group_size=[32, 64], ratio=[0.8, 1.0], awq=[False, True])
+
+
+@dataclass(frozen=True)
+class FakePlan:
+    """Settings that are their own plan; backup int8_sym and int8_asym come to the same one."""
+
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        same = replace(self.settings, backup_mode=self.settings.backup_mode.replace("sym", "asym").replace("aas", "as"))
+        return fingerprint(same.as_dict())[:16]
+
+    @property
+    def footprint(self) -> int:
+        settings = self.settings
+        if settings.mode.startswith("int8"):
+            return 8_000_000
+        group = 4096 if settings.effective_group_size == -1 else settings.effective_group_size
+        backup = 16 if settings.backup_mode == "none" else 8
+        bits = settings.ratio * (4 + 20 / group) + (1 - settings.ratio) * backup
+        return int(1_000_000 * (0.9 * bits + 0.1 * (bits if settings.all_layers else backup)))
+
+    bits_per_weight = 4.5
+    compression_rate = 7.1
+    int4_percent = 80.0
+    int8_percent = 20.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"key": self.key, "settings": self.settings.as_dict()}
+
+
+@dataclass
+class FakeEngine:
+    """Counts what it is asked; `log` gets a line for every model it makes."""
+
+    log: Path | None = None
+    delay: float = 0.0
+    applied: list[Settings] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=lambda: {"variants_computed": 0, "variants_reused": 0})
+
+    def plan(self, settings: Settings) -> FakePlan:
+        return FakePlan(settings)
+
+    def apply(self, plan: FakePlan) -> Settings:
+        self.applied.append(plan.settings)
+        self.counters["variants_computed"] += 1
+        time.sleep(self.delay)
+        return plan.settings
+
+
+def score(settings: Settings) -> dict[str, Measurement]:
+    """A made-up error that each setting moves in the direction it really does."""
+    if settings.mode.startswith("int8"):
+        kl = 0.0001
+    else:
+        group = 4096 if settings.effective_group_size == -1 else settings.effective_group_size
+        kl = 0.001 * settings.ratio * (1 + math.log2(group)) * (0.8 if settings.mode == "int4_asym" else 1.0)
+        kl *= (1.5 if settings.all_layers else 1.0) * (0.9 if settings.awq else 1.0)
+        kl *= 0.95 if settings.scale_estimation else 1.0
+    return {"kl_divergence": Measurement(kl, kl / 50), "perplexity": Measurement(40 + kl, 0.01)}
+
+
+@dataclass
+class FakePrepared:
+    """What `prepare` returns in tests."""
+
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    scorer: Callable[[Settings], Mapping[str, Measurement]] = score
+    changed: dict[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    def fingerprints(self) -> dict[str, str]:
+        return {"model": "m", "calibration": "c", "evaluators.perplexity": "p", **self.changed}
+
+    def original(self) -> dict[str, Any]:
+        scores = {"kl_divergence": {"value": 0.0, "stderr": None}, "perplexity": {"value": 40.0, "stderr": None}}
+        return {"footprint": 16_000_000, "bits_per_weight": 16.0, "fp32_bytes": 32_000_000, "metrics": scores}
+
+    def score(self, model: Settings) -> Mapping[str, Measurement]:
+        found = self.scorer(model)
+        if self.engine.log is not None:
+            with self.engine.log.open("a") as stream:
+                stream.write(f"{FakePlan(model).key}\n")
+        return found
+
+    def manifest(self) -> dict[str, Any]:
+        hashes = {"model": "m", "statistics": None}
+        return {"created": "now", "versions": {}, "machine": {}, "hashes": hashes, "runtime_properties": {}}
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        return {"statistics": (0, 1), "references": (1, 0), "variants": (self.engine.counters["variants_computed"], 0)}
+
+
+@dataclass
+class StudyOptions:
+    trials: int = 12
+    timeout: float | None = None
+    sampler: str = "tpe"
+    seed: int = 0
+    workers: int = 1
+
+
+@dataclass
+class RuntimeOptions:
+    device: str = "CPU"
+    ov_config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FakeConfig:
+    """The attributes of `autotune.config.Config` that a search looks at."""
+
+    output: Path
+    space: SearchSpace = field(default_factory=lambda: LARGE)
+    study: StudyOptions = field(default_factory=StudyOptions)
+    objectives: dict[str, Any] = field(
+        default_factory=lambda: {"kl_divergence": "minimize", "footprint": "minimize"}
+    )
+    constraints: dict[str, Constraint] = field(default_factory=dict)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": "fake",
+            "space": self.space.as_dict(),
+            "objectives": dict(self.objectives),
+            "constraints": {name: limit.text for name, limit in self.constraints.items()},
+        }
+
+    def to_yaml(self) -> str:
+        return "model: fake\n"
+
+
+@dataclass
+class Recorder:
+    """A listener that keeps everything it is told."""
+
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    info: StudyInfo | None = None
+    message: str = ""
+    etas: list[float | None] = field(default_factory=list)
+
+    def stage(self, message: str) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def started(self, info: StudyInfo) -> None:
+        self.info = info
+
+    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None: ...
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        self.rows.append(row)
+        self.etas.append(eta)
+
+    def finished(self, message: str) -> None:
+        self.message = message
+
+    def close(self) -> None: ...
+
+
+def search(config: FakeConfig, prepared: FakePrepared | None = None, **options: Any) -> StudyOutcome:
+    """Run a search with fakes and no report."""
+    prepared = FakePrepared() if prepared is None else prepared
+    options = {"listener": Recorder(), "report": lambda folder: None, **options}
+    return run_search(config, prepare=lambda config, stage: prepared, **options)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """A search in its own process: folder, log of scored plans, trials, seconds a trial."""
+    folder, log, trials, delay = sys.argv[1:]
+    config = FakeConfig(Path(folder), study=StudyOptions(trials=int(trials)))
+    print(os.getpid(), flush=True)
+    search(config, FakePrepared(FakeEngine(log=Path(log), delay=float(delay))))
+
+
+if __name__ == "__main__":
+    main()
