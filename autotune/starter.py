@@ -29,7 +29,8 @@ space: int4
 # How a compressed model is scored against the original (`autotune evaluators` lists them all).
 evaluators:
   similarity: {{prompts: default, max_new_tokens: 128, embedder: sentence-transformers/all-mpnet-base-v2}}
-  perplexity: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test, sequence_length: 512}}
+  # samples: how many windows; more of them make the error bars smaller and every trial longer.
+  perplexity: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test, sequence_length: 512, samples: 64}}
 
 # What the search improves; the front shows the trade between them.
 objectives: {{kl_divergence: minimize, footprint: minimize}}

@@ -41,7 +41,9 @@ def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
 
 
 def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) -> ov.Node:
-    """A Constant over packed bytes that are shared, not copied; the Constant keeps them alive.
+    """A Constant with these packed bytes.
+
+    The bytes are copied: a Constant that shares a tensor's memory does not keep the array behind it alive.
 
     Args:
         data: any contiguous array whose bytes are the packed constant.
@@ -52,4 +54,4 @@ def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) 
 
     packed = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     tensor = ov.Tensor(packed, ov.Shape(list(shape)), getattr(ov.Type, element_type))
-    return ov.op.Constant(tensor, shared_memory=True)
+    return ov.op.Constant(tensor, shared_memory=False)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from autotune.files import atomic_write
+from autotune.tensors import DAMAGE, read_tensors, write_tensors
 
 __all__ = ["Bank", "Entry"]
 
@@ -79,32 +78,23 @@ class Bank:
         return None if self.directory is None else self.directory / key[:2] / f"{key}.safetensors"
 
     def _load(self, key: str) -> Entry | None:
-        from safetensors import SafetensorError, safe_open
-
         path = self._path(key)
         if path is None or not path.is_file():
             return None
         try:
-            with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
-                entry = {name: file.get_tensor(name) for name in sorted(file.keys())}
-                expected = (file.metadata() or {}).get("digest")
-            if _digest(entry) != expected:
-                raise ValueError("its digest does not match its content")
+            entry = read_tensors(path)
             os.utime(path)
-        except (OSError, ValueError, SafetensorError) as error:
+        except DAMAGE as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             return None
         return entry
 
     def _save(self, key: str, entry: Entry) -> None:
-        from safetensors.numpy import save_file
-
         path = self._path(key)
         if path is None:
             return
         try:
-            with atomic_write(path, durable=False) as temporary:
-                save_file(dict(entry), temporary, metadata={"digest": _digest(entry)})
+            write_tensors(path, entry, durable=False)
             self._make_room(path.stat().st_size)
         except OSError as error:
             log.warning("%s could not be written (%s); this entry will be computed again next time", path, error)
@@ -138,14 +128,3 @@ class Bank:
 
 def _nbytes(entry: Entry) -> int:
     return sum(array.nbytes for array in entry.values())
-
-
-def _digest(entry: Entry) -> str:
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    for name in sorted(entry):
-        array = np.ascontiguousarray(entry[name])
-        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

@@ -34,7 +34,7 @@ def assemble(
 
     Args:
         model: the original.
-        compressed: weights with their variants and bytes; the bytes are shared with the new model.
+        compressed: weights with their variants and bytes.
         divided: constants (a norm's gain) that are divided by a float32 [K] scale.
         record: plain data that describes the plan, written to the model's rt_info under ``autotune``.
     """

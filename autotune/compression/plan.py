@@ -106,7 +106,9 @@ def make_variants(
     if settings.group_size_fallback == "ignore":
         left = unfit
     for weight in _primary(settings, [weight for weight in eligible if weight.name in sizes], score):
-        variant = Variant(settings.mode, sizes[weight.name])
+        # A group as wide as the row is one group a row: one name for what is one model.
+        size = sizes[weight.name]
+        variant = Variant(settings.mode, -1 if size == weight.columns else size)
         if settings.scale_estimation:
             if len(weight.activations) == 1 and len(weight.uses) == 1:
                 variant = replace(variant, scale_estimation=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 __all__ = ["BACKUP_MODES", "MODES", "SENSITIVITY_METRICS", "Fallback", "Problem", "Settings"]
 
@@ -77,7 +77,7 @@ class Settings:
     @property
     def needs_statistics(self) -> bool:
         """Whether a calibration pass is needed to plan or apply these settings."""
-        return self.scale_estimation or self.awq or (self.ratio < 1 and self.sensitivity_metric in DATA_METRICS)
+        return self.scale_estimation or self.awq or (0 < self.ratio < 1 and self.sensitivity_metric in DATA_METRICS)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON and tables."""
@@ -92,6 +92,9 @@ class Settings:
         if self.sensitivity_metric is not None and self.sensitivity_metric not in SENSITIVITY_METRICS:
             names = ", ".join(SENSITIVITY_METRICS)
             yield Problem("sensitivity_metric", f"unknown metric {self.sensitivity_metric!r}; one of {names}")
+        if self.group_size_fallback not in get_args(Fallback):
+            names = ", ".join(get_args(Fallback))
+            yield Problem("group_size_fallback", f"unknown fallback {self.group_size_fallback!r}; one of {names}")
         if not 0 <= self.ratio <= 1:
             yield Problem("ratio", f"must be between 0 and 1, got {self.ratio}")
         if self.group_size is not None and (self.group_size == 0 or self.group_size < -1):

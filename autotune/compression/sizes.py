@@ -40,7 +40,8 @@ class Sizes:
                 continue
             name, data = node.get_friendly_name(), raw_bytes(node)
             digest = _digest_of(data)
-            self.digests[name] = digest
+            # Names of constants that are no weights may repeat.
+            self.digests[f"{name} ({len(self.digests)})" if name in self.digests else name] = digest
             self._bytes[digest] = data.nbytes
             elements = int(np.prod(node.get_output_shape(0), dtype=np.int64))
             fp32[digest] = 4 * elements if type_name(node) in FLOAT_TYPES else data.nbytes
@@ -70,7 +71,7 @@ class Sizes:
             variant = variants.get(weight.name)
             if variant is None:
                 continue
-            source = [self.digests[weight.name], variant.as_dict()]
+            source = [self.digests[weight.name], weight.shape, weight.reduction_axes, variant.as_dict()]
             if variant.scale_estimation or variant.awq or variant.awq_output:
                 source.append(weight.name)  # what they compute depends on the activations at this place
             for kind, size in zip(("weight", "scale", "zero_point"), variant_bytes(weight, variant), strict=True):

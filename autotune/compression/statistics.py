@@ -67,10 +67,12 @@ class Statistics:
         """
         try:
             index = json.loads((folder / "index.json").read_text())
+            if fingerprint(index["tokens"], index["activations"]) != index["digest"]:
+                raise ValueError("index.json does not have the digest that it gives")
             for entry in index["activations"].values():
                 if fingerprint_file(folder / entry["file"]) != entry["digest"]:
                     raise ValueError(f"{entry['file']} does not have the digest that index.json gives")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CompressionError(
                 f"{folder}: the cached statistics are damaged ({error}); remove this folder"
             ) from error
@@ -195,6 +197,7 @@ def collect(
                 "digest": fingerprint_file(folder / file),
                 "scalars": scalars,
             }
+    index["digest"] = fingerprint(index["tokens"], index["activations"])
     (folder / "index.json").write_text(json.dumps(index, indent=1))
 
 
@@ -256,7 +259,12 @@ def _with_reductions(model: ov.Model, activations: Sequence[str], positions: npt
             ops.gather(x, ops.constant(positions), tokens_axis),  # [B, P, K]
         ]
         results += [ops.result(reduction) for reduction in reductions]
-    return ov.Model(results, copy.get_sinks(), copy.get_parameters(), f"{model.get_friendly_name()}_statistics")
+    name = f"{model.get_friendly_name()}_statistics"
+    # Only the sinks of the states that are read: the others would have the layers above computed for nothing.
+    reached = ov.Model(results, copy.get_parameters(), name).get_ordered_ops()
+    read = {node.get_attributes()["variable_id"] for node in reached if node.get_type_name() == "ReadValue"}
+    sinks = [sink for sink in copy.get_sinks() if sink.get_attributes()["variable_id"] in read]
+    return ov.Model(results, sinks, copy.get_parameters(), name)
 
 
 def _inferences(
@@ -268,7 +276,7 @@ def _inferences(
     windows, length = tokens.shape
     per_window = min(length, max(1, -(-SAMPLED_TOKENS // windows)))
     # Spread over the window, never the first token: its activations are the outliers of most models.
-    positions = np.unique(np.linspace(length - 1, 0, per_window, endpoint=False, dtype=np.int64))
+    positions = np.unique(np.ceil(np.linspace(length - 1, 0, per_window, endpoint=False)).astype(np.int64))
     compiled = ov.Core().compile_model(_with_reductions(model, activations, positions), "CPU", CALIBRATION_CONFIG)
     request = compiled.create_infer_request()
     batch = max(1, TOKENS_PER_INFERENCE // length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.compression.arrays import FLOAT_TYPES, type_name
+from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -222,6 +224,9 @@ def find_weights(model: ov.Model) -> tuple[Weight, ...]:
     that are already compressed are integers and are not found. MatMuls that compute rotary position angles are not
     weights. The last MatMul is marked where it owns its constant; where its constant is tied to an embedding there is
     no last layer, as in NNCF.
+
+    Raises:
+        CompressionError: two operations have the name of one that matters here, so that names do not tell them apart.
     """
     constants: dict[str, ov.Node] = {}
     uses: dict[str, list[Use]] = {}
@@ -233,7 +238,7 @@ def find_weights(model: ov.Model) -> tuple[Weight, ...]:
             uses.setdefault(name, []).append(use)
             if use.kind == "matmul":
                 last_matmul = name if len(uses[name]) == 1 else None
-    return tuple(
+    weights = tuple(
         Weight(
             name=name,
             shape=tuple(constants[name].get_output_shape(0)),
@@ -243,3 +248,18 @@ def find_weights(model: ov.Model) -> tuple[Weight, ...]:
         )
         for name in uses
     )
+    _check_names(model, weights)
+    return weights
+
+
+def _check_names(model: ov.Model, weights: tuple[Weight, ...]) -> None:
+    """Weights and activations are known by name from here on; OpenVINO does not promise that names differ."""
+    counts = Counter(node.get_friendly_name() for node in model.get_ordered_ops())
+    for weight in weights:
+        activations = (activation.rpartition(":")[0] for activation in weight.activations)
+        for name in (weight.name, *(use.node for use in weight.uses), *activations):
+            if counts[name] > 1:
+                raise CompressionError(
+                    f"the model has {counts[name]} operations named {name}, and one of them is or feeds the weight "
+                    f"{weight.name}; give them different names (set_friendly_name) and save the model anew"
+                )

@@ -47,6 +47,8 @@ def compress_command(results: StudyResults, number: int) -> str:
         words += ["--ignored-scope", str(pattern)]
     if settings.get("group_size_fallback") not in (None, "adjust"):
         words += ["--group-size-fallback", str(settings["group_size_fallback"])]
+    if results.config.get("trust_remote_code"):
+        words.append("--trust-remote-code")
     note = ""
     if needs_calibration(settings):
         calibration = results.config.get("calibration") or {}

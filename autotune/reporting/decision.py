@@ -47,13 +47,15 @@ def context_metrics(results: StudyResults) -> list[str]:
 
 
 def baseline(results: StudyResults) -> int | None:
-    """The int8 trial that others are compared with: int8_asym, else int8_sym; None where none is complete."""
-    complete = results.complete
-    for mode in ("int8_asym", "int8_sym"):
-        numbers = complete.index[complete["mode"] == mode]
-        if len(numbers):
-            return int(numbers[0])
-    return None
+    """The int8 trial that others are compared with, a scored one first, int8_asym before int8_sym; None without any.
+
+    Its size is known, and worth comparing with, even where a limit on the footprint kept it from being scored.
+    """
+    sized = [record for record in results.records.values() if record.footprint is not None]
+    eight = [record for record in sized if record.settings.get("mode") in ("int8_asym", "int8_sym")]
+    if not eight:
+        return None
+    return min(eight, key=lambda r: (not r.complete, r.settings["mode"] != "int8_asym", r.number)).number
 
 
 def choices(results: StudyResults) -> list[Choice]:
@@ -111,8 +113,8 @@ def decision_sentence(results: StudyResults) -> str:
     if not results.front:
         broken = "; ".join(broken_limits(results, trial))
         return (
-            f"**No trial keeps the limits.** Nearest is trial {trial} ({what}): {broken}. Loosen the limit, "
-            "widen the search space (smaller groups, a lower ratio, more algorithms), or search longer."
+            f"**No trial keeps the limits.** Nearest is trial {trial} ({what}): {broken}. Loosen the limit, widen "
+            "the search space, or search longer."
         )
     sentence = f"**Take trial {trial}** ({what}): {_weight(results, trial)}{_accuracy(results, trial)}."
     if len(results.front) == 1:
@@ -148,7 +150,7 @@ def _accuracy(results: StudyResults, trial: int) -> str:
     unit = f" {meaning.unit}" if meaning.unit not in ("", "%") else ""
     text = f", {label(metric)} {measured(results, trial, metric)}{unit}"
     compared = []
-    if other is not None and other != trial:
+    if other is not None and other != trial and results.value(other, metric) is not None:
         compared.append(f"{results.records[other].settings['mode']}: {measured(results, other, metric)}")
     original = results.original_score(metric)
     if original is not None:

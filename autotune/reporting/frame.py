@@ -142,11 +142,10 @@ def build_frame(records: Mapping[int, TrialRecord], objectives: Iterable[str], m
     scored = [name for name in (*MEASURE_COLUMNS, *further) if any(f"{name}_stderr" in cells for cells in rows)]
     columns = [*named, *further, *advanced, *book, *(f"{name}_stderr" for name in scored)]
 
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {name: _column(pd, name, [cells.get(name) for cells in rows]) for name in columns},
         index=pd.Index([cells["trial"] for cells in rows], name="number"),
     )
-    return frame
 
 
 def _column(pd: Any, name: str, values: list[Any]) -> Any:

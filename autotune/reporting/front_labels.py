@@ -26,6 +26,16 @@ def draw_labels(
     members: Sequence[int],
     path: list[tuple[float, float]],
 ) -> None:
+    """Write every text of a front plot, the important ones first, so that these get the good places.
+
+    Args:
+        axes: with final limits and everything drawn but the texts.
+        results: the study.
+        drawn: the trials that are drawn.
+        scales: of x and y.
+        members: the trials whose numbers are written where there is room.
+        path: corners of the step line in data coordinates.
+    """
     x, y = in_units(drawn, scales)
     at = {int(n): (float(a), float(b)) for n, a, b in zip(drawn.index, x, y, strict=True)}
     placer = LabelPlacer(axes)

@@ -52,16 +52,15 @@ def report_markdown(results: StudyResults, plots: list[str]) -> str:
 
 def counts(results: StudyResults) -> str:
     """How many trials there were and what became of them, as one line."""
-    states = [record.state for record in results.records.values()]
+    states = ["interrupted" if record.interrupted else record.state for record in results.records.values()]
     complete = states.count("COMPLETE")
     total = f"{len(states)} trials" if len(states) != 1 else "1 trial"
-    copies = sum(record.complete and record.duplicate_of is not None for record in results.records.values())
+    copies = sum(record.duplicate_of is not None for record in results.records.values())
     outside = complete - len(results.feasible)
-    among = [f"{copies} repeats of an earlier plan"] if copies else []
-    among += [f"{outside} outside the limits"] if outside else []
-    details = [f"{complete} complete" + (f" ({', '.join(among)})" if among else "")]
+    details = [f"{complete} complete" + (f" ({outside} outside the limits)" if outside else "")]
     for state, word in (
         ("FAIL", "failed"),
+        ("interrupted", "interrupted"),
         ("PRUNED", "stopped before scoring"),
         ("RUNNING", "running"),
         ("WAITING", "waiting"),
@@ -69,6 +68,7 @@ def counts(results: StudyResults) -> str:
         if state in states:
             details.append(f"{states.count(state)} {word}")
     ways = " and ".join(f"{label(name)} ({way}d)" for name, way in results.objectives.items())
+    details += [f"{copies} of them repeats of an earlier plan"] if copies else []
     return f"{total}: {', '.join(details)}. Objectives: {ways}."
 
 

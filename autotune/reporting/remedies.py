@@ -43,14 +43,14 @@ OTHERWISE = "Run these settings alone with `autotune compress ... --debug` to se
 
 def reason(results: StudyResults, record: TrialRecord) -> str:
     """What ended a trial without scores, in one line."""
-    if record.error_text:
+    if record.error_text and not record.interrupted:
         return record.error_text
     if record.state == "PRUNED":
         broken = "; ".join(broken_limits(results, record.number))
         return f"stopped before scoring: {broken}" if broken else "stopped before scoring"
     if record.state in ("RUNNING", "WAITING"):
         return "unfinished when this report was written"
-    return "no reason was stored: it was interrupted"
+    return "interrupted: its process ended before it did"
 
 
 def remedy(results: StudyResults, record: TrialRecord) -> str:
@@ -59,10 +59,13 @@ def remedy(results: StudyResults, record: TrialRecord) -> str:
         return "None needed."
     if record.state in ("RUNNING", "WAITING"):
         return "If no search is running, run `autotune search` again."
+    again = [other.number for other in results.records.values() if other.retry_of == record.number]
+    if again:
+        return f"None needed: done again as trial {again[-1]}."
     text = reason(results, record).lower()
     return next((advice for pattern, advice in REMEDIES if re.search(pattern, text)), OTHERWISE)
 
 
 def failures(results: StudyResults) -> list[TrialRecord]:
-    """The trials without scores."""
-    return [record for record in results.records.values() if not record.complete]
+    """The trials without scores, each plan once."""
+    return [record for record in results.records.values() if not record.complete and record.duplicate_of is None]

@@ -15,6 +15,7 @@ from autotune.reporting.page import report_markdown
 from autotune.reporting.results import load_results
 from autotune.reporting.tables import front_csv, front_markdown, trials_csv
 from autotune.reporting.view import StudyResults
+from autotune.yaml_source import dump_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,12 +49,10 @@ def report(folder: Path, storage: str | BaseStorage | None = None) -> ReportPath
 
 def write_report(results: StudyResults, folder: Path) -> ReportPaths:
     """Write all files, each in one step; the same study gives the same bytes."""
-    import yaml
-
     folder = Path(folder)
     plots = _write_plots(results, folder / "plots")
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
-    config += yaml.safe_dump(dict(results.config), sort_keys=False, allow_unicode=True, width=120)
+    config += dump_yaml(dict(results.config))
     manifest = json.dumps(dict(results.manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return ReportPaths(
         folder=folder,

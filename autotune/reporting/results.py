@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -50,7 +50,9 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
             "model.yaml), or, for a study that is kept elsewhere, its URL with --storage."
         )
     try:
-        return _read(f"sqlite:///{database.resolve().as_posix()}" if storage is None else storage, where)
+        # Optuna fills templates in URLs, hence the doubled braces.
+        path = database.resolve().as_posix().replace("{", "{{").replace("}", "}}")
+        return _read(f"sqlite:///{path}" if storage is None else storage, where)
     except KeyError as error:
         raise StudyError(
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
@@ -181,6 +183,7 @@ def _record(
     metrics = _scores(attributes.get("metrics"))
     footprint = attributes.get("footprint", values.get("footprint"))
     known = {**values, **{name: measured.value for name, measured in metrics.items()}}
+    known.update({name: float(attributes[name]) for name in SIZE_COLUMNS if attributes.get(name) is not None})
     if footprint is not None:
         known["footprint"] = float(footprint)
     violations = dict(trial.constraints)
@@ -199,6 +202,7 @@ def _record(
         values=values,
         violations=violations,
         duplicate_of=attributes.get("duplicate_of"),
+        retry_of=attributes.get("retry_of"),
         origin=attributes.get("origin"),
         error=attributes.get("error"),
         started=trial.datetime_start,
@@ -217,8 +221,9 @@ def _verdicts(
 
     complete = [record for record in records.values() if record.complete]
     for record in records.values():
-        if record.complete or record.violations:
-            frame.loc[record.number, "feasible"] = all(value <= 0 for value in record.violations.values())
+        broken = any(value > 0 for value in record.violations.values())
+        if record.complete or broken:
+            frame.loc[record.number, "feasible"] = not broken
     frame["on_front"] = frame["knee"] = False
     numbers = [record.number for record in complete]
     values = frame.loc[numbers, list(objectives)].to_numpy(dtype=float, na_value=math.nan)
@@ -226,7 +231,7 @@ def _verdicts(
     feasible = [bool(frame.at[number, "feasible"]) for number in numbers]
     rows = pareto.front_indices(values, directions, feasible=feasible, keys=[record.plan for record in complete])
     if not rows:
-        return (), None, _least_infeasible(complete, constraints)
+        return (), None, _least_infeasible(records.values(), constraints)
     chosen = numbers[rows[pareto.knee(values[rows], directions)]]
     front = [numbers[row] for row in rows]
     if frame.loc[front, "footprint"].notna().all():
@@ -239,14 +244,16 @@ def _verdicts(
     return tuple(front), chosen, None
 
 
-def _least_infeasible(complete: list[TrialRecord], constraints: Mapping[str, Constraint]) -> int | None:
-    """The complete trial with the smallest sum of violations, each relative to its limit."""
+def _least_infeasible(records: Iterable[TrialRecord], constraints: Mapping[str, Constraint]) -> int | None:
+    """The trial with the smallest sum of violations, each relative to its limit; of equals a scored one."""
+    scale = {name: abs(limit.value) or 1.0 for name, limit in constraints.items()}
 
-    def excess(record: TrialRecord) -> float:
-        scale = {name: abs(limit.value) or 1.0 for name, limit in constraints.items()}
-        return sum(max(0.0, value) / scale.get(name, 1.0) for name, value in record.violations.items())
+    def rank(record: TrialRecord) -> tuple[float, bool, int]:
+        excess = sum(max(0.0, value) / scale.get(name, 1.0) for name, value in record.violations.items())
+        return excess, not record.complete, record.number
 
-    return min(complete, key=lambda record: (excess(record), record.number)).number if complete else None
+    broken = [r for r in records if r.state in ("COMPLETE", "PRUNED") and any(v > 0 for v in r.violations.values())]
+    return min(broken, key=rank).number if broken else None
 
 
 def _importances(

@@ -181,7 +181,7 @@ def as_json(results: StudyResults) -> dict[str, Any]:
     states = [record.state for record in results.records.values()]
     original = results.original
     return {
-        "model": results.model,
+        "model": results.config.get("model"),
         "objectives": dict(results.objectives),
         "constraints": {name: limit.text for name, limit in results.constraints.items()},
         "trials": {state.lower(): states.count(state) for state in sorted(set(states))},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from autotune.evaluation import Direction, Metric
@@ -62,6 +63,8 @@ class TrialRecord:
         sampled: names of the parameters that the sampler or the queue decided.
         violations: constraint -> how far beyond its limit (at most 0: kept).
         numbers: the sizes, counts and times among the attributes.
+        duplicate_of: the trial that worked through the same plan, so that this one did not.
+        retry_of: the interrupted trial whose point this one took up again.
         error: type and message of a failed trial's exception.
     """
 
@@ -76,6 +79,7 @@ class TrialRecord:
     values: Mapping[str, float]
     violations: Mapping[str, float]
     duplicate_of: int | None
+    retry_of: int | None
     origin: str | None
     error: Mapping[str, str] | None
     started: datetime | None
@@ -85,6 +89,11 @@ class TrialRecord:
     def complete(self) -> bool:
         """Whether the trial has a value for every objective."""
         return self.state == "COMPLETE"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the trial's process ended before the trial did."""
+        return self.state == "FAIL" and (not self.error or self.error.get("type") == "interrupted")
 
     @property
     def error_text(self) -> str | None:
@@ -107,7 +116,8 @@ class StudyResults:
         metrics: name -> meaning, of every metric, the footprint included.
         front: trial numbers, the largest model first (without footprints: the best in the first objective first).
         knee: the trial of `front` that `front.knee` chooses; None for an empty front.
-        least_infeasible: where complete trials exist and none is feasible, the one nearest to its limits.
+        least_infeasible: where no trial is feasible but some broke a limit (also known from the plan alone, without
+            being scored), the one nearest to its limits.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
     """
 
@@ -127,8 +137,12 @@ class StudyResults:
 
     @property
     def model(self) -> str:
-        """The model as the user named it."""
-        return str(self.config.get("model", "the model"))
+        """A short name for headings: the hub id as it is, the last part of a local path."""
+        name = str(self.config.get("model", "the model"))
+        path = Path(name)
+        if not path.is_absolute():
+            return name
+        return "/".join(path.parts[-2:]) if path.name in ("model", "models", "openvino") else path.name
 
     @property
     def complete(self) -> pd.DataFrame:
@@ -157,6 +171,9 @@ class StudyResults:
         if self.original is not None:
             if name == "footprint":
                 return None if self.original.footprint is None else Score(float(self.original.footprint))
+            if name in ("bits_per_weight", "compression_rate"):
+                known = getattr(self.original, name)
+                return None if known is None else Score(float(known))
             if name in self.original.metrics:
                 return self.original.metrics[name]
         perfect = self.metrics[name].perfect if name in self.metrics else None

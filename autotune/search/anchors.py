@@ -19,15 +19,23 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "NNCF's int4_sym default": {"mode": "int4_sym", "group_size": 128, "ratio": 1.0},
     "int4_asym, group size 64, ratio 0.8": {"mode": "int4_asym", "group_size": 64, "ratio": 0.8},
     "int4_asym, group size 64, AWQ and scale estimation": {
-        **{"mode": "int4_asym", "group_size": 64, "ratio": 1.0},
-        **{"awq": True, "scale_estimation": True},
+        "mode": "int4_asym",
+        "group_size": 64,
+        "ratio": 1.0,
+        "awq": True,
+        "scale_estimation": True,
     },
 }
 """Label -> settings. What is not named has the default of `Settings` where the space allows it."""
 
 DEFAULTS: Mapping[str, Any] = {
-    **{"group_size": 128, "ratio": 1.0, "sensitivity_metric": "max_activation_variance", "all_layers": False},
-    **{"backup_mode": "int8_asym", "awq": False, "scale_estimation": False},
+    "group_size": 128,
+    "ratio": 1.0,
+    "sensitivity_metric": "max_activation_variance",
+    "all_layers": False,
+    "backup_mode": "int8_asym",
+    "awq": False,
+    "scale_estimation": False,
 }
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {

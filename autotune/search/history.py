@@ -48,7 +48,7 @@ class History:
     def to_retry(self) -> list[FrozenTrial]:
         """Interrupted trials whose point was known and which nobody has begun or queued again."""
         again = {trial.user_attrs.get("retry_of") for trial in self.trials}
-        known = (t for t in self.trials if is_interrupted(t) and ("settings" in t.user_attrs or fixed_params(t)))
+        known = (trial for trial in self.trials if is_interrupted(trial) and "settings" in trial.user_attrs)
         return [trial for trial in known if trial.number not in again]
 
     @cached_property

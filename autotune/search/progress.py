@@ -31,6 +31,7 @@ class StudyInfo:
         done: how many of them were finished before this run.
         objectives: metric name -> meaning, in the study's order.
         original: the original model's scores, by metric name, footprint in bytes included.
+        front: the front of the trials that were finished before.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class StudyInfo:
     done: int
     objectives: Mapping[str, Metric]
     original: Mapping[str, float] = field(default_factory=dict)
+    front: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,28 +139,33 @@ class PlainListener:
         print(line, file=self.stream, flush=True)
 
     def stage(self, message: str) -> None:
+        """See `Listener`."""
         if self.info is None:  # inside a trial the stages would drown the trials
             self.write(message)
 
     def note(self, message: str) -> None:
+        """See `Listener`."""
         self.write(message)
 
     def started(self, info: StudyInfo) -> None:
+        """See `Listener`."""
         self.info = info
         done = f", {info.done} of them finished earlier" if info.done else ""
         self.write(f"searching: {info.total} trials{done}; study in {info.folder}")
 
     def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
-        pass
+        """See `Listener`."""
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        """See `Listener`."""
         self.write(trial_line(row, self.info))
 
     def finished(self, message: str) -> None:
+        """See `Listener`."""
         self.write(message)
 
     def close(self) -> None:
-        pass
+        """See `Listener`."""
 
 
 def trial_line(row: Row, info: StudyInfo | None) -> str:
@@ -200,29 +207,36 @@ class LiveListener:
         )
 
     def stage(self, message: str) -> None:
+        """See `Listener`."""
         self.doing = message
         if not self.live.is_started:
             self.live.start()
 
     def note(self, message: str) -> None:
+        """See `Listener`."""
         self.console.print(message, markup=False, highlight=False)
 
     def started(self, info: StudyInfo) -> None:
-        self.info, self.count, self.begun = info, info.done, time.monotonic()
+        """See `Listener`."""
+        self.info, self.count, self.front, self.begun = info, info.done, info.front, time.monotonic()
         self.stage("")
 
     def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
+        """See `Listener`."""
         self.count, self.current = count, settings
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
-        self.front, self.eta, self.eta_at, self.doing = front, eta, time.monotonic(), ""
+        """See `Listener`."""
+        self.front, self.eta, self.eta_at, self.doing, self.current = front, eta, time.monotonic(), "", {}
         self.failures += row.state == "fail"
 
     def finished(self, message: str) -> None:
+        """See `Listener`."""
         self.close()
         self.console.print(message, markup=False, highlight=False)
 
     def close(self) -> None:
+        """See `Listener`."""
         if self.live.is_started:
             self.live.stop()
 
@@ -234,9 +248,9 @@ class LiveListener:
         if self.info is None:
             return Text(f"{self.doing} … {duration(time.monotonic() - self.begun)}")
         lines: list[RenderableType] = [Text(self.status(), style="bold")]
-        if self.current:
-            stage = f": {self.doing}" if self.doing else ""
-            lines.append(Text(f"{settings_text(self.current, short=True)}{stage}"))
+        now = [settings_text(self.current, short=True) if self.current else "", self.doing]
+        if any(now):
+            lines.append(Text(": ".join(part for part in now if part)))
         if self.front:
             lines.append(self.table())
         return Group(*lines)

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autotune.compression.settings import INT8_MODES
 from autotune.errors import ConfigError
+from autotune.evaluation import Direction
 from autotune.search.anchors import Anchor, anchors
-from autotune.search.history import History, fixed_params, point_key
+from autotune.search.drawing import Draft, Mirror
+from autotune.search.history import History, point_key
 from autotune.search.sampling import params_of, seed_for
 from autotune.space_model import SearchSpace
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 __all__ = ["ENUMERABLE", "Proposal", "Proposer"]
 
 ENUMERABLE = 20_000
 """Spaces with at most so many points are listed, so that an unseen point can be told from a seen one."""
 
-PATIENCE = 2
-"""Repeated plans in a row after which an unseen point is chosen instead of asking the sampler again."""
+BY_HAND = "enqueued: by hand"
+"""Origin of trials that someone else put into the study's queue: a dashboard, a script."""
+
+REDRAWS = 8
+"""How often the sampler is asked again where its point was tried before."""
 
 GIVE_UP = 100
 """Repeated plans in a row after which a space that cannot be listed counts as exhausted."""
@@ -28,15 +37,15 @@ GIVE_UP = 100
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """How the next trial gets its point.
+    """The next trial.
 
     Attributes:
-        params: the point's parameters, to be queued; None takes what is queued already, else what the sampler draws.
+        draft: its point; None where a trial waits in the study's own queue and goes first.
         origin: ``enqueued: <label>`` or ``sampled``.
         retry_of: number of the interrupted trial that this one does again.
     """
 
-    params: Mapping[str, Any] | None
+    draft: Draft | None
     origin: str = "sampled"
     retry_of: int | None = None
 
@@ -44,13 +53,17 @@ class Proposal:
 class Proposer:
     """Proposes points of one space, for one sampler and budget."""
 
-    def __init__(self, space: SearchSpace, *, sampler: str, budget: int, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, *, directions: Sequence[Direction], sampler: str, budget: int, seed: int
+    ) -> None:
         """List the space where it is small enough.
 
         Raises:
             ConfigError: a grid over a space that cannot be listed.
         """
         self.space = space
+        self.directions = directions
+        self.sampler = sampler
         self.seed = seed
         self.anchors: Sequence[Anchor] = anchors(space)
         points = space.enumerate(ENUMERABLE)
@@ -68,34 +81,56 @@ class Proposer:
     def next(self, history: History) -> Proposal | None:
         """The next point, or None where the space is exhausted."""
         if history.waiting:
-            return Proposal(None, history.waiting[0].user_attrs.get("origin", "enqueued: by hand"))
+            return Proposal(None, history.waiting[0].user_attrs.get("origin", BY_HAND))
+        unseen = [params for key, params in (self.points or {}).items() if key not in history.points]
+        mirror = Mirror(self.informative(history, unseen), self.directions, self.space)
         if history.to_retry:
             trial = history.to_retry[0]
-            params = trial.params if "settings" in trial.user_attrs else fixed_params(trial)
-            return Proposal(params, trial.user_attrs.get("origin", "enqueued: by hand"), trial.number)
+            draft = mirror.take(trial.params, self.sampler)
+            return Proposal(draft, trial.user_attrs.get("origin", BY_HAND), trial.number)
         for anchor in self.anchors:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:
-                return Proposal(params, f"enqueued: {anchor.label}")
-        return self.unseen_or_sampled(history)
+                return Proposal(mirror.take(params, self.sampler), f"enqueued: {anchor.label}")
+        return self.unseen_or_sampled(history, mirror, unseen)
 
-    def unseen_or_sampled(self, history: History) -> Proposal | None:
-        """After the anchors: the next of the list, an unseen neighbour of a repeated point, or the sampler's choice."""
-        if self.points is None:
-            return None if history.duplicates_in_a_row >= GIVE_UP else Proposal(None)
-        unseen = [params for key, params in self.points.items() if key not in history.points]
-        if not unseen:
+    def informative(self, history: History, unseen: Sequence[Mapping[str, Any]]) -> list[FrozenTrial]:
+        """The trials that say something about points still to be tried: those of modes that have such points.
+
+        Without this, tpe wants the one point of int8_asym for ever (it is on every front), and the samplers that model
+        only what all trials have in common would see nothing but the mode.
+        """
+        if self.points is not None:
+            done = {p.get("mode") for p in self.points.values()} - {p.get("mode") for p in unseen}
+        else:
+            done = set(INT8_MODES)
+        return [trial for trial in history.standing if trial.params.get("mode") not in done]
+
+    def unseen_or_sampled(
+        self, history: History, mirror: Mirror, unseen: Sequence[Mapping[str, Any]]
+    ) -> Proposal | None:
+        """After the anchors: the next of the list, an unseen point of the sampler's choice, or one next to it."""
+        if self.points is not None and not unseen:
+            return None
+        if self.points is None and history.duplicates_in_a_row >= GIVE_UP:
             return None
         if self.listed:
-            return Proposal(unseen[0], "enqueued: every point of the space")
-        if history.duplicates_in_a_row >= PATIENCE:
-            return Proposal(self.neighbour(unseen, history), "enqueued: unseen neighbour of a repeated point")
-        return Proposal(None)
+            return Proposal(mirror.take(unseen[0], self.sampler), "enqueued: every point of the space")
+        for attempt in range(REDRAWS):
+            draft = mirror.draw(self.sampler, self.seed, history.position, attempt)
+            if point_key(draft.params) not in history.points:
+                break
+        else:
+            if unseen:
+                neighbour = self.neighbour(draft.params, unseen, history.position)
+                return Proposal(mirror.take(neighbour, self.sampler), "enqueued: unseen neighbour of a repeated point")
+        return Proposal(draft)
 
-    def neighbour(self, unseen: Sequence[Mapping[str, Any]], history: History) -> Mapping[str, Any]:
-        """The unseen point that differs in the fewest parameters from what the sampler last wanted; ties by lot."""
-        wanted = history.standing[-1].params
+    def neighbour(
+        self, wanted: Mapping[str, Any], unseen: Sequence[Mapping[str, Any]], position: int
+    ) -> Mapping[str, Any]:
+        """The unseen point that differs in the fewest parameters from what the sampler wanted; ties by lot."""
         distances = [sum(params.get(k) != wanted.get(k) for k in {*params, *wanted}) for params in unseen]
         nearest = [params for params, d in zip(unseen, distances, strict=True) if d == min(distances)]
-        rng = np.random.default_rng(seed_for(self.seed, history.position))
+        rng = np.random.default_rng(seed_for(self.seed, position))
         return nearest[int(rng.integers(len(nearest)))]

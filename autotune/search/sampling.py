@@ -15,7 +15,7 @@ from autotune.space_model import ORDER, Choices, Parameter, Range, SearchSpace, 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["SAMPLERS", "draw", "make_sampler", "params_of", "seed_for", "walk"]
+__all__ = ["SAMPLERS", "draw", "make_sampler", "params_of", "point_of", "seed_for", "walk"]
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
 STARTUP_TRIALS = 10
@@ -58,13 +58,19 @@ def draw(trial: Any, space: SearchSpace) -> dict[str, Any]:
         ValueError: the trial was queued with a value that the space does not hold.
     """
 
-    def choose(name: str, parameter: Parameter, _: Mapping[str, Any]) -> Any:
-        value = suggest(trial, name, parameter)
-        if isinstance(parameter, Range) and parameter.values is not None:
-            return min(parameter.values, key=lambda v: abs(v - value))  # 0.7000000000000001 is 0.7
-        return value
+    return walk(space, lambda name, parameter, _: snap(parameter, suggest(trial, name, parameter)))
 
-    return walk(space, choose)
+
+def point_of(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The point behind an Optuna trial's parameters, fixed ones included; the inverse of `params_of`."""
+    return walk(space, lambda name, parameter, _: snap(parameter, params[name]))
+
+
+def snap(parameter: Parameter, value: Any) -> Any:
+    """The number of a stepped range that is meant: 0.7000000000000001 is 0.7."""
+    if isinstance(parameter, Range) and parameter.values is not None:
+        return min(parameter.values, key=lambda known: abs(known - value))
+    return value
 
 
 def suggest(trial: Any, name: str, parameter: Parameter) -> Any:
@@ -81,9 +87,9 @@ def params_of(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in space.active(point).items() if not is_fixed(space.parameters[name])}
 
 
-def seed_for(seed: int, position: int) -> int:
-    """A seed in [0, 2**32) for the trial at `position` of a study (SeedSequence keeps neighbours independent)."""
-    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+def seed_for(*numbers: int) -> int:
+    """A seed in [0, 2**32) for a study's seed, a trial's position, ...; SeedSequence keeps neighbours independent."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def make_sampler(name: str, seed: int, *, concurrent: bool = False) -> BaseSampler:

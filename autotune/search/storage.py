@@ -99,10 +99,12 @@ def open_study(
         fresh: the caller wants a new study (its folder is already moved aside).
 
     Raises:
-        StudyError: the storage cannot be opened or is of another version of Optuna.
+        StudyError: the storage cannot be opened, is of another version of Optuna, or fails while it is used.
         UsageError: `fresh` with a storage that already holds the study.
     """
     import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
 
     name = STUDY_NAME
     if url is None:
@@ -112,12 +114,18 @@ def open_study(
         names = optuna.get_all_study_names(storage)
         if fresh and url is not None and name in names:
             raise UsageError(
-                "--fresh: the storage already holds a study, and autotune deletes none. Name another database, or delete "
-                f"the study yourself: optuna delete-study --storage URL --study-name {name}"
+                "--fresh: the storage already holds a study, and autotune deletes none. Name another database, or "
+                f"delete the study yourself: optuna delete-study --storage URL --study-name {name}"
             )
         yield (
             optuna.load_study(study_name=name, storage=storage) if name in names else create(storage, name, directions)
         )
+    except (StorageInternalError, SQLAlchemyError) as error:
+        problem = str(error.__cause__ or error).splitlines()[0]
+        raise StudyError(
+            f"{folder}: the study's storage stopped working ({problem}). Every finished trial is kept; see that the "
+            "disk is not full and the database is there, then run the same command to continue."
+        ) from error
     finally:
         close(storage)
 

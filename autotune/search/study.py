@@ -21,14 +21,16 @@ from autotune.search.history import INTERRUPTED, History
 from autotune.search.progress import Listener, Row, StudyInfo, duration, make_listener
 from autotune.search.proposing import Proposal, Proposer
 from autotune.search.rows import front_rows, row_of
-from autotune.search.sampling import draw, make_sampler, seed_for
+from autotune.search.sampling import draw, make_sampler, point_of, seed_for
 from autotune.search.storage import folder_lock, open_study
 from autotune.search.trial import Plan, TrialResult, Workplace, describe, run_trial
 
 if TYPE_CHECKING:
     import optuna
 
+    from autotune.compression.settings import Settings
     from autotune.config import Config
+    from autotune.evaluation import Metric
     from autotune.search.preparation import Prepared
 
 __all__ = ["StudyOutcome", "run_search"]
@@ -107,8 +109,6 @@ def run_search(
             if aside is not None:
                 listener.note(f"the old study is now in {aside}")
             with open_study(folder, storage, dict(config.objectives), fresh=fresh) as study:
-                with atomic_write(folder / "model.yaml") as temporary:
-                    temporary.write_text(config.to_yaml(), encoding="utf-8")
                 search = Search(config, study, folder, listener, budget)
                 reason = search.run((prepare or default_prepare)(config, listener.stage), limit)
                 history = History(study.get_trials(deepcopy=False))
@@ -172,7 +172,13 @@ class Search:
         self.folder = folder
         self.listener = listener
         self.budget = budget
-        self.proposer = Proposer(config.space, sampler=config.study.sampler, budget=budget, seed=config.study.seed)
+        self.proposer = Proposer(
+            config.space,
+            directions=list(config.objectives.values()),
+            sampler=config.study.sampler,
+            budget=budget,
+            seed=config.study.seed,
+        )
         self.ran = 0
         self.spent = 0.0
         self.counts: Mapping[str, tuple[int, int]] = {}
@@ -185,25 +191,17 @@ class Search:
         """Bring the study's attributes up to date, then run trials until there is a reason to stop."""
         started = time.monotonic()
         describe_study(self.study, self.config, prepared, self.folder)
+        with atomic_write(self.folder / "model.yaml") as temporary:
+            temporary.write_text(self.config.to_yaml(), encoding="utf-8")
         mark_interrupted(self.study)
-        metrics = all_metrics(prepared.metrics)
-        objectives = {name: metrics[name] for name in self.config.objectives}
-        original = self.study.user_attrs["original"]
-        known = {name: score["value"] for name, score in original["metrics"].items()}
-        info = StudyInfo(
-            folder=str(self.folder),
-            total=self.budget,
-            done=len(self.history().finished),
-            objectives=objectives,
-            original={**known, "footprint": original["footprint"]},
-        )
+        info = self.info(prepared.metrics)
         self.listener.started(info)
         place = Workplace(
             engine=prepared.engine,
             score=prepared.score,
-            objectives=list(objectives),
+            objectives=list(info.objectives),
             limits=self.config.constraints,
-            original=known,
+            original=info.original,
             save_plan=self.save_plan,
             earlier=lambda key: self.history().earlier(key),
             stage=self.listener.stage,
@@ -233,15 +231,26 @@ class Search:
             if self.ran:
                 record_manifest(self.study, prepared.manifest())
 
+    def info(self, measured: Mapping[str, Metric]) -> StudyInfo:
+        """What stands fixed from here on, for the listener."""
+        metrics, history = all_metrics(measured), self.history()
+        original = self.study.user_attrs["original"]
+        scores = {name: score["value"] for name, score in original["metrics"].items()}
+        return StudyInfo(
+            folder=str(self.folder),
+            total=self.budget,
+            done=len(history.finished),
+            objectives={name: metrics[name] for name in self.config.objectives},
+            original={**scores, "footprint": original["footprint"]},
+            front=front_rows(history, list(self.config.objectives), list(self.config.objectives.values())),
+        )
+
     def step(self, history: History, proposal: Proposal, place: Workplace, info: StudyInfo, left: float | None) -> None:
         """Run one trial from its point to its values in the storage."""
         begun = time.monotonic()
-        trial = self.ask(history, proposal)
-        try:
-            settings = self.config.space.settings(draw(trial, self.config.space))
-            trial.set_user_attr("settings", settings.as_dict())
-        except ValueError as error:  # queued by hand with a value outside the space
-            result = TrialResult("fail", attrs={"error": describe(error)})
+        trial, settings = self.begin(history, proposal)
+        if isinstance(settings, Exception):
+            result = TrialResult("fail", attrs={"error": describe(settings)})
         else:
             self.listener.trial_started(len(history.finished) + 1, settings.as_dict())
             result = run_trial(settings, place)
@@ -252,17 +261,35 @@ class Search:
             self.spent += seconds
         self.show(trial.number, seconds, info, left)
 
-    def ask(self, history: History, proposal: Proposal) -> optuna.Trial:
-        """Begin the trial that was proposed, with a sampler that knows nothing but the study and its seed."""
-        if proposal.params is not None:
-            attrs = {"origin": proposal.origin}
-            again = {} if proposal.retry_of is None else {"retry_of": proposal.retry_of}
-            self.study.enqueue_trial(dict(proposal.params), user_attrs={**attrs, **again})
-        self.study.sampler = make_sampler(self.config.study.sampler, seed_for(self.config.study.seed, history.position))
-        trial = self.study.ask()
-        if "origin" not in trial.user_attrs:
+    def begin(self, history: History, proposal: Proposal) -> tuple[optuna.Trial, Settings | Exception]:
+        """Write the trial into the storage as running; a trial queued by hand may turn out to be outside the space."""
+        import optuna
+        from optuna.trial import TrialState, create_trial
+
+        space, options, draft = self.config.space, self.config.study, proposal.draft
+        if draft is None:
+            self.study.sampler = make_sampler(options.sampler, seed_for(options.seed, history.position))
+            trial = self.study.ask()
             trial.set_user_attr("origin", proposal.origin)
-        return trial
+            try:
+                settings = space.settings(draw(trial, space))
+            except ValueError as error:
+                return trial, error
+            trial.set_user_attr("settings", settings.as_dict())
+            return trial, settings
+        settings = space.settings(point_of(space, draft.params))
+        attrs: dict[str, Any] = {"origin": proposal.origin, "settings": settings.as_dict()}
+        if proposal.retry_of is not None:
+            attrs["retry_of"] = proposal.retry_of
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(draft.params),
+            distributions=dict(draft.distributions),
+            system_attrs=dict(draft.system_attrs),
+            user_attrs=attrs,
+        )
+        number = self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
+        return optuna.Trial(self.study, number), settings
 
     def save_plan(self, plan: Plan) -> str:
         """Write a plan's file, once; returns its path inside the folder."""

@@ -6,6 +6,7 @@ call it with fakes and a worker process can call it far from the study.
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from autotune.compression.settings import Settings
-from autotune.errors import ConfigError, EvaluationError, PrerequisiteError
+from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
 from autotune.evaluation import Measurement, Metric
 from autotune.quantities import Constraint
 
@@ -41,27 +42,45 @@ class Plan(Protocol):
     """What a trial needs of `autotune.compression.plan.Plan`."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Equal plans, equal models."""
+
     @property
-    def footprint(self) -> int: ...
+    def footprint(self) -> int:
+        """Bytes of openvino_model.bin."""
+
     @property
-    def bits_per_weight(self) -> float: ...
+    def bits_per_weight(self) -> float:
+        """Mean stored bits of a weight."""
+
     @property
-    def compression_rate(self) -> float: ...
+    def compression_rate(self) -> float:
+        """Float32 size over footprint."""
+
     @property
-    def int4_percent(self) -> float: ...
+    def int4_percent(self) -> float:
+        """Share of weights in 4 bits."""
+
     @property
-    def int8_percent(self) -> float: ...
-    def as_dict(self) -> dict[str, Any]: ...
+    def int8_percent(self) -> float:
+        """Share of weights in 8 bits."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the plan's file."""
 
 
 class Engine(Protocol):
     """What a trial needs of `autotune.compression.engine.Engine`."""
 
     @property
-    def counters(self) -> Mapping[str, int]: ...
-    def plan(self, settings: Settings) -> Any: ...
-    def apply(self, plan: Any) -> Any: ...
+    def counters(self) -> Mapping[str, int]:
+        """``variants_computed`` and ``variants_reused`` so far."""
+
+    def plan(self, settings: Settings) -> Any:
+        """Resolve settings; raises PlanError."""
+
+    def apply(self, plan: Any) -> Any:
+        """The compressed model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +131,7 @@ def run_trial(settings: Settings, place: Workplace) -> TrialResult:
 
     Raises:
         ConfigError, PrerequisiteError: the study's set-up is wrong, e.g. its calibration text is too short.
+        StudyError: the disk is full or read-only.
     """
     attrs: dict[str, Any] = {}
     try:
@@ -136,6 +156,13 @@ def run_trial(settings: Settings, place: Workplace) -> TrialResult:
         return scored(model, attrs, known, place)
     except (ConfigError, PrerequisiteError):
         raise  # what is wrong with the set-up would be wrong with every trial
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise StudyError(
+                f"nothing can be written any more ({error}). Every finished trial is kept; make room, then run the "
+                "same command to continue."
+            ) from error
+        return TrialResult("fail", attrs={**attrs, "error": describe(error)})
     except Exception as error:  # whatever went wrong inside a trial costs that trial, never the study
         return TrialResult("fail", attrs={**attrs, "error": describe(error)})
     finally:

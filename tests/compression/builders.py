@@ -12,6 +12,7 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from autotune.compression.arrays import raw_bytes, read_f32, type_name
+from autotune.compression.formats import E2M1_LEVELS, NF4_LEVELS
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -130,3 +131,79 @@ def bin_size(model: ov.Model, folder: Path) -> int:
     """Bytes of the model's weights file as OpenVINO writes it."""
     ov.save_model(model, folder / "saved.xml", compress_to_fp16=False)
     return (folder / "saved.bin").stat().st_size
+
+
+def outputs_of(model: ov.Model, *inputs: npt.NDArray[Any]) -> FloatArray:
+    """The first output in float32 on the CPU, all compressed weights and activations in float32."""
+    config = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    return np.array(ov.Core().compile_model(model, "CPU", config)(list(inputs))[0], np.float32)
+
+
+def logits(model: ov.Model, tokens: npt.NDArray[np.int64], config: Mapping[str, str] | None = None) -> FloatArray:
+    """Logits [n, T, V] of a causal language model in float32, from an empty cache."""
+    scoring = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    compiled = ov.Core().compile_model(model, "CPU", {**scoring, **(config or {})})
+    count, length = tokens.shape
+    known = {
+        "input_ids": tokens,
+        "attention_mask": np.ones_like(tokens),
+        "position_ids": np.tile(np.arange(length), (count, 1)),
+        "beam_idx": np.arange(count, dtype=np.int32),
+    }
+    inputs = {port.get_any_name(): known[port.get_any_name()] for port in compiled.inputs}
+    return np.array(compiled(inputs)[0], np.float32)
+
+
+def distance(a: FloatArray, b: FloatArray) -> float:
+    """Norm of the difference over the norm of `a`."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+
+def decoded(model: ov.Model, name: str) -> FloatArray:
+    """A compressed weight as its constants stand for, computed here from their bytes: [..., G, g] or as stored."""
+    found = constants(model)
+    node = found[name]
+    kind, shape = type_name(node), tuple(node.get_output_shape(0))
+    data = raw_bytes(node).astype(np.int64)
+    if kind in ("u4", "i4", "nf4", "f4e2m1"):
+        data = np.stack([data & 15, data >> 4], axis=-1).reshape(-1)
+    codes = data[: int(np.prod(shape))].reshape(shape)
+    if kind in ("i8", "i4"):
+        half = 128 if kind == "i8" else 8
+        codes = (codes + half) % (2 * half) - half
+    elif kind == "nf4":
+        codes = NF4_LEVELS[codes]
+    elif kind == "f4e2m1":
+        codes = np.where(codes >= 8, -1, 1) * E2M1_LEVELS[codes % 8]
+    scale = found[f"{name}/scale"]
+    if type_name(scale) == "f8e8m0":
+        step = 2.0 ** (raw_bytes(scale).astype(np.float64) - 127).reshape(tuple(scale.get_output_shape(0)))
+    else:
+        step = scale.data.astype(np.float64)
+    if f"{name}/zero_point" in found:
+        zero = found[f"{name}/zero_point"]
+        levels = raw_bytes(zero).astype(np.int64)
+        if type_name(zero) == "u4":
+            levels = np.stack([levels & 15, levels >> 4], axis=-1).reshape(-1)
+        shape = tuple(zero.get_output_shape(0))
+        codes = codes - levels[: int(np.prod(shape))].reshape(shape)
+    return np.asarray(codes * step, np.float32)
+
+
+def decompressed(original: ov.Model, compressed: ov.Model) -> ov.Model:
+    """The original with every weight replaced by what the compressed model stores for it, in float32."""
+    model, stored = original.clone(), constants(compressed)
+    for name, old in constants(model).items():
+        if f"{name}/scale" in stored:
+            new = ops.constant(decoded(compressed, name).reshape(tuple(old.get_output_shape(0))))
+        elif (
+            name in stored
+            and type_name(old) in ("f32", "f16")
+            and raw_bytes(old).tobytes() != raw_bytes(stored[name]).tobytes()
+        ):
+            new = ops.constant(read_f32(stored[name]))  # a gain that AWQ divided
+        else:
+            continue
+        for target in old.output(0).get_target_inputs():
+            target.replace_source_output(new.output(0))
+    return model

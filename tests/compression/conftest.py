@@ -5,28 +5,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
-# The same examples on every run, and no time limit for one: the machine may be busy.
-settings.register_profile("compression", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("compression")
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from autotune.compression.statistics import Statistics
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import openvino as ov
-from builders import with_norm_gains
-
-from autotune.compression.engine import Engine
-from autotune.compression.statistics import Statistics, StatisticsCache
+# The same examples on every run, and no time limit for one: the machine may be busy.
+settings.register_profile("compression", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("compression")
 
 
 @pytest.fixture(scope="session")
 def llama(tiny_llama: Path) -> ov.Model:
     """The tiny Llama with gains in its norms that are not one, as trained models have them; 16 weights."""
+    import openvino as ov
+    from builders import with_norm_gains
+
     return with_norm_gains(ov.Core().read_model(tiny_llama / "openvino_model.xml"))
 
 
@@ -41,6 +44,9 @@ def statistics(
     llama: ov.Model, tokens: npt.NDArray[np.int64], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], Statistics]:
     """The statistics of `llama` on `tokens`, collected once for all tests."""
+    from autotune.compression.engine import Engine
+    from autotune.compression.statistics import StatisticsCache
+
     cache = StatisticsCache(tmp_path_factory.mktemp("statistics"))
     activations = Engine(llama).activations
     return lambda: cache.get_or_collect(llama, activations, tokens, model_fingerprint="llama")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import openvino as ov
 import pytest
@@ -32,14 +30,14 @@ def test_bf16_is_the_upper_half_of_float32(numbers: list[float]) -> None:
     assert np.array_equal(read_f32(node).view(np.uint32), bits & 0xFFFF0000)
 
 
-@pytest.mark.parametrize(("storage", "shape", "nbytes"), [("u4", (3, 3), 5), ("f4e2m1", (2, 4), 4), ("f8e8m0", (5,), 5)])
+@pytest.mark.parametrize(
+    ("storage", "shape", "nbytes"), [("u4", (3, 3), 5), ("f4e2m1", (2, 4), 4), ("f8e8m0", (5,), 5)]
+)
 def test_constant_has_the_bytes_it_was_made_of(storage: str, shape: tuple[int, ...], nbytes: int) -> None:
-    """Packed bytes are shared, not copied, and outlive the caller's own reference to them."""
+    """Packed bytes of any type are the constant's own: what happens to the array later does not change them."""
     data = np.arange(nbytes, dtype=np.uint8)
     node = constant(data, shape, storage)
     assert type_name(node) == storage
     assert tuple(node.get_output_shape(0)) == shape
-    assert raw_bytes(node).ctypes.data == data.ctypes.data
-    del data
-    gc.collect()
+    data += 1
     assert raw_bytes(node).tolist() == list(range(nbytes))

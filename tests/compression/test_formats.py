@@ -119,7 +119,7 @@ def test_quantizing_what_was_quantized_changes_nothing(name: str, rows: npt.NDAr
 @settings(max_examples=60)
 @given(rows=groups)
 def test_asymmetric_error_is_at_most_half_a_step(name: str, rows: npt.NDArray[np.float32]) -> None:
-    """Half a step where the zero point's rounding clips nothing, half a step more at the range's ends; zero is exact."""
+    """Half a step where the zero point's rounding clips nothing, a whole one at the range's ends; zero is exact."""
     fmt = FORMATS[name]
     scale, zero = initial_scale(rows, fmt)
     assert zero is not None
@@ -133,9 +133,7 @@ def test_asymmetric_error_is_at_most_half_a_step(name: str, rows: npt.NDArray[np
 @pytest.mark.parametrize("name", ["int8_sym", "int4_sym"])
 @settings(max_examples=40)
 @given(rows=groups)
-def test_larger_side_of_a_symmetric_range_lands_on_the_lowest_level(
-    name: str, rows: npt.NDArray[np.float32]
-) -> None:
+def test_larger_side_of_a_symmetric_range_lands_on_the_lowest_level(name: str, rows: npt.NDArray[np.float32]) -> None:
     """The extreme of a group is not clipped: the sign of the scale turns it to the side that has one level more."""
     fmt = FORMATS[name]
     scale, _ = initial_scale(rows, fmt)

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
-from builders import as_constant, cast_weights, chain, features, language_chain, named, normal, result_model
+from builders import (
+    as_constant,
+    bin_size,
+    cast_weights,
+    chain,
+    distance,
+    features,
+    language_chain,
+    named,
+    normal,
+    outputs_of,
+    result_model,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from openvino import opset15 as ops
@@ -13,6 +26,7 @@ from openvino import opset15 as ops
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
 from autotune.compression.weights import Use, Weight, find_weights, rows_to_shape, rows_view
+from autotune.errors import CompressionError
 
 
 def only(model: ov.Model) -> Weight:
@@ -92,6 +106,35 @@ def test_tied_weight_in_half_precision_is_found_once() -> None:
     assert (weight.name, len(weight.uses)) == ("E", 2)
 
 
+@pytest.mark.parametrize("repeated", ["constant", "operation", "activation"])
+def test_repeated_names_are_refused(repeated: str) -> None:
+    """Two weights, operations or activations of one name would be taken for each other; the error names them."""
+    x = features(16)
+    names = {"constant": ("W", "W"), "operation": ("A", "B"), "activation": ("A", "B")}[repeated]
+    node = named(ops.tanh(x), "same" if repeated == "activation" else "tanh")
+    for i, name in enumerate(names):
+        node = ops.matmul(node, as_constant(normal(16, 16, seed=i), name), False, True)
+        node = named(node, "same" if repeated == "operation" else f"M{i}")
+    if repeated == "activation":
+        node = named(ops.tanh(node), "same")
+    with pytest.raises(CompressionError, match=r"2 operations named (W|same)"):
+        find_weights(result_model([node], [x]))
+
+
+def test_repeated_names_elsewhere_do_no_harm(tmp_path: Path) -> None:
+    """Constants that are no weights may share a name; they are counted and kept."""
+    x = features(16)
+    node = ops.matmul(x, as_constant(normal(16, 16), "W"), False, True)
+    for i in range(2):
+        node = ops.add(node, as_constant(normal(1, 1, 16, seed=i), "bias"))
+    engine = Engine(result_model([node], [x]))
+    plan = engine.plan(Settings())
+    compressed = engine.apply(plan)
+    assert plan.footprint == bin_size(compressed, tmp_path)
+    data = normal(1, 3, 16, seed=5)
+    assert distance(outputs_of(engine.model, data), outputs_of(compressed, data)) < 0.02
+
+
 def convolution(x: ov.Node, w: ov.Node) -> ov.Node:
     return ops.convolution(x, w, [1, 1], [0, 0], [0, 0], [1, 1])
 
@@ -160,11 +203,11 @@ def test_rotary_angles_are_no_weights() -> None:
 
 def test_exported_llama_has_exactly_its_linear_layers(llama: ov.Model) -> None:
     """An exported model gives embedding, seven projections a layer and the head, by their own names."""
-    names = [w.name for w in find_weights(llama)]
-    projections = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    assert len(names) == len(set(names)) == 2 + 2 * len(projections)
-    for part in ("embed_tokens", "lm_head", *(f"layers.{i}.{kind}.{p}" for i in (0, 1) for p in projections for kind in ("self_attn", "mlp"))):
-        assert sum(f".{part}." in name for name in names) == ("layers" not in part or ("mlp" in part) == (part.split(".")[-1] in projections[4:]))
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    parts = attention + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    expected = [f"self.model.layers.{layer}.{part}.weight" for layer in (0, 1) for part in parts]
+    expected += ["self.model.embed_tokens.weight", "self.lm_head.weight"]
+    assert sorted(w.name for w in find_weights(llama)) == sorted(expected)
 
 
 @pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4"])
@@ -172,7 +215,9 @@ def test_compressed_model_has_no_weights_left(mode: str) -> None:
     """What was compressed is not found again, in any format."""
     model = language_chain([normal(32, 32)], normal(40, 32))
     engine = Engine(model)
-    compressed = engine.apply(engine.plan(Settings(mode=mode, group_size=None if mode in ("int8_asym", "mxfp4") else 32)))
+    compressed = engine.apply(
+        engine.plan(Settings(mode=mode, group_size=None if mode in ("int8_asym", "mxfp4") else 32))
+    )
     assert find_weights(compressed) == ()
 
 

@@ -291,10 +291,20 @@ def _trial(
             measured["metrics"][name] = {"value": random_.uniform(0.9, 1.0), "stderr": 0.01}
         attributes.update(measured)
         seen[key] = (number, measured)
-    known = {"footprint": measured["footprint"], **{name: m["value"] for name, m in measured["metrics"].items()}}
+    sizes = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
+    known = {
+        **{name: measured[name] for name in sizes},
+        **{name: m["value"] for name, m in measured["metrics"].items()},
+    }
     violations = {
         name: (known[name] - limit["value"]) * (1 if limit["op"] == "<=" else -1) for name, limit in constraints.items()
     }
+    early = {name: over for name, over in violations.items() if name in sizes}
+    if any(over > 0 for over in early.values()):
+        # A limit that the plan alone breaks ends a trial before it is compressed or scored.
+        kept = {k: v for k, v in attributes.items() if k != "metrics" and not k.startswith(("seconds", "variants"))}
+        pruned = optuna.trial.TrialState.PRUNED
+        return optuna.trial.create_trial(state=pruned, user_attrs=kept, constraints=early, **common)
     return optuna.trial.create_trial(
         values=[float(known[name]) for name in objectives], user_attrs=attributes, constraints=violations, **common
     )

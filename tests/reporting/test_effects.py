@@ -11,6 +11,7 @@ import pytest
 from autotune.reporting.commands import compress_command, export_command
 from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, saving, ties
 from autotune.reporting.effects import paired_changes, varying_settings
+from autotune.reporting.page import counts
 from autotune.reporting.progress_plot import progress
 from autotune.reporting.remedies import OTHERWISE, failures, reason, remedy
 from autotune.reporting.results import results_of
@@ -186,3 +187,27 @@ def test_progress_grows_to_the_final_front(make: Make) -> None:
     single = progress(make(objectives={"kl_divergence": "minimize"}))
     known = [value for value in single.worth if value == value]
     assert known == sorted(known, reverse=True)
+
+
+def test_an_interrupted_trial_names_the_one_that_did_its_work(fake: ModuleType) -> None:
+    """An interruption is no failure, and needs no remedy once the point was taken up again."""
+    import optuna
+
+    study = fake.build(trials=3)
+    settings = fake.settings_of({"mode": "int8_sym"})
+    error = {"type": "interrupted", "message": "the process ended", "traceback": ""}
+    fail = optuna.trial.TrialState.FAIL
+    study.add_trial(optuna.trial.create_trial(state=fail, user_attrs={"settings": settings, "error": error}))
+    results = results_of(study)
+    assert "run `autotune search` again" in remedy(results, results.records[3])
+    study.add_trial(optuna.trial.create_trial(state=fail, user_attrs={"settings": settings, "retry_of": 3}))
+    results = results_of(study)
+    assert remedy(results, results.records[3]) == "None needed: done again as trial 4."
+    assert "2 interrupted" in counts(results)
+
+
+def test_int8_is_compared_with_even_where_it_was_too_large(make: Make) -> None:
+    """A limit on the footprint that stops int8 before scoring does not take its size out of the comparison."""
+    results = make(constraints={"footprint": {"op": "<=", "value": 16e6, "text": "<= 16 MB"}})
+    assert results.records[0].state == "PRUNED"
+    assert "smaller than int8_asym (22.03 MB)" in decision_sentence(results)

@@ -24,7 +24,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "nothing": {"trials": 0},
     "one": {"trials": 1},
     "all failed": {"trials": 4, "only_failing": True},
-    "all outside": {"trials": 12, "constraints": {"footprint": {"op": "<=", "value": 1e6, "text": "<= 1 MB"}}},
+    "too large": {"trials": 6, "constraints": {"footprint": {"op": "<=", "value": 1e6, "text": "<= 1 MB"}}},
+    "all outside": {
+        "trials": 12,
+        "constraints": {"perplexity_increase": {"op": "<=", "value": -5.0, "text": "<= -5%"}},
+    },
     "one objective": {"trials": 12, "objectives": {"kl_divergence": "minimize"}},
     "three objectives": {
         "trials": 12,
@@ -89,6 +93,16 @@ def test_model_names_cannot_break_the_page(make: Make, tmp_path: Path) -> None:
     object.__setattr__(results.records[1], "error", {"type": "E|vil", "message": "a | b\n| c |"})
     text = write_report(results, tmp_path).report_md.read_text(encoding="utf-8")
     assert "E\\|vil: a \\| b \\| c \\|" in text
+
+
+def test_headings_name_local_models_briefly(make: Make) -> None:
+    """A hub id stays as it is, of an absolute path the last part is enough."""
+    for model, name in (
+        ("org/llama-1b", "org/llama-1b"),
+        ("/data/llama-1b", "llama-1b"),
+        ("/data/demo/model", "demo/model"),
+    ):
+        assert make(trials=0, config={"model": model}).model == name
 
 
 def test_no_study_is_an_error(tmp_path: Path) -> None:

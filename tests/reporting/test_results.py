@@ -123,12 +123,18 @@ def test_violations_without_optunas_constraints_are_worked_out(fake: ModuleType)
 
 
 def test_all_infeasible_names_the_nearest(make: Make) -> None:
-    """Without a feasible trial there is no front and no knee, but the least infeasible trial."""
-    results = make(constraints={"footprint": {"op": "<=", "value": 1e6, "text": "<= 1 MB"}})
-    assert results.front == ()
-    assert results.knee is None
-    smallest = results.complete["footprint"].astype(float).idxmin()
-    assert results.least_infeasible == smallest
+    """Without a feasible trial there is no front and no knee, but the least infeasible trial.
+
+    It is found among the scored trials and among those that were stopped because of their size alone.
+    """
+    for name, limit in (("footprint", 1e6), ("perplexity_increase", -5.0)):
+        results = make(constraints={name: {"op": "<=", "value": limit, "text": f"<= {limit}"}})
+        assert results.front == ()
+        assert results.knee is None
+        assert not results.trials["feasible"].fillna(False).any()
+        values = {number: results.value(number, name) for number in results.records}
+        known = {number: value for number, value in values.items() if value is not None}
+        assert results.least_infeasible == min(known, key=lambda number: (known[number], number))
 
 
 def test_unfinished_trials_are_rows_too(fake: ModuleType) -> None:

@@ -55,7 +55,7 @@ def test_front_md_has_the_form_of_nncfs_table(make: Make) -> None:
     results = make()
     header, original, *rows = table(front_markdown(results))
     assert header[:6] == ["mode", "%int4", "%int8", "lora rank", "average relative error", "compression rate"]
-    assert original[:6] == ["original", "0%", "0%", "–", "0.0%", "2.0x"]  # noqa: RUF001
+    assert original[:6] == ["original", "0%", "0%", "–", "0.0%", "2.0x"]
     assert [int(row[6]) for row in rows] == list(results.front)
     assert [row[6] for row in rows if "★" in row[0]] == [str(results.knee)]
     assert header[-1] == "KL divergence (nats/token)"
@@ -77,7 +77,7 @@ def test_a_missing_metric_is_a_dash(make: Make, metric: str) -> None:
     results = make(trials=12, without_metrics=[metric])
     assert results.trials[metric].isna().all()
     rows = table(front_markdown(results))
-    assert (rows[2][4] == "–") == (metric == "relative_error")  # noqa: RUF001
+    assert (rows[2][4] == "–") == (metric == "relative_error")
 
 
 def test_no_front_still_makes_a_table(make: Make) -> None:

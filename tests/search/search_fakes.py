@@ -160,9 +160,7 @@ class FakeConfig:
     output: Path
     space: SearchSpace = field(default_factory=lambda: LARGE)
     study: StudyOptions = field(default_factory=StudyOptions)
-    objectives: dict[str, Any] = field(
-        default_factory=lambda: {"kl_divergence": "minimize", "footprint": "minimize"}
-    )
+    objectives: dict[str, Any] = field(default_factory=lambda: {"kl_divergence": "minimize", "footprint": "minimize"})
     constraints: dict[str, Constraint] = field(default_factory=dict)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
@@ -175,7 +173,7 @@ class FakeConfig:
         }
 
     def to_yaml(self) -> str:
-        return "model: fake\n"
+        return f"{self.as_dict()}\n"
 
 
 @dataclass

@@ -28,7 +28,10 @@ def test_the_known_settings_come_first_and_by_name() -> None:
 
 def test_a_setting_outside_the_space_is_moved_to_the_nearest_inside() -> None:
     """The mode's family and the nearest numbers stand in, and the label says so."""
-    found = {anchor.label: anchor.point for anchor in anchors(space(mode=["int4_sym"], group_size=[96, 32], ratio=[0.7, 0.9]))}
+    found = {
+        anchor.label: anchor.point
+        for anchor in anchors(space(mode=["int4_sym"], group_size=[96, 32], ratio=[0.7, 0.9]))
+    }
     assert found["near optimum-intel's 4-bit default"] == {"mode": "int4_sym", "ratio": 0.9, "group_size": 96}
     assert not any("int8" in label for label in found)
 

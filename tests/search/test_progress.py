@@ -21,9 +21,17 @@ def row(number: int, **changes: object) -> Row:
     """A complete trial on the front."""
     values = {"kl_divergence": 0.0037 + number / 1e4, "footprint": 13.8e6 - number}
     settled = {
-        **{"number": number, "count": number + 1, "settings": SETTINGS, "state": "complete", "values": values},
-        **{"errors": {"kl_divergence": 0.0001}, "footprint": 13_800_000, "seconds": 2.13, "feasible": True},
-        **{"on_front": True, **changes},
+        "number": number,
+        "count": number + 1,
+        "settings": SETTINGS,
+        "state": "complete",
+        "values": values,
+        "errors": {"kl_divergence": 0.0001},
+        "footprint": 13_800_000,
+        "seconds": 2.13,
+        "feasible": True,
+        "on_front": True,
+        **changes,
     }
     return Row(**settled)  # type: ignore[arg-type]
 
@@ -80,7 +88,14 @@ def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
     finally:
         listener.close()
     shown = capture.get()
-    for part in ("trial 8 of 24", "left", "1 failed", "int4_asym g64 r0.8 AWQ: compressing", "front so far: 12", "44.00 MB"):
+    for part in (
+        "trial 8 of 24",
+        "left",
+        "1 failed",
+        "int4_asym g64 r0.8 AWQ: compressing",
+        "front so far: 12",
+        "44.00 MB",
+    ):
         assert part in shown
     assert len([line for line in shown.splitlines() if "int4_asym" in line]) == 9
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import optuna
 import pytest
-from search_fakes import LARGE, space
 from hypothesis import given
 from hypothesis import strategies as st
+from search_fakes import LARGE, space
 
 from autotune.errors import ConfigError
 from autotune.search.sampling import SAMPLERS, draw, make_sampler, params_of, seed_for, walk
@@ -33,7 +33,7 @@ def check_valid(drawn: SearchSpace, point: dict[str, Any], suggested: set[str]) 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_no_sampler_ever_suggests_a_parameter_that_means_nothing(name: str) -> None:
-    """Whatever the sampler and however much it has seen, only active parameters are suggested and settings are valid."""
+    """Whatever the sampler and however much it has seen: only active parameters, only valid settings."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for drawn in (LARGE, WITH_ZERO):
         study = optuna.create_study(directions=["minimize", "minimize"])
@@ -49,7 +49,9 @@ def test_no_sampler_ever_suggests_a_parameter_that_means_nothing(name: str) -> N
 def test_a_walk_stays_inside_the_space_whatever_is_chosen(choices: list[float]) -> None:
     """Any sequence of choices ends in a point whose parameters all mean something."""
     draws = iter(choices)
-    point = walk(LARGE, lambda name, parameter, _: (parameter.values or ())[int(next(draws) * len(parameter.values or ()))])
+    point = walk(
+        LARGE, lambda name, parameter, _: (parameter.values or ())[int(next(draws) * len(parameter.values or ()))]
+    )
     check_valid(LARGE, point, set(point))
 
 

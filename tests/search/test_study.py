@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,14 +16,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from search_fakes import LARGE, SMALL, FakeConfig, FakeEngine, FakePrepared, Recorder, StudyOptions, score, search, space
+from search_fakes import (
+    LARGE,
+    SMALL,
+    FakeConfig,
+    FakeEngine,
+    FakePrepared,
+    Recorder,
+    StudyOptions,
+    score,
+    search,
+    space,
+)
 
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, StudyError, UsageError
 from autotune.evaluation import Measurement
 from autotune.quantities import parse_constraint
-from autotune.search.history import History, is_interrupted
+from autotune.reporting.front import hypervolume
+from autotune.search.history import History, is_interrupted, point_key
 from autotune.search.storage import close, connect, database_url
 
 
@@ -69,7 +85,9 @@ def test_a_study_writes_what_its_schema_says(tmp_path: Path) -> None:
         assert json.loads((outcome.folder / own["plan_file"]).read_text())["key"] == own["plan"]
         assert own["metrics"]["kl_divergence"]["value"] == trial.values[0]
         assert trial.values[1] == own["footprint"]
-        assert own["metrics"]["relative_error"]["value"] == pytest.approx(100 * abs(own["metrics"]["perplexity"]["value"] - 40) / 40)
+        assert own["metrics"]["relative_error"]["value"] == pytest.approx(
+            100 * abs(own["metrics"]["perplexity"]["value"] - 40) / 40
+        )
         assert own["seconds_compress"] >= 0
         assert own["variants_computed"] == 1
 
@@ -77,10 +95,10 @@ def test_a_study_writes_what_its_schema_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_continued_study_equals_one_that_never_stopped(tmp_path: Path, sampler: str) -> None:
     """Stopped after any number of trials, the study goes on trial by trial as if it had not been stopped."""
-    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=30, sampler=sampler))
+    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=23, sampler=sampler))
     search(whole)
-    parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=30, sampler=sampler))
-    for trials in (1, 4, 11, 12, 23, 30):
+    parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=23, sampler=sampler))
+    for trials in (1, 4, 11, 12, 23):
         assert search(parts, trials=trials).finished == trials
     assert standing(parts.output) == standing(whole.output)
 
@@ -105,15 +123,16 @@ def test_a_finished_study_does_nothing_more(tmp_path: Path) -> None:
 
 def test_no_plan_is_evaluated_twice(tmp_path: Path) -> None:
     """Points with one plan share one evaluation; the copy has its values and does not count."""
-    config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=40))
+    two_names = space(mode=["int4_asym", "nf4"], group_size=[32, 64], backup_mode=["int8_asym", "int8_sym"])
+    config = FakeConfig(tmp_path / "study", space=two_names)
     prepared = FakePrepared()
     outcome = search(config, prepared)
     trials = trials_of(config.output)
     copies = [trial for trial in trials if "duplicate_of" in trial.user_attrs]
     plans = Counter(trial.user_attrs["plan"] for trial in trials if trial not in copies)
     assert max(plans.values()) == 1
-    assert len(prepared.engine.applied) == outcome.finished == 40
-    assert outcome.duplicates == len(copies) > 0
+    assert len(prepared.engine.applied) == outcome.finished == 4
+    assert outcome.duplicates == len(copies) == 4
     for copy in copies:
         original = trials[copy.user_attrs["duplicate_of"]]
         assert (copy.values, copy.user_attrs["metrics"]) == (original.values, original.user_attrs["metrics"])
@@ -138,8 +157,29 @@ def test_a_sampler_that_repeats_itself_is_helped_on(tmp_path: Path) -> None:
     assert points is not None
     config = FakeConfig(tmp_path / "study", space=SMALL, study=StudyOptions(trials=len(points) - 1))
     outcome = search(config)
-    assert (outcome.reason, outcome.finished) == ("trials", len(points) - 1)
-    assert outcome.duplicates < 3 * len(points)
+    assert (outcome.reason, outcome.finished, outcome.duplicates) == ("trials", len(points) - 1, 0)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_no_point_is_tried_twice(tmp_path: Path, sampler: str) -> None:
+    """A sampler is asked again, in memory, until it comes up with something new."""
+    config = FakeConfig(tmp_path / "study", space=SMALL, study=StudyOptions(trials=8, sampler=sampler))
+    search(config)
+    keys = [point_key(params) for params, *_ in standing(config.output)]
+    assert len(set(keys)) == len(keys) == 8
+
+
+def test_the_sampler_learns(tmp_path: Path) -> None:
+    """On a smooth made-up model, tpe's front dominates more than that of random points, with the same trials."""
+
+    def dominated(sampler: str, seed: int) -> float:
+        listener = Recorder()
+        study = StudyOptions(trials=32, sampler=sampler, seed=seed)
+        search(FakeConfig(tmp_path / f"{sampler}{seed}", study=study), listener=listener)
+        costs = [[math.log(row.values["kl_divergence"]), row.values["footprint"] / 1e6] for row in listener.rows]
+        return hypervolume(np.array(costs), np.array([math.log(0.03), 9.0]))
+
+    assert dominated("tpe", 0) > dominated("random", 0)
 
 
 def test_a_space_that_cannot_be_listed_also_ends(tmp_path: Path) -> None:
@@ -155,10 +195,14 @@ def test_a_grid_goes_through_the_space_in_order_and_needs_steps(tmp_path: Path) 
     """After the enqueued points come the unseen ones in order; a continuous range is refused."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=25, sampler="grid"))
     search(config)
-    listed = [params for params, *_, origin in standing(config.output) if origin == "enqueued: every point of the space"]
+    listed = [
+        params for params, *_, origin in standing(config.output) if origin == "enqueued: every point of the space"
+    ]
     modes = [params["mode"] for params in listed]
     assert modes == sorted(modes, key=LARGE.parameters["mode"].values.index)  # type: ignore[union-attr]
-    config = FakeConfig(tmp_path / "other", space=space(mode="nf4", ratio=(0.5, 1.0, None)), study=StudyOptions(sampler="grid"))
+    config = FakeConfig(
+        tmp_path / "other", space=space(mode="nf4", ratio=(0.5, 1.0, None)), study=StudyOptions(sampler="grid")
+    )
     with pytest.raises(ConfigError, match="step"):
         search(config)
 
@@ -207,7 +251,9 @@ def failing(kind: str) -> FakePrepared:
     return FakePrepared(scorer=scorer)
 
 
-@pytest.mark.parametrize(("kind", "said"), [("raise", "out of memory"), ("nan", "finite"), ("missing", "kl_divergence")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("raise", "out of memory"), ("nan", "finite"), ("missing", "kl_divergence")]
+)
 def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path: Path, kind: str, said: str) -> None:
     """FAIL with type, message and traceback; the other trials finish; the same plan is not tried again."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=25))
@@ -225,11 +271,53 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path: Path, kind: 
 def test_a_wrong_setup_stops_the_search_instead_of_failing_every_trial(tmp_path: Path) -> None:
     """A ConfigError inside a trial passes through; after the repair that trial is done."""
     config = FakeConfig(tmp_path / "study")
-    broken = FakePrepared(scorer=lambda settings: (_ for _ in ()).throw(ConfigError("the calibration text is too short")))
+    broken = FakePrepared(
+        scorer=lambda settings: (_ for _ in ()).throw(ConfigError("the calibration text is too short"))
+    )
     with pytest.raises(ConfigError, match="too short"):
         search(config, broken)
     outcome = search(config)
     assert (outcome.finished, outcome.failed) == (12, 0)
+
+
+def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    """No trial is failed for want of room; after the repair the study is the undisturbed one."""
+    config = FakeConfig(tmp_path / "study")
+    prepared = FakePrepared()
+
+    def apply(plan: Any) -> Settings:
+        if len(prepared.engine.applied) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return FakeEngine.apply(prepared.engine, plan)
+
+    prepared.engine.apply = apply  # type: ignore[method-assign]
+    with pytest.raises(StudyError, match="No space left"):
+        search(config, prepared)
+    assert search(config).failed == 0
+    undisturbed = FakeConfig(tmp_path / "undisturbed")
+    search(undisturbed)
+    assert standing(config.output) == standing(undisturbed.output)
+
+
+def test_a_storage_that_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """A database error in the middle is a StudyError, and what was finished is there when it works again."""
+    config = FakeConfig(tmp_path / "study")
+    scored: list[Settings] = []
+
+    def scorer(settings: Settings) -> dict[str, Measurement]:
+        scored.append(settings)
+        if len(scored) == 4:
+            with sqlite3.connect(config.output / "study.db") as connection:
+                connection.execute("ALTER TABLE trial_user_attributes RENAME TO hidden")
+            connection.close()
+        return score(settings)
+
+    with pytest.raises(StudyError, match=r"storage stopped working.*to continue"):
+        search(config, FakePrepared(scorer=scorer))
+    with sqlite3.connect(config.output / "study.db") as connection:
+        connection.execute("ALTER TABLE hidden RENAME TO trial_user_attributes")
+    connection.close()
+    assert search(config).ran == 12 - 3
 
 
 def interrupting(at: int) -> FakePrepared:
@@ -244,17 +332,17 @@ def interrupting(at: int) -> FakePrepared:
     return FakePrepared(scorer=scorer)
 
 
-@pytest.mark.parametrize("at", [1, 5, 14])
+@pytest.mark.parametrize("at", [2, 12])
 def test_ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing(tmp_path: Path, at: int) -> None:
     """The report is written, the outcome says interrupted, and the continued study equals the undisturbed one."""
-    config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=18))
+    config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=14))
     reported: list[Path] = []
     outcome = search(config, interrupting(at), report=reported.append)
     assert outcome.interrupted
     assert reported == [config.output]
     assert outcome.finished == at - 1
     search(config)
-    undisturbed = FakeConfig(tmp_path / "undisturbed", study=StudyOptions(trials=18))
+    undisturbed = FakeConfig(tmp_path / "undisturbed", study=StudyOptions(trials=14))
     search(undisturbed)
     assert standing(config.output) == standing(undisturbed.output)
     again = [trial for trial in trials_of(config.output) if "retry_of" in trial.user_attrs]
@@ -264,7 +352,14 @@ def test_ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing(tmp_path
 def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
     """Killed at awkward moments and run again: no finished trial is repeated, and the study is the undisturbed one."""
     log = tmp_path / "log.txt"
-    command = [sys.executable, str(Path(__file__).with_name("search_fakes.py")), str(tmp_path / "study"), str(log), "24", "0.02"]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("search_fakes.py")),
+        str(tmp_path / "study"),
+        str(log),
+        "24",
+        "0.02",
+    ]
     kills = 0
     for wait in (0.0, 0.13, 0.31, 0.55):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -294,9 +389,9 @@ def test_the_time_limit_begins_no_further_trial(tmp_path: Path) -> None:
     """Out of time, the search stops between trials and says how to go on."""
     listener = Recorder()
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=500))
-    outcome = search(config, FakePrepared(FakeEngine(delay=0.05)), timeout=0.2, listener=listener)
+    outcome = search(config, FakePrepared(FakeEngine(delay=0.2)), timeout=1.0, listener=listener)
     assert outcome.reason == "timeout"
-    assert 0 < outcome.finished < 10
+    assert outcome.finished <= 6
     assert "continue" in listener.message
 
 
@@ -312,10 +407,11 @@ def test_a_changed_study_is_refused_with_what_changed(tmp_path: Path, change: di
     """What would make trials incomparable is refused, named, and with the remedy; nothing is written."""
     config = FakeConfig(tmp_path / "study")
     search(config, trials=3)
-    before = (trials_of(config.output), study_attrs(config.output))
+    before = (trials_of(config.output), study_attrs(config.output), (config.output / "model.yaml").read_text())
     with pytest.raises(StudyError, match=rf"(?s){named}.*--fresh"):
         search(replace(config, **change))
-    assert (trials_of(config.output), study_attrs(config.output)) == before
+    after = (trials_of(config.output), study_attrs(config.output), (config.output / "model.yaml").read_text())
+    assert after == before
 
 
 @pytest.mark.parametrize("subject", ["model", "calibration", "evaluators.perplexity"])

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+from builders import (
+    as_constant,
+    chain,
+    constants,
+    content,
+    decoded,
+    decompressed,
+    distance,
+    features,
+    language_chain,
+    named,
+    normal,
+    outputs_of,
+    result_model,
+)
+from openvino import opset15 as ops
+
+from autotune.compression.arrays import raw_bytes, type_name
+from autotune.compression.engine import Engine
+from autotune.compression.formats import FORMATS
+from autotune.compression.settings import Settings
+
+ALL_FORMATS = [("int8_asym", -1), ("int8_sym", -1), ("int4_asym", 32), ("int4_sym", -1), ("nf4", 16), ("mxfp4", 32)]
+
+
+def compress(model: ov.Model, mode: str, group_size: int = -1, **settings: Any) -> ov.Model:
+    engine = Engine(model)
+    size = None if mode == "mxfp4" else group_size
+    return engine.apply(engine.plan(Settings(mode=mode, group_size=size, **settings)))
+
+
+def path_to(model: ov.Model, operation: str) -> list[str]:
+    """Types (with target types of Converts) on the way from the packed constant to the named operation."""
+    node = next(n for n in model.get_ordered_ops() if n.get_friendly_name() == operation).input_value(1).get_node()
+    path = []
+    while True:
+        kind = node.get_type_name()
+        path.append(f"Convert({type_name(node)})" if kind == "Convert" else kind)
+        if kind == "Constant":
+            return path[::-1]
+        node = node.input_value(0).get_node()
+
+
+@pytest.mark.parametrize(
+    ("mode", "group_size", "path"),
+    [
+        ("int8_asym", -1, ["Subtract", "Multiply"]),
+        ("int8_sym", -1, ["Multiply"]),
+        ("int4_asym", 16, ["Subtract", "Multiply", "Reshape"]),
+        ("int4_asym", -1, ["Subtract", "Multiply"]),
+        ("int4_sym", 16, ["Multiply", "Reshape"]),
+        ("int4_sym", 32, ["Multiply"]),
+        ("nf4", 16, ["Multiply", "Reshape"]),
+        ("mxfp4", 32, ["Multiply"]),
+    ],
+)
+@pytest.mark.parametrize("storage", ["f32", "f16", "bf16"])
+def test_decompression_has_the_pattern_that_plugins_fuse(
+    mode: str, group_size: int, path: list[str], storage: str
+) -> None:
+    """Convert to float16, zero point, scale, Reshape where there are groups, one Convert to what the MatMul reads."""
+    model = compress(chain([normal(8, 32)], storage=storage), mode, group_size, all_layers="int8" not in mode)
+    assert path_to(model, "M0") == ["Constant", "Convert(f16)", *path, "Convert(f32)"]
+    found = constants(model)
+    fmt = FORMATS[mode]
+    assert type_name(found["W0"]) == fmt.storage
+    assert type_name(found["W0/scale"]) == fmt.scale_storage
+    assert ("W0/zero_point" in found) == fmt.has_zero_point
+    if fmt.has_zero_point:
+        assert type_name(found["W0/zero_point"]) == fmt.storage
+
+
+def test_weights_that_are_computed_with_in_half_precision_need_no_convert() -> None:
+    """A float16 weight of a float16 MatMul ends without a Convert."""
+    x = ops.parameter([-1, -1, 32], np.float16)
+    weight = named(ops.constant(normal(8, 32).astype(np.float16)), "W")
+    model = compress(result_model([named(ops.matmul(x, weight, False, True), "M")], [x]), "int8_asym")
+    assert path_to(model, "M") == ["Constant", "Convert(f16)", "Subtract", "Multiply"]
+
+
+@pytest.mark.parametrize(("mode", "group_size"), ALL_FORMATS)
+@pytest.mark.parametrize("port", [0, 1])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_every_layout_computes_with_what_is_stored(
+    mode: str, group_size: int, port: int, transposed: bool, batched: bool
+) -> None:
+    """Whatever port, transposition and rank, outputs are those of the decoded weight, which is near the original."""
+    values = normal(*((3,) if batched else ()), 64, 64)
+    weight = as_constant(values, "W")
+    x = named(ops.parameter([3, 64, 64], np.float32), "x")
+    y = ops.matmul(weight, x, transposed, False) if port == 0 else ops.matmul(x, weight, False, transposed)
+    model = result_model([y], [x])
+    compressed = compress(model, mode, group_size, all_layers="int8" not in mode)
+    restored = decoded(compressed, "W").reshape(values.shape)
+    assert distance(values, restored) < (0.02 if "int8" in mode else 0.2)
+    data = normal(3, 64, 64, seed=1)
+    expected = outputs_of(decompressed(model, compressed), data)
+    assert distance(expected, outputs_of(compressed, data)) < 2e-3
+
+
+@pytest.mark.parametrize("mode", ["int8_asym", "int8_sym", "int4_asym", "int4_sym", "nf4", "mxfp4"])
+def test_embeddings_and_convolutions_compute_with_what_is_stored(mode: str) -> None:
+    """Tables and kernels, in backup precision or in four bits, give the outputs of their decoded values."""
+    all_layers = "int8" not in mode
+    model = language_chain([normal(32, 32)], normal(40, 32), tied=True)
+    compressed = compress(model, mode, -1, all_layers=all_layers)
+    assert type_name(constants(compressed)["E"]) == FORMATS[mode].storage
+    ids = np.arange(40).reshape(2, 20)
+    assert distance(outputs_of(decompressed(model, compressed), ids), outputs_of(compressed, ids)) < 2e-3
+
+    x = ops.parameter([1, 4, 8, 8], np.float32)
+    y = ops.convolution(x, as_constant(normal(8, 4, 3, 3), "C"), [1, 1], [1, 1], [1, 1], [1, 1])
+    model = result_model(
+        [ops.group_convolution(y, as_constant(normal(2, 3, 4, 1, 1), "G"), [1, 1], [0, 0], [0, 0], [1, 1])], [x]
+    )
+    compressed = compress(model, mode, -1, all_layers=all_layers)
+    assert type_name(constants(compressed)["G"]) in ("u8", "i8")
+    image = normal(1, 4, 8, 8, seed=3)
+    assert distance(outputs_of(decompressed(model, compressed), image), outputs_of(compressed, image)) < 2e-3
+
+
+def test_other_readers_of_a_weight_get_its_decoded_values() -> None:
+    """A bias-like second use of the same constant reads the compressed weight too, once in the file."""
+    x = features(16)
+    weight = as_constant(normal(16, 16), "W")
+    model = result_model([ops.add(ops.matmul(x, weight, False, True), ops.reduce_sum(weight, np.array([1])))], [x])
+    compressed = compress(model, "int8_asym")
+    assert "W/original" not in constants(compressed)
+    data = normal(1, 3, 16, seed=1)
+    assert distance(outputs_of(decompressed(model, compressed), data), outputs_of(compressed, data)) < 2e-3
+
+
+def digest(model: ov.Model, folder: Path) -> tuple[bytes, bytes]:
+    ov.save_model(model, folder / "source.xml", compress_to_fp16=False)
+    return (folder / "source.xml").read_bytes(), (folder / "source.bin").read_bytes()
+
+
+def addresses(model: ov.Model) -> dict[str, int]:
+    return {name: raw_bytes(node).ctypes.data for name, node in constants(model).items()}
+
+
+@pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "mxfp4"])
+def test_source_model_is_not_changed(llama: ov.Model, tmp_path: Path, mode: str) -> None:
+    """Operations, names, types and every byte of the original are what they were, and it still runs."""
+    before, operations, where = digest(llama, tmp_path), len(llama.get_ordered_ops()), addresses(llama)
+    compress(llama, mode, -1)
+    assert digest(llama, tmp_path) == before
+    assert len(llama.get_ordered_ops()) == operations
+    assert addresses(llama) == where
+
+
+def test_unchanged_constants_are_shared(llama: ov.Model) -> None:
+    """What is not compressed is the original's own memory, not a copy of it."""
+    compressed = compress(llama, "int4_sym", 32, backup_mode="none", ratio=0.5)
+    before, after = addresses(llama), addresses(compressed)
+    replaced = {name for name in after if f"{name}/scale" in after}
+    assert 0 < len(replaced) < 16
+    assert {name: after.get(name) for name in before if name not in replaced} == {
+        name: address for name, address in before.items() if name not in replaced
+    }
+
+
+def test_inputs_outputs_and_names_are_kept(llama: ov.Model) -> None:
+    """A compressed model is called as the original is: ports, their names, types and shapes."""
+    compressed = compress(llama, "int4_sym", 32)
+    for ports in ("inputs", "outputs"):
+        before, after = getattr(llama, ports), getattr(compressed, ports)
+        assert [p.get_names() for p in after] == [p.get_names() for p in before]
+        assert [(p.get_partial_shape(), p.get_element_type()) for p in after] == [
+            (p.get_partial_shape(), p.get_element_type()) for p in before
+        ]
+    assert [s.get_friendly_name() for s in compressed.get_sinks()] == [s.get_friendly_name() for s in llama.get_sinks()]
+
+
+def test_names_are_unique_and_the_weights_keep_theirs(llama: ov.Model) -> None:
+    """The packed constant has the weight's name, and no name occurs twice."""
+    compressed = compress(llama, "int4_asym", 32)
+    names = [node.get_friendly_name() for node in compressed.get_ordered_ops()]
+    assert len(names) == len(set(names))
+    assert {weight.name for weight in Engine(llama).weights} <= set(names)
+
+
+def test_the_plan_is_recorded_in_the_model(llama: ov.Model, tmp_path: Path) -> None:
+    """rt_info of the saved file tells version, original and the whole plan."""
+    engine = Engine(llama, model_fingerprint="0123abcd")
+    plan = engine.plan(Settings(mode="int4_sym", group_size=32, ratio=0.5))
+    ov.save_model(engine.apply(plan), tmp_path / "m.xml", compress_to_fp16=False)
+    model = ov.Core().read_model(tmp_path / "m.xml")
+    assert model.get_rt_info(["autotune", "model"]).astype(str) == "0123abcd"
+    assert json.loads(model.get_rt_info(["autotune", "plan"]).astype(str)) == json.loads(json.dumps(plan.as_dict()))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: language_chain([normal(32, 32)], normal(40, 32)), lambda: chain([normal(8, 32)])]
+)
+def test_saving_and_reading_keeps_every_byte(build: Callable[[], ov.Model], tmp_path: Path) -> None:
+    """A compressed model that was saved and read has the same constants."""
+    for mode, group_size in ALL_FORMATS:
+        compressed = compress(build(), mode, group_size)
+        ov.save_model(compressed, tmp_path / f"{mode}.xml", compress_to_fp16=False)
+        again = content(ov.Core().read_model(tmp_path / f"{mode}.xml"))
+        assert {n: c for n, c in content(compressed).items() if not n.startswith("Constant_")}.items() <= again.items()

@@ -1,0 +1,239 @@
+"""What NNCF 3.4.0 makes of the same models, to the byte; NNCF is nothing but the yardstick here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+from builders import as_constant, chain, content, features, language_chain, named, normal, result_model
+from openvino import opset15 as ops
+
+from autotune.compression.engine import Engine
+from autotune.compression.settings import DATA_METRICS, Settings
+from autotune.compression.statistics import StatisticsCache
+
+nncf = pytest.importorskip("nncf")
+nncf.set_log_level(logging.ERROR)
+
+K = 384
+SMALL, LARGE = 20, 32
+"""Rows on either side of the 10,000 elements from which on NNCF computes in OpenVINO instead of NumPy."""
+
+GROUPED = ("int4_asym", "int4_sym", "nf4")
+CASES = [("int8_asym", -1), ("int8_sym", -1)]
+CASES += [(mode, size) for mode in GROUPED for size in (32, 64, 96, 128, -1)]
+
+
+def edge_cases(rows: int, seed: int) -> npt.NDArray[np.float32]:
+    """Normal rows, and the rows on which formulas for ranges disagree."""
+    w = normal(rows, K, seed=seed)
+    w[0] = 0
+    w[1] = 1.5
+    w[2] = np.abs(w[2])
+    w[3] = -np.abs(w[3])
+    w[4] = -2
+    w[5] *= 2.0**-20
+    w[6] *= 2.0**-30
+    w[7] = np.round(w[7] * 4) / 4  # ties
+    w[8] = 6 * 2.0**-3
+    w[9] = np.linspace(-1, 1, K)
+    w[10, 3] = 1000
+    w[11, 1:] = 0
+    w[12, :2], w[12, 2:] = (1, -1), w[12, 2:] / 16  # both sides of the range equal
+    return w
+
+
+def model_of_edge_cases() -> ov.Model:
+    """Weights of both sizes in every storage and layout side by side, and a last layer L."""
+    x = features(K)
+    outputs = []
+    layouts = [(SMALL, "f32", False), (SMALL, "f16", True), (SMALL, "bf16", True)]
+    layouts += [(LARGE, "f32", True), (LARGE, "f16", False), (LARGE, "bf16", False), (LARGE, "bf16", True)]
+    for seed, (rows, storage, transposed) in enumerate(layouts):
+        w = edge_cases(rows, seed)
+        constant = as_constant(w if transposed else np.ascontiguousarray(w.T), f"W{rows}_{seed}", storage)
+        outputs.append(ops.matmul(x, constant, False, transposed))
+    y = ops.concat(outputs, -1)
+    last = as_constant(normal(8, y.get_output_partial_shape(0)[2].get_length()), "L")
+    return result_model([named(ops.matmul(y, last, False, True), "last")], [x])
+
+
+Content = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+def ours(model: ov.Model, **settings: Any) -> Content:
+    engine = Engine(model)
+    return content(engine.apply(engine.plan(Settings(**settings))))
+
+
+def theirs(model: ov.Model, mode: str, **arguments: Any) -> Content:
+    return content(nncf.compress_weights(model, mode=getattr(nncf.CompressWeightsMode, mode.upper()), **arguments))
+
+
+def by_name(found: Content) -> Content:
+    """Named constants, axes of size one left out: with one group a row, NNCF keeps an axis for it and we do not."""
+    return {
+        name: (kind, tuple(size for size in shape if size != 1), data)
+        for name, (kind, shape, data) in found.items()
+        if not name.startswith("Constant_")
+    }
+
+
+def differing(a: Content, b: Content) -> list[str]:
+    a, b = by_name(a), by_name(b)
+    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+
+
+@pytest.mark.parametrize(("mode", "group_size"), CASES)
+def test_integers_scales_and_zero_points_equal_nncf(mode: str, group_size: int) -> None:
+    """Every constant has NNCF's name, type, shape and bytes, on both sides of its threshold and in every layout."""
+    arguments = {} if "int8" in mode else {"group_size": group_size}
+    expected = theirs(model_of_edge_cases(), mode, **arguments)
+    assert differing(ours(model_of_edge_cases(), mode=mode, group_size=group_size), expected) == []
+
+
+def test_mxfp4_equals_nncf_but_for_its_defects() -> None:
+    """MXFP4 equals NNCF's; only its OpenVINO path doubles scales at powers of two and differs in groups near zero."""
+    found = ours(model_of_edge_cases(), mode="mxfp4")
+    expected = theirs(model_of_edge_cases(), "mxfp4", backup_mode=nncf.BackupMode.INT8_ASYM)
+    wrong = differing(found, expected)
+    assert all(name.startswith(f"W{LARGE}_") and name.endswith("/scale") for name in wrong)
+    for name in wrong:
+        a, b = (np.frombuffer(c[name][2], np.uint8).reshape(c[name][1]).squeeze() for c in (found, expected))
+        if a.shape[1] == LARGE:  # stored as [input channels, output channels]
+            a, b = a.T, b.T
+        seed = int(name.split("/")[0].rpartition("_")[2])
+        largest = np.abs(edge_cases(LARGE, seed).reshape(LARGE, K // 32, 32)).max(axis=-1)
+        excused = (largest / 6 < 2.0**-22) | (np.frexp(largest / 6)[0] == 0.5)
+        assert np.array_equal(a[~excused], b[~excused])
+
+
+def embedded() -> ov.Model:
+    return language_chain([normal(32, 32, seed=i) for i in range(3)], normal(50, 32, seed=9))
+
+
+def tied() -> ov.Model:
+    return language_chain([normal(32, 32, seed=i) for i in range(3)], normal(50, 32, seed=9), tied=True)
+
+
+def batched() -> ov.Model:
+    x = named(ops.parameter([3, -1, 64], np.float32), "x")
+    y = ops.matmul(x, as_constant(normal(3, 32, 64), "W"), False, True)
+    return result_model([ops.matmul(y, as_constant(normal(8, 32, seed=1), "L"), False, True)], [x])
+
+
+def convolutional() -> ov.Model:
+    x = ops.parameter([1, 4, 8, 8], np.float32)
+    y = ops.convolution(x, as_constant(normal(8, 4, 3, 3), "C"), [1, 1], [1, 1], [1, 1], [1, 1])
+    y = ops.group_convolution(y, as_constant(normal(2, 3, 4, 1, 1), "G"), [1, 1], [0, 0], [0, 0], [1, 1])
+    y = ops.reshape(y, np.array([1, 6, 64]), special_zero=False)
+    y = ops.matmul(y, as_constant(normal(32, 64, seed=1), "W"), False, True)
+    return result_model([ops.matmul(y, as_constant(normal(8, 32, seed=2), "L"), False, True)], [x])
+
+
+@pytest.mark.parametrize("build", [embedded, tied, batched, convolutional])
+@pytest.mark.parametrize("all_layers", [False, True])
+@pytest.mark.parametrize("backup", ["int8_asym", "int8_sym", "none"])
+def test_embedding_last_layer_and_convolutions_equal_nncf(
+    build: Callable[[], ov.Model], all_layers: bool, backup: str
+) -> None:
+    """Backup goes to the layers that NNCF gives it to, and what stays float stays so in both."""
+    expected = theirs(
+        build(),
+        "int4_sym",
+        group_size=32,
+        all_layers=all_layers,
+        backup_mode=getattr(nncf.BackupMode, backup.upper()),
+    )
+    found = ours(build(), mode="int4_sym", group_size=32, all_layers=all_layers, backup_mode=backup)
+    assert differing(found, expected) == []
+
+
+def uneven_chain() -> ov.Model:
+    widths = (32, 64, 96, 32, 128, 64)
+    weights = [normal(o, i, seed=i * o) for i, o in pairwise(widths)]
+    return chain([w * np.float32(2.0 ** (i % 3 - 4)) for i, w in enumerate(weights)])
+
+
+@pytest.mark.parametrize("ratio", [0.0001, 0.2, 0.4, 0.5, 0.7, 0.9, 0.999, 1])
+@pytest.mark.parametrize("all_layers", [False, True])
+def test_ratio_without_data_picks_the_layers_that_nncf_picks(ratio: float, all_layers: bool) -> None:
+    """On float32 weights, where NNCF's own metric ranks by numbers alone, the same layers get four bits."""
+    expected = theirs(uneven_chain(), "int4_asym", group_size=32, ratio=ratio, all_layers=all_layers)
+    found = ours(uneven_chain(), mode="int4_asym", group_size=32, ratio=ratio, all_layers=all_layers)
+    assert differing(found, expected) == []
+
+
+def dissimilar_layers() -> ov.Model:
+    """Layers whose weights, activations and their variances rank differently, and an embedding with uneven rows."""
+    rng = np.random.default_rng(6)
+    weights = [normal(64, 64, seed=i) * np.float32(2.0**power) for i, power in enumerate((-5, -1, -4, -3, -2, -6))]
+    weights[2][:, 5:9] *= 16
+    weights[4][7] *= 8
+    return language_chain(weights, normal(50, 64, seed=9) * rng.lognormal(0, 1, (50, 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("all_layers", [False, True])
+@pytest.mark.parametrize("metric", DATA_METRICS)
+def test_ratio_with_data_picks_the_layers_that_nncf_picks(metric: str, all_layers: bool, tmp_path: Path) -> None:
+    """The four metrics that look at activations rank float32 weights as NNCF does on the same windows."""
+    tokens = np.random.default_rng(3).integers(0, 50, (5, 8), dtype=np.int64)
+    picks = set()
+    for ratio in (0.3, 0.5, 0.7, 0.9):
+        expected = theirs(
+            dissimilar_layers(),
+            "int4_sym",
+            group_size=32,
+            ratio=ratio,
+            all_layers=all_layers,
+            dataset=nncf.Dataset([window[None] for window in tokens]),
+            sensitivity_metric=getattr(nncf.SensitivityMetric, metric.upper()),
+        )
+        model = dissimilar_layers()
+        cache = StatisticsCache(tmp_path)
+        engine = Engine(
+            model,
+            statistics=lambda m=model, c=cache: c.get_or_collect(
+                m, Engine(m).activations, tokens, model_fingerprint=""
+            ),
+        )
+        settings = Settings(
+            mode="int4_sym", group_size=32, ratio=ratio, all_layers=all_layers, sensitivity_metric=metric
+        )
+        found = content(engine.apply(engine.plan(settings)))
+        assert differing(found, expected) == []
+        picks.add(tuple(sorted(name for name, value in found.items() if value[0] == "i4")))
+    assert len(picks) == 4
+
+
+def test_ratio_zero_gives_no_layer_four_bits() -> None:
+    """Zero means none here; NNCF reads it as not given and gives four bits to all."""
+    found = ours(uneven_chain(), mode="int4_asym", group_size=32, ratio=0)
+    expected = theirs(uneven_chain(), "int4_asym", group_size=32, ratio=0)
+    assert {found[f"W{i}"][0] for i in range(5)} == {"u8"}
+    assert {expected[f"W{i}"][0] for i in range(4)} == {"u4"}
+
+
+@pytest.mark.parametrize("pattern", ["W1", "M1", "M[12]"])
+def test_ignored_weights_equal_nncf(pattern: str) -> None:
+    """A weight ignored by its own name, its operation's, or a pattern, is left out of both in the same way."""
+    scope = nncf.IgnoredScope(patterns=[pattern]) if "[" in pattern else nncf.IgnoredScope(names=[pattern])
+    expected = theirs(uneven_chain(), "int4_sym", group_size=32, ratio=0.7, ignored_scope=scope)
+    found = ours(uneven_chain(), mode="int4_sym", group_size=32, ratio=0.7, ignored_scope=(pattern,))
+    assert differing(found, expected) == []
+
+
+def test_adjusted_group_sizes_equal_nncf() -> None:
+    """Where the group size does not divide, the same smaller one is taken, and backup where there is none."""
+    weights = [normal(40, 192), normal(64, 40), normal(32, 64), normal(8, 32)]
+    parameters = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+    expected = theirs(chain(weights), "int4_sym", group_size=128, advanced_parameters=parameters)
+    assert differing(ours(chain(weights), mode="int4_sym", group_size=128), expected) == []
+    assert {name: value[1] for name, value in expected.items() if name == "W0"} == {"W0": (40, 3, 64)}

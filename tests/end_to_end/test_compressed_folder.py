@@ -1,0 +1,83 @@
+"""A compressed folder is a complete model for the tools that users load it with."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+PROMPT = "Mira keeps eleven hens"
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path, run: Any, workplace: Path) -> Path:
+    """The tiny Llama in int4 with AWQ and scale estimation, by the command line."""
+    out = tmp_path_factory.mktemp("compressed") / "model"
+    done = run(
+        *("compress", str(tiny_llama_hf), str(out), "--mode", "int4_asym", "--group-size", "32", "--awq"),
+        *("--scale-estimation", "--calibration", "calibration.txt", "--samples", "8", "--sequence-length", "32"),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["footprint"] == (out / "openvino_model.bin").stat().st_size
+    return out
+
+
+def test_the_folder_holds_everything(compressed: Path) -> None:
+    """Model, configuration, tokenizer, its IR and the record of what was done."""
+    names = {path.name for path in compressed.iterdir()}
+    assert {
+        *("openvino_model.xml", "openvino_model.bin", "config.json", "generation_config.json", "tokenizer.json"),
+        *("openvino_tokenizer.xml", "openvino_detokenizer.xml", "openvino_config.json", "autotune.json"),
+    } <= names
+    record = json.loads((compressed / "autotune.json").read_text(encoding="utf-8"))
+    assert record["settings"]["mode"] == "int4_asym"
+    assert record["plan"]["awq"]
+
+
+def test_optimum_and_genai_give_the_same_greedy_answer(compressed: Path) -> None:
+    """Both load the folder as it is, and agree with our own runtime on a greedy answer."""
+    openvino_genai = pytest.importorskip("openvino_genai")
+    from transformers import AutoTokenizer
+
+    from autotune.runtime import OpenVINOLanguageModel
+
+    tokenizer = AutoTokenizer.from_pretrained(compressed)
+    prompt = tokenizer(PROMPT)["input_ids"]
+    with OpenVINOLanguageModel(compressed, tokenizer) as ours:
+        expected = ours.greedy(prompt, 10)
+
+    properties = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "KV_CACHE_PRECISION": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optimum's and torch's own
+        from optimum.intel import OVModelForCausalLM
+
+        model = OVModelForCausalLM.from_pretrained(compressed, ov_config=properties)
+        answer = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=10, do_sample=False)
+    assert [token for token in answer[0, len(prompt) :].tolist() if token != 0] == expected
+
+    pipe = openvino_genai.LLMPipeline(str(compressed), "CPU", **properties)
+    config = openvino_genai.GenerationConfig(max_new_tokens=10, do_sample=False, apply_chat_template=False)
+    assert pipe.generate(PROMPT, config) == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_the_plugin_keeps_the_weights_compressed(compressed: Path) -> None:
+    """In the CPU plugin's execution graph the fully connected layers read u4 and u8 constants."""
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(compressed / "openvino_model.xml", "CPU")
+    found = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected":
+            found.append(node.input_value(1).get_element_type().get_type_name())
+    assert set(found) == {"u4", "u8"}
+    assert np.mean([kind == "u4" for kind in found]) > 0.8

@@ -1,0 +1,136 @@
+"""The main job as a user runs it: search, continue, kill, export, evaluate, report."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+
+def _load_conftest() -> object:
+    spec = importlib.util.spec_from_file_location("end_to_end_conftest", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+shared = _load_conftest()
+Run = shared.Run  # type: ignore[attr-defined]
+
+
+def rows(folder: Path, name: str = "trials.csv") -> list[dict[str, str]]:
+    """A CSV file of a study."""
+    with (folder / name).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_search_ends_with_the_front_and_the_paths(
+    searched: subprocess.CompletedProcess[str], workplace: Path
+) -> None:
+    """The command exits with 0, prints the front, the knee and existing paths on stdout, progress on stderr."""
+    assert searched.returncode == 0, searched.stderr
+    assert "on the front" in searched.stdout
+    assert "the knee" in searched.stdout
+    for path in re.findall(r"study/[\w./-]+", searched.stdout):
+        assert (workplace / path).exists(), path
+    assert "[8/8]" in searched.stderr
+    assert "Traceback" not in searched.stderr
+
+
+def test_the_study_folder_holds_what_it_should(searched: subprocess.CompletedProcess[str], workplace: Path) -> None:
+    """Every file of the design is there, and trials.csv has the named columns first."""
+    folder = workplace / "study"
+    names = ["model.yaml", "trials.csv", "front.csv", "front.md", "report.md", "manifest.json", "study.db"]
+    assert [name for name in names if not (folder / name).is_file()] == []
+    assert (folder / "plots" / "front.png").read_bytes().startswith(b"\x89PNG")
+    found = rows(folder)
+    assert list(found[0])[:9] == (
+        ["trial", "state", "plan", "mode", "group_size", "ratio", "backup_mode", "sensitivity_metric", "all_layers"]
+    )
+    complete = [row for row in found if row["state"] == "COMPLETE" and not row["duplicate_of"]]
+    assert len(complete) == 8
+    assert all(float(row["kl_divergence"]) >= 0 and float(row["similarity"]) <= 1.0001 for row in complete)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert "INFERENCE_PRECISION_HINT" in json.dumps(manifest)
+
+
+def test_the_footprint_of_a_trial_is_the_size_of_its_exported_bin(
+    searched: subprocess.CompletedProcess[str], workplace: Path, run: Run, tmp_path: Path
+) -> None:
+    """Exported, every model of the front has the size and (evaluated alone) the scores of its trial."""
+    front = rows(workplace / "study", "front.csv")
+    assert len(front) >= 2
+    for row in front[:2]:
+        out = tmp_path / f"trial-{row['trial']}"
+        exported = run("export", "study", str(out), "--trial", row["trial"])
+        assert exported.returncode == 0, exported.stderr
+        assert (out / "openvino_model.bin").stat().st_size == int(row["footprint"])
+        scored = run("evaluate", str(out), "--config", "model.yaml", "--json")
+        assert scored.returncode == 0, scored.stderr
+        measured = json.loads(scored.stdout)
+        for metric in ("kl_divergence", "perplexity", "similarity"):
+            assert measured[metric]["value"] == pytest.approx(float(row[metric]), rel=1e-6, abs=1e-9)
+
+
+def test_the_same_command_again_finds_nothing_left_to_do(
+    searched: subprocess.CompletedProcess[str], workplace: Path, run: Run
+) -> None:
+    """A finished study stays as it is."""
+    before = rows(workplace / "study")
+    again = run("search", "model.yaml")
+    assert again.returncode == 0
+    assert rows(workplace / "study") == before
+
+
+def test_a_second_study_starts_warm(searched: subprocess.CompletedProcess[str], workplace: Path, run: Run) -> None:
+    """The same space in a new folder computes no statistics, no reference and no variant again."""
+    warm = run("search", "model.yaml", "--output", "warm")
+    assert warm.returncode == 0, warm.stderr
+    counts = re.findall(r"(\w+) (\d+) computed, (\d+) reused", warm.stderr)
+    assert {what: int(computed) for what, computed, _ in counts} == {"statistics": 0, "references": 0, "variants": 0}
+    scores = [(row["plan"], row["kl_divergence"], row["footprint"]) for row in rows(workplace / "study")]
+    assert [(row["plan"], row["kl_divergence"], row["footprint"]) for row in rows(workplace / "warm")] == scores
+
+
+def test_a_killed_search_goes_on_without_repeating_a_trial(
+    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, run: Run, searched: subprocess.CompletedProcess[str]
+) -> None:
+    """SIGKILL in the middle loses at most the trial in flight; the continued study has the plans of a whole one."""
+    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
+    process = shared.start(tmp_path, "search", "model.yaml", cache=workplace / "cache")  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 120
+    for line in process.stderr:
+        if line.startswith("[3/8]") or time.monotonic() > deadline:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    continued = run("search", "model.yaml", folder=tmp_path)
+    assert continued.returncode == 0, continued.stderr
+    found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]]
+    plans = [row["plan"] for row in found]
+    assert len(plans) == 8
+    assert len(set(plans)) == 8
+    assert plans == [
+        row["plan"] for row in rows(workplace / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]
+    ]
+
+
+def test_report_rebuilds_the_same_files(searched: subprocess.CompletedProcess[str], workplace: Path, run: Run) -> None:
+    """`autotune report` gives the same bytes from the storage alone."""
+    folder = workplace / "study"
+    names = ("trials.csv", "front.csv", "front.md", "report.md", "plots/front.png")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    assert run("report", "study").returncode == 0
+    assert {name: (folder / name).read_bytes() for name in names} == before
