@@ -181,6 +181,15 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert same(big.get_or_compute(KEY, forbidden), entry())
 
 
+def test_memory_forgets_what_was_unused_for_the_longest_time() -> None:
+    """Of three entries where two fit, the one that was asked for again stays."""
+    bank = Bank(memory_limit=5_000)
+    for i in (0, 1, 0, 2):
+        bank.get_or_compute(key(i), lambda: entry(size=2_000))
+    bank.get_or_compute(key(0), forbidden)
+    assert bank.counters == {"computed": 3, "reused": 2}
+
+
 def write_many(folder: Path, barrier: threading.Barrier | None = None) -> dict[str, int]:
     """Compute the same twenty entries as everybody else."""
     bank = Bank(folder)

@@ -251,15 +251,17 @@ def test_other_statistics_give_other_searched_variants_only(
         return cache.get_or_collect(llama, Engine(llama).activations, tokens // 2, model_fingerprint="")
 
     plain = Settings(mode="int4_sym", group_size=32)
-    searched = replace(plain, scale_estimation=True)
+    searched, scaled = replace(plain, scale_estimation=True), replace(plain, awq=True)
     first, second = Engine(llama, bank=bank, statistics=statistics), Engine(llama, bank=bank, statistics=other)
     models = {}
     for engine in (first, second):
-        for settings in (plain, searched):
+        for settings in (plain, searched, scaled):
             models[engine, settings] = named_content(engine.apply(engine.plan(settings)))
-    assert second.counters == {"variants_computed": 14, "variants_reused": 16 + 2}
+    # Embedding and head are never searched, o_proj never scaled.
+    assert second.counters == {"variants_computed": 14 + 12, "variants_reused": 16 + 2 + 4}
     assert models[first, plain] == models[second, plain]
     assert models[first, searched] != models[second, searched]
+    assert models[first, scaled] != models[second, scaled]
 
 
 def test_damaged_bank_gives_the_same_model(llama: ov.Model, tmp_path: Path) -> None:

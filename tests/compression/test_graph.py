@@ -28,6 +28,7 @@ from openvino import opset15 as ops
 from autotune.compression.arrays import raw_bytes, type_name
 from autotune.compression.engine import Engine
 from autotune.compression.formats import FORMATS
+from autotune.compression.graph import assemble
 from autotune.compression.settings import Settings
 
 ALL_FORMATS = [("int8_asym", -1), ("int8_sym", -1), ("int4_asym", 32), ("int4_sym", -1), ("nf4", 16), ("mxfp4", 32)]
@@ -139,6 +140,28 @@ def test_other_readers_of_a_weight_get_its_decoded_values() -> None:
     assert "W/original" not in constants(compressed)
     data = normal(1, 3, 16, seed=1)
     assert distance(outputs_of(decompressed(model, compressed), data), outputs_of(compressed, data)) < 2e-3
+
+
+@pytest.mark.parametrize("storage", ["f32", "f16", "bf16", "f64"])
+def test_divided_constants_keep_type_and_shape(storage: str) -> None:
+    """A gain over a scale is the nearest value that its own storage type has, and nothing else changes."""
+    rng = np.random.default_rng(4)
+    values, scale = normal(1, 1, 64), np.exp(rng.normal(size=64)).astype(np.float32)
+    x = features(64)
+    model = result_model([ops.multiply(x, as_constant(values, "gain", storage))], [x])
+    divided = assemble(model, [], {"gain": scale}, {})
+    found = constants(divided)["gain"]
+    assert (type_name(found), tuple(found.get_output_shape(0))) == (storage, (1, 1, 64))
+    exact = values / scale
+    if storage == "bf16":
+        bits = raw_bytes(found).view(np.uint16).astype(np.int64)
+        below, here, above = (((bits + step) << 16).astype(np.uint32).view(np.float32) for step in (-1, 0, 1))
+        distances = [np.abs(value - exact.ravel()) for value in (below, here, above)]
+        assert np.all(distances[1] <= np.minimum(distances[0], distances[2]))
+    else:
+        expected = exact.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[storage])
+        assert raw_bytes(found).tobytes() == expected.tobytes()
+    assert content(model)["gain"] != content(divided)["gain"]
 
 
 def digest(model: ov.Model, folder: Path) -> tuple[bytes, bytes]:

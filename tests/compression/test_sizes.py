@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from openvino import opset15 as ops
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
 from autotune.compression.sizes import Sizes
-from autotune.compression.statistics import Statistics
+from autotune.compression.statistics import Statistics, StatisticsCache
 from autotune.compression.weights import find_weights
 
 
@@ -118,6 +119,21 @@ def test_footprint_counts_equal_constants_once(
         for group_size in group_sizes:
             for ratio in (1, 0.5):
                 assert_foretold(engine, Settings(mode=mode, group_size=group_size, ratio=ratio), tmp_path)
+
+
+def test_equal_weights_differ_where_their_activations_do(tmp_path: Path) -> None:
+    """Two equal weights are one in the file with plain rounding and two with scales searched for different inputs."""
+    model = language_chain([normal(32, 32)] * 2, normal(40, 32))
+    cache, tokens = StatisticsCache(tmp_path / "statistics"), np.arange(40).reshape(4, 10)
+    engine = Engine(
+        model,
+        statistics=lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint=""),
+    )
+    plain = Settings(mode="int4_sym", group_size=16)
+    assert_foretold(engine, plain, tmp_path)
+    assert_foretold(engine, replace(plain, scale_estimation=True), tmp_path)
+    searched = engine.plan(replace(plain, scale_estimation=True))
+    assert searched.footprint > engine.plan(plain).footprint
 
 
 def test_sizes_of_the_original(llama: ov.Model, tmp_path: Path) -> None:

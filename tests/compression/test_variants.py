@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from builders import chain, constants, normal
+
+from autotune.compression.formats import FORMATS, encode, initial_scale, pack, store_scale, stored_value
+from autotune.compression.scale_estimation import estimate_scale
+from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, read_rows, variant_bytes
+from autotune.compression.weights import Weight, find_weights
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def prepared(values: FloatArray, storage: str = "f32") -> tuple[Weight, FloatArray]:
+    model = chain([values], storage=storage)
+    (weight,) = find_weights(model)
+    return weight, read_rows(constants(model)["W0"], weight)(0, len(values))
+
+
+def packed(values: FloatArray, variant: Variant, treatment: Treatment) -> Packed:
+    weight, _ = prepared(values)
+    return compress_weight(lambda start, stop: values[start:stop], weight, variant, treatment)
+
+
+def same(a: Packed, b: Packed) -> bool:
+    return all(
+        np.array_equal(x, y) for x, y in ((a.weight, b.weight), (a.scale, b.scale), (a.zero_point, b.zero_point))
+    )
+
+
+def moments(width: int) -> FloatArray:
+    """Second moments of correlated activations with uneven channels."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4 * width, width)) @ rng.normal(size=(width, width)) * rng.lognormal(0, 1, width)
+    return (x.T @ x / len(x)).astype(np.float32)
+
+
+@pytest.mark.parametrize("storage", ["f32", "f16", "bf16", "f64"])
+def test_rows_are_read_as_float32_from_every_storage(storage: str) -> None:
+    """A reader gives the same numbers from every storage that holds them."""
+    values = normal(6, 8)
+    _, rows = prepared(values, storage)
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, values)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("group_size", [-1, 32])
+def test_packed_bytes_are_those_foretold(name: str, group_size: int) -> None:
+    """Weight, scale and zero point are as large as `variant_bytes` says from shapes alone."""
+    values = normal(5, 96)
+    weight, _ = prepared(values)
+    variant = Variant(name, group_size)
+    found = packed(values, variant, Treatment())
+    assert (found.weight.nbytes, found.scale.nbytes, found.zero_point.nbytes) == variant_bytes(weight, variant)
+    assert found.nbytes == sum(variant_bytes(weight, variant))
+
+
+@pytest.mark.parametrize("name", ["int4_asym", "int4_sym", "nf4"])
+def test_estimated_codes_belong_to_the_stored_scales(name: str) -> None:
+    """With scale estimation, codes are those of the very scales and zero points that are stored."""
+    fmt, values, moment = FORMATS[name], normal(8, 64), moments(64)
+    rows = values.reshape(8, 2, 32)
+    scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), moment, fmt)
+    found = packed(values, Variant(name, 32, scale_estimation=True), Treatment(second_moment=moment))
+    assert np.array_equal(found.scale.view(np.float16), store_scale(scale, fmt).ravel())
+    assert np.array_equal(found.weight, pack(encode(rows, stored_value(scale, fmt), zero, fmt), 4))
+    if zero is not None:
+        assert np.array_equal(found.zero_point, pack(zero.astype(np.uint8), 4))
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_scaled_weights_are_compressed_as_what_they_become(estimated: bool) -> None:
+    """Input scales multiply columns and divide the activation, output scales divide rows; then it is any other weight."""
+    rng = np.random.default_rng(1)
+    values, moment = normal(8, 64), moments(64)
+    columns = np.exp(rng.normal(size=64)).astype(np.float32)
+    rows = np.exp(rng.normal(size=8)).astype(np.float32)
+    variant = Variant("int4_asym", 32, scale_estimation=estimated)
+    treated = packed(values, variant, Treatment(columns, rows, moment if estimated else None))
+    seen = moment / np.outer(columns, columns)
+    plain = packed(values * columns / rows[:, None], variant, Treatment(second_moment=seen if estimated else None))
+    assert same(treated, plain)
+
+
+def test_variant_comes_back_from_plain_data() -> None:
+    """`as_dict` is undone by the constructor."""
+    variant = Variant("nf4", 64, scale_estimation=True, awq=True)
+    assert Variant(**variant.as_dict()) == variant
