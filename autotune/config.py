@@ -26,6 +26,7 @@ from pydantic import (
 
 from autotune.cache import DEFAULT_LIMIT
 from autotune.errors import ConfigError
+from autotune.evaluation import SCORING_CONFIG
 from autotune.evaluator_options import (
     default_objectives,
     known_evaluators,
@@ -64,12 +65,6 @@ DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
     },
     "perplexity": {**WIKITEXT, "split": "test", "sequence_length": 512, "samples": 64},
 }
-SCORING_PROPERTIES: dict[str, str | int | float | bool | None] = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-}
-"""Runtime properties under which a score tells the error of the weights alone; the file's own are laid over them."""
 
 
 def _base_dir(info: ValidationInfo) -> Path:
@@ -191,7 +186,7 @@ class RuntimeOptions(Section):
 
     device: Name = "CPU"
     """An OpenVINO device."""
-    ov_config: dict[str, str | int | float | bool | None] = Field(default_factory=lambda: dict(SCORING_PROPERTIES))
+    ov_config: dict[str, str | int | float | bool | None] = Field(default_factory=lambda: dict(SCORING_CONFIG))
     """OpenVINO properties, laid over those that make scores exact; null leaves a property to OpenVINO."""
 
     @field_validator("device")
@@ -209,7 +204,7 @@ class RuntimeOptions(Section):
         wrong = [key for key, each in value.items() if isinstance(each, (dict, list))]
         if wrong:
             raise Invalid(*(Finding((key,), f"must be a text or a number, got {got(value[key])}") for key in wrong))
-        return {**SCORING_PROPERTIES, **value}
+        return {**SCORING_CONFIG, **value}
 
 
 class CacheOptions(Section):

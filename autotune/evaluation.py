@@ -19,7 +19,27 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
 
-__all__ = ["Direction", "Evaluator", "LanguageModel", "Measurement", "Metric", "Reference", "Verification"]
+__all__ = [
+    "SCORING_CONFIG",
+    "Direction",
+    "Evaluator",
+    "LanguageModel",
+    "Measurement",
+    "Metric",
+    "Reference",
+    "Verification",
+]
+
+SCORING_CONFIG: Mapping[str, Any] = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
+"""Runtime properties under which scores tell the error of the weights and of nothing else.
+
+The defaults would not do: a CPU may compute in bf16, compressed models get int8 activations and an 8-bit KV cache,
+and an uncompressed IR may carry its own KV_CACHE_PRECISION, each an error as large as that of 4-bit weights.
+"""
 
 Direction = Literal["minimize", "maximize"]
 

@@ -17,25 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Verification
+from autotune.evaluation import SCORING_CONFIG, Verification
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from autotune.evaluation import FloatArray, IntArray
 
-__all__ = ["SCORING_CONFIG", "OpenVINOLanguageModel", "end_token_ids", "follow_draft"]
-
-SCORING_CONFIG: Mapping[str, Any] = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-}
-"""Runtime properties under which scores tell the error of the weights and of nothing else.
-
-The defaults would not do: a CPU may compute in bf16, compressed models get int8 activations and an 8-bit KV cache,
-and an uncompressed IR may carry its own KV_CACHE_PRECISION, each an error as large as that of 4-bit weights.
-"""
+__all__ = ["OpenVINOLanguageModel", "end_token_ids", "follow_draft"]
 
 _INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
 _BATCH_ROWS = 32  # prompts decoded together; the KV cache of so many answers has to fit beside the model

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autotune import registry
 from autotune.config import SAMPLERS, Calibration, Config, TextSource, config_schema, load_config
 from autotune.errors import ConfigError
-from autotune.evaluation import Metric
+from autotune.evaluation import SCORING_CONFIG, Metric
 from autotune.quantities import Constraint
-from autotune.runtime import SCORING_CONFIG
 
 MODULE = "autotune_test_evaluators"
 GOOD = """\

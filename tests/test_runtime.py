@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import EvaluationError
-from autotune.runtime import SCORING_CONFIG, OpenVINOLanguageModel, end_token_ids, follow_draft
+from autotune.evaluation import SCORING_CONFIG
+from autotune.runtime import OpenVINOLanguageModel, end_token_ids, follow_draft
 
 PROMPTS = ["Mira keeps", "the ledger is opened, and the", "eggs", "When the river is high, her brother rows", "?"]
 

@@ -9,6 +9,7 @@ factor of which comes straight from another weight (whose output rows take 1 / c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,6 +91,7 @@ def _producer(product: ov.Node, by_node: dict[str, Weight], width: int) -> str |
 def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[AwqGroup, ...]:
     """All groups that can be scaled without any change of the uncompressed function."""
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    counts = Counter(node.get_friendly_name() for node in model.get_ordered_ops())
     by_node = {use.node: weight for weight in weights for use in weight.uses if use.kind == "matmul"}
     by_activation: dict[str, list[Weight]] = {}
     for weight in weights:
@@ -106,6 +108,8 @@ def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[AwqGroup, .
             continue
         width = members[0].columns
         gain = _gain(product, width)
+        if gain is not None and counts[gain] > 1:
+            continue  # its name does not tell it apart
         producer = None if gain else _producer(product, by_node, width)
         if gain or producer:
             groups.append(AwqGroup(activation, tuple(weight.name for weight in members), gain, producer))

@@ -129,7 +129,14 @@ class Engine:
         )
 
     def apply(self, plan: Plan) -> ov.Model:
-        """Compress: take every variant from the bank or compute it, and assemble a new model."""
+        """Compress: take every variant from the bank or compute it, and assemble a new model.
+
+        Raises:
+            PlanError: the plan is one for another model.
+            CompressionError: a weight holds values that cannot be compressed.
+        """
+        for name in (*(set(plan.variants) - set(self._by_name)), *(set(plan.awq) - set(self._groups))):
+            raise PlanError(f"the plan is for another model: it compresses {name}, which this one does not have")
         scales = {activation: self._awq_scale(self._groups[activation], plan) for activation in plan.awq}
         by_weight = {name: a for a in plan.awq for name in self._groups[a].weights}
         by_producer = {self._groups[a].producer: a for a in plan.awq}

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.errors import CompressionError
+from autotune.evaluation import SCORING_CONFIG
 from autotune.files import fingerprint, fingerprint_file, get_or_create_directory
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ VERSION = 1
 TOKENS_PER_INFERENCE = 2048
 SAMPLED_TOKENS = 512
 MEMORY_LIMIT = 4 << 30
-CALIBRATION_CONFIG = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-}
 SCALARS = (
     "max_activation_variance",
     "mean_activation_variance",
@@ -277,7 +273,7 @@ def _inferences(
     per_window = min(length, max(1, -(-SAMPLED_TOKENS // windows)))
     # Spread over the window, never the first token: its activations are the outliers of most models.
     positions = np.unique(np.ceil(np.linspace(length - 1, 0, per_window, endpoint=False)).astype(np.int64))
-    compiled = ov.Core().compile_model(_with_reductions(model, activations, positions), "CPU", CALIBRATION_CONFIG)
+    compiled = ov.Core().compile_model(_with_reductions(model, activations, positions), "CPU", dict(SCORING_CONFIG))
     request = compiled.create_infer_request()
     batch = max(1, TOKENS_PER_INFERENCE // length)
     for start in range(0, windows, batch):

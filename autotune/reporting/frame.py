@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.reporting.results import TrialRecord
+    from autotune.reporting.view import TrialRecord
 
 __all__ = ["MEASURE_COLUMNS", "SETTING_COLUMNS", "build_frame", "effective_settings"]
 

@@ -80,6 +80,15 @@ def test_a_result_is_a_consumer() -> None:
     assert groups_of(model) == {("down",): (None, "up")}
 
 
+def test_a_gain_whose_name_is_not_its_own_is_left_alone() -> None:
+    """Gains are found again by name when they are divided, so a name that occurs twice is none."""
+    model = gated_block()
+    ones = named(ops.constant(np.ones((1, 1, 32), np.float32)), "gain")
+    result = model.get_results()[0]
+    result.input(0).replace_source_output(ops.multiply(result.input_value(0), ones).output(0))
+    assert groups_of(model) == {("down",): (None, "up")}
+
+
 def test_tied_weights_are_left_alone() -> None:
     """A weight that two operations share would take the scale of one of them into the other."""
     x = features(16)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -190,14 +192,41 @@ def test_memory_forgets_what_was_unused_for_the_longest_time() -> None:
     assert bank.counters == {"computed": 3, "reused": 2}
 
 
-def write_many(folder: Path, barrier: threading.Barrier | None = None) -> dict[str, int]:
+def write_many(folder: Path, barrier: threading.Barrier) -> dict[str, int]:
     """Compute the same twenty entries as everybody else."""
     bank = Bank(folder)
     for i in range(20):
-        if barrier is not None:
-            barrier.wait()
+        barrier.wait()
         bank.get_or_compute(key(i), lambda i=i: entry(i, size=5_000))
     return bank.counters
+
+
+ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_bank import entry, key
+from autotune.compression.bank import Bank
+for _ in range(20):
+    bank = Bank(Path(sys.argv[2]), memory_limit=0)
+    for i in range(20):
+        bank.get_or_compute(key(i), lambda: entry(i, size=5_000))
+    for path in list(Path(sys.argv[2]).rglob("*.safetensors"))[::3]:
+        path.unlink(missing_ok=True)
+"""
+
+
+def test_processes_may_write_and_remove_entries_at_once(tmp_path: Path) -> None:
+    """Two processes that write, read and remove the same entries end without an error, a warning or a wrong byte."""
+    command = [sys.executable, "-W", "error", "-c", ANOTHER_PROCESS, str(Path(__file__).parent), str(tmp_path)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=100)[1] for process in processes] == ["", ""]
+    assert [process.returncode for process in processes] == [0, 0]
+    reader = Bank(tmp_path)
+    assert all(
+        same(reader.get_or_compute(key(i), lambda i=i: entry(i, size=5_000)), entry(i, size=5_000)) for i in range(20)
+    )
+    assert {path.suffix for path in files(tmp_path)} == {".safetensors"}
 
 
 def test_threads_may_write_one_entry_at_once(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from autotune.compression.engine import Engine, model_bytes
 from autotune.compression.settings import Settings
 from autotune.compression.statistics import Statistics, StatisticsCache
 from autotune.compression.weights import find_weights
+from autotune.errors import PlanError
 
 Tokens = npt.NDArray[np.int64]
 GetStatistics = Callable[[], Statistics]
@@ -331,6 +332,17 @@ def test_better_settings_are_nearer_to_the_original(
     engine, original = Engine(llama, statistics=statistics), logits(llama, tokens)
     near, far = (distance(original, logits(engine.apply(engine.plan(s)), tokens)) for s in (better, worse))
     assert near < far
+
+
+def test_plans_of_another_model_are_refused(llama: ov.Model, statistics: GetStatistics) -> None:
+    """A weight or an AWQ group that this model does not have is an error that names it."""
+    engine = Engine(llama, statistics=statistics)
+    other = Engine(chain([normal(32, 32)]))
+    with pytest.raises(PlanError, match="another model: it compresses W0"):
+        engine.apply(other.plan(Settings()))
+    scaled = engine.plan(Settings(mode="int4_sym", group_size=32, awq=True))
+    with pytest.raises(PlanError, match="another model: it compresses __module"):
+        other.apply(replace(scaled, variants={}))
 
 
 def test_model_bytes_is_the_footprint(llama: ov.Model) -> None:

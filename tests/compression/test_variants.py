@@ -9,6 +9,7 @@ from autotune.compression.formats import FORMATS, encode, initial_scale, pack, s
 from autotune.compression.scale_estimation import estimate_scale
 from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, read_rows, variant_bytes
 from autotune.compression.weights import Weight, find_weights
+from autotune.errors import CompressionError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -73,7 +74,7 @@ def test_estimated_codes_belong_to_the_stored_scales(name: str) -> None:
 
 @pytest.mark.parametrize("estimated", [False, True])
 def test_scaled_weights_are_compressed_as_what_they_become(estimated: bool) -> None:
-    """Input scales multiply columns and divide the activation, output scales divide rows; then it is any other weight."""
+    """Input scales multiply columns and divide the activation, output scales divide rows; the rest is as ever."""
     rng = np.random.default_rng(1)
     values, moment = normal(8, 64), moments(64)
     columns = np.exp(rng.normal(size=64)).astype(np.float32)
@@ -83,6 +84,29 @@ def test_scaled_weights_are_compressed_as_what_they_become(estimated: bool) -> N
     seen = moment / np.outer(columns, columns)
     plain = packed(values * columns / rows[:, None], variant, Treatment(second_moment=seen if estimated else None))
     assert same(treated, plain)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("storage", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("mode", ["int8_asym", "int4_sym", "nf4", "mxfp4"])
+def test_weights_that_are_not_finite_are_refused(value: float, storage: str, mode: str) -> None:
+    """NaN and infinity are an error that names the weight, in every format and storage."""
+    values = normal(4, 32)
+    values[2, 5] = value
+    model = chain([values], storage=storage)
+    (weight,) = find_weights(model)
+    with pytest.raises(CompressionError, match="W0: holds values that are not finite"):
+        compress_weight(read_rows(constants(model)["W0"], weight), weight, Variant(mode), Treatment())
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_values_beyond_a_float16_scale_are_refused(estimated: bool) -> None:
+    """A scale that float16 cannot hold would decode to infinity; the error names the weight."""
+    values = normal(4, 32)
+    values[1, 1] = 1e7
+    variant = Variant("int4_asym", scale_estimation=estimated)
+    with pytest.raises(CompressionError, match=r"W0: values up to 1e\+07 need a scale that float16 cannot hold"):
+        packed(values, variant, Treatment(second_moment=moments(32)))
 
 
 def test_variant_comes_back_from_plain_data() -> None:
