@@ -84,6 +84,8 @@ class Bank:
         try:
             entry = read_tensors(path)
             os.utime(path)
+        except FileNotFoundError:
+            return None  # another process has made room
         except DAMAGE as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             return None
@@ -96,6 +98,8 @@ class Bank:
         try:
             write_tensors(path, entry, durable=False)
             self._make_room(path.stat().st_size)
+        except FileNotFoundError:
+            pass  # another process has made room already
         except OSError as error:
             log.warning("%s could not be written (%s); this entry will be computed again next time", path, error)
 

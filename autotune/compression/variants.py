@@ -25,6 +25,7 @@ from autotune.compression.formats import (
 from autotune.compression.parallel import in_parallel
 from autotune.compression.scale_estimation import estimate_scale
 from autotune.compression.weights import Weight, rows_to_shape, rows_view
+from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -114,18 +115,33 @@ def variant_bytes(weight: Weight, variant: Variant) -> tuple[int, int, int]:
 
 
 def read_rows(node: ov.Node, weight: Weight) -> RowReader:
-    """A reader of float32 [n, K] blocks of rows of the constant, converted block by block."""
-    if type_name(node) == "bf16":
-        halves = rows_view(raw_bytes(node).view(np.uint16).reshape(weight.shape), weight)
-        return lambda start, stop: (halves[start:stop].astype(np.uint32) << 16).view(np.float32)
-    rows = rows_view(node.data, weight)
-    return lambda start, stop: rows[start:stop].astype(np.float32)
+    """A reader of float32 [n, K] blocks of rows of the constant, converted block by block.
+
+    The reader raises CompressionError where a block holds NaN or infinity.
+    """
+    upper_halves = type_name(node) == "bf16"
+    rows = rows_view(raw_bytes(node).view(np.uint16).reshape(weight.shape) if upper_halves else node.data, weight)
+
+    def read(start: int, stop: int) -> Array:
+        block: Array
+        if upper_halves:
+            block = (rows[start:stop].astype(np.uint32) << 16).view(np.float32)
+        else:
+            block = rows[start:stop].astype(np.float32)
+        if not np.isfinite(block).all():
+            raise CompressionError(f"{weight.name}: holds values that are not finite; check where the model comes from")
+        return block
+
+    return read
 
 
 def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
     """Quantize and pack one weight.
 
     The result does not depend on the number of threads: blocks are fixed by the shape, and rows do not interact.
+
+    Raises:
+        CompressionError: the weight holds NaN, infinity, or values too large for a float16 scale.
     """
     fmt = variant.format
     groups = variant.groups(weight)
@@ -147,6 +163,11 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
             values = values / treatment.output_scale[start:stop, None]
         values = values.reshape(stop - start, groups, -1)
         scale, zero = initial_scale(values, fmt)
+        if fmt.scale_storage == "f16" and np.abs(scale).max() > np.finfo(np.float16).max:
+            raise CompressionError(
+                f"{weight.name}: values up to {np.abs(values).max():.3g} need a scale that float16 cannot hold; add "
+                "the weight to ignored_scope"
+            )
         if variant.scale_estimation:
             assert moment is not None
             scale, zero = estimate_scale(values, scale, zero, moment, fmt)

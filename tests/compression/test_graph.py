@@ -131,6 +131,19 @@ def test_embeddings_and_convolutions_compute_with_what_is_stored(mode: str) -> N
     assert distance(outputs_of(decompressed(model, compressed), image), outputs_of(compressed, image)) < 2e-3
 
 
+@pytest.mark.parametrize("storage", ["f16", "bf16"])
+def test_embeddings_converted_after_the_lookup_are_compressed(storage: str) -> None:
+    """A half-precision table whose rows are converted only once they are looked up keeps its type on the way."""
+    ids = ops.parameter([-1, -1], np.int64)
+    table = named(ops.constant(normal(40, 32), dtype=getattr(ov.Type, storage)), "E")
+    model = result_model([ops.convert(ops.gather(table, ids, ops.constant(np.int64(0))), np.float32)], [ids])
+    compressed = compress(model, "int8_asym")
+    assert type_name(constants(compressed)["E"]) == "u8"
+    indices = np.arange(40).reshape(2, 20)
+    rows = outputs_of(compressed, indices).reshape(40, 32)
+    assert distance(decoded(compressed, "E"), rows) < 0.005
+
+
 def test_other_readers_of_a_weight_get_its_decoded_values() -> None:
     """A bias-like second use of the same constant reads the compressed weight too, once in the file."""
     x = features(16)
