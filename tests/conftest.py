@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Set before torch, transformers or datasets are imported: no test reaches for the network or the user's caches.
 _home = tempfile.mkdtemp(prefix="autotune-tests-")
@@ -25,6 +26,10 @@ for _name, _value in {
     "OMP_NUM_THREADS": "2",
 }.items():
     os.environ[_name] = _value
+
+# The same examples on every run, and no time limit for one: the machine may be busy.
+settings.register_profile("autotune", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("autotune")
 
 TEXT = (
     "Mira keeps eleven hens behind the mill, and every morning she counts the eggs: two, five, sometimes nine. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -111,6 +112,10 @@ class Engine:
         """
         for problem in settings.problems():
             raise PlanError(f"{problem.key}: {problem.message}")
+        if not self.weights:
+            raise PlanError(
+                "this model has no float weights to compress; if it is compressed already, name the original"
+            )
         settings = self.resolve(settings)
         if settings.needs_statistics:
             self._check_text()
@@ -181,7 +186,9 @@ class Engine:
 
         largest, norm = self._bank.get_or_compute(key, compute)["error"]
         activation = None
-        if metric != DATA_FREE_METRIC and weight.kind == "matmul" and weight.activations:
+        if metric != DATA_FREE_METRIC and weight.kind == "matmul":
+            if not weight.activations:
+                return math.inf  # what cannot be looked at stays at more bits
             activation = self.statistics.scalar(weight.activations[0], metric)
         return sensitivity(metric, Int8Error(float(largest), float(norm)), activation)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from autotune.errors import CompressionError
 from autotune.evaluation import SCORING_CONFIG
-from autotune.files import fingerprint, fingerprint_file, get_or_create_directory
+from autotune.files import fingerprint, get_or_create_directory
+from autotune.tensors import DAMAGE, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -66,9 +67,8 @@ class Statistics:
             if fingerprint(index["tokens"], index["activations"]) != index["digest"]:
                 raise ValueError("index.json does not have the digest that it gives")
             for entry in index["activations"].values():
-                if fingerprint_file(folder / entry["file"]) != entry["digest"]:
-                    raise ValueError(f"{entry['file']} does not have the digest that index.json gives")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                read_tensors(folder / entry["file"])
+        except DAMAGE as error:
             raise CompressionError(
                 f"{folder}: the cached statistics are damaged ({error}); remove this folder"
             ) from error
@@ -92,11 +92,8 @@ class Statistics:
         ``second_moment`` [K, K] and ``mean``, ``mean_magnitude`` [K] are means over all tokens, ``largest`` [K] is the
         largest magnitude, ``tokens`` [S, K] a sample of tokens spread evenly over the windows.
         """
-        from safetensors import safe_open
-
-        path = self.folder / self._index["activations"][activation]["file"]
-        with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
-            array: npt.NDArray[np.float32] = file.get_tensor(name)
+        file = self._index["activations"][activation]["file"]
+        array: npt.NDArray[np.float32] = read_tensors(self.folder / file)[name]
         return array
 
 
@@ -170,8 +167,6 @@ def collect(
     Raises:
         CompressionError: an activation is not [B, T, K] with a known K, or is not finite.
     """
-    from safetensors.numpy import save_file
-
     windows, length = tokens.shape
     parts = _parts(model, activations, memory_limit)
     index: dict[str, Any] = {"version": VERSION, "tokens": windows * length, "activations": {}}
@@ -187,10 +182,9 @@ def collect(
         for name, accumulator in accumulators.items():
             file = f"{len(index['activations']):04d}.safetensors"
             arrays, scalars = accumulator.finish(name, windows * length)
-            save_file(arrays, folder / file)
+            write_tensors(folder / file, arrays, durable=False)
             index["activations"][name] = {
                 "file": file,
-                "digest": fingerprint_file(folder / file),
                 "scalars": scalars,
             }
     index["digest"] = fingerprint(index["tokens"], index["activations"])

@@ -40,8 +40,8 @@ class Use:
         kind: what the operation is.
         channel_axes: axes of the constant with one scale each.
         reduction_axes: the other axes: those that the operation sums over.
-        activation: ``name:port`` of the output that feeds the other side of a MatMul whose features are its last
-            axis; None for everything that activation-aware methods cannot look at.
+        activation: ``name:port`` of the output that feeds the other side of a MatMul, where that is
+            [batch, tokens, channels]; None for everything that activation-aware methods cannot look at.
     """
 
     node: str
@@ -159,6 +159,12 @@ def _feeds_rotary_embedding(node: ov.Node) -> bool:
     return False
 
 
+def _is_sequence(output: ov.Output) -> bool:
+    """Whether an output is [batch, tokens, channels] with a known number of channels: what a calibration looks at."""
+    shape = output.get_partial_shape()
+    return bool(shape.rank.is_static and len(shape) == 3 and shape[2].is_static)
+
+
 def _matmul_uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
     constants = [_constant_behind(node.input_value(port)) for port in (0, 1)]
     attributes = node.get_attributes()
@@ -173,8 +179,7 @@ def _matmul_uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
         axis = rank - 1 if rank == 1 or transposed == (port == 1) else rank - 2
         other = node.input_value(1 - port)
         features_last = not attributes["transpose_a"] if port == 1 else attributes["transpose_b"]
-        static_rank = other.get_partial_shape().rank.is_static and len(other.get_partial_shape()) >= 2
-        visible = features_last and static_rank and rank == 2
+        visible = features_last and rank == 2 and _is_sequence(other)
         yield (
             behind,
             Use(

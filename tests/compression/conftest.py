@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import settings
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from autotune.compression.statistics import Statistics
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-# The same examples on every run, and no time limit for one: the machine may be busy.
-settings.register_profile("compression", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("compression")
 
 
 @pytest.fixture(scope="session")

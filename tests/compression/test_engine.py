@@ -351,3 +351,11 @@ def test_model_bytes_is_the_footprint(llama: ov.Model) -> None:
     for settings in EVERY_KIND[:7]:
         plan = engine.plan(settings)
         assert model_bytes(engine.apply(plan)) == plan.footprint
+
+
+def test_a_compressed_model_is_refused_as_an_original(llama: ov.Model) -> None:
+    """A model without float weights has nothing to plan, and the message says what to name instead."""
+    engine = Engine(llama)
+    compressed = engine.apply(engine.plan(Settings()))
+    with pytest.raises(PlanError, match="name the original"):
+        Engine(compressed).plan(Settings())

@@ -246,3 +246,12 @@ def test_rows_to_shape_undoes_rows_view(data: st.DataObject) -> None:
         split, grouped = rows_to_shape(rows.reshape(weight.rows, 2, -1), weight)
         assert grouped == (*shape[: axes[0]], 2, weight.columns // 2, *shape[axes[0] + 1 :])
         assert np.array_equal(split.reshape(shape), values)
+
+
+@pytest.mark.parametrize(("shape", "visible"), [([-1, -1, 8], True), ([-1, 8], False), ([-1, 2, -1, 8], False)])
+def test_only_sequences_of_tokens_are_looked_at(shape: list[int], visible: bool) -> None:
+    """A MatMul whose input is not [batch, tokens, channels] is a weight without an activation."""
+    x = ops.parameter(shape, np.float32, name="x")
+    product = ops.matmul(x, ops.constant(np.ones((4, 8), np.float32), name="W"), False, True)
+    (weight,) = find_weights(ov.Model([product], [x], "m"))
+    assert bool(weight.activations) is visible
