@@ -155,7 +155,7 @@ def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
         value = "per channel" if int(group) == -1 else int(group)
         parts.append(f"g{int(group)}" if short else f"group size {value}".replace("group size per", "per"))
     if ratio is not None and not is_missing(ratio) and float(ratio) < 1:
-        parts.append(f"r{float(ratio):g}" if short else f"ratio {float(ratio):g}")
+        parts.append(f"r{float(ratio):.3g}" if short else f"ratio {float(ratio):g}")
     if not is_missing(settings.get("all_layers")) and settings.get("all_layers"):
         parts.append("all" if short else "all layers")
     if (

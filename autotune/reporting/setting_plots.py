@@ -24,10 +24,10 @@ COLUMNS = 4
 MOST_CATEGORIES = 7
 SHORT = {
     "weight_quantization_error": "weight\nerror",
-    "hessian_input_activation": "Hessian",
-    "mean_activation_variance": "mean\nvariance",
-    "max_activation_variance": "max\nvariance",
-    "mean_activation_magnitude": "mean\nmagnitude",
+    "hessian_input_activation": "Hes-\nsian",
+    "mean_activation_variance": "mean\nvar.",
+    "max_activation_variance": "max\nvar.",
+    "mean_activation_magnitude": "mean\nmagn.",
     "True": "on",
     "False": "off",
     "-1": "per\nchannel",
