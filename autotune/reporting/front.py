@@ -83,13 +83,13 @@ def is_wide(values: Floats) -> bool:
     return bool(finite.size > 1 and finite.min() > 0 and finite.max() > WIDE * finite.min())
 
 
-def unit_costs(values: Floats, directions: Sequence[Direction]) -> Floats:
+def unit_costs(values: Floats, directions: Sequence[Direction], *, logarithmic: bool = True) -> Floats:
     """Each objective scaled to [0, 1], 0 the best and 1 the worst of these rows; float [n, m].
 
-    The logarithm is scaled where `is_wide`; a column without any spread is all 0.
+    With `logarithmic` the logarithm is scaled where `is_wide`; a column without any spread is all 0.
     """
     values = np.asarray(values, dtype=np.float64).reshape(-1, len(directions))
-    scaled = np.column_stack([np.log(column) if is_wide(column) else column for column in values.T])
+    scaled = np.column_stack([np.log(column) if logarithmic and is_wide(column) else column for column in values.T])
     cost = costs(scaled, directions)
     low, high = cost.min(axis=0), cost.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)
@@ -106,11 +106,14 @@ def knee(values: Floats, directions: Sequence[Direction]) -> int:
     nearest to the ideal, the origin of `unit_costs` (compromise programming; Zeleny, "Compromise programming",
     1973). Exact ties go to the point that is best in the first objective, then the second, and so on.
 
+    The objectives count as they are, not by their logarithm: one nearly lossless point would stretch a logarithmic
+    scale so far that every loss after it looks small, and the knee would be the smallest model.
+
     Args:
         values: float [n, m], n >= 1: the front alone, finite.
         directions: m of them.
     """
-    unit = unit_costs(values, directions)
+    unit = unit_costs(values, directions, logarithmic=False)
     bulge = 1.0 - unit.sum(axis=1)
     has_bulge = len(directions) == 2 and bulge.max() > 1e-9
     rank = -bulge if has_bulge else np.linalg.norm(unit, axis=1)

@@ -136,9 +136,7 @@ def legend(results: StudyResults) -> list[str]:
             2: "the knee: the point farthest from the line between the front's ends, towards the better",
         }
         where = how.get(len(results.objectives), "the knee: the point nearest to the best of every objective at once")
-        lines.append(
-            f"- {STAR} {where} (each objective scaled to its range, by its logarithm where it spans more than tenfold)."
-        )
+        lines.append(f"- {STAR} {where} (each objective scaled to its range).")
     lines.append("- %int4, %int8: share of the compressed weights' elements in 4 and 8 bits.")
     lines.append("- average relative error: mean of the scored metrics' relative differences to the original.")
     lines.append(

@@ -101,10 +101,17 @@ def test_knee_does_not_depend_on_units_or_signs(points: list[tuple[int, int]]) -
     assert front.knee(values * [1.0, -1.0], ["minimize", "maximize"]) == chosen
 
 
-def test_knee_compares_wide_objectives_by_their_logarithm() -> None:
-    """A divergence over decades is not flattened to its largest value."""
+def test_a_nearly_lossless_point_does_not_move_the_knee() -> None:
+    """However small the divergence of the most accurate model, the knee stays where the trade is best."""
+    values = np.array([[3e-3, 22.0], [1e-3, 17.0], [2e-3, 13.8], [4.5e-3, 13.4], [9e-3, 11.3]])
+    for smallest in (5e-4, 5e-5, 5e-9):
+        values[0, 0] = smallest
+        assert front.knee(values, ["minimize", "minimize"]) == 2
+
+
+def test_values_over_decades_are_wide() -> None:
+    """Positive values that span more than tenfold suit a log scale."""
     values = np.array([[1e-4, 22.0], [1e-3, 14.0], [1e-2, 13.9], [1e-1, 12.0]])
-    assert front.knee(values, ["minimize", "minimize"]) == 1
     assert front.is_wide(values[:, 0])
     assert not front.is_wide(values[:, 1])
     assert not front.is_wide(np.array([0.0, 1.0, 100.0]))
