@@ -11,6 +11,8 @@ of autotune (one for all settings) is given on its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import tempfile
 import time
@@ -78,7 +80,8 @@ def nncf_compress(model: ov.Model, s: Settings, windows: np.ndarray) -> ov.Model
     if s.needs_statistics:
         options["dataset"] = nncf.Dataset([inputs(row) for row in windows])
         options["subset_size"] = len(windows)
-    return nncf.compress_weights(model.clone(), **options)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.compress_weights(model.clone(), **options)
 
 
 def inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
