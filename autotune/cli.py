@@ -212,6 +212,7 @@ def compress(
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Embeddings and last layer, too.")] = False,
     awq: Annotated[bool, typer.Option("--awq", help="Activation-aware channel scales.")] = False,
     scale_estimation: Annotated[bool, typer.Option("--scale-estimation", help="Searched scales.")] = False,
+    gptq: Annotated[bool, typer.Option("--gptq", help="Rounding errors carried on column by column.")] = False,
     ignored_scope: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Weights to leave alone; repeatable.")
     ] = None,
@@ -242,6 +243,7 @@ def compress(
         all_layers=all_layers,
         awq=awq,
         scale_estimation=scale_estimation,
+        gptq=gptq,
         ignored_scope=tuple(ignored_scope or ()),
         group_size_fallback=group_size_fallback,  # type: ignore[arg-type]
     )

@@ -245,6 +245,7 @@ def _openvino_config(record: Mapping[str, Any]) -> dict[str, Any]:
         "all_layers": settings.get("all_layers", False),
         "backup_precision": settings.get("backup_mode"),
         "scale_estimation": settings.get("scale_estimation", False),
+        "gptq": settings.get("gptq", False),
         "quant_method": "awq" if settings.get("awq") else "default",
         "dtype": mode if mode in ("nf4", "mxfp4") else f"int{bits}",
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from autotune.compression.settings import FIXED_GROUP_SIZE, INT8_MODES, Settings
+from autotune.compression.settings import ALGORITHMS, FIXED_GROUP_SIZE, INT8_MODES, Settings
 from autotune.files import fingerprint
 
 __all__ = ["FIXED_ONLY", "ORDER", "Choices", "Parameter", "Range", "SearchSpace", "active_parameters"]
@@ -25,6 +25,7 @@ ORDER = (
     "backup_mode",
     "awq",
     "scale_estimation",
+    "gptq",
 )
 """The parameters that are drawn, in the order in which they are: what a condition needs comes before it."""
 
@@ -85,7 +86,7 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     """The parameters of `ORDER` that mean something, in that order, given the mode and what was chosen so far.
 
     - the int8 modes compress every weight in one way: only the mode counts;
-    - mxfp4 has its own group size and power-of-two scales: no group_size, awq, scale_estimation;
+    - mxfp4 has its own group size and power-of-two scales: no group_size and no algorithms;
     - sensitivity_metric decides between weights only when 0 < ratio < 1 (a ratio not chosen is 1);
     - with ratio 0 no weight gets the mode, so nothing counts that says how it is applied.
 
@@ -96,11 +97,11 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     ratio = chosen.get("ratio", 1.0)
     inactive: set[str] = set()
     if mode in FIXED_GROUP_SIZE:
-        inactive |= {"group_size", "awq", "scale_estimation"}
+        inactive |= {"group_size", *ALGORITHMS}
     if not 0 < ratio < 1:
         inactive.add("sensitivity_metric")
     if ratio == 0:
-        inactive |= {"group_size", "all_layers", "awq", "scale_estimation"}
+        inactive |= {"group_size", "all_layers", *ALGORITHMS}
     return tuple(name for name in ORDER if name not in inactive)
 
 

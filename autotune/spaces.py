@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS, Fallback, Settings
+from autotune.compression.settings import ALGORITHMS, BACKUP_MODES, MODES, SENSITIVITY_METRICS, Fallback, Settings
 from autotune.errors import ConfigError
 from autotune.findings import Finding, Invalid, got, nearest, report
 from autotune.space_model import FIXED_ONLY, ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
@@ -40,7 +40,7 @@ __all__ = [
 ENTRY_POINTS = "autotune.search_spaces"
 OWN_PACKAGE = "search_spaces"
 
-LATER = ("gptq", "lora_correction", "lora_rank")
+LATER = ("lora_correction", "lora_rank")
 """Parameters of a later version: they may be there, switched off."""
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
@@ -49,7 +49,7 @@ CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "backup_mode": BACKUP_MODES,
     "group_size_fallback": get_args(Fallback),
 }
-SWITCHES = ("all_layers", "awq", "scale_estimation")
+SWITCHES = ("all_layers", *ALGORITHMS)
 NUMBERS = ("group_size", "ratio")
 ABOUT = ("name", "description")
 """Keys of a space that say what it is, and change nothing."""

@@ -55,13 +55,15 @@ def settings() -> list[Settings]:
             for metric in ("weight_quantization_error", "max_activation_variance")
         ]
     rows += [Settings(**g64, all_layers=True), Settings(**g64, awq=True), Settings(**g64, scale_estimation=True)]
-    return [*rows, Settings(**g64, awq=True, scale_estimation=True)]
+    rows += [Settings(**g64, awq=True, scale_estimation=True)]
+    return [*rows, Settings(**g64, gptq=True), Settings(**g64, gptq=True, scale_estimation=True)]
 
 
 def name(s: Settings) -> str:
     parts = [s.mode, "" if s.group_size is None else f"g{s.group_size}", "" if s.ratio == 1 else f"ratio {s.ratio}"]
     parts += [s.sensitivity_metric or "", "all_layers" if s.all_layers else "", "AWQ" if s.awq else ""]
-    return " ".join(part for part in [*parts, "SE" if s.scale_estimation else ""] if part)
+    parts += ["SE" if s.scale_estimation else "", "GPTQ" if s.gptq else ""]
+    return " ".join(part for part in parts if part)
 
 
 def nncf_compress(model: ov.Model, s: Settings, windows: np.ndarray) -> ov.Model:
@@ -75,8 +77,8 @@ def nncf_compress(model: ov.Model, s: Settings, windows: np.ndarray) -> ov.Model
             options["group_size"] = s.group_size
     if s.ratio < 1 and s.sensitivity_metric:
         options["sensitivity_metric"] = nncf.SensitivityMetric(s.sensitivity_metric)
-    if s.awq or s.scale_estimation:
-        options |= {"awq": s.awq, "scale_estimation": s.scale_estimation}
+    if s.awq or s.scale_estimation or s.gptq:
+        options |= {"awq": s.awq, "scale_estimation": s.scale_estimation, "gptq": s.gptq}
     if s.needs_statistics:
         options["dataset"] = nncf.Dataset([inputs(row) for row in windows])
         options["subset_size"] = len(windows)

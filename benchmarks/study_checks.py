@@ -55,7 +55,7 @@ def front(folder: Path) -> None:
 def warm(cold: Path, again: Path) -> None:
     tables = [pd.read_csv(folder / "trials.csv") for folder in (cold, again)]
     done = [t[(t.state == "COMPLETE") & t.duplicate_of.isna()].set_index("plan") for t in tables]
-    both = done[0].join(done[1], lsuffix="_cold", rsuffix="_warm", how="inner")
+    both = pd.merge(*done, left_index=True, right_index=True, suffixes=("_cold", "_warm"))
     print(
         f"{len(both)} of {len(done[0])} plans in both; variants computed again: {both.variants_computed_warm.sum():.0f}"
     )

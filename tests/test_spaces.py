@@ -27,6 +27,7 @@ FULL = {
     "backup_mode": ["int8_asym", "none"],
     "awq": [False, True],
     "scale_estimation": [False, True],
+    "gptq": [False, True],
 }
 
 
@@ -146,8 +147,8 @@ def test_a_fingerprint_is_of_what_may_be_tried() -> None:
 
 
 def test_algorithms_of_a_later_version_may_be_switched_off() -> None:
-    """gptq, lora_correction and lora_rank may be there as false, and change nothing."""
-    off = {"gptq": False, "lora_correction": [False], "lora_rank": False}
+    """lora_correction and lora_rank may be there as false, and change nothing."""
+    off = {"lora_correction": [False], "lora_rank": False}
     assert load_space({"mode": "nf4", **off}, base_dir=HERE) == load_space({"mode": "nf4"}, base_dir=HERE)
 
 
@@ -180,7 +181,7 @@ def test_algorithms_of_a_later_version_may_be_switched_off() -> None:
         ({"mode": "nf4", "awq": 1}, "awq", "true or false"),
         ({"mode": "nf4", "ignored_scope": [3]}, "ignored_scope[0]", "pattern"),
         ({"mode": "nf4", "group_size_fallback": ["adjust"]}, "group_size_fallback", "one value"),
-        ({"mode": "nf4", "gptq": [False, True]}, "gptq", "not available yet"),
+        ({"mode": "nf4", "lora_correction": [False, True]}, "lora_correction", "not available yet"),
         ({"mode": "nf4", "lora_rank": 8}, "lora_rank", "not available yet"),
         ({"mode": "int8_asym", "ratio": 0.8}, "ratio", "every weight to 8 bits"),
         ({"mode": ["int8_asym", "int8_sym"], "awq": True}, "awq", "every weight to 8 bits"),

@@ -15,6 +15,7 @@ from autotune.compression.arrays import raw_bytes
 from autotune.compression.awq import AwqGroup, Member, find_groups, search_scale
 from autotune.compression.bank import Bank
 from autotune.compression.formats import Array
+from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
 from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
 from autotune.compression.sensitivity import Int8Error, int8_error, sensitivity
@@ -73,6 +74,7 @@ class Engine:
         self._by_name = {weight.name: weight for weight in self.weights}
         self._groups = {group.activation: group for group in find_groups(model, self.weights)}
         self._moment: tuple[str, Array] | None = None
+        self._scaled: tuple[tuple[str, bytes, bool], Array, Propagation | None] | None = None
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -177,6 +179,16 @@ class Engine:
             self._moment = (activation, self.statistics.array(activation, "second_moment"))
         return self._moment[1]
 
+    def _scaled_moment(self, activation: str, scale: Array | None, factored: bool) -> tuple[Array, Propagation | None]:
+        """Second moments of an activation divided by an AWQ scale, and their factor; weights in a row share them."""
+        key = (activation, b"" if scale is None else scale.tobytes(), factored)
+        if self._scaled is None or self._scaled[0] != key:
+            moment = self._second_moment(activation)
+            if scale is not None:
+                moment = moment / np.outer(scale, scale)
+            self._scaled = (key, moment, propagation(moment) if factored else None)
+        return self._scaled[1], self._scaled[2]
+
     def _score(self, metric: str, weight: Weight) -> float:
         key = fingerprint("int8_error", *self._content(weight))
 
@@ -206,13 +218,14 @@ class Engine:
         parts: list[Any] = [self._content(weight), variant.as_dict()]
         for scale in (treatment.input_scale, treatment.output_scale):
             parts.append(None if scale is None else fingerprint(scale.tobytes()))
-        if variant.scale_estimation:
+        if variant.looks_at_activations:
             parts.append([self.statistics.fingerprint, weight.activations[0]])
 
         def compute() -> Mapping[str, Any]:
             needed = treatment
-            if variant.scale_estimation:
-                needed = replace(treatment, second_moment=self._second_moment(weight.activations[0]))
+            if variant.looks_at_activations:
+                moment, spread = self._scaled_moment(weight.activations[0], treatment.input_scale, variant.gptq)
+                needed = replace(treatment, second_moment=moment, spread=spread)
             packed = compress_weight(self._reader(weight), weight, variant, needed)
             self.counters["variants_computed"] += 1
             return {"weight": packed.weight, "scale": packed.scale, "zero_point": packed.zero_point}

@@ -109,11 +109,12 @@ def make_variants(
         # A group as wide as the row is one group a row: one name for what is one model.
         size = sizes[weight.name]
         variant = Variant(settings.mode, -1 if size == weight.columns else size)
-        if settings.scale_estimation:
+        if settings.scale_estimation or settings.gptq:
             if len(weight.activations) == 1 and len(weight.uses) == 1:
-                variant = replace(variant, scale_estimation=True)
+                variant = replace(variant, scale_estimation=settings.scale_estimation, gptq=settings.gptq)
             else:
-                notes.append(f"{weight.name}: no scale estimation, since it has no activations of its own to look at")
+                wanted = " or ".join(name for name in ("scale_estimation", "gptq") if getattr(settings, name))
+                notes.append(f"{weight.name}: no {wanted}, since it has no activations of its own to look at")
         chosen[weight.name] = variant
     variants = {}
     for weight in eligible:

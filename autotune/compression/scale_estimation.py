@@ -31,12 +31,16 @@ def blocks_of(moment: Array, group: int) -> Array:
     """Diagonal blocks of a second-moment matrix.
 
     Args:
-        moment: float32 [K, K].
+        moment: float32 [K, K], or its diagonal alone, [K].
         group: group size g, a divisor of K.
 
     Returns:
-        float32 [K / b, b, b], b the largest divisor of g that is at most 128, scaled to a mean diagonal of one.
+        float32 [K / b, b, b], b the largest divisor of g that is at most 128, scaled to a mean diagonal of one; for a
+        diagonal [K / g, g].
     """
+    if moment.ndim == 1:
+        mean = float(moment.mean())
+        return np.asarray(moment.reshape(-1, group) / np.float32(mean if mean > 0 else 1))
     block = max(d for d in range(1, min(group, MAX_BLOCK) + 1) if group % d == 0)
     count = moment.shape[0] // block
     # Axes (i, p, j, q) of the matrix; its diagonal blocks are those with i == j.
@@ -56,6 +60,8 @@ def output_error(error: Array, blocks: Array) -> Array:
         float32 [R, G, 1].
     """
     rows, groups, _ = error.shape
+    if blocks.ndim == 2:
+        return np.asarray((np.square(error) * blocks).sum(axis=-1, keepdims=True))
     count, block, _ = blocks.shape
     by_block = np.ascontiguousarray(error.reshape(rows, count, block).transpose(1, 0, 2))
     weighted: Array = np.matmul(by_block, blocks)
@@ -86,7 +92,7 @@ def estimate_scale(
     Args:
         rows: float32 [R, G, g].
         scale, zero: the start, from `initial_scale`; [R, G, 1].
-        moment: float32 [K, K], K = G * g.
+        moment: float32 [K, K], K = G * g, or a weight for each channel alone, [K].
         fmt: a format whose scales are free numbers.
 
     Returns:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-__all__ = ["BACKUP_MODES", "MODES", "SENSITIVITY_METRICS", "Fallback", "Problem", "Settings"]
+__all__ = ["ALGORITHMS", "BACKUP_MODES", "MODES", "SENSITIVITY_METRICS", "Fallback", "Problem", "Settings"]
 
 Fallback = Literal["adjust", "ignore", "error"]
 
@@ -14,6 +14,9 @@ INT8_MODES = ("int8_asym", "int8_sym")
 MODES = (*INT8_MODES, "int4_asym", "int4_sym", "nf4", "mxfp4")
 FIXED_GROUP_SIZE = {"int8_asym": -1, "int8_sym": -1, "mxfp4": 32}
 """Modes whose group size is part of the format (-1: one group a row)."""
+
+ALGORITHMS = ("awq", "scale_estimation", "gptq")
+"""What may be applied to weights in 4-bit formats with free scales; each looks at activations."""
 
 BACKUP_MODES = ("none", "int8_asym", "int8_sym")
 DATA_FREE_METRIC = "weight_quantization_error"
@@ -50,6 +53,7 @@ class Settings:
         all_layers: embeddings and last layer also belong to the ratio-defining set.
         awq: activation-aware scaling of input channels.
         scale_estimation: scales and zero points searched for the least error on the calibration activations.
+        gptq: columns are quantized one after the other, each one's error made up for by those that follow.
         ignored_scope: weight or node names, or regular expressions in full match, left in their original precision.
         group_size_fallback: what to do where group_size does not divide a weight's input channels: ``adjust`` it to
             the largest power of two that does and is at least 32 (else backup), ``ignore`` the weight (left as it
@@ -64,6 +68,7 @@ class Settings:
     all_layers: bool = False
     awq: bool = False
     scale_estimation: bool = False
+    gptq: bool = False
     ignored_scope: tuple[str, ...] = ()
     group_size_fallback: Fallback = "adjust"
 
@@ -77,7 +82,9 @@ class Settings:
     @property
     def needs_statistics(self) -> bool:
         """Whether a calibration pass is needed to plan or apply these settings."""
-        return self.scale_estimation or self.awq or (0 < self.ratio < 1 and self.sensitivity_metric in DATA_METRICS)
+        return any(getattr(self, name) for name in ALGORITHMS) or (
+            0 < self.ratio < 1 and self.sensitivity_metric in DATA_METRICS
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON and tables."""
@@ -103,11 +110,11 @@ class Settings:
         if fixed is not None and self.group_size not in (None, fixed):
             yield Problem("group_size", f"{self.mode} has group size {fixed}, got {self.group_size}; leave it out")
         if self.mode in INT8_MODES:
-            for key, default in (("ratio", 1.0), ("all_layers", False), ("awq", False), ("scale_estimation", False)):
-                if getattr(self, key) != default:
+            for key in ("ratio", "all_layers", *ALGORITHMS):
+                if getattr(self, key) != (1.0 if key == "ratio" else False):
                     message = f"{self.mode} compresses every weight to 8 bits, so {key} means nothing; leave it out"
                     yield Problem(key, message)
         if self.mode == "mxfp4":
-            for key in ("awq", "scale_estimation"):
+            for key in ALGORITHMS:
                 if getattr(self, key):
                     yield Problem(key, f"{self.mode} has power-of-two scales, which {key} cannot adjust; leave it out")

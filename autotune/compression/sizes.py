@@ -72,7 +72,7 @@ class Sizes:
             if variant is None:
                 continue
             source = [self.digests[weight.name], weight.shape, weight.reduction_axes, variant.as_dict()]
-            if variant.scale_estimation or variant.awq or variant.awq_output:
+            if variant.looks_at_activations or variant.awq or variant.awq_output:
                 source.append(weight.name)  # what they compute depends on the activations at this place
             for kind, size in zip(("weight", "scale", "zero_point"), variant_bytes(weight, variant), strict=True):
                 parts[fingerprint(kind, *source)] = size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from autotune.compression.formats import (
     store_scale,
     stored_value,
 )
+from autotune.compression.gptq import Propagation, quantize_columns
 from autotune.compression.parallel import in_parallel
 from autotune.compression.scale_estimation import estimate_scale
 from autotune.compression.weights import Weight, rows_to_shape, rows_view
@@ -35,6 +36,8 @@ __all__ = ["Packed", "Treatment", "Variant", "compress_weight", "read_rows", "va
 BLOCK_ELEMENTS = 1 << 17
 """Elements of a block of rows: its float32 copies stay in a core's second-level cache."""
 
+GPTQ_BLOCK_ELEMENTS = 1 << 19
+
 RowReader = Callable[[int, int], Array]
 
 
@@ -46,6 +49,7 @@ class Variant:
         mode: name of the format.
         group_size: consecutive input channels that share a scale; -1 is one group a row.
         scale_estimation: scales and zero points are searched on the calibration activations.
+        gptq: each column's rounding error is made up for by the later columns.
         awq: input channels carry the AWQ scale of their activation.
         awq_output: output channels are divided by the AWQ scale of the layer that follows.
     """
@@ -53,6 +57,7 @@ class Variant:
     mode: str
     group_size: int = -1
     scale_estimation: bool = False
+    gptq: bool = False
     awq: bool = False
     awq_output: bool = False
 
@@ -61,13 +66,19 @@ class Variant:
         """The row of the format table."""
         return FORMATS[self.mode]
 
+    @property
+    def looks_at_activations(self) -> bool:
+        """Whether its bytes depend on the second moments of its own input."""
+        return self.scale_estimation or self.gptq
+
     def groups(self, weight: Weight) -> int:
         """Groups a row, G."""
         return 1 if self.group_size == -1 else weight.columns // self.group_size
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; `Variant(**data)` is its inverse."""
-        return asdict(self)
+        # Not dataclasses.asdict, which copies deeply: this is called for every weight of every trial.
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +88,14 @@ class Treatment:
     Attributes:
         input_scale: float32 [K], multiplied into the columns (AWQ), or None.
         output_scale: float32 [R], divided out of the rows (AWQ of the next layer), or None.
-        second_moment: float32 [K, K] of the activations that the original weight sees, or None.
+        second_moment: float32 [K, K] of the activations that the scaled weight sees, or None.
+        spread: how errors of its columns are carried on (GPTQ), or None.
     """
 
     input_scale: Array | None = None
     output_scale: Array | None = None
     second_moment: Array | None = None
+    spread: Propagation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +163,6 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     scales = np.empty((rows, groups, 1), np.uint8 if fmt.scale_storage == "f8e8m0" else np.float16)
     zeros = np.empty((rows, groups, 1), np.uint8) if fmt.has_zero_point else None
 
-    moment = treatment.second_moment
-    if moment is not None and treatment.input_scale is not None:
-        moment = moment / np.outer(treatment.input_scale, treatment.input_scale)
-
     def block(start: int) -> None:
         stop = min(start + step, rows)
         values = read(start, stop)
@@ -169,16 +178,24 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
                 "the weight to ignored_scope"
             )
         if variant.scale_estimation:
-            assert moment is not None
-            scale, zero = estimate_scale(values, scale, zero, moment, fmt)
-            codes[start:stop] = encode(values, stored_value(scale, fmt), zero, fmt)
+            assert treatment.second_moment is not None
+            # With GPTQ an error costs what is left of it once the later columns have made up for it.
+            cost = treatment.spread.importance if treatment.spread is not None else treatment.second_moment
+            scale, zero = estimate_scale(values, scale, zero, cost, fmt)
+        if variant.looks_at_activations:
+            # Plain rounding does not see that the stored scale is rounded, since NNCF's does not; these do.
+            scale = stored_value(scale, fmt)
+        if variant.gptq:
+            assert treatment.spread is not None
+            codes[start:stop] = quantize_columns(values, scale, zero, treatment.spread, fmt)
         else:
             codes[start:stop] = encode(values, scale, zero, fmt)
         scales[start:stop] = store_scale(scale, fmt)
         if zeros is not None and zero is not None:
             zeros[start:stop] = zero
 
-    step = max(1, BLOCK_ELEMENTS // columns)
+    # Carrying errors on is one short operation a column, which wants more rows at a time.
+    step = max(1, (GPTQ_BLOCK_ELEMENTS if variant.gptq else BLOCK_ELEMENTS) // columns)
     in_parallel(block, range(0, rows, step))
     return Packed(
         weight=pack(rows_to_shape(codes, weight)[0], fmt.bits),

@@ -25,6 +25,7 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
         "awq": True,
         "scale_estimation": True,
     },
+    "int4_asym, group size 64, GPTQ": {"mode": "int4_asym", "group_size": 64, "ratio": 1.0, "gptq": True},
 }
 """Label -> settings. What is not named has the default of `Settings` where the space allows it."""
 
@@ -36,6 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "backup_mode": "int8_asym",
     "awq": False,
     "scale_estimation": False,
+    "gptq": False,
 }
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -46,8 +48,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 }
 """Which modes stand in for a mode that the space does not allow, nearest first."""
 
-SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "scale_estimation": True}
-MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "scale_estimation": True}
+SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "gptq": True}
+MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "gptq": True}
 BACKUP_BITS = {"int8_sym": 8.0, "int8_asym": 8.01, "none": 16.0}
 ROW = 4096
 """Input channels a row, assumed only to compare a group a row with smaller groups."""

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
-from autotune.compression.settings import DATA_FREE_METRIC
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC
 from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.search.manifest import manifest
@@ -278,7 +278,7 @@ def may_look_at_activations(space: SearchSpace) -> bool:
             return (default,)
         return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
 
-    if any(True in values(name, False) for name in ("awq", "scale_estimation")):
+    if any(True in values(name, False) for name in ALGORITHMS):
         return True
     data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
     return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))

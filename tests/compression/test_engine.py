@@ -38,6 +38,8 @@ EVERY_KIND = [
     Settings(mode="int4_sym", group_size=32, awq=True),
     Settings(mode="int4_asym", group_size=32, scale_estimation=True),
     Settings(mode="nf4", group_size=32, awq=True, scale_estimation=True, all_layers=True),
+    Settings(mode="int4_asym", group_size=32, gptq=True),
+    Settings(mode="nf4", group_size=32, awq=True, scale_estimation=True, gptq=True, all_layers=True),
 ]
 
 

@@ -309,13 +309,14 @@ def test_plan_is_pure() -> None:
     assert engine.counters == {"variants_computed": 0, "variants_reused": 0}
 
 
-def test_weights_without_activations_get_no_scale_estimation(statistics: Callable[[], Statistics]) -> None:
+@pytest.mark.parametrize("algorithm", ["scale_estimation", "gptq"])
+def test_weights_without_activations_are_rounded(statistics: Callable[[], Statistics], algorithm: str) -> None:
     """An embedding in four bits has no activation to look at; the plan says so instead of failing later."""
     engine = Engine(language_model(), statistics=statistics)
-    found = engine.plan(Settings(mode="int4_sym", group_size=16, all_layers=True, scale_estimation=True))
-    assert not found.variants["E"].scale_estimation
-    assert found.variants["W0"].scale_estimation
-    assert [note for note in found.notes if note.startswith("E: no scale estimation")]
+    found = engine.plan(Settings(mode="int4_sym", group_size=16, all_layers=True, **{algorithm: True}))
+    assert not getattr(found.variants["E"], algorithm)
+    assert getattr(found.variants["W0"], algorithm)
+    assert [note for note in found.notes if note.startswith(f"E: no {algorithm}")]
 
 
 def test_awq_without_a_place_is_noted(statistics: Callable[[], Statistics]) -> None:

@@ -74,15 +74,15 @@ def test_estimated_codes_belong_to_the_stored_scales(name: str) -> None:
 
 @pytest.mark.parametrize("estimated", [False, True])
 def test_scaled_weights_are_compressed_as_what_they_become(estimated: bool) -> None:
-    """Input scales multiply columns and divide the activation, output scales divide rows; the rest is as ever."""
+    """Input scales multiply columns, output scales divide rows, and the second moments are of the scaled input."""
     rng = np.random.default_rng(1)
     values, moment = normal(8, 64), moments(64)
     columns = np.exp(rng.normal(size=64)).astype(np.float32)
     rows = np.exp(rng.normal(size=8)).astype(np.float32)
     variant = Variant("int4_asym", 32, scale_estimation=estimated)
-    treated = packed(values, variant, Treatment(columns, rows, moment if estimated else None))
-    seen = moment / np.outer(columns, columns)
-    plain = packed(values * columns / rows[:, None], variant, Treatment(second_moment=seen if estimated else None))
+    seen = moment if estimated else None
+    treated = packed(values, variant, Treatment(columns, rows, seen))
+    plain = packed(values * columns / rows[:, None], variant, Treatment(second_moment=seen))
     assert same(treated, plain)
 
 
