@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune import __version__
 from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS, Settings
 from autotune.errors import AutotuneError, UsageError
+from autotune.printing import print_evaluators, print_front, print_json, print_paths, print_plan, print_produced
 
 if TYPE_CHECKING:
     from autotune.config import Config
@@ -79,10 +80,6 @@ def _load(file: Path, overrides: list[str] | None, output: Path | None = None, s
     return load_config(file, changes)
 
 
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
-
-
 @app.command(epilog="Example: autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml")
 def init(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
@@ -132,40 +129,14 @@ def search(
         outcome = run_search(config, listener=listener, fresh=fresh, storage=storage)
     results = load_results(outcome.folder, storage)
     if as_json:
-        _print_json({**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason})
+        print_json({**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason})
     else:
-        _print_front(results)
-        _print_paths(outcome.report)
+        print_front(results)
+        print_paths(outcome.report)
     if outcome.interrupted:
         raise typer.Exit(130)
     if not results.front:
         raise typer.Exit(1)
-
-
-def _print_front(results: Any) -> None:
-    from rich.console import Console
-
-    from autotune.reporting.summary import front_table, plain_front
-
-    print()
-    if sys.stdout.isatty():
-        Console().print(front_table(results))
-    else:
-        print(plain_front(results))
-    print()
-
-
-def _print_paths(paths: Any) -> None:
-    here = Path.cwd()
-
-    def short(path: Path) -> str:
-        return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-    print(f"report: {short(paths.report_md)}")
-    print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
-    if paths.plots:
-        print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
-    print(f"next:   autotune export {short(paths.folder)} OUT   # the knee as a folder that loads in OpenVINO GenAI")
 
 
 @app.command(epilog="Example: autotune plan model.yaml --json")
@@ -175,27 +146,14 @@ def plan(file: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
 
 
 def _plan(config: Config, as_json: bool) -> None:
-    from autotune.reporting.formatting import size
     from autotune.search.dry_run import dry_run
 
     with _listening() as listener:
         told = dry_run(config, listener.stage)
     if as_json:
-        _print_json(told.as_dict())
+        print_json(told.as_dict())
         return
-    points = "more than 100,000 or infinitely many" if told.distinct_settings is None else f"{told.distinct_settings:,}"
-    print(f"{told.model}: {told.weights} weights, {told.elements:,} elements, {size(told.original_footprint)}")
-    print(f"space {config.space.name}: {points} different settings; the study is to have {told.trials} trials")
-    print("\nit begins with")
-    for point in told.points:
-        if point.footprint is None:
-            print(f"  {point.label}: impossible")
-        else:
-            about = "" if point.exact else "about "
-            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits a weight"
-            print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}")
-        for note in point.notes:
-            print(f"    {note}")
+    print_plan(told, config.space.name)
 
 
 @app.command(epilog="Example: autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64")
@@ -260,21 +218,7 @@ def compress(
             stage=listener.stage,
             trust_remote_code=trust_remote_code,
         )
-    _print_produced(produced, as_json)
-
-
-def _print_produced(produced: Any, as_json: bool) -> None:
-    if as_json:
-        _print_json(produced.as_dict())
-        return
-    plan = produced.plan
-    share = 100 * plan.footprint / produced.original_footprint
-    print(
-        f"{produced.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32"
-    )
-    print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
-    for note in plan.notes:
-        print(f"note: {note}")
+    print_json(produced.as_dict()) if as_json else print_produced(produced)
 
 
 @app.command(epilog="Example: autotune export reports/demo demo-int4 --knee")
@@ -293,7 +237,7 @@ def export(
         raise UsageError("--knee and --trial each name one model; give one of them")
     with _listening() as listener:
         produced = single.export(folder, out, trial=trial, storage=storage, stage=listener.stage)
-    _print_produced(produced, as_json)
+    print_json(produced.as_dict()) if as_json else print_produced(produced)
 
 
 @app.command(epilog="Example: autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M --text my.txt --json")
@@ -332,7 +276,7 @@ def evaluate(
     with _listening() as listener:
         measured = single.evaluate(model, settings, stage=listener.stage)
     if as_json:
-        _print_json({name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()})
+        print_json({name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()})
         return
     width = max(map(len, measured))
     for name, m in measured.items():
@@ -349,10 +293,10 @@ def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) 
     paths = write(folder) if storage is None else write(folder, storage=storage)
     results = load_results(folder, storage)
     if as_json:
-        _print_json({**outcome_json(results), "folder": str(folder)})
+        print_json({**outcome_json(results), "folder": str(folder)})
         return
-    _print_front(results)
-    _print_paths(paths)
+    print_front(results)
+    print_paths(paths)
 
 
 @app.command(epilog="Example: autotune cache info")
@@ -371,7 +315,7 @@ def cache(
     freed = found.clear() if action == "clear" else None
     sizes = found.sizes()
     if as_json:
-        _print_json({"directory": str(found.directory), "limit": found.limit, "freed": freed, "sizes": sizes})
+        print_json({"directory": str(found.directory), "limit": found.limit, "freed": freed, "sizes": sizes})
         return
     print(found.directory if freed is None else f"{found.directory}: {size(freed)} freed")
     for room, used in sizes.items():
@@ -385,7 +329,7 @@ def spaces(as_json: Json = False) -> None:
 
     found = presets()
     if as_json:
-        _print_json([preset._asdict() for preset in found])
+        print_json([preset._asdict() for preset in found])
         return
     for preset in found:
         print(f"{preset.name:10}  {preset.description}  ({preset.origin})")
@@ -403,7 +347,7 @@ def evaluators(as_json: Json = False) -> None:
         except AutotuneError as error:  # one broken plug-in does not hide the others
             found.append((name, origin, {}, str(error)))
     if as_json:
-        _print_json(
+        print_json(
             {
                 name: {
                     "origin": origin,
@@ -414,11 +358,7 @@ def evaluators(as_json: Json = False) -> None:
             }
         )
         return
-    for name, origin, metrics, problem in found:
-        print(f"{name}  ({origin}){f'  BROKEN: {problem}' if problem else ''}")
-        for metric, about in metrics.items():
-            arrow = "down" if about.direction == "minimize" else "up"
-            print(f"  {metric:22}  {arrow:4}  {about.description}{f' [{about.unit}]' if about.unit else ''}")
+    print_evaluators(found)
 
 
 @app.command(epilog="Example: autotune schema > model.schema.json")
@@ -426,7 +366,7 @@ def schema() -> None:
     """Print the JSON Schema of model.yaml, for editors."""
     from autotune.config import config_schema
 
-    _print_json(config_schema())
+    print_json(config_schema())
 
 
 def main(arguments: list[str] | None = None) -> None:

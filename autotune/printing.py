@@ -1,0 +1,91 @@
+"""What commands print on stdout: results for people, or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotune.evaluation import Metric
+    from autotune.reporting.report import ReportPaths
+    from autotune.reporting.view import StudyResults
+    from autotune.search.dry_run import DryRun
+    from autotune.single import Produced
+
+__all__ = ["print_evaluators", "print_front", "print_json", "print_paths", "print_plan", "print_produced"]
+
+
+def print_json(data: Any) -> None:
+    """One JSON value."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_front(results: StudyResults) -> None:
+    """The front: a table with colours on a terminal, plain text elsewhere."""
+    from rich.console import Console
+
+    from autotune.reporting.summary import front_table, plain_front
+
+    print()
+    if sys.stdout.isatty():
+        Console().print(front_table(results))
+    else:
+        print(plain_front(results))
+    print()
+
+
+def print_paths(paths: ReportPaths) -> None:
+    """Where the report is, and what to do next."""
+    here = Path.cwd()
+
+    def short(path: Path) -> str:
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    print(f"report: {short(paths.report_md)}")
+    print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
+    if paths.plots:
+        print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
+    print(f"next:   autotune export {short(paths.folder)} OUT   # the knee as a folder that loads in OpenVINO GenAI")
+
+
+def print_plan(told: DryRun, space: str) -> None:
+    """What a search would do."""
+    from autotune.reporting.formatting import size
+
+    points = "more than 100,000 or infinitely many" if told.distinct_settings is None else f"{told.distinct_settings:,}"
+    print(f"{told.model}: {told.weights} weights, {told.elements:,} elements, {size(told.original_footprint)}")
+    print(f"space {space}: {points} different settings; the study is to have {told.trials} trials")
+    print("\nit begins with")
+    for point in told.points:
+        if point.footprint is None:
+            print(f"  {point.label}: impossible")
+        else:
+            about = "" if point.exact else "about "
+            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits a weight"
+            print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}")
+        for note in point.notes:
+            print(f"    {note}")
+
+
+def print_produced(produced: Produced) -> None:
+    """What became of a model."""
+    plan = produced.plan
+    share = 100 * plan.footprint / produced.original_footprint
+    print(
+        f"{produced.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32"
+    )
+    print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
+    for note in plan.notes:
+        print(f"note: {note}")
+
+
+def print_evaluators(found: Iterable[tuple[str, str, Mapping[str, Metric], str]]) -> None:
+    """Name, origin, metrics and (for a broken plug-in) the problem of every evaluator."""
+    for name, origin, metrics, problem in found:
+        print(f"{name}  ({origin}){f'  BROKEN: {problem}' if problem else ''}")
+        for metric, about in metrics.items():
+            arrow = "down" if about.direction == "minimize" else "up"
+            print(f"  {metric:22}  {arrow:4}  {about.description}{f' [{about.unit}]' if about.unit else ''}")
