@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ def _common(
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
+    if not debug:
+        # The hub's client tells of every retry; the error in the end says what there is to say.
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ __all__ = [
     "PrerequisiteError",
     "StudyError",
     "UsageError",
+    "reason",
 ]
 
 
@@ -84,3 +85,22 @@ class EvaluationError(AutotuneError):
 
 class StudyError(AutotuneError):
     """A study's folder or storage cannot be read, continued or reported."""
+
+
+_NO_NETWORK = {"ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "gaierror", "OfflineModeIsEnabled"}
+
+
+def reason(error: BaseException) -> str:
+    """Why something outside of autotune failed, in one line.
+
+    The first line of the error's message; where a missing network is at the bottom of it, just that, since libraries
+    word it in many ways that do not help.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        # What is left of a lost connection after the hub's client retried is a client that is closed.
+        if type(link).__name__ in _NO_NETWORK or "client has been closed" in str(link):
+            return "the hub could not be reached"
+        link = link.__cause__ or link.__context__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:300] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import AutotuneError, CompressionError, ConfigError, PrerequisiteError
+from autotune.errors import AutotuneError, CompressionError, ConfigError, PrerequisiteError, reason
 from autotune.files import fingerprint, fingerprint_file, get_or_create_directory
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class SourceModel:
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except Exception as error:
             raise PrerequisiteError(
-                f"{self.path}: no tokenizer could be loaded from this folder ({_one_line(error)}); copy tokenizer.json "
+                f"{self.path}: no tokenizer could be loaded from this folder ({reason(error)}); copy tokenizer.json "
                 "and tokenizer_config.json of the original model into it"
             ) from error
 
@@ -142,7 +142,7 @@ def _hub_revision(model: str) -> str:
             return main.read_text().strip()
         raise PrerequisiteError(
             f"the model {model} is neither a local folder nor in the local hub cache, and the hub gave no answer "
-            f"({_one_line(error)}); check the name, the network and, for a gated model, `hf auth login`, or name a "
+            f"({reason(error)}); check the name, the network and, for a gated model, `hf auth login`, or name a "
             "local folder"
         ) from error
 
@@ -162,7 +162,7 @@ def _export(model: str, out: Path, trust_remote_code: bool) -> None:
         raise
     except Exception as error:
         raise PrerequisiteError(
-            f"optimum-intel could not export {model} to OpenVINO ({_one_line(error)}); check that it is a causal "
+            f"optimum-intel could not export {model} to OpenVINO ({reason(error)}); check that it is a causal "
             "language model that `optimum-cli export openvino` supports and that the disk is not full"
         ) from error
     if not (out / MODEL_FILE).is_file():
@@ -265,8 +265,3 @@ def _save_tokenizer_ir(source: SourceModel, out: Path) -> None:
     tokenizer, detokenizer = convert_tokenizer(source.tokenizer(), with_detokenizer=True)
     ov.save_model(tokenizer, out / _TOKENIZER_IR)
     ov.save_model(detokenizer, out / "openvino_detokenizer.xml")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

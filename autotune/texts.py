@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from autotune.errors import ConfigError, PrerequisiteError
+from autotune.errors import ConfigError, PrerequisiteError, reason
 
 if TYPE_CHECKING:
     from autotune.evaluation import IntArray
@@ -174,11 +174,11 @@ def _load_dataset(source: TextSource) -> Any:
             return datasets.load_dataset(builder, source.name, data_files=str(local), split=source.split)
         return datasets.load_dataset(source.dataset, source.name, split=source.split)
     except ValueError as error:
-        raise ConfigError(f"{describe_source(source)}: {_first_line(error)}") from error
+        raise ConfigError(f"{describe_source(source)}: {reason(error)}") from error
     except (OSError, RuntimeError) as error:
         # Missing hub datasets and missing networks come as kinds of FileNotFoundError and ConnectionError.
         raise PrerequisiteError(
-            f"{describe_source(source)} could not be loaded ({_first_line(error)}). Check the name and the network, "
+            f"{describe_source(source)} could not be loaded ({reason(error)}). Check the name and the network, "
             "or use path: a text file, or a local dataset folder, which needs neither."
         ) from error
 
@@ -209,8 +209,3 @@ def _text_column(features: Mapping[str, Any], source: TextSource) -> str:
     raise ConfigError(
         f"{describe_source(source)} has no column text; name one of {', '.join(strings) or 'none'} as column."
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

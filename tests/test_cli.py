@@ -177,3 +177,18 @@ def test_the_readmes_model_yaml_is_valid(folder: Path) -> None:
     assert block is not None
     (folder / "readme.yaml").write_text(block.group(1))
     assert load_config(folder / "readme.yaml").study.trials == 64
+
+
+def test_a_lost_network_is_called_that() -> None:
+    """However deep a library wraps it, the reason is the network; any other error is its own first line."""
+    from autotune.errors import reason
+
+    try:
+        try:
+            raise ConnectionError("[Errno -2] Name or service not known")
+        except ConnectionError as error:
+            raise RuntimeError("Max retries exceeded with url: /api/models/x") from error
+    except RuntimeError as error:
+        assert reason(error) == "the hub could not be reached"
+    assert reason(ValueError("one thing.\nand another")) == "one thing"
+    assert reason(ValueError()) == "ValueError"
