@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,14 @@ def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
         ValueError, KeyError, TypeError, OSError: the file is damaged.
     """
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        size = path.stat().st_size
-        if not 0 < length <= size - 8:
-            raise ValueError("its header is cut off")
-        header = json.loads(stream.read(length))
+        # The views keep the mapping alive. numpy.memmap would do, at several times the cost for a small file.
+        plain = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    size = len(plain)
+    length = int.from_bytes(plain[:8].tobytes(), "little")
+    if not 0 < length <= size - 8:
+        raise ValueError("its header is cut off")
+    header = json.loads(plain[8 : 8 + length].tobytes())
     expected = header.pop("__metadata__")[_CHECKSUM]
-    data = np.memmap(path, dtype=np.uint8, mode="r") if size > 8 + length else np.empty(0, np.uint8)
-    # A plain view of the mapping: numpy.memmap's own slicing is slow and hides what it is.
-    plain = np.asarray(data)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]

@@ -5,7 +5,7 @@ OpenVINO writes every distinct run of bytes once, so the size is that of the set
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from autotune.compression.arrays import FLOAT_TYPES, raw_bytes, type_name
 from autotune.compression.variants import Variant, variant_bytes
 from autotune.compression.weights import Weight
-from autotune.files import fingerprint
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -64,18 +63,25 @@ class Sizes:
             replaced: names of other constants that get new values of the same size, with what the values depend on.
         """
         gone = set(variants) | set(replaced)
-        parts = {digest: self._bytes[digest] for name, digest in self.digests.items() if name not in gone}
+        # What decides a constant's bytes -> how many they are.
+        parts: dict[Hashable, int] = {d: self._bytes[d] for name, d in self.digests.items() if name not in gone}
         for name, cause in replaced.items():
-            parts[fingerprint("replaced", self.digests[name], cause)] = self._bytes[self.digests[name]]
+            parts["replaced", self.digests[name], cause] = self._bytes[self.digests[name]]
         for weight in weights:
             variant = variants.get(weight.name)
             if variant is None:
                 continue
-            source = [self.digests[weight.name], weight.shape, weight.reduction_axes, variant.as_dict()]
-            if variant.looks_at_activations or variant.awq or variant.awq_output:
-                source.append(weight.name)  # what they compute depends on the activations at this place
+            # What the algorithms compute depends on the activations at this place, so equal weights come out unequal.
+            own = variant.looks_at_activations or variant.awq or variant.awq_output
+            source = (
+                self.digests[weight.name],
+                weight.shape,
+                weight.reduction_axes,
+                variant,
+                weight.name if own else "",
+            )
             for kind, size in zip(("weight", "scale", "zero_point"), variant_bytes(weight, variant), strict=True):
-                parts[fingerprint(kind, *source)] = size
+                parts[kind, *source] = size
             if variant.groups(weight) > 1:
                 parts[_digest_of(np.array(weight.shape, np.int64))] = 8 * len(weight.shape)
         return sum(parts.values())
