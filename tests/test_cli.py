@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -134,16 +133,14 @@ def test_listings_have_a_form_for_programs(folder: Path, capsys: pytest.CaptureF
     assert "calibration" in json.loads(capsys.readouterr().out)["properties"]
 
 
-def test_help_is_quick_and_light() -> None:
-    """`autotune --help` takes less than a second of CPU time and imports none of the heavy packages."""
+def test_help_is_light() -> None:
+    """`autotune --help` imports none of the packages that take long to import."""
     code = (
         "import sys\nfrom autotune.cli import _run\n_run(['--help'])\n"
         "heavy = {'openvino', 'torch', 'transformers', 'optuna', 'pandas', 'matplotlib', 'datasets', 'optimum'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    start = time.process_time()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.process_time() - start < 1
     assert done.stderr.strip() == "[]"
     assert "search" in done.stdout
 
