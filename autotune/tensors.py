@@ -1,4 +1,4 @@
-"""Arrays on disk in safetensors files that carry a checksum, and come back as read-only views of the file."""
+"""Arrays on disk in safetensors files that carry a checksum, and come back read-only."""
 
 from __future__ import annotations
 
@@ -47,8 +47,11 @@ def write_tensors(path: Path, arrays: Arrays, *, durable: bool = True) -> None:
         save_file(contiguous, temporary, metadata={_CHECKSUM: _checksum(contiguous.items())})
 
 
-def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Map the arrays of a file that `write_tensors` wrote, read-only, and verify them against its checksum.
+def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file that `write_tensors` wrote, read-only, verified against its checksum.
+
+    Mapped arrays cost no memory, but hold a file descriptor for as long as one of them lives: right for a few large
+    files, not for thousands of small ones. Otherwise the file is read into memory.
 
     The layout (8 bytes of header length, a JSON header, raw little-endian data) is safetensors' own; its reader is
     not used because it copies every array into memory.
@@ -56,9 +59,13 @@ def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
     Raises:
         ValueError, KeyError, TypeError, OSError: the file is damaged.
     """
-    with path.open("rb") as stream:
-        # The views keep the mapping alive. numpy.memmap would do, at several times the cost for a small file.
-        plain = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    if mapped:
+        with path.open("rb") as stream:
+            # The views keep the mapping alive. numpy.memmap would do, at several times the cost for a small file.
+            plain = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    else:
+        plain = np.fromfile(path, np.uint8)
+        plain.flags.writeable = False
     size = len(plain)
     length = int.from_bytes(plain[:8].tobytes(), "little")
     if not 0 < length <= size - 8:

@@ -82,7 +82,7 @@ class Bank:
         if path is None or not path.is_file():
             return None
         try:
-            entry = read_tensors(path)
+            entry = read_tensors(path, mapped=False)
             os.utime(path)
         except FileNotFoundError:
             return None  # another process has made room

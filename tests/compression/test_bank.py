@@ -240,3 +240,17 @@ def test_threads_may_write_one_entry_at_once(tmp_path: Path) -> None:
     reader = Bank(tmp_path)
     assert all(same(reader.get_or_compute(key(i), forbidden), entry(i, size=5_000)) for i in range(20))
     assert len(files(tmp_path)) == 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts the open files that Linux lists")
+def test_entries_in_memory_hold_no_files(tmp_path: Path) -> None:
+    """However many entries come from disk, no file stays open: a long study has more of them than a process may open."""
+    keys = [f"{number:04x}" for number in range(64)]
+    first, second = Bank(tmp_path), Bank(tmp_path)
+    for key in keys:
+        first.get_or_compute(key, lambda: {"a": np.arange(9)})
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for key in keys:
+        second.get_or_compute(key, dict)
+    assert second.counters == {"computed": 0, "reused": 64}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
