@@ -192,7 +192,7 @@ def compress(
     """Compress one model into a folder that loads in optimum-intel and OpenVINO GenAI."""
     from autotune import single
     from autotune.cache import Cache
-    from autotune.config import TextSource
+    from autotune.config import Calibration
 
     if group_size_fallback not in ("adjust", "ignore", "error"):
         raise UsageError(f"--group-size-fallback must be adjust, ignore or error, got {group_size_fallback!r}")
@@ -211,7 +211,7 @@ def compress(
     )
     text = None
     if calibration is not None:
-        text = single.Calibration(TextSource.model_construct(path=calibration), samples, sequence_length)
+        text = Calibration.model_construct(path=calibration, samples=samples, sequence_length=sequence_length)
     with _listening() as listener:
         produced = single.compress(
             model,

@@ -60,8 +60,8 @@ class SourceModel:
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Changes with the tokenizer's files."""
-        files = [self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()]
+        """Changes with the tokenizer's files, and with the configurations, which say what ends a text."""
+        files = [self.path / name for name in _COPIED_FILES if (self.path / name).is_file()]
         return fingerprint([(file.name, fingerprint_file(file)) for file in files])
 
     def read(self) -> ov.Model:

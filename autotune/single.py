@@ -14,23 +14,13 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
-    from autotune.config import Config
+    from autotune.config import Calibration, Config
     from autotune.evaluation import Measurement
     from autotune.models import SourceModel
-    from autotune.texts import TextSource
 
-__all__ = ["Calibration", "Produced", "compress", "evaluate", "evaluation_config", "export"]
+__all__ = ["Produced", "compress", "evaluate", "evaluation_config", "export"]
 
 Stage = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Calibration windows from one text source."""
-
-    source: TextSource
-    samples: int
-    sequence_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,7 @@ def compress(
     _check_empty(out)
     for problem in settings.problems():
         raise PlanError(f"--{problem.key.replace('_', '-')}: {problem.message}")
-    texts = None if calibration is None else read_texts(calibration.source)
+    texts = None if calibration is None else read_texts(calibration)
     stage(f"loading {model}")
     source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
     original = source.read()
@@ -102,7 +92,7 @@ def compress(
             texts,
             sequence_length=calibration.sequence_length,
             samples=calibration.samples,
-            name=describe_source(calibration.source),
+            name=describe_source(calibration),
         )
         stage(f"calibrating on {len(windows)} windows of {calibration.sequence_length} tokens")
         return StatisticsCache(cache.statistics).get_or_collect(

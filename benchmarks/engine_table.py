@@ -24,8 +24,9 @@ import numpy as np
 import openvino as ov
 
 from autotune.compression.bank import Bank
-from autotune.compression.engine import Engine, model_bytes
+from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
+from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import StatisticsCache
 from autotune.models import resolve_model
 from autotune.runtime import OpenVINOLanguageModel
@@ -138,7 +139,7 @@ def main() -> None:
         def row(compressed: ov.Model, seconds: float) -> Row:
             with OpenVINOLanguageModel(compressed, tokenizer) as candidate:
                 divergence = scorer.evaluate(candidate, reference)["kl_divergence"]
-            return Row(model_bytes(compressed), divergence.value, divergence.stderr or 0.0, seconds)
+            return Row(Sizes(compressed).original, divergence.value, divergence.stderr or 0.0, seconds)
 
         def ours(s: Settings) -> ov.Model:
             fresh = Engine(model, bank=Bank(), statistics=lambda: statistics)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["FLOAT_TYPES", "constant", "raw_bytes", "read_f32", "type_name"]
+__all__ = ["FLOAT_TYPES", "constant", "raw_bytes", "read_f32", "type_name", "widen_bf16"]
 
 FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
 """Storage types of weights that can be compressed."""
@@ -27,16 +27,19 @@ def raw_bytes(node: ov.Node) -> npt.NDArray[np.uint8]:
     return data.reshape(-1).view(np.uint8)
 
 
+def widen_bf16(halves: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Bfloat16 numbers, given as their 16 bits, as float32: they are the upper halves of its bits."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
 def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
     """The constant's values as float32 in its own shape.
 
-    NumPy has no bfloat16, and `Constant.data` shows such a constant as float16 with meaningless values; its bytes
-    are the upper halves of float32 numbers and are read as such.
+    NumPy has no bfloat16, and `Constant.data` shows such a constant as float16 with meaningless values.
     """
     shape = tuple(node.get_output_shape(0))
     if type_name(node) == "bf16":
-        upper = raw_bytes(node).view(np.uint16).astype(np.uint32)
-        return (upper << 16).view(np.float32).reshape(shape)
+        return widen_bf16(raw_bytes(node).view(np.uint16)).reshape(shape)
     return np.asarray(node.data, dtype=np.float32).reshape(shape)
 
 

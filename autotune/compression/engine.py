@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune import __version__
-from autotune.compression.arrays import raw_bytes
 from autotune.compression.awq import AwqGroup, Member, find_groups, search_scale
 from autotune.compression.bank import Bank
 from autotune.compression.formats import Array
@@ -19,7 +18,7 @@ from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
 from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
 from autotune.compression.sensitivity import Int8Error, int8_error, sensitivity
-from autotune.compression.settings import DATA_FREE_METRIC, Settings
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import Statistics
 from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, read_rows
@@ -73,7 +72,6 @@ class Engine:
         self._constants = {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_friendly_name() in names}
         self._by_name = {weight.name: weight for weight in self.weights}
         self._groups = {group.activation: group for group in find_groups(model, self.weights)}
-        self._moment: tuple[str, Array] | None = None
         self._scaled: tuple[tuple[str, bytes, bool], Array, Propagation | None] | None = None
 
     @property
@@ -95,7 +93,7 @@ class Engine:
     def _check_text(self) -> None:
         if self._statistics is None:
             raise PlanError(
-                "these settings look at activations (awq, scale_estimation or a data-aware sensitivity_metric) and "
+                f"these settings look at activations ({', '.join(ALGORITHMS)} or a data-aware sensitivity_metric) and "
                 "need a calibration text; name one or leave these settings out"
             )
 
@@ -174,16 +172,11 @@ class Engine:
             weight.reduction_axes,
         ]
 
-    def _second_moment(self, activation: str) -> Array:
-        if self._moment is None or self._moment[0] != activation:
-            self._moment = (activation, self.statistics.array(activation, "second_moment"))
-        return self._moment[1]
-
     def _scaled_moment(self, activation: str, scale: Array | None, factored: bool) -> tuple[Array, Propagation | None]:
         """Second moments of an activation divided by an AWQ scale, and their factor; weights in a row share them."""
         key = (activation, b"" if scale is None else scale.tobytes(), factored)
         if self._scaled is None or self._scaled[0] != key:
-            moment = self._second_moment(activation)
+            moment: Array = self.statistics.array(activation, "second_moment")
             if scale is not None:
                 moment = moment / np.outer(scale, scale)
             self._scaled = (key, moment, propagation(moment) if factored else None)
@@ -209,10 +202,11 @@ class Engine:
         members = [Member(self._by_name[n], plan.variants[n], self._reader(self._by_name[n])) for n in group.weights]
         described = [(*self._content(m.weight), m.variant.mode, m.variant.group_size) for m in members]
         key = fingerprint("awq", described, self.statistics.fingerprint, group.activation)
-        entry = self._bank.get_or_compute(
-            key, lambda: {"scale": search_scale(members, self._second_moment(group.activation))}
-        )
-        return np.asarray(entry["scale"])
+
+        def compute() -> Mapping[str, Any]:
+            return {"scale": search_scale(members, self.statistics.array(group.activation, "second_moment"))}
+
+        return np.asarray(self._bank.get_or_compute(key, compute)["scale"])
 
     def _packed(self, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
         parts: list[Any] = [self._content(weight), variant.as_dict()]
@@ -238,15 +232,3 @@ class Engine:
     def original_bits_per_weight(self) -> float:
         """Mean bits of an element as the original stores its weights."""
         return weight_bits(self.weights, {}, self.sizes.nbytes)
-
-
-def model_bytes(model: ov.Model) -> int:
-    """Bytes that `openvino_model.bin` of this model has: every distinct constant once."""
-    import xxhash
-
-    sizes = {}
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Constant":
-            data = raw_bytes(node)
-            sizes[xxhash.xxh3_128(data.data).digest()] = data.nbytes
-    return sum(sizes.values())

@@ -72,7 +72,7 @@ def propagation(moment: Array, *, damping: float = DAMPING) -> Propagation:
         try:
             lower = cholesky(damped, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:
-            damping *= 2
+            damping = max(2 * damping, DAMPING)  # 0 would stay 0
             continue
         inverse = solve_triangular(lower, np.eye(len(lower)), lower=True, overwrite_b=True, check_finite=False)
         return Propagation(order, np.ascontiguousarray(inverse[::-1, ::-1], dtype=np.float32))

@@ -32,12 +32,6 @@ VERSION = 1
 TOKENS_PER_INFERENCE = 2048
 SAMPLED_TOKENS = 512
 MEMORY_LIMIT = 4 << 30
-SCALARS = (
-    "max_activation_variance",
-    "mean_activation_variance",
-    "mean_activation_magnitude",
-    "hessian_input_activation",
-)
 
 Progress = Callable[[int, int], None]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.arrays import raw_bytes, type_name
+from autotune.compression.arrays import raw_bytes, type_name, widen_bf16
 from autotune.compression.formats import (
     FORMATS,
     Array,
@@ -136,11 +136,7 @@ def read_rows(node: ov.Node, weight: Weight) -> RowReader:
     rows = rows_view(raw_bytes(node).view(np.uint16).reshape(weight.shape) if upper_halves else node.data, weight)
 
     def read(start: int, stop: int) -> Array:
-        block: Array
-        if upper_halves:
-            block = (rows[start:stop].astype(np.uint32) << 16).view(np.float32)
-        else:
-            block = rows[start:stop].astype(np.float32)
+        block: Array = widen_bf16(rows[start:stop]) if upper_halves else rows[start:stop].astype(np.float32)
         if not np.isfinite(block).all():
             raise CompressionError(f"{weight.name}: holds values that are not finite; check where the model comes from")
         return block

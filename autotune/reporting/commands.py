@@ -6,17 +6,18 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from autotune.compression.settings import DATA_FREE_METRIC
+from autotune.reporting.formatting import ALGORITHMS
 from autotune.reporting.view import StudyResults
 
 __all__ = ["compress_command", "export_command", "needs_calibration"]
 
-DATA_FREE_METRIC = "weight_quantization_error"
-TOGGLES = ("all_layers", "awq", "scale_estimation", "gptq", "lora_correction")
+TOGGLES = ("all_layers", *ALGORITHMS)
 
 
 def needs_calibration(settings: Mapping[str, Any]) -> bool:
     """Whether the calibration texts decide anything about these settings."""
-    if any(settings.get(name) for name in ("awq", "scale_estimation", "gptq", "lora_correction")):
+    if any(settings.get(name) for name in ALGORITHMS):
         return True
     ratio = settings.get("ratio")
     return ratio is not None and ratio < 1 and settings.get("sensitivity_metric") != DATA_FREE_METRIC

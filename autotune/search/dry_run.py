@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.compression.settings import DATA_METRICS
+from autotune.compression.settings import DATA_FREE_METRIC, DATA_METRICS
 from autotune.errors import PlanError
 from autotune.search.anchors import anchors
 
@@ -88,7 +88,7 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
         settings = config.space.settings(anchor.point)
         exact = not (0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric in DATA_METRICS)
         try:
-            plan = engine.plan(settings if exact else replace(settings, sensitivity_metric="weight_quantization_error"))
+            plan = engine.plan(settings if exact else replace(settings, sensitivity_metric=DATA_FREE_METRIC))
         except PlanError as error:
             points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, (str(error),)))
             continue

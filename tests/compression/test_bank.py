@@ -244,7 +244,7 @@ def test_threads_may_write_one_entry_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts the open files that Linux lists")
 def test_entries_in_memory_hold_no_files(tmp_path: Path) -> None:
-    """However many entries come from disk, no file stays open: a long study has more of them than a process may open."""
+    """However many entries come from disk, no file stays open: a study has more of them than a process may open."""
     keys = [f"{number:04x}" for number in range(64)]
     first, second = Bank(tmp_path), Bank(tmp_path)
     for key in keys:
