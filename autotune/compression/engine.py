@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_VERSION", "Engine"]
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 
@@ -222,12 +222,12 @@ class Engine:
                 needed = replace(treatment, second_moment=moment, spread=spread)
             packed = compress_weight(self._reader(weight), weight, variant, needed)
             self.counters["variants_computed"] += 1
-            return {"weight": packed.weight, "scale": packed.scale, "zero_point": packed.zero_point}
+            return packed
 
         before = self.counters["variants_computed"]
         entry = self._bank.get_or_compute(fingerprint("variant", *parts), compute)
         self.counters["variants_reused"] += before == self.counters["variants_computed"]
-        return Packed(**entry)
+        return entry
 
     def original_bits_per_weight(self) -> float:
         """Mean bits of an element as the original stores its weights."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "BITS",
     "FORMATS",
     "Array",
     "Codes",
@@ -81,6 +82,9 @@ FORMATS = {
         Format("mxfp4", "f4e2m1", 4, "microscaling", scale_storage="f8e8m0"),
     )
 }
+
+BITS = {"u8": 8, "i8": 8, "u4": 4, "i4": 4, "nf4": 4, "f4e2m1": 4, "f8e8m0": 8, "f16": 16}
+"""Bits of an element of each storage type."""
 
 NF4_LEVELS = np.array(
     [

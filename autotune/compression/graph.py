@@ -15,7 +15,7 @@ import numpy as np
 
 from autotune.compression.arrays import constant, read_f32, type_name
 from autotune.compression.formats import Array
-from autotune.compression.variants import Packed, Variant
+from autotune.compression.variants import Packed, Variant, layout
 from autotune.compression.weights import Weight
 
 if TYPE_CHECKING:
@@ -50,18 +50,6 @@ def assemble(
     return copy
 
 
-def _scale_shapes(weight: Weight, variant: Variant) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the packed weight and of its scale: the reduction axis split into groups, or ones in its place."""
-    groups = variant.groups(weight)
-    if groups == 1:
-        return weight.shape, tuple(
-            1 if axis in weight.reduction_axes else size for axis, size in enumerate(weight.shape)
-        )
-    (axis,) = weight.reduction_axes
-    before, after = weight.shape[:axis], weight.shape[axis + 1 :]
-    return (*before, groups, variant.group_size, *after), (*before, groups, 1, *after)
-
-
 def _named(node: ov.Node, name: str) -> ov.Node:
     node.set_friendly_name(name)
     return node
@@ -71,20 +59,19 @@ def _decompression(weight: Weight, variant: Variant, packed: Packed) -> ov.Node:
     """The subgraph whose output is the weight in float16."""
     from openvino import opset15 as ops
 
-    fmt = variant.format
-    shape, scale_shape = _scale_shapes(weight, variant)
+    parts = layout(weight, variant)
+    constants = {name: constant(packed[name], part.shape, part.element_type) for name, part in parts.items()}
     name, port = weight.name, weight.uses[0].port
     # The new Constant takes the old one's name, which leaves the model with it.
-    node = _named(constant(packed.weight, shape, fmt.storage), name)
-    node = ops.convert(node, np.float16)
-    if fmt.has_zero_point:
-        zero = _named(constant(packed.zero_point, scale_shape, fmt.storage), f"{name}/zero_point")
+    node = ops.convert(_named(constants["weight"], name), np.float16)
+    if "zero_point" in parts:
+        zero = _named(constants["zero_point"], f"{name}/zero_point")
         node = _named(ops.subtract(node, ops.convert(zero, np.float16)), f"{name}/zero_point/subtract")
-    scale = _named(constant(packed.scale, scale_shape, fmt.scale_storage), f"{name}/scale")
-    if fmt.scale_storage != "f16":
+    scale = _named(constants["scale"], f"{name}/scale")
+    if parts["scale"].element_type != "f16":
         scale = ops.convert(scale, np.float16)
     node = _named(ops.multiply(node, scale), f"{name}/fq_weights_{port}")
-    if shape != weight.shape:
+    if parts["weight"].shape != weight.shape:
         target = ops.constant(np.array(weight.shape, np.int64))
         node = _named(ops.reshape(node, target, special_zero=False), f"{name}/fq_weights_{port}/reshape")
     return node

@@ -11,7 +11,7 @@ from typing import Any
 
 from autotune.compression.awq import AwqGroup
 from autotune.compression.settings import INT8_MODES, Settings
-from autotune.compression.variants import Variant, variant_bytes
+from autotune.compression.variants import Variant, layout
 from autotune.compression.weights import Weight
 from autotune.errors import PlanError
 from autotune.files import fingerprint
@@ -250,7 +250,9 @@ def weight_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], stor
     total = 0
     for weight in weights:
         variant = variants.get(weight.name)
-        total += 8 * (stored(weight) if variant is None else sum(variant_bytes(weight, variant)))
+        total += 8 * (
+            stored(weight) if variant is None else sum(part.nbytes for part in layout(weight, variant).values())
+        )
     return total / max(sum(weight.size for weight in weights), 1)
 
 

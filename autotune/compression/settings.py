@@ -54,6 +54,12 @@ class Settings:
         awq: activation-aware scaling of input channels.
         scale_estimation: scales and zero points searched for the least error on the calibration activations.
         gptq: columns are quantized one after the other, each one's error made up for by those that follow.
+        lora_correction: adapters of low rank make up for a part of the quantization error.
+        lora_rank: their rank.
+        lora_iterations: how often weight and adapters are fitted to each other in turn.
+        act_order: GPTQ takes columns in the order of falling activation energy, else from first to last.
+        prefer_data_aware_scaling: AWQ scales by activations where there is a calibration text; False: by weights.
+        codebook: the rising levels of mode codebook, at most 65,536.
         ignored_scope: weight or node names, or regular expressions in full match, left in their original precision.
         group_size_fallback: what to do where group_size does not divide a weight's input channels: ``adjust`` it to
             the largest power of two that does and is at least 32 (else backup), ``ignore`` the weight (left as it
@@ -69,6 +75,12 @@ class Settings:
     awq: bool = False
     scale_estimation: bool = False
     gptq: bool = False
+    lora_correction: bool = False
+    lora_rank: int = 8
+    lora_iterations: int = 3
+    act_order: bool = True
+    prefer_data_aware_scaling: bool = True
+    codebook: tuple[float, ...] | None = None
     ignored_scope: tuple[str, ...] = ()
     group_size_fallback: Fallback = "adjust"
 

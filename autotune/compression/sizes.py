@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.compression.arrays import FLOAT_TYPES, raw_bytes, type_name
-from autotune.compression.variants import Variant, variant_bytes
+from autotune.compression.variants import Variant, layout
 from autotune.compression.weights import Weight
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Sizes:
                 variant,
                 weight.name if own else "",
             )
-            for kind, size in zip(("weight", "scale", "zero_point"), variant_bytes(weight, variant), strict=True):
-                parts[kind, *source] = size
+            for kind, part in layout(weight, variant).items():
+                parts[kind, *source] = part.nbytes
             if variant.groups(weight) > 1:
                 parts[_digest_of(np.array(weight.shape, np.int64))] = 8 * len(weight.shape)
         return sum(parts.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from autotune.compression.arrays import raw_bytes, type_name, widen_bf16
 from autotune.compression.formats import (
+    BITS,
     FORMATS,
     Array,
     Codes,
@@ -31,7 +33,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Packed", "Treatment", "Variant", "compress_weight", "read_rows", "variant_bytes"]
+__all__ = ["Packed", "Part", "RowReader", "Treatment", "Variant", "compress_weight", "layout", "read_rows"]
 
 BLOCK_ELEMENTS = 1 << 17
 """Elements of a block of rows: its float32 copies stay in a core's second-level cache."""
@@ -98,33 +100,46 @@ class Treatment:
     spread: Propagation | None = None
 
 
+Packed = Mapping[str, Codes]
+"""A compressed weight: part of its `layout` -> the bytes of that constant, flat uint8, in the constant's axis order."""
+
+
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """A compressed weight as its constants' bytes, in the constant's own axis order.
+class Part:
+    """One constant of a compressed weight.
 
     Attributes:
-        weight: packed codes, flat uint8.
-        scale: stored scales, flat bytes viewed as uint8.
-        zero_point: packed zero points, flat uint8; empty for formats without.
+        element_type: OpenVINO's short name.
+        shape: in elements.
     """
 
-    weight: Codes
-    scale: Codes
-    zero_point: Codes
+    element_type: str
+    shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all constants."""
-        return self.weight.nbytes + self.scale.nbytes + self.zero_point.nbytes
+        """Bytes of the packed constant."""
+        return packed_bytes(math.prod(self.shape), BITS[self.element_type])
 
 
-def variant_bytes(weight: Weight, variant: Variant) -> tuple[int, int, int]:
-    """Exact bytes of the packed weight, scale and zero point, from shapes alone."""
+def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
+    """The constants of a weight in this variant, from shapes alone: what graph, sizes and bank agree on.
+
+    The reduction axis is split into (groups, group size) where a row has several groups; a scale has ones there.
+    """
     fmt = variant.format
-    scales = weight.rows * variant.groups(weight)
-    scale_bytes = scales * (1 if fmt.scale_storage == "f8e8m0" else 2)
-    zero_bytes = packed_bytes(scales, fmt.bits) if fmt.has_zero_point else 0
-    return packed_bytes(weight.size, fmt.bits), scale_bytes, zero_bytes
+    groups = variant.groups(weight)
+    if groups == 1:
+        shape = weight.shape
+        scale_shape = tuple(1 if axis in weight.reduction_axes else size for axis, size in enumerate(weight.shape))
+    else:
+        (axis,) = weight.reduction_axes
+        before, after = weight.shape[:axis], weight.shape[axis + 1 :]
+        shape, scale_shape = (*before, groups, variant.group_size, *after), (*before, groups, 1, *after)
+    parts = {"weight": Part(fmt.storage, shape), "scale": Part(fmt.scale_storage, scale_shape)}
+    if fmt.has_zero_point:
+        parts["zero_point"] = Part(fmt.storage, scale_shape)
+    return parts
 
 
 def read_rows(node: ov.Node, weight: Weight) -> RowReader:
@@ -193,11 +208,13 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     # Carrying errors on is one short operation a column, which wants more rows at a time.
     step = max(1, (GPTQ_BLOCK_ELEMENTS if variant.gptq else BLOCK_ELEMENTS) // columns)
     in_parallel(block, range(0, rows, step))
-    return Packed(
-        weight=pack(rows_to_shape(codes, weight)[0], fmt.bits),
-        scale=_bytes(rows_to_shape(scales, weight)[0]),
-        zero_point=np.empty(0, np.uint8) if zeros is None else pack(rows_to_shape(zeros, weight)[0], fmt.bits),
-    )
+    parts = {
+        "weight": pack(rows_to_shape(codes, weight)[0], fmt.bits),
+        "scale": _bytes(rows_to_shape(scales, weight)[0]),
+    }
+    if zeros is not None:
+        parts["zero_point"] = pack(rows_to_shape(zeros, weight)[0], fmt.bits)
+    return parts
 
 
 def _bytes(array: npt.NDArray[Any]) -> Codes:

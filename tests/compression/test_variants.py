@@ -7,7 +7,7 @@ from builders import chain, constants, normal
 
 from autotune.compression.formats import FORMATS, encode, initial_scale, pack, store_scale, stored_value
 from autotune.compression.scale_estimation import estimate_scale
-from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, read_rows, variant_bytes
+from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, layout, read_rows
 from autotune.compression.weights import Weight, find_weights
 from autotune.errors import CompressionError
 
@@ -26,9 +26,7 @@ def packed(values: FloatArray, variant: Variant, treatment: Treatment) -> Packed
 
 
 def same(a: Packed, b: Packed) -> bool:
-    return all(
-        np.array_equal(x, y) for x, y in ((a.weight, b.weight), (a.scale, b.scale), (a.zero_point, b.zero_point))
-    )
+    return a.keys() == b.keys() and all(np.array_equal(a[part], b[part]) for part in a)
 
 
 def moments(width: int) -> FloatArray:
@@ -50,13 +48,13 @@ def test_rows_are_read_as_float32_from_every_storage(storage: str) -> None:
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @pytest.mark.parametrize("group_size", [-1, 32])
 def test_packed_bytes_are_those_foretold(name: str, group_size: int) -> None:
-    """Weight, scale and zero point are as large as `variant_bytes` says from shapes alone."""
+    """Weight, scale and zero point are as large as `layout` says from shapes alone."""
     values = normal(5, 96)
     weight, _ = prepared(values)
     variant = Variant(name, group_size)
     found = packed(values, variant, Treatment())
-    assert (found.weight.nbytes, found.scale.nbytes, found.zero_point.nbytes) == variant_bytes(weight, variant)
-    assert found.nbytes == sum(variant_bytes(weight, variant))
+    sizes = {name: part.nbytes for name, part in layout(weight, variant).items()}
+    assert {name: part.nbytes for name, part in found.items()} == sizes
 
 
 @pytest.mark.parametrize("name", ["int4_asym", "int4_sym", "nf4"])
@@ -66,8 +64,8 @@ def test_estimated_codes_belong_to_the_stored_scales(name: str) -> None:
     rows = values.reshape(8, 2, 32)
     scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), moment, fmt)
     found = packed(values, Variant(name, 32, scale_estimation=True), Treatment(second_moment=moment))
-    assert np.array_equal(found.scale.view(np.float16), store_scale(scale, fmt).ravel())
-    assert np.array_equal(found.weight, pack(encode(rows, stored_value(scale, fmt), zero, fmt), 4))
+    assert np.array_equal(found["scale"].view(np.float16), store_scale(scale, fmt).ravel())
+    assert np.array_equal(found["weight"], pack(encode(rows, stored_value(scale, fmt), zero, fmt), 4))
     if zero is not None:
         assert np.array_equal(found.zero_point, pack(zero.astype(np.uint8), 4))
 
