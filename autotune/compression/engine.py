@@ -16,6 +16,7 @@ from autotune.compression.bank import Bank
 from autotune.compression.formats import Array
 from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
+from autotune.compression.lora import compress_with_adapters
 from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
 from autotune.compression.sensitivity import Int8Error, int8_error, sensitivity
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
@@ -220,7 +221,8 @@ class Engine:
             if variant.looks_at_activations:
                 moment, spread = self._scaled_moment(weight.activations[0], treatment.input_scale, variant.gptq)
                 needed = replace(treatment, second_moment=moment, spread=spread)
-            packed = compress_weight(self._reader(weight), weight, variant, needed)
+            compress = compress_with_adapters if variant.lora_rank else compress_weight
+            packed = compress(self._reader(weight), weight, variant, needed)
             self.counters["variants_computed"] += 1
             return packed
 

@@ -26,6 +26,7 @@ __all__ = [
     "initial_scale",
     "pack",
     "packed_bytes",
+    "read_scale",
     "round_trip",
     "store_scale",
     "stored_value",
@@ -159,6 +160,13 @@ def store_scale(scale: Array, fmt: Format) -> npt.NDArray[Any]:
     if fmt.scale_storage == "f8e8m0":
         return (np.frexp(scale)[1] + 126).astype(np.uint8)
     return scale.astype(np.float16)
+
+
+def read_scale(stored: Codes, fmt: Format) -> Array:
+    """Float32 values of stored scales, given as their bytes; flat."""
+    if fmt.scale_storage == "f8e8m0":
+        return np.ldexp(np.float32(1), stored.astype(np.int32) - 127).astype(np.float32)
+    return stored.view(np.float16).astype(np.float32)
 
 
 def stored_value(scale: Array, fmt: Format) -> Array:

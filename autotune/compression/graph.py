@@ -40,8 +40,11 @@ def assemble(
     """
     copy = model.clone()
     constants = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "Constant"}
+    operations = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "MatMul"}
     for weight, variant, packed in compressed:
         _replace(constants[weight.name], weight, variant, packed)
+        if variant.lora_rank:
+            _add_adapters(operations[weight.uses[0].node], weight, variant, packed)
     for name, scale in divided.items():
         _divide(constants[name], scale)
     # No shape or type behind a replaced constant changes, so there is nothing to infer anew.
@@ -92,6 +95,32 @@ def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> 
             name = f"{weight.name}/fq_weights_{weight.uses[0].port}/convert"
             converted = _named(ops.convert(restored, old.get_element_type()), name)
         target.replace_source_output(converted.output(0))
+
+
+def _add_adapters(product: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> None:
+    """y = x Wᵀ becomes y + (x Aᵀ) Bᵀ."""
+    from openvino import opset15 as ops
+
+    name = product.get_friendly_name()
+    targets = list(product.output(0).get_target_inputs())
+    parts = layout(weight, variant)
+    output = product.input_value(1 - weight.uses[0].port)
+    for adapter, label in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
+        codes, zero, scale = (
+            constant(packed[part], parts[part].shape, parts[part].element_type)
+            for part in (adapter, f"{adapter}_zero_point", f"{adapter}_scale")
+        )
+        _named(codes, f"{name}_{label}")
+        _named(scale, f"{name}_{label}/scale")
+        _named(zero, f"{name}_{label}/zero_point")
+        levels = ops.subtract(ops.convert(codes, np.float16), ops.convert(zero, np.float16))
+        restored = _named(ops.multiply(levels, scale), f"{name}_{label}/fq_weights_1")
+        if output.get_element_type() != restored.get_output_element_type(0):
+            restored = ops.convert(restored, output.get_element_type())
+        output = _named(ops.matmul(output, restored, False, True), f"{name}/{label}").output(0)
+    total = _named(ops.add(product, output), f"{name}/lora")
+    for target in targets:
+        target.replace_source_output(total.output(0))
 
 
 def _divide(old: ov.Node, scale: Array) -> None:

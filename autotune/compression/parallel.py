@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["in_parallel"]
+__all__ = ["in_parallel", "one_blas_thread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,10 +20,17 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     NumPy releases the interpreter lock, so threads are enough. Matrix products inside `work` run on one thread each:
     the cores are taken already, and the result must not depend on how a product is divided among threads.
     """
+    with one_blas_thread(), ThreadPoolExecutor(_cores()) as pool:
+        return list(pool.map(work, items))
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Matrix products and factorizations inside give the same bits whatever the number of cores."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
-        return list(pool.map(work, items))
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def _cores() -> int:

@@ -109,13 +109,7 @@ def make_variants(
         # A group as wide as the row is one group a row: one name for what is one model.
         size = sizes[weight.name]
         variant = Variant(settings.mode, -1 if size == weight.columns else size)
-        if settings.scale_estimation or settings.gptq:
-            if len(weight.activations) == 1 and len(weight.uses) == 1:
-                variant = replace(variant, scale_estimation=settings.scale_estimation, gptq=settings.gptq)
-            else:
-                wanted = " or ".join(name for name in ("scale_estimation", "gptq") if getattr(settings, name))
-                notes.append(f"{weight.name}: no {wanted}, since it has no activations of its own to look at")
-        chosen[weight.name] = variant
+        chosen[weight.name] = _with_algorithms(settings, weight, variant, notes)
     variants = {}
     for weight in eligible:
         if weight.name in chosen:
@@ -126,6 +120,23 @@ def make_variants(
     if settings.awq and not active:
         notes.append("awq: no place in this model where a channel scale can be merged; it changes nothing")
     return variants, active, notes
+
+
+def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes: list[str]) -> Variant:
+    """The variant with those algorithms that can be applied to this weight; a note for each that cannot."""
+    wanted = [name for name in ("scale_estimation", "gptq", "lora_correction") if getattr(settings, name)]
+    if not wanted:
+        return variant
+    if len(weight.activations) != 1 or len(weight.uses) != 1:
+        notes.append(f"{weight.name}: no {' or '.join(wanted)}, since it has no activations of its own to look at")
+        return variant
+    variant = replace(variant, scale_estimation=settings.scale_estimation, gptq=settings.gptq)
+    if not settings.lora_correction:
+        return variant
+    if settings.lora_rank >= min(weight.rows, weight.columns) or weight.uses[0].port != 1:
+        notes.append(f"{weight.name}: no lora_correction, since adapters of rank {settings.lora_rank} do not fit it")
+        return variant
+    return replace(variant, lora_rank=settings.lora_rank, lora_iterations=settings.lora_iterations)
 
 
 def _ignored(patterns: Iterable[str], weights: Sequence[Weight]) -> set[str]:

@@ -15,7 +15,7 @@ MODES = (*INT8_MODES, "int4_asym", "int4_sym", "nf4", "mxfp4")
 FIXED_GROUP_SIZE = {"int8_asym": -1, "int8_sym": -1, "mxfp4": 32}
 """Modes whose group size is part of the format (-1: one group a row)."""
 
-ALGORITHMS = ("awq", "scale_estimation", "gptq")
+ALGORITHMS = ("awq", "scale_estimation", "gptq", "lora_correction")
 """What may be applied to weights in 4-bit formats with free scales; each looks at activations."""
 
 BACKUP_MODES = ("none", "int8_asym", "int8_sym")
@@ -126,6 +126,12 @@ class Settings:
                 if getattr(self, key) != (1.0 if key == "ratio" else False):
                     message = f"{self.mode} compresses every weight to 8 bits, so {key} means nothing; leave it out"
                     yield Problem(key, message)
+        if self.gptq and self.lora_correction:
+            yield Problem(
+                "lora_correction", "gptq leaves no error that adapters of low rank could catch; choose one of the two"
+            )
+        if self.lora_correction and (self.lora_rank < 1 or self.lora_iterations < 1):
+            yield Problem("lora_rank", "rank and iterations of lora_correction must be at least 1")
         if self.mode == "mxfp4":
             for key in ALGORITHMS:
                 if getattr(self, key):

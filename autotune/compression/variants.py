@@ -17,12 +17,15 @@ from autotune.compression.formats import (
     Array,
     Codes,
     Format,
+    decode,
     encode,
     initial_scale,
     pack,
     packed_bytes,
+    read_scale,
     store_scale,
     stored_value,
+    unpack,
 )
 from autotune.compression.gptq import Propagation, quantize_columns
 from autotune.compression.parallel import in_parallel
@@ -33,7 +36,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Packed", "Part", "RowReader", "Treatment", "Variant", "compress_weight", "layout", "read_rows"]
+__all__ = ["Packed", "Part", "RowReader", "Treatment", "Variant", "compress_weight", "layout", "read_rows", "restore"]
 
 BLOCK_ELEMENTS = 1 << 17
 """Elements of a block of rows: its float32 copies stay in a core's second-level cache."""
@@ -54,6 +57,8 @@ class Variant:
         gptq: each column's rounding error is made up for by the later columns.
         awq: input channels carry the AWQ scale of their activation.
         awq_output: output channels are divided by the AWQ scale of the layer that follows.
+        lora_rank: rank of the adapters that make up for a part of the error; 0 is none.
+        lora_iterations: how often weight and adapters are fitted to each other in turn.
     """
 
     mode: str
@@ -62,6 +67,8 @@ class Variant:
     gptq: bool = False
     awq: bool = False
     awq_output: bool = False
+    lora_rank: int = 0
+    lora_iterations: int = 0
 
     @property
     def format(self) -> Format:
@@ -71,7 +78,7 @@ class Variant:
     @property
     def looks_at_activations(self) -> bool:
         """Whether its bytes depend on the second moments of its own input."""
-        return self.scale_estimation or self.gptq
+        return self.scale_estimation or self.gptq or self.lora_rank > 0
 
     def groups(self, weight: Weight) -> int:
         """Groups a row, G."""
@@ -98,6 +105,14 @@ class Treatment:
     output_scale: Array | None = None
     second_moment: Array | None = None
     spread: Propagation | None = None
+
+    def scaled(self, values: Array, start: int) -> Array:
+        """Rows of the weight from `start` on, [n, K], with both scales applied."""
+        if self.input_scale is not None:
+            values = values * self.input_scale
+        if self.output_scale is not None:
+            values = values / self.output_scale[start : start + len(values), None]
+        return values
 
 
 Packed = Mapping[str, Codes]
@@ -139,7 +154,38 @@ def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
     parts = {"weight": Part(fmt.storage, shape), "scale": Part(fmt.scale_storage, scale_shape)}
     if fmt.has_zero_point:
         parts["zero_point"] = Part(fmt.storage, scale_shape)
+    if variant.lora_rank:
+        for name, shape in (
+            ("lora_a", (variant.lora_rank, weight.columns)),
+            ("lora_b", (weight.rows, variant.lora_rank)),
+        ):
+            parts[name] = Part("u8", shape)
+            parts[f"{name}_scale"] = Part("f16", (shape[0], 1))
+            parts[f"{name}_zero_point"] = Part("u8", (shape[0], 1))
     return parts
+
+
+def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
+    """The weight that packed constants stand for, adapters left out: float32 [R, K]."""
+    fmt = variant.format
+    parts = layout(weight, variant)
+    groups = variant.groups(weight)
+
+    def rows(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shaped = values.reshape(parts[name].shape)
+        if groups == 1:
+            last = tuple(range(-len(weight.reduction_axes), 0))
+            return np.moveaxis(shaped, weight.reduction_axes, last).reshape(weight.rows, 1, -1)
+        (axis,) = weight.reduction_axes
+        return np.moveaxis(shaped, (axis, axis + 1), (-2, -1)).reshape(weight.rows, groups, -1)
+
+    codes = rows("weight", unpack(packed["weight"], fmt.bits, weight.size))
+    scale = rows("scale", read_scale(packed["scale"], fmt))
+    zero = None
+    if fmt.has_zero_point:
+        levels = unpack(packed["zero_point"], fmt.bits, weight.rows * groups)
+        zero = rows("zero_point", levels.astype(np.float32))
+    return decode(codes, scale, zero, fmt).reshape(weight.rows, weight.columns)
 
 
 def read_rows(node: ov.Node, weight: Weight) -> RowReader:
@@ -176,12 +222,7 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
 
     def block(start: int) -> None:
         stop = min(start + step, rows)
-        values = read(start, stop)
-        if treatment.input_scale is not None:
-            values = values * treatment.input_scale
-        if treatment.output_scale is not None:
-            values = values / treatment.output_scale[start:stop, None]
-        values = values.reshape(stop - start, groups, -1)
+        values = treatment.scaled(read(start, stop), start).reshape(stop - start, groups, -1)
         scale, zero = initial_scale(values, fmt)
         if fmt.scale_storage == "f16" and np.abs(scale).max() > np.finfo(np.float16).max:
             raise CompressionError(

@@ -67,7 +67,7 @@ def test_estimated_codes_belong_to_the_stored_scales(name: str) -> None:
     assert np.array_equal(found["scale"].view(np.float16), store_scale(scale, fmt).ravel())
     assert np.array_equal(found["weight"], pack(encode(rows, stored_value(scale, fmt), zero, fmt), 4))
     if zero is not None:
-        assert np.array_equal(found.zero_point, pack(zero.astype(np.uint8), 4))
+        assert np.array_equal(found["zero_point"], pack(zero.astype(np.uint8), 4))
 
 
 @pytest.mark.parametrize("estimated", [False, True])
