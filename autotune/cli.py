@@ -175,6 +175,8 @@ def compress(
     awq: Annotated[bool, typer.Option("--awq", help="Activation-aware channel scales.")] = False,
     scale_estimation: Annotated[bool, typer.Option("--scale-estimation", help="Searched scales.")] = False,
     gptq: Annotated[bool, typer.Option("--gptq", help="Rounding errors carried on column by column.")] = False,
+    lora_correction: Annotated[bool, typer.Option("--lora-correction", help="Adapters for the error left.")] = False,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 8,
     ignored_scope: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Weights to leave alone; repeatable.")
     ] = None,
@@ -206,6 +208,8 @@ def compress(
         awq=awq,
         scale_estimation=scale_estimation,
         gptq=gptq,
+        lora_correction=lora_correction,
+        lora_rank=lora_rank,
         ignored_scope=tuple(ignored_scope or ()),
         group_size_fallback=group_size_fallback,  # type: ignore[arg-type]
     )

@@ -26,6 +26,8 @@ ORDER = (
     "awq",
     "scale_estimation",
     "gptq",
+    "lora_correction",
+    "lora_rank",
 )
 """The parameters that are drawn, in the order in which they are: what a condition needs comes before it."""
 
@@ -88,6 +90,8 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     - the int8 modes compress every weight in one way: only the mode counts;
     - mxfp4 has its own group size and power-of-two scales: no group_size and no algorithms;
     - sensitivity_metric decides between weights only when 0 < ratio < 1 (a ratio not chosen is 1);
+    - gptq leaves no error that lora_correction could catch: with gptq there is none;
+    - lora_rank is that of lora_correction, where it is on;
     - with ratio 0 no weight gets the mode, so nothing counts that says how it is applied.
 
     ignored_scope and group_size_fallback are fixed for a whole space and not listed.
@@ -102,6 +106,10 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
         inactive.add("sensitivity_metric")
     if ratio == 0:
         inactive |= {"group_size", "all_layers", *ALGORITHMS}
+    if chosen.get("gptq") and "gptq" not in inactive:
+        inactive.add("lora_correction")
+    if "lora_correction" in inactive or not chosen.get("lora_correction"):
+        inactive.add("lora_rank")
     return tuple(name for name in ORDER if name not in inactive)
 
 

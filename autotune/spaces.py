@@ -40,9 +40,6 @@ __all__ = [
 ENTRY_POINTS = "autotune.search_spaces"
 OWN_PACKAGE = "search_spaces"
 
-LATER = ("lora_correction", "lora_rank")
-"""Parameters of a later version: they may be there, switched off."""
-
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "mode": MODES,
     "sensitivity_metric": SENSITIVITY_METRICS,
@@ -50,7 +47,7 @@ CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "group_size_fallback": get_args(Fallback),
 }
 SWITCHES = ("all_layers", *ALGORITHMS)
-NUMBERS = ("group_size", "ratio")
+NUMBERS = ("group_size", "ratio", "lora_rank")
 ABOUT = ("name", "description")
 """Keys of a space that say what it is, and change nothing."""
 
@@ -177,12 +174,10 @@ class _Reader:
 
     def space(self, name: str) -> SearchSpace:
         """The space, or `Invalid` with all findings."""
-        allowed = (*ORDER, *FIXED_ONLY, *LATER)
+        allowed = (*ORDER, *FIXED_ONLY)
         read: dict[str, Parameter] = {}
         for key, value in self.data.items():
-            if key in LATER:
-                self.later(key, value)
-            elif key in ABOUT:
+            if key in ABOUT:
                 if not isinstance(value, str):
                     self.wrong((key,), f"must be a text, got {got(value)}")
             elif key not in allowed:
@@ -202,11 +197,6 @@ class _Reader:
 
     def wrong(self, path: tuple[str | int, ...], message: str) -> None:
         self.findings.append(Finding(path, message))
-
-    def later(self, key: str, value: Any) -> None:
-        values = value if isinstance(value, list) and value else [value]
-        if not all(each is False or (key == "lora_rank" and each in (None, 0)) for each in values):
-            self.wrong((key,), f"is not available yet in this version of autotune; leave {key} out, got {got(value)}")
 
     def parameter(self, key: str, value: Any) -> Parameter | None:
         """One parameter in any of its forms; None when it is wrong."""
@@ -249,6 +239,9 @@ class _Reader:
                 problem = f"must be a whole number or -1, got {got(value)}"
             else:
                 problem = next((each.message for each in Settings("int4_sym", group_size=value).problems()), None)
+        elif key == "lora_rank":
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                problem = f"must be a whole number of at least 1, got {got(value)}"
         elif not isinstance(value, (int, float)) or isinstance(value, bool):
             problem = f"must be a number between 0 and 1, got {got(value)}"
         elif not 0 <= value <= 1:
@@ -347,5 +340,5 @@ def space_schema() -> dict[str, Any]:
     properties |= {name: either({"type": "boolean"}) for name in SWITCHES}
     properties["ignored_scope"] = {"type": "array", "items": {"type": "string"}}
     properties["group_size_fallback"] = {"enum": list(CATEGORIES["group_size_fallback"])}
-    properties |= {name: {"enum": [False]} for name in LATER}
+    properties["lora_rank"] = either({"type": "integer", "minimum": 1}, ranged=True)
     return {"type": "object", "properties": properties, "required": ["mode"], "additionalProperties": False}

@@ -25,7 +25,7 @@ import openvino as ov
 
 from autotune.compression.bank import Bank
 from autotune.compression.engine import Engine
-from autotune.compression.settings import Settings
+from autotune.compression.settings import ALGORITHMS, Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import StatisticsCache
 from autotune.models import resolve_model
@@ -53,17 +53,19 @@ def settings() -> list[Settings]:
     for ratio in (0.8, 0.6):
         rows += [
             Settings(**g64, ratio=ratio, sensitivity_metric=metric)
-            for metric in ("weight_quantization_error", "max_activation_variance")
+            for metric in ("weight_quantization_error", "max_activation_variance", "output_error")
         ]
     rows += [Settings(**g64, all_layers=True), Settings(**g64, awq=True), Settings(**g64, scale_estimation=True)]
     rows += [Settings(**g64, awq=True, scale_estimation=True)]
-    return [*rows, Settings(**g64, gptq=True), Settings(**g64, gptq=True, scale_estimation=True)]
+    rows += [Settings(**g64, gptq=True), Settings(**g64, gptq=True, scale_estimation=True)]
+    rows += [Settings(**g64, lora_correction=True)]
+    return [*rows, Settings(**g64, awq=True, scale_estimation=True, lora_correction=True)]
 
 
 def name(s: Settings) -> str:
     parts = [s.mode, "" if s.group_size is None else f"g{s.group_size}", "" if s.ratio == 1 else f"ratio {s.ratio}"]
     parts += [s.sensitivity_metric or "", "all_layers" if s.all_layers else "", "AWQ" if s.awq else ""]
-    parts += ["SE" if s.scale_estimation else "", "GPTQ" if s.gptq else ""]
+    parts += ["SE" if s.scale_estimation else "", "GPTQ" if s.gptq else "", "LoRA" if s.lora_correction else ""]
     return " ".join(part for part in parts if part)
 
 
@@ -77,9 +79,12 @@ def nncf_compress(model: ov.Model, s: Settings, windows: np.ndarray) -> ov.Model
         if s.group_size is not None:
             options["group_size"] = s.group_size
     if s.ratio < 1 and s.sensitivity_metric:
-        options["sensitivity_metric"] = nncf.SensitivityMetric(s.sensitivity_metric)
-    if s.awq or s.scale_estimation or s.gptq:
-        options |= {"awq": s.awq, "scale_estimation": s.scale_estimation, "gptq": s.gptq}
+        # NNCF has no output_error; its own default with data stands beside it.
+        metric = "max_activation_variance" if s.sensitivity_metric == "output_error" else s.sensitivity_metric
+        options["sensitivity_metric"] = nncf.SensitivityMetric(metric)
+    algorithms = {name: getattr(s, name) for name in ALGORITHMS}
+    if any(algorithms.values()):
+        options |= algorithms
     if s.needs_statistics:
         options["dataset"] = nncf.Dataset([inputs(row) for row in windows])
         options["subset_size"] = len(windows)

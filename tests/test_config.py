@@ -288,7 +288,7 @@ WRONG_VALUES = [
     ("space: quick", "space: {mode: nf4, awq: [on, off]}", "space.awq[0]", "write true"),
     ("space: quick", "space: {mode: int8_asym, ratio: 0.8}", "space.ratio", "ratio means nothing"),
     ("space: quick", "space: {mode: mxfp4, group_size: 64}", "space.group_size", "mxfp4 has group size 32"),
-    ("space: quick", "space: {mode: nf4, lora_correction: true}", "space.lora_correction", "not available yet"),
+    ("space: quick", "space: {mode: nf4, lora_rank: 0}", "space.lora_rank", "at least 1"),
     (
         "path: texts/calibration.txt",
         "path: texts/calibratoin.txt",

@@ -28,6 +28,8 @@ FULL = {
     "awq": [False, True],
     "scale_estimation": [False, True],
     "gptq": [False, True],
+    "lora_correction": [False, True],
+    "lora_rank": [4, 8],
 }
 
 
@@ -103,7 +105,7 @@ def test_what_means_nothing_is_not_active() -> None:
     assert not {"awq", "scale_estimation"} & set(active_parameters("mxfp4", {}))
     assert "sensitivity_metric" not in active_parameters("int4_sym", {})
     assert "sensitivity_metric" not in active_parameters("nf4", {"ratio": 1.0})
-    assert active_parameters("int4_asym", {"ratio": 0.5}) == ORDER
+    assert active_parameters("int4_asym", {"ratio": 0.5, "lora_correction": True}) == ORDER
     assert active_parameters("int4_asym", {"ratio": 0.0}) == ("mode", "ratio", "backup_mode")
     assert all("backup_mode" in active_parameters(mode, {}) for mode in MODES if not mode.startswith("int8"))
 
@@ -146,10 +148,15 @@ def test_a_fingerprint_is_of_what_may_be_tried() -> None:
     assert load_space({"mode": "nf4"}, base_dir=HERE).fingerprint() != first.fingerprint()
 
 
-def test_algorithms_of_a_later_version_may_be_switched_off() -> None:
-    """lora_correction and lora_rank may be there as false, and change nothing."""
-    off = {"lora_correction": [False], "lora_rank": False}
-    assert load_space({"mode": "nf4", **off}, base_dir=HERE) == load_space({"mode": "nf4"}, base_dir=HERE)
+def test_adapters_come_only_without_gptq_and_their_rank_only_with_them() -> None:
+    """Of gptq and lora_correction at most one is on, and lora_rank is drawn only where lora_correction is."""
+    data = {"mode": "nf4", "gptq": [False, True], "lora_correction": [False, True], "lora_rank": [4, 8]}
+    points = load_space(data, base_dir=HERE).enumerate(100)
+    assert points is not None
+    found = [(p["gptq"], p.get("lora_correction"), p.get("lora_rank")) for p in points]
+    assert sorted(found, key=str) == sorted(
+        [(False, False, None), (False, True, 4), (False, True, 8), (True, None, None)], key=str
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,8 +188,8 @@ def test_algorithms_of_a_later_version_may_be_switched_off() -> None:
         ({"mode": "nf4", "awq": 1}, "awq", "true or false"),
         ({"mode": "nf4", "ignored_scope": [3]}, "ignored_scope[0]", "pattern"),
         ({"mode": "nf4", "group_size_fallback": ["adjust"]}, "group_size_fallback", "one value"),
-        ({"mode": "nf4", "lora_correction": [False, True]}, "lora_correction", "not available yet"),
-        ({"mode": "nf4", "lora_rank": 8}, "lora_rank", "not available yet"),
+        ({"mode": "nf4", "lora_correction": "on"}, "lora_correction", "write true"),
+        ({"mode": "nf4", "lora_correction": True, "lora_rank": 0}, "lora_rank", "at least 1"),
         ({"mode": "int8_asym", "ratio": 0.8}, "ratio", "every weight to 8 bits"),
         ({"mode": ["int8_asym", "int8_sym"], "awq": True}, "awq", "every weight to 8 bits"),
         ({"mode": "mxfp4", "group_size": 64}, "group_size", "group size 32"),

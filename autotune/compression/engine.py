@@ -18,8 +18,8 @@ from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
 from autotune.compression.lora import compress_with_adapters
 from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
-from autotune.compression.sensitivity import Int8Error, int8_error, sensitivity
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
+from autotune.compression.sensitivity import Int8Error, int8_error, output_error_per_element, sensitivity
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import Statistics
 from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, read_rows
@@ -103,7 +103,7 @@ class Engine:
         if settings.sensitivity_metric is not None:
             return settings
         data_aware = self._statistics is not None
-        return replace(settings, sensitivity_metric="max_activation_variance" if data_aware else DATA_FREE_METRIC)
+        return replace(settings, sensitivity_metric=OUTPUT_ERROR if data_aware else DATA_FREE_METRIC)
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings for this model.
@@ -183,7 +183,9 @@ class Engine:
             self._scaled = (key, moment, propagation(moment) if factored else None)
         return self._scaled[1], self._scaled[2]
 
-    def _score(self, metric: str, weight: Weight) -> float:
+    def _score(self, metric: str, weight: Weight, variant: Variant) -> float:
+        if metric == OUTPUT_ERROR:
+            return self._output_error(weight, variant)
         key = fingerprint("int8_error", *self._content(weight))
 
         def compute() -> Mapping[str, Any]:
@@ -197,6 +199,23 @@ class Engine:
                 return math.inf  # what cannot be looked at stays at more bits
             activation = self.statistics.scalar(weight.activations[0], metric)
         return sensitivity(metric, Int8Error(float(largest), float(norm)), activation)
+
+    def _output_error(self, weight: Weight, variant: Variant) -> float:
+        """Of all uses of a weight together."""
+        if any(use.kind != "embedding" and use.activation is None for use in weight.uses):
+            return math.inf  # what cannot be looked at stays at more bits
+        looked_up = any(use.kind == "embedding" for use in weight.uses)
+        total = 0.0
+        for activation in (*weight.activations, *([None] if looked_up else [])):
+            of_input = None if activation is None else [self.statistics.fingerprint, activation]
+            described = (*self._content(weight), variant.mode, variant.group_size, of_input)
+
+            def compute(activation: str | None = activation) -> Mapping[str, Any]:
+                moment = None if activation is None else self.statistics.array(activation, "second_moment")
+                return {"error": np.array([output_error_per_element(self._reader(weight), weight, variant, moment)])}
+
+            total += float(self._bank.get_or_compute(fingerprint("output_error", described), compute)["error"][0])
+        return total
 
     def _awq_scale(self, group: AwqGroup, plan: Plan) -> Array:
         """The channel scale of a group for the variants of its weights."""

@@ -20,8 +20,8 @@ __all__ = ["MIN_ADJUSTED_GROUP_SIZE", "Plan", "Score", "make_variants"]
 
 MIN_ADJUSTED_GROUP_SIZE = 32
 
-Score = Callable[[str, Weight], float]
-"""(metric, weight) -> sensitivity."""
+Score = Callable[[str, Weight, Variant], float]
+"""(metric, weight, format and group size in question) -> sensitivity."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,14 @@ def make_variants(
     sizes, unfit = _group_sizes(settings, _ratio_defining(settings, eligible), notes)
     if settings.group_size_fallback == "ignore":
         left = unfit
-    for weight in _primary(settings, [weight for weight in eligible if weight.name in sizes], score):
-        # A group as wide as the row is one group a row: one name for what is one model.
-        size = sizes[weight.name]
-        variant = Variant(settings.mode, -1 if size == weight.columns else size)
-        chosen[weight.name] = _with_algorithms(settings, weight, variant, notes)
+    # A group as wide as the row is one group a row: one name for what is one model.
+    primary = {
+        weight.name: Variant(settings.mode, -1 if sizes[weight.name] == weight.columns else sizes[weight.name])
+        for weight in eligible
+        if weight.name in sizes
+    }
+    for weight in _primary(settings, [weight for weight in eligible if weight.name in sizes], primary, score):
+        chosen[weight.name] = _with_algorithms(settings, weight, primary[weight.name], notes)
     variants = {}
     for weight in eligible:
         if weight.name in chosen:
@@ -214,7 +217,9 @@ def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]
     return sizes, set(unfit)
 
 
-def _primary(settings: Settings, weights: Sequence[Weight], score: Score) -> Sequence[Weight]:
+def _primary(
+    settings: Settings, weights: Sequence[Weight], variants: Mapping[str, Variant], score: Score
+) -> Sequence[Weight]:
     """The weights that get the primary mode.
 
     As NNCF: from the least sensitive one on, as long as the share of elements stays below the ratio; the first one
@@ -225,7 +230,7 @@ def _primary(settings: Settings, weights: Sequence[Weight], score: Score) -> Seq
     if settings.sensitivity_metric is None:
         raise ValueError("the sensitivity metric must be resolved before planning")
     metric = settings.sensitivity_metric
-    scores = {weight.name: score(metric, weight) for weight in weights}
+    scores = {weight.name: score(metric, weight, variants[weight.name]) for weight in weights}
     total = sum(weight.size for weight in weights)
     chosen: list[Weight] = []
     taken = 0

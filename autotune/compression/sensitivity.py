@@ -1,6 +1,8 @@
-"""Sensitivity metrics of NNCF 3.4.0: which weights lose least at few bits.
+"""Sensitivity metrics: which weights lose least at few bits.
 
-All five start from the error of the int8_asym round trip per channel. NNCF divides by the machine epsilon of the
+Five are NNCF 3.4.0's, and look at 8 bits whatever the mode; `output_error` is the error of the mode itself.
+
+NNCF's five all start from the error of the int8_asym round trip per channel. NNCF divides by the machine epsilon of the
 *stored* weight type, so that its ranking changes between float16 and float32 files of one model; here the epsilon is
 always float32's, and the ranking depends on the numbers only.
 """
@@ -11,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.compression.formats import FORMATS, initial_scale, round_trip
-from autotune.compression.variants import BLOCK_ELEMENTS, RowReader
+from autotune.compression.formats import FORMATS, Array, initial_scale, round_trip, stored_value
+from autotune.compression.parallel import in_parallel
+from autotune.compression.scale_estimation import blocks_of, output_error
+from autotune.compression.variants import BLOCK_ELEMENTS, RowReader, Variant
 from autotune.compression.weights import Weight
 
-__all__ = ["Int8Error", "int8_error", "sensitivity"]
+__all__ = ["Int8Error", "int8_error", "output_error_per_element", "sensitivity"]
 
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -64,3 +68,31 @@ def sensitivity(metric: str, error: Int8Error, activation: float | None) -> floa
     if activation is None:
         return 0.0
     return (error.norm if metric == "hessian_input_activation" else weight_part) * activation
+
+
+def output_error_per_element(read: RowReader, weight: Weight, variant: Variant, moment: Array | None) -> float:
+    """Mean square error that plain rounding brings to the output, by element of the weight.
+
+    It is e H eᵀ summed over rows e of the error, H the second moments of the input within each group (blocks of at
+    most 128 channels). By element, because `ratio` counts elements: taking the cheapest ones first is then the greedy
+    solution of the knapsack problem that a ratio poses (Dantzig, 1957).
+
+    Args:
+        read, weight: the weight.
+        variant: format and group size in question.
+        moment: float32 [K, K]; None for an embedding, whose input picks each row equally often.
+    """
+    fmt = variant.format
+    groups = variant.groups(weight)
+    group = weight.columns // groups
+    unit = 1 / weight.rows if moment is None else float(np.diagonal(moment).mean())
+    blocks = np.ones((groups, group), np.float32) if moment is None else blocks_of(moment, group)
+
+    def of_rows(start: int) -> float:
+        rows = read(start, min(start + step, weight.rows)).reshape(-1, groups, group)
+        scale, zero = initial_scale(rows, fmt)
+        error = round_trip(rows, stored_value(scale, fmt), zero, fmt) - rows
+        return float(output_error(error, blocks).sum(dtype=np.float64))
+
+    step = max(1, BLOCK_ELEMENTS // weight.columns)
+    return unit * sum(in_parallel(of_rows, range(0, weight.rows, step))) / weight.size

@@ -26,7 +26,8 @@ DATA_METRICS = (
     "max_activation_variance",
     "mean_activation_magnitude",
 )
-SENSITIVITY_METRICS = (DATA_FREE_METRIC, *DATA_METRICS)
+OUTPUT_ERROR = "output_error"
+SENSITIVITY_METRICS = (DATA_FREE_METRIC, *DATA_METRICS, OUTPUT_ERROR)
 
 
 class Problem(NamedTuple):
@@ -48,8 +49,8 @@ class Settings:
             `backup_mode`. 0 means none of them (NNCF reads 0 as 1).
         backup_mode: format of embeddings, last layer and the weights outside the ratio; ``none`` leaves them as
             they are.
-        sensitivity_metric: which weights count as sensitive when ratio < 1; None is max_activation_variance where
-            there are statistics and weight_quantization_error where there are none.
+        sensitivity_metric: which weights count as sensitive when ratio < 1; None is output_error where there are
+            statistics and weight_quantization_error where there are none.
         all_layers: embeddings and last layer also belong to the ratio-defining set.
         awq: activation-aware scaling of input channels.
         scale_estimation: scales and zero points searched for the least error on the calibration activations.
@@ -57,9 +58,6 @@ class Settings:
         lora_correction: adapters of low rank make up for a part of the quantization error.
         lora_rank: their rank.
         lora_iterations: how often weight and adapters are fitted to each other in turn.
-        act_order: GPTQ takes columns in the order of falling activation energy, else from first to last.
-        prefer_data_aware_scaling: AWQ scales by activations where there is a calibration text; False: by weights.
-        codebook: the rising levels of mode codebook, at most 65,536.
         ignored_scope: weight or node names, or regular expressions in full match, left in their original precision.
         group_size_fallback: what to do where group_size does not divide a weight's input channels: ``adjust`` it to
             the largest power of two that does and is at least 32 (else backup), ``ignore`` the weight (left as it
@@ -78,9 +76,6 @@ class Settings:
     lora_correction: bool = False
     lora_rank: int = 8
     lora_iterations: int = 3
-    act_order: bool = True
-    prefer_data_aware_scaling: bool = True
-    codebook: tuple[float, ...] | None = None
     ignored_scope: tuple[str, ...] = ()
     group_size_fallback: Fallback = "adjust"
 
@@ -95,7 +90,7 @@ class Settings:
     def needs_statistics(self) -> bool:
         """Whether a calibration pass is needed to plan or apply these settings."""
         return any(getattr(self, name) for name in ALGORITHMS) or (
-            0 < self.ratio < 1 and self.sensitivity_metric in DATA_METRICS
+            0 < self.ratio < 1 and self.sensitivity_metric in (*DATA_METRICS, OUTPUT_ERROR)
         )
 
     def as_dict(self) -> dict[str, Any]:

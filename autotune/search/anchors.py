@@ -32,12 +32,14 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
 DEFAULTS: Mapping[str, Any] = {
     "group_size": 128,
     "ratio": 1.0,
-    "sensitivity_metric": "max_activation_variance",
+    "sensitivity_metric": "output_error",
     "all_layers": False,
     "backup_mode": "int8_asym",
     "awq": False,
     "scale_estimation": False,
     "gptq": False,
+    "lora_correction": False,
+    "lora_rank": 8,
 }
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {

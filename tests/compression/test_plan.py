@@ -232,10 +232,10 @@ def test_algorithms_without_a_text_are_refused(algorithm: str) -> None:
 
 
 def test_default_metric_looks_at_data_where_there_is_some(statistics: Callable[[], Statistics]) -> None:
-    """As in NNCF: max_activation_variance with a calibration text, the data-free metric without."""
+    """The error of the mode itself with a calibration text, the data-free metric without."""
     assert Engine(language_model()).resolve(Settings()).sensitivity_metric == "weight_quantization_error"
     engine = Engine(language_model(), statistics=statistics)
-    assert engine.resolve(Settings()).sensitivity_metric == "max_activation_variance"
+    assert engine.resolve(Settings()).sensitivity_metric == "output_error"
     assert engine.resolve(Settings(sensitivity_metric="x")).sensitivity_metric == "x"
 
 

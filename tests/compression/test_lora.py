@@ -1,0 +1,99 @@
+"""Laws of LoRA correction: the adapters are the best of their rank, and what the graph adds is what was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+from builders import bin_size, constants, logits
+
+from autotune.compression.engine import Engine
+from autotune.compression.lora import fit_adapters, leading_directions
+from autotune.compression.settings import Settings
+from autotune.compression.statistics import Statistics
+from autotune.errors import PlanError
+
+Array = npt.NDArray[np.float32]
+
+
+def lora(**settings: Any) -> Settings:
+    return Settings(mode="int4_asym", group_size=32, lora_correction=True, **settings)
+
+
+def correlated(columns: int) -> Array:
+    rng = np.random.default_rng(0)
+    tokens = (
+        rng.normal(size=(4 * columns, columns)) @ rng.normal(size=(columns, columns)) * rng.uniform(0.2, 3, columns)
+    )
+    return (tokens.T @ tokens / len(tokens)).astype(np.float32)
+
+
+def loss(error: Array, moment: Array) -> float:
+    return float(np.einsum("rk,kl,rl->", error, moment, error, dtype=np.float64))
+
+
+@pytest.mark.parametrize("shape", [(40, 96), (96, 40)])
+@pytest.mark.parametrize("rank", [1, 8])
+def test_no_adapters_of_that_rank_do_better(shape: tuple[int, int], rank: int) -> None:
+    """The projection on the leading directions loses what the singular values of E H^(1/2) behind the rank hold."""
+    error = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    moment = correlated(shape[1])
+    singular = np.linalg.svd(error.astype(np.float64) @ np.linalg.cholesky(moment.astype(np.float64)), compute_uv=False)
+    directions = leading_directions(error, moment, rank)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(rank), atol=1e-5)
+    found = loss(error - directions @ (directions.T @ error), moment)
+    assert found == pytest.approx(float((singular[rank:] ** 2).sum()), rel=2e-3)
+
+
+def test_eight_bit_adapters_lose_next_to_nothing() -> None:
+    """Stored in int8_asym, the adapters keep over 99 % of what they win."""
+    error, moment = np.random.default_rng(1).normal(size=(64, 96)).astype(np.float32), correlated(96)
+    directions = leading_directions(error, moment, 8)
+    best = loss(error - directions @ (directions.T @ error), moment)
+    _, product = fit_adapters(error, moment, 8)
+    won = loss(error, moment) - best
+    assert loss(error, moment) - loss(error - product, moment) > 0.99 * won
+
+
+def test_an_error_of_zero_gives_adapters_of_zero() -> None:
+    """A weight that the format holds exactly is left exact."""
+    _, product = fit_adapters(np.zeros((16, 24), np.float32), correlated(24), 4)
+    assert np.isfinite(product).all()
+    assert np.abs(product).max() < 1e-6
+
+
+@pytest.mark.parametrize("extra", [{}, {"awq": True}, {"scale_estimation": True}, {"ratio": 0.6}])
+def test_adapters_bring_the_model_nearer_and_count_in_the_footprint(
+    llama: ov.Model,
+    statistics: Callable[[], Statistics],
+    tokens: npt.NDArray[np.int64],
+    tmp_path: Path,
+    extra: dict[str, Any],
+) -> None:
+    """With adapters the logits are nearer to the original's, and the plan knows the file's size to the byte."""
+    engine = Engine(llama, statistics=statistics)
+    without = engine.apply(engine.plan(Settings(mode="int4_asym", group_size=32, **extra)))
+    plan = engine.plan(lora(**extra))
+    corrected = engine.apply(plan)
+    original = logits(llama, tokens)
+    assert np.square(logits(corrected, tokens) - original).mean() < np.square(logits(without, tokens) - original).mean()
+    assert plan.footprint == bin_size(corrected, tmp_path)
+    assert {name for name in constants(corrected) if name.endswith("lora_A")}
+
+
+def test_gptq_and_adapters_are_refused_in_planning(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
+    """They exclude each other, and the message says so before any work."""
+    with pytest.raises(PlanError, match="gptq leaves no error"):
+        Engine(llama, statistics=statistics).plan(lora(gptq=True))
+
+
+def test_a_weight_too_small_for_the_rank_is_named(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
+    """Adapters as large as the weight are not made; the note says where and why."""
+    plan = Engine(llama, statistics=statistics).plan(lora(lora_rank=4096))
+    assert not any(variant.lora_rank for variant in plan.variants.values())
+    assert any("rank 4096" in note for note in plan.notes)
