@@ -78,6 +78,7 @@ class OpenVINOLanguageModel:
         self._check_ports(compiled)
         self.properties = _effective_properties(compiled, device, config)
         _check_precision(self.properties, device, config)
+        self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
         shape = compiled.output("logits").get_partial_shape()
         width = shape[-1]
@@ -150,7 +151,12 @@ class OpenVINOLanguageModel:
 
     def close(self) -> None:
         """Free the compiled model; the object is of no use afterwards."""
+        if self._request is None:
+            return
         self._request = None
+        # A thread of OpenVINO 2026 outlives the compiled model and keeps the activations of its last inference.
+        self._compiled.release_memory()
+        self._compiled = None
 
     def __enter__(self) -> OpenVINOLanguageModel:
         return self

@@ -232,6 +232,26 @@ def test_a_closed_model_says_so(tiny_llama: Path, tokenizer: Any) -> None:
         model.logits(np.array([[1, 2]]))
 
 
+def test_a_closed_model_gives_its_memory_back(tiny_llama: Path, tokenizer: Any) -> None:
+    """A study opens one model a trial: what the inferences of one needed must not stay for the next."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("resident memory is read from /proc")
+
+    def resident() -> int:
+        return next(
+            int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("RssAnon")
+        )
+
+    tokens = np.ones((64, 512), np.int64)
+    after = []
+    for _ in range(4):
+        with OpenVINOLanguageModel(tiny_llama, tokenizer) as model:
+            logits_bytes = model.logits(tokens).nbytes
+        after.append(resident())
+    assert after[-1] - after[0] < logits_bytes  # three times as much if each model kept its last logits
+
+
 def test_end_tokens_come_from_the_folder_first(tmp_path: Path) -> None:
     """generation_config.json decides, then config.json, then the tokenizer."""
 
