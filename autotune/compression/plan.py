@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from autotune.compression.awq import AwqGroup
-from autotune.compression.settings import INT8_MODES, Settings
+from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
 from autotune.compression.variants import Variant, layout
 from autotune.compression.weights import Weight
 from autotune.errors import PlanError
@@ -222,8 +222,10 @@ def _primary(
 ) -> Sequence[Weight]:
     """The weights that get the primary mode.
 
-    As NNCF: from the least sensitive one on, as long as the share of elements stays below the ratio; the first one
-    that would reach it ends the choice. Ratio 1 means all, and (other than in NNCF) ratio 0 means none.
+    From the least sensitive one on, as long as the share of elements stays below the ratio. With NNCF's metrics the
+    first one that would reach it ends the choice, as in NNCF; with output_error it is passed over and smaller ones
+    may follow, so that the model is as small as the ratio lets it be. Ratio 1 means all, and (other than in NNCF)
+    ratio 0 means none.
     """
     if settings.ratio in (0, 1):
         return weights if settings.ratio else ()
@@ -236,6 +238,8 @@ def _primary(
     taken = 0
     for weight in sorted(weights, key=lambda w: scores[w.name]):
         if (taken + weight.size) / total >= settings.ratio:
+            if metric == OUTPUT_ERROR:
+                continue
             break
         taken += weight.size
         chosen.append(weight)

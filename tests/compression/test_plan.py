@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +12,23 @@ from builders import as_constant, chain, content, features, language_chain, norm
 from openvino import opset15 as ops
 
 from autotune.compression.engine import Engine
-from autotune.compression.plan import Plan
+from autotune.compression.plan import Plan, make_variants
 from autotune.compression.settings import Settings
 from autotune.compression.statistics import Statistics
 from autotune.compression.variants import Variant
+from autotune.compression.weights import find_weights
 from autotune.errors import PlanError
 
 
 def plan(model: ov.Model, **settings: Any) -> Plan:
     return Engine(model).plan(Settings(**settings))
+
+
+def parallel(weights: Sequence[np.ndarray]) -> ov.Model:
+    """One input that feeds every weight, W0 to Wn [O, K]."""
+    x = features(weights[0].shape[1])
+    outputs = [ops.matmul(x, as_constant(values, f"W{i}"), False, True) for i, values in enumerate(weights)]
+    return result_model(outputs, [x])
 
 
 def modes(found: Plan) -> dict[str, str]:
@@ -82,6 +90,21 @@ def test_ratio_counts_elements_not_layers() -> None:
     small_first = chain([normal(32, 32) * 64, normal(32, 32, seed=1) * 64, normal(512, 32), normal(8, 512)])
     found = modes(plan(small_first, mode="int4_sym", group_size=32, ratio=0.5))
     assert [name for name, mode in found.items() if mode == "int4_sym"] == ["W0", "W1"]
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("max_activation_variance", {"W0"}), ("output_error", {"W0", "W2"})])
+def test_output_error_fills_the_ratio_with_smaller_weights(metric: str, expected: set[str]) -> None:
+    """With NNCF's metrics the first weight that does not fit ends the choice; ours passes it over."""
+    rows = {"W0": 32, "W1": 160, "W2": 32}
+    weights = find_weights(parallel([normal(count, 32, seed=i) for i, count in enumerate(rows.values())]))
+    order = ["W0", "W1", "W2"]
+    variants, _, _ = make_variants(
+        Settings(mode="int4_sym", group_size=16, ratio=0.5, all_layers=True, sensitivity_metric=metric),
+        weights,
+        (),
+        lambda _, weight, __: float(order.index(weight.name)),
+    )
+    assert {name for name, variant in variants.items() if variant.mode == "int4_sym"} == expected
 
 
 def test_bits_and_percentages_count_elements() -> None:

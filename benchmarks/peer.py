@@ -1,0 +1,59 @@
+"""NNCF, run as its users run it: the same settings, the same calibration windows, its own defaults for the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
+
+__all__ = ["nncf_compress"]
+
+
+def nncf_compress(
+    model: ov.Model, settings: Settings, windows: np.ndarray, *, statistics: Path | None = None
+) -> ov.Model:
+    """The model compressed by `nncf.compress_weights`; the given model is not changed.
+
+    Args:
+        model: the original.
+        settings: what autotune is asked for; a metric that NNCF does not have becomes NNCF's default.
+        windows: int64 [n, T], calibration tokens, all of them used.
+        statistics: NNCF's own cache of statistics, where it can use one.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    options: dict[str, Any] = {"mode": nncf.CompressWeightsMode(settings.mode)}
+    if not settings.mode.startswith("int8"):
+        options |= {"ratio": settings.ratio, "all_layers": settings.all_layers}
+        if settings.group_size is not None:
+            options["group_size"] = settings.group_size
+    metric = settings.sensitivity_metric
+    if settings.ratio < 1 and metric not in (None, OUTPUT_ERROR):
+        options["sensitivity_metric"] = nncf.SensitivityMetric(metric)
+    algorithms = {name: True for name in ALGORITHMS if getattr(settings, name)}
+    options |= algorithms
+    if settings.needs_statistics:
+        options["dataset"] = nncf.Dataset([_inputs(row) for row in windows])
+        options["subset_size"] = len(windows)
+    if statistics is not None:
+        options["advanced_parameters"] = nncf.AdvancedCompressionParameters(statistics_path=str(statistics))
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.compress_weights(model.clone(), **options)
+
+
+def _inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    tokens = tokens[None]
+    return {
+        "input_ids": tokens,
+        "attention_mask": np.ones_like(tokens),
+        "position_ids": np.arange(tokens.shape[1])[None],
+        "beam_idx": np.zeros(1, np.int32),
+    }

@@ -1,0 +1,141 @@
+"""The engine beside NNCF: bytes and KL divergence to the original, for the same settings in one run.
+
+    python benchmarks/quality.py                       # the demo model
+    python benchmarks/quality.py --model DIR --calibration FILE --text FILE
+
+NNCF runs with its defaults on the same model and the same calibration windows. KL divergence is scored in f32 over
+windows of the text. The last column is the difference of the two divergences in standard errors of the paired
+differences, window by window (below 0: ours is better). At the end stand the geometric means of the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openvino as ov
+from peer import nncf_compress
+
+from autotune.cache import Cache
+from autotune.compression.bank import Bank
+from autotune.compression.engine import Engine
+from autotune.compression.settings import Settings
+from autotune.compression.sizes import Sizes
+from autotune.compression.statistics import StatisticsCache
+from autotune.models import resolve_model
+from autotune.runtime import OpenVINOLanguageModel
+from autotune.texts import token_windows
+from evaluators.perplexity import Perplexity
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo"
+
+
+class Scored(NamedTuple):
+    """One setting on one side.
+
+    Attributes:
+        footprint: bytes.
+        divergence: float64 [n], KL divergence of each window in nats a token.
+    """
+
+    footprint: int
+    divergence: np.ndarray
+
+
+def data_free() -> Iterator[Settings]:
+    for mode in ("int8_asym", "int8_sym"):
+        yield Settings(mode=mode)
+    for mode in ("int4_sym", "int4_asym"):
+        for group_size in (128, 64, 32):
+            yield Settings(mode=mode, group_size=group_size)
+    yield Settings(mode="nf4", group_size=64)
+    yield Settings(mode="mxfp4")
+    for ratio in (0.8, 0.6):
+        yield Settings(mode="int4_asym", group_size=64, ratio=ratio, sensitivity_metric="weight_quantization_error")
+    yield Settings(mode="int4_asym", group_size=64, all_layers=True)
+
+
+def data_aware() -> Iterator[Settings]:
+    for ratio in (0.8, 0.6):
+        yield Settings(mode="int4_asym", group_size=64, ratio=ratio, sensitivity_metric="output_error")
+    for algorithms in ("awq", "scale_estimation", "awq scale_estimation", "gptq", "gptq scale_estimation"):
+        yield Settings(mode="int4_asym", group_size=64, **dict.fromkeys(algorithms.split(), True))
+    for algorithms in ("lora_correction", "awq scale_estimation lora_correction"):
+        yield Settings(mode="int4_asym", group_size=64, **dict.fromkeys(algorithms.split(), True))
+
+
+def label(s: Settings) -> str:
+    parts = [s.mode, "" if s.group_size is None else f"g{s.group_size}", "" if s.ratio == 1 else f"ratio {s.ratio}"]
+    parts += [s.sensitivity_metric or "", "all_layers" if s.all_layers else "", "AWQ" if s.awq else ""]
+    parts += ["SE" if s.scale_estimation else "", "GPTQ" if s.gptq else "", "LoRA" if s.lora_correction else ""]
+    return " ".join(part for part in parts if part)
+
+
+def standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def compare(ours: Scored, theirs: Scored) -> tuple[str, float]:
+    """Cells of a row, and the ratio of the divergences."""
+    differences = ours.divergence - theirs.divergence
+    error = standard_error(differences)
+    apart = differences.mean() / error if error else 0.0
+    ratio = float(ours.divergence.mean() / theirs.divergence.mean())
+    return f"{theirs.footprint:,} | {theirs.divergence.mean():.6f} | {ratio:.3f} | {apart:+.1f}", ratio
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEMO / "model"))
+    parser.add_argument("--calibration", type=Path, default=DEMO / "calibration.txt")
+    parser.add_argument("--text", type=Path, default=DEMO / "report.txt")
+    parser.add_argument("--sequence-length", type=int, default=256, help="of calibration windows")
+    parser.add_argument("--samples", type=int, default=128, help="calibration windows")
+    parser.add_argument("--windows", type=int, default=32, help="scored windows of 512 tokens")
+    parser.add_argument("--without-nncf", action="store_true")
+    parser.add_argument("--only", default="", help="rows whose label contains this")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache.resolve(folder)
+        source = resolve_model(options.model, cache=cache)
+        model, tokenizer = source.read(), source.tokenizer()
+        text = options.calibration.read_text(encoding="utf-8")
+        windows = token_windows(tokenizer, [text], sequence_length=options.sequence_length, samples=options.samples)
+        scorer = Perplexity(path=options.text, sequence_length=512, samples=options.windows)
+        with OpenVINOLanguageModel(model, tokenizer) as original:
+            reference = scorer.reference(original)
+        statistics = StatisticsCache(cache.statistics).get_or_collect(
+            model, Engine(model).activations, windows, model_fingerprint=source.fingerprint
+        )
+        engine = Engine(model, bank=Bank(), statistics=lambda: statistics)
+
+        def score(compressed: ov.Model) -> Scored:
+            with OpenVINOLanguageModel(compressed, tokenizer) as candidate:
+                divergence = scorer.evaluate(candidate, reference)["kl_divergence"]
+            return Scored(Sizes(compressed).original, np.array(divergence.values))
+
+        print("| setting | bytes | KL divergence | NNCF: bytes | KL divergence | ratio | standard errors |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
+        for title, rows in (("data-free", data_free()), ("data-aware", data_aware())):
+            ratios = []
+            for s in rows:
+                if options.only not in label(s):
+                    continue
+                ours = score(engine.apply(engine.plan(s)))
+                mean, error = ours.divergence.mean(), standard_error(ours.divergence)
+                cells = "| | |"
+                if not options.without_nncf:
+                    cells, ratio = compare(ours, score(nncf_compress(model, s, windows)))
+                    ratios.append(ratio)
+                print(f"| {label(s)} | {ours.footprint:,} | {mean:.6f} ± {error:.6f} | {cells} |", flush=True)
+            if ratios:
+                print(f"| *{title}: geometric mean* | | | | | *{np.exp(np.mean(np.log(ratios))):.3f}* | |")
+
+
+if __name__ == "__main__":
+    main()
