@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from autotune.compression.awq import AwqGroup
+from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
 from autotune.compression.variants import Variant, layout
 from autotune.compression.weights import Weight
@@ -17,6 +18,9 @@ from autotune.errors import PlanError
 from autotune.files import fingerprint
 
 __all__ = ["MIN_ADJUSTED_GROUP_SIZE", "Plan", "Score", "make_variants"]
+
+NEARLY = 0.005
+"""A ratio counts as reached so far below it."""
 
 MIN_ADJUSTED_GROUP_SIZE = 32
 
@@ -222,10 +226,9 @@ def _primary(
 ) -> Sequence[Weight]:
     """The weights that get the primary mode.
 
-    From the least sensitive one on, as long as the share of elements stays below the ratio. With NNCF's metrics the
-    first one that would reach it ends the choice, as in NNCF; with output_error it is passed over and smaller ones
-    may follow, so that the model is as small as the ratio lets it be. Ratio 1 means all, and (other than in NNCF)
-    ratio 0 means none.
+    With NNCF's metrics as NNCF: from the least sensitive one on, as long as the share of elements stays below the
+    ratio; the first one that would reach it ends the choice. With output_error: those of least total error among
+    all choices that come within `NEARLY` of the ratio. Ratio 1 means all, and (other than in NNCF) ratio 0 none.
     """
     if settings.ratio in (0, 1):
         return weights if settings.ratio else ()
@@ -234,12 +237,15 @@ def _primary(
     metric = settings.sensitivity_metric
     scores = {weight.name: score(metric, weight, variants[weight.name]) for weight in weights}
     total = sum(weight.size for weight in weights)
+    if metric == OUTPUT_ERROR:
+        sizes = [weight.size for weight in weights]
+        costs = [scores[weight.name] * weight.size for weight in weights]
+        limit = settings.ratio * total
+        return [weights[i] for i in cheapest_subset(sizes, costs, limit, limit - NEARLY * total)]
     chosen: list[Weight] = []
     taken = 0
     for weight in sorted(weights, key=lambda w: scores[w.name]):
         if (taken + weight.size) / total >= settings.ratio:
-            if metric == OUTPUT_ERROR:
-                continue
             break
         taken += weight.size
         chosen.append(weight)
