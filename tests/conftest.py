@@ -5,12 +5,18 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
-import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent))
+
+from families import FAMILIES, VOCABULARY, export_openvino, write_family, write_tokenizer
 
 # Set before torch, transformers or datasets are imported: no test reaches for the network or the user's caches.
 _home = tempfile.mkdtemp(prefix="autotune-tests-")
@@ -31,14 +37,6 @@ for _name, _value in {
 settings.register_profile("autotune", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("autotune")
 
-TEXT = (
-    "Mira keeps eleven hens behind the mill, and every morning she counts the eggs: two, five, sometimes nine. "
-    "When the river is high, her brother rows across with bread and takes six eggs home. 'Seven and six make "
-    "thirteen', he says, though nobody asked. In the evening the lamp is lit, the ledger is opened, and the day's "
-    "numbers go in: eggs, loaves, the height of the water. Wie viele waren es heute? Neuf, dit-elle. "
-    '{"eggs": 9, "bread": [1, 2]}\n'
-)
-
 
 def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     """Write a Llama (hidden 64, 2 layers, random float32 weights of real spread) with a byte-level tokenizer.
@@ -47,24 +45,11 @@ def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     quantisation error shows.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([TEXT], trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=320,
+        vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -81,22 +66,8 @@ def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
             if parameter.ndim == 2:
                 parameter.normal_(0.0, 0.2)
     model.save_pretrained(folder)
-    wrapped.save_pretrained(folder)
+    write_tokenizer(folder)
     return folder
-
-
-def export_openvino(folder: Path, out: Path) -> Path:
-    """Export a Hugging Face folder to an OpenVINO folder, tokenizer files included, without any compression."""
-    with warnings.catch_warnings():
-        # Not ours to mend: torch.jit.trace, which OpenVINO's converter calls, warns that it is deprecated.
-        warnings.simplefilter("ignore")
-        from optimum.intel import OVModelForCausalLM
-        from transformers import AutoTokenizer
-
-        model = OVModelForCausalLM.from_pretrained(folder, export=True, load_in_8bit=False, compile=False)
-        model.save_pretrained(out)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(out)
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +80,16 @@ def tiny_llama_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_llama(tiny_llama_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as an OpenVINO folder (openvino_model.xml/.bin, config, tokenizer files)."""
     return export_openvino(tiny_llama_hf, tmp_path_factory.mktemp("tiny-llama-ov"))
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family by its name: ``hf`` as transformers writes it, ``ov`` exported; made when first asked."""
+
+    @cache
+    def folder(name: str) -> Path:
+        family, parent = FAMILIES[name], tmp_path_factory.mktemp(name)
+        export_openvino(write_family(family, parent / "hf"), parent / "ov", bounded=family.bounded)
+        return parent
+
+    return folder
