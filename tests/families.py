@@ -52,7 +52,6 @@ _TABLE = (
     Family("gpt2", "gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": 160}, tied=True),
     Family("opt", "opt", {**_SIZES, "ffn_dim": 160, "word_embed_proj_dim": 64}, tied=True),
     Family("gpt_neox", "gpt_neox", {**_SIZES, "intermediate_size": 160}),
-    Family("llama", "llama", {**_GATED}),
     Family("mistral", "mistral", {**_GATED, "sliding_window": 32}),
     Family("qwen2", "qwen2", {**_GATED}, tied=True),
     Family("qwen3", "qwen3", {**_GATED, "head_dim": 24}),
@@ -67,9 +66,12 @@ _TABLE = (
     Family("falcon", "falcon", {**_SIZES, "multi_query": True, "parallel_attn": True, "alibi": False}, tied=True),
     Family("mixtral", "mixtral", {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2}),
     Family(
-        "qwen3_moe",
-        "qwen3_moe",
-        {**_GATED, "head_dim": 16, "moe_intermediate_size": 96, "num_experts": 4, "num_experts_per_tok": 2},
+        "qwen2_moe",
+        "qwen2_moe",
+        {
+            **{**_GATED, "moe_intermediate_size": 96, "shared_expert_intermediate_size": 128},
+            **{"num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
+        },
     ),
 )
 
