@@ -37,6 +37,7 @@ class Family:
         model_type: as transformers knows it.
         options: of its configuration, beside vocabulary and special tokens.
         tied: whether the table of the embedding is the head, too.
+        routed: whether a small error may send a token to other experts.
         bounded: name of the class in optimum-intel whose bound on the version of transformers is lifted for the
             export. (That the export is right, a test shows on its logits.)
     """
@@ -45,6 +46,7 @@ class Family:
     model_type: str
     options: Mapping[str, Any] = field(repr=False)
     tied: bool = False
+    routed: bool = False
     bounded: str | None = None
 
 
@@ -64,14 +66,19 @@ _TABLE = (
     ),
     Family("phi3", "phi3", {**_GATED, "pad_token_id": 0}),
     Family("falcon", "falcon", {**_SIZES, "multi_query": True, "parallel_attn": True, "alibi": False}, tied=True),
-    Family("mixtral", "mixtral", {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    Family("mixtral", "mixtral", {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2}, routed=True),
     Family(
         "qwen2_moe",
         "qwen2_moe",
         {
-            **{**_GATED, "moe_intermediate_size": 96, "shared_expert_intermediate_size": 128},
-            **{"num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0]},
+            **_GATED,
+            "mlp_only_layers": [0],
+            "moe_intermediate_size": 96,
+            "shared_expert_intermediate_size": 128,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
         },
+        routed=True,
     ),
 )
 
@@ -119,7 +126,7 @@ def write_family(family: Family, folder: Path, *, seed: int = 0) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                parameter.normal_(0.0, 0.2)
+                parameter.normal_(0.0, 0.1)
             elif name.endswith("bias"):
                 parameter.normal_(0.0, 0.1)
             else:

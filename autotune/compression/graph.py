@@ -41,13 +41,19 @@ def assemble(
     copy = model.clone()
     constants = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "Constant"}
     operations = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "MatMul"}
+    reshapes = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "Reshape"}
+    reshaped = False
     for weight, variant, packed in compressed:
         _replace(constants[weight.name], weight, variant, packed)
+        for reshape in weight.reshapes:
+            _bypass(reshapes[reshape])
+            reshaped = True
         if variant.lora_rank:
             _add_adapters(operations[weight.uses[0].node], weight, variant, packed)
     for name, scale in divided.items():
         _divide(constants[name], scale)
-    # No shape or type behind a replaced constant changes, so there is nothing to infer anew.
+    if reshaped:  # Otherwise no shape or type behind a replaced constant changes: there is nothing to infer anew.
+        copy.validate_nodes_and_infer_types()
     for key, value in record.items():
         copy.set_rt_info(value if isinstance(value, str) else json.dumps(value, sort_keys=True), ["autotune", key])
     return copy
@@ -95,6 +101,12 @@ def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> 
             name = f"{weight.name}/fq_weights_{weight.uses[0].port}/convert"
             converted = _named(ops.convert(restored, old.get_element_type()), name)
         target.replace_source_output(converted.output(0))
+
+
+def _bypass(node: ov.Node) -> None:
+    """Let what reads a node's output read its first input instead."""
+    for target in node.output(0).get_target_inputs():
+        target.replace_source_output(node.input_value(0))
 
 
 def _add_adapters(product: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> None:

@@ -140,7 +140,8 @@ def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes
     variant = replace(variant, scale_estimation=settings.scale_estimation, gptq=settings.gptq)
     if not settings.lora_correction:
         return variant
-    if settings.lora_rank >= min(weight.rows, weight.columns) or weight.uses[0].port != 1:
+    fits = len(weight.shape) == 2 and weight.uses[0].port == 1 and settings.lora_rank < min(weight.shape)
+    if not fits:
         notes.append(f"{weight.name}: no lora_correction, since adapters of rank {settings.lora_rank} do not fit it")
         return variant
     return replace(variant, lora_rank=settings.lora_rank, lora_iterations=settings.lora_iterations)

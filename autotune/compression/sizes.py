@@ -33,6 +33,7 @@ class Sizes:
     def __init__(self, model: ov.Model) -> None:
         self.digests: dict[str, str] = {}
         self._bytes: dict[str, int] = {}
+        self._reshapes: dict[str, set[str]] = {}
         fp32: dict[str, int] = {}
         for node in model.get_ordered_ops():
             if node.get_type_name() != "Constant":
@@ -40,7 +41,11 @@ class Sizes:
             name, data = node.get_friendly_name(), raw_bytes(node)
             digest = _digest_of(data)
             # Names of constants that are no weights may repeat.
-            self.digests[f"{name} ({len(self.digests)})" if name in self.digests else name] = digest
+            name = f"{name} ({len(self.digests)})" if name in self.digests else name
+            self.digests[name] = digest
+            readers = [target.get_node() for target in node.output(0).get_target_inputs()]
+            if readers and all(reader.get_type_name() == "Reshape" for reader in readers):
+                self._reshapes[name] = {reader.get_friendly_name() for reader in readers}
             self._bytes[digest] = data.nbytes
             elements = int(np.prod(node.get_output_shape(0), dtype=np.int64))
             fp32[digest] = 4 * elements if type_name(node) in FLOAT_TYPES else data.nbytes
@@ -62,7 +67,10 @@ class Sizes:
             variants: variant of each compressed weight, by name; the others stay as they are.
             replaced: names of other constants that get new values of the same size, with what the values depend on.
         """
+        weights = tuple(weights)
+        bypassed = {reshape for weight in weights if weight.name in variants for reshape in weight.reshapes}
         gone = set(variants) | set(replaced)
+        gone.update(name for name, readers in self._reshapes.items() if readers <= bypassed)
         # What decides a constant's bytes -> how many they are.
         parts: dict[Hashable, int] = {d: self._bytes[d] for name, d in self.digests.items() if name not in gone}
         for name, cause in replaced.items():

@@ -152,14 +152,15 @@ def collect(
 
     Args:
         model: a causal language model with inputs as optimum-intel exports them.
-        activations: outputs to look at; outputs of other ranks than [B, T, K] are refused.
+        activations: outputs to look at, [B, T, K], or of another rank from 2 on, channels last: all tokens of a batch
+            count as one window of these.
         tokens: int64 [n, T].
         folder: an empty folder.
         memory_limit: bytes that second moments may take at once; more layers than fit take several passes.
         progress: called with (windows done, windows in all).
 
     Raises:
-        CompressionError: an activation is not [B, T, K] with a known K, or is not finite.
+        CompressionError: an activation has no known number of channels, or is not finite.
     """
     windows, length = tokens.shape
     parts = _parts(model, activations, memory_limit)
@@ -198,12 +199,12 @@ def _parts(model: ov.Model, activations: Sequence[str], memory_limit: int) -> li
     used = 0
     for activation in sorted(set(activations), key=lambda a: order[a.rpartition(":")[0]]):
         shape = _output(nodes, activation).get_partial_shape()
-        if len(shape) != 3 or shape[2].is_dynamic:
+        if shape.rank.is_dynamic or len(shape) < 2 or shape[-1].is_dynamic:
             raise CompressionError(
-                f"the activation {activation} has shape {shape}; only [batch, tokens, channels] with a known number of "
+                f"the activation {activation} has shape {shape}; only [..., tokens, channels] with a known number of "
                 "channels can be calibrated: add the weights that it feeds to ignored_scope or use data-free settings"
             )
-        width = shape[2].get_length()
+        width = shape[-1].get_length()
         # The accumulator, and the output that is added to it.
         needed = 2 * 4 * width * width
         if not parts or used + needed > memory_limit:
@@ -225,8 +226,10 @@ def _with_reductions(model: ov.Model, activations: Sequence[str], positions: npt
     tokens_axis = np.int64(1)
     for activation in activations:
         x = ops.convert(_output(nodes, activation), np.float32)  # [B, T, K]
-        width = x.get_output_partial_shape(0)[2].get_length()
+        width = x.get_output_partial_shape(0)[-1].get_length()
         flat = ops.reshape(x, np.array([-1, width]), special_zero=False)  # [B * T, K]
+        if len(x.get_output_partial_shape(0)) != 3:
+            x = ops.unsqueeze(flat, np.int64(0))
         mean = ops.reduce_mean(x, tokens_axis, keep_dims=True)
         magnitude = ops.abs(x)
         reductions = [
@@ -309,8 +312,7 @@ class _Accumulator:
     def finish(self, name: str, tokens: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, float]]:
         channels = np.concatenate(self.windows)  # [n, 4, K]
         mean, variance, magnitude, largest = (channels[:, i] for i in range(4))
-        # Windows have equal lengths, so the mean square over all tokens follows from each window's mean and variance.
-        squares = np.mean(variance + mean**2, axis=0, dtype=np.float64)
+        squares = np.diagonal(self.moment).astype(np.float64) / tokens
         if not np.isfinite(squares).all() or not np.isfinite(self.moment).all():
             raise CompressionError(
                 f"the activation {name} is not finite on the calibration texts; check model and texts"

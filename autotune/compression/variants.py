@@ -194,7 +194,8 @@ def read_rows(node: ov.Node, weight: Weight) -> RowReader:
     The reader raises CompressionError where a block holds NaN or infinity.
     """
     upper_halves = type_name(node) == "bf16"
-    rows = rows_view(raw_bytes(node).view(np.uint16).reshape(weight.shape) if upper_halves else node.data, weight)
+    values = raw_bytes(node).view(np.uint16) if upper_halves else node.data
+    rows = rows_view(values.reshape(weight.shape), weight)
 
     def read(start: int, stop: int) -> Array:
         block: Array = widen_bf16(rows[start:stop]) if upper_halves else rows[start:stop].astype(np.float32)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from autotune.compression.activations import activation_of
 from autotune.compression.arrays import FLOAT_TYPES, type_name
 from autotune.errors import CompressionError
 
@@ -36,12 +37,14 @@ class Use:
 
     Attributes:
         node: friendly name of the operation.
-        port: its input port that the weight feeds (through Converts).
+        port: its input port that the weight feeds (through Converts and Reshapes).
         kind: what the operation is.
-        channel_axes: axes of the constant with one scale each.
+        channel_axes: axes of the weight with one scale each.
         reduction_axes: the other axes: those that the operation sums over.
-        activation: ``name:port`` of the output that feeds the other side of a MatMul, where that is
-            [batch, tokens, channels]; None for everything that activation-aware methods cannot look at.
+        activation: ``name:port`` of the output whose vectors of channels are the other side of a MatMul; None for
+            everything that activation-aware methods cannot look at. Where tokens are only arranged anew before the
+            MatMul ([batch, tokens, channels] as [batch * tokens, channels]), or repeated for each expert, it is the
+            output before that.
     """
 
     node: str
@@ -58,10 +61,12 @@ class Weight:
 
     Attributes:
         name: friendly name of the Constant.
-        shape: its shape.
+        shape: its shape; where all that reads it is a Reshape to one shape, that shape.
         element_type: storage type, e.g. ``f16``.
         uses: all operations that use it; more than one where it is tied.
         is_last: it belongs to the last MatMul of the model, usually the language model's head.
+        reshapes: the Reshapes that give it this shape; they go when it is compressed, since they would keep the
+            plugins from recognising a compressed weight.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Weight:
     element_type: str
     uses: tuple[Use, ...]
     is_last: bool = field(default=False)
+    reshapes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -136,14 +142,15 @@ def rows_to_shape(rows: npt.NDArray[Any], weight: Weight) -> tuple[npt.NDArray[A
     return moved, moved.shape
 
 
-def _constant_behind(output: ov.Output) -> ov.Node | None:
-    """The float Constant that an input traces back to through Converts, or None."""
+def _constant_behind(output: ov.Output) -> tuple[ov.Node, tuple[int, ...]] | None:
+    """The float Constant that an input traces back to through Converts and Reshapes, and its shape as seen there."""
+    shape = output.get_partial_shape()
     node = output.get_node()
-    while node.get_type_name() == "Convert":
+    while node.get_type_name() in ("Convert", "Reshape"):
         node = node.input_value(0).get_node()
-    if node.get_type_name() != "Constant" or type_name(node) not in FLOAT_TYPES:
+    if node.get_type_name() != "Constant" or type_name(node) not in FLOAT_TYPES or shape.is_dynamic:
         return None
-    return node
+    return node, tuple(shape.to_shape())
 
 
 def _feeds_rotary_embedding(node: ov.Node) -> bool:
@@ -159,19 +166,18 @@ def _feeds_rotary_embedding(node: ov.Node) -> bool:
     return False
 
 
-def _is_sequence(output: ov.Output) -> bool:
-    """Whether an output is [batch, tokens, channels] with a known number of channels: what a calibration looks at."""
-    shape = output.get_partial_shape()
-    return bool(shape.rank.is_static and len(shape) == 3 and shape[2].is_static)
+Found = tuple["ov.Node", tuple[int, ...], Use]
+"""The Constant, its shape as the operation sees it, and the use."""
 
 
-def _matmul_uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
-    constants = [_constant_behind(node.input_value(port)) for port in (0, 1)]
+def _matmul_uses(node: ov.Node) -> Iterator[Found]:
+    behind = [_constant_behind(node.input_value(port)) for port in (0, 1)]
     attributes = node.get_attributes()
-    for port, behind in enumerate(constants):
-        if behind is None or constants[1 - port] is not None or _feeds_rotary_embedding(node):
+    for port, found in enumerate(behind):
+        if found is None or behind[1 - port] is not None or _feeds_rotary_embedding(node):
             continue
-        rank = len(behind.get_output_shape(0))
+        constant, shape = found
+        rank = len(shape)
         if rank == 0:
             continue
         transposed = attributes["transpose_b" if port == 1 else "transpose_a"]
@@ -179,40 +185,39 @@ def _matmul_uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
         axis = rank - 1 if rank == 1 or transposed == (port == 1) else rank - 2
         other = node.input_value(1 - port)
         features_last = not attributes["transpose_a"] if port == 1 else attributes["transpose_b"]
-        visible = features_last and rank == 2 and _is_sequence(other)
-        yield (
-            behind,
-            Use(
-                node=node.get_friendly_name(),
-                port=port,
-                kind="matmul",
-                channel_axes=tuple(a for a in range(rank) if a != axis),
-                reduction_axes=(axis,),
-                activation=f"{other.get_node().get_friendly_name()}:{other.get_index()}" if visible else None,
-            ),
+        use = Use(
+            node=node.get_friendly_name(),
+            port=port,
+            kind="matmul",
+            channel_axes=tuple(a for a in range(rank) if a != axis),
+            reduction_axes=(axis,),
+            activation=activation_of(other, shape) if features_last else None,
         )
+        yield constant, shape, use
 
 
-def _gather_uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
-    behind = _constant_behind(node.input_value(0))
+def _gather_uses(node: ov.Node) -> Iterator[Found]:
+    found = _constant_behind(node.input_value(0))
     axis = node.input_value(2).get_node()
-    if behind is None or axis.get_type_name() != "Constant" or int(np.asarray(axis.data).reshape(-1)[0]) != 0:
+    if found is None or axis.get_type_name() != "Constant" or int(np.asarray(axis.data).reshape(-1)[0]) != 0:
         return
-    rank = len(behind.get_output_shape(0))
-    if rank >= 2:
-        yield behind, Use(node.get_friendly_name(), 0, "embedding", (0,), tuple(range(1, rank)))
+    constant, shape = found
+    if len(shape) >= 2:
+        use = Use(node.get_friendly_name(), 0, "embedding", (0,), tuple(range(1, len(shape))))
+        yield constant, shape, use
 
 
-def _convolution_uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
-    behind = _constant_behind(node.input_value(1))
-    if behind is None:
+def _convolution_uses(node: ov.Node) -> Iterator[Found]:
+    found = _constant_behind(node.input_value(1))
+    if found is None:
         return
+    constant, shape = found
     channels = _CONVOLUTION_CHANNEL_AXES[node.get_type_name()]
-    reduction = tuple(a for a in range(len(behind.get_output_shape(0))) if a not in channels)
-    yield behind, Use(node.get_friendly_name(), 1, "convolution", channels, reduction)
+    reduction = tuple(a for a in range(len(shape)) if a not in channels)
+    yield constant, shape, Use(node.get_friendly_name(), 1, "convolution", channels, reduction)
 
 
-def _uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
+def _uses(node: ov.Node) -> Iterator[Found]:
     kind = node.get_type_name()
     if kind == "MatMul":
         yield from _matmul_uses(node)
@@ -225,36 +230,64 @@ def _uses(node: ov.Node) -> Iterator[tuple[ov.Node, Use]]:
 def find_weights(model: ov.Model) -> tuple[Weight, ...]:
     """All weights of a model in topological order of their first use.
 
-    Only float constants (f16, bf16, f32, f64) that feed the operation directly or through Converts count; constants
-    that are already compressed are integers and are not found. MatMuls that compute rotary position angles are not
-    weights. The last MatMul is marked where it owns its constant; where its constant is tied to an embedding there is
-    no last layer, as in NNCF.
+    Only float constants (f16, bf16, f32, f64) that feed the operation directly or through Converts and Reshapes count;
+    constants that are already compressed are integers and are not found. MatMuls that compute rotary position angles
+    are not weights. The last MatMul is marked where it owns its constant; where its constant is tied to an embedding
+    there is no last layer, as in NNCF.
+
+    Behind a Reshape a weight has the shape that its operation sees, so that a group never crosses the rows that are
+    summed over; NNCF takes the operation's axes for those of the Constant before it. A Constant that is read in
+    several shapes counts in its own.
 
     Raises:
         CompressionError: two operations have the name of one that matters here, so that names do not tell them apart.
     """
     constants: dict[str, ov.Node] = {}
+    seen_as: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     uses: dict[str, list[Use]] = {}
     last_matmul: str | None = None
     for node in model.get_ordered_ops():
-        for behind, use in _uses(node):
-            name = behind.get_friendly_name()
-            constants.setdefault(name, behind)
-            uses.setdefault(name, []).append(use)
+        for constant, shape, use in _uses(node):
+            name = constant.get_friendly_name()
+            if name not in constants:
+                constants[name], seen_as[name] = constant, _in_use(constant)
+            if shape == seen_as[name][0]:
+                uses.setdefault(name, []).append(use)
             if use.kind == "matmul":
-                last_matmul = name if len(uses[name]) == 1 else None
+                last_matmul = name if len(uses.get(name, ())) == 1 else None
     weights = tuple(
         Weight(
             name=name,
-            shape=tuple(constants[name].get_output_shape(0)),
+            shape=seen_as[name][0],
             element_type=type_name(constants[name]),
             uses=tuple(uses[name]),
             is_last=name == last_matmul,
+            reshapes=seen_as[name][1],
         )
         for name in uses
     )
     _check_names(model, weights)
     return weights
+
+
+def _in_use(constant: ov.Node) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The shape that Reshapes give to a Constant which nothing else reads (but through Converts), and their names.
+
+    Otherwise its own shape, and no names.
+    """
+    reshapes: dict[str, tuple[int, ...]] = {}
+    pending = [constant]
+    while pending:
+        for target in pending.pop().output(0).get_target_inputs():
+            reader = target.get_node()
+            if reader.get_type_name() == "Convert":
+                pending.append(reader)
+            elif reader.get_type_name() == "Reshape" and reader.get_output_partial_shape(0).is_static:
+                reshapes[reader.get_friendly_name()] = tuple(reader.get_output_shape(0))
+            else:
+                return tuple(constant.get_output_shape(0)), ()
+    shapes = set(reshapes.values())
+    return (shapes.pop(), tuple(reshapes)) if len(shapes) == 1 else (tuple(constant.get_output_shape(0)), ())
 
 
 def _check_names(model: ov.Model, weights: tuple[Weight, ...]) -> None:

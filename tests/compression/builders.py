@@ -15,6 +15,7 @@ from autotune.compression.arrays import raw_bytes, read_f32, type_name
 from autotune.compression.formats import E2M1_LEVELS, NF4_LEVELS
 
 FloatArray = npt.NDArray[np.float32]
+Content = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
 def normal(*shape: int, seed: int = 0) -> FloatArray:
@@ -119,12 +120,27 @@ def cast_weights(model: ov.Model, names: Sequence[str], storage: str) -> ov.Mode
     return copy
 
 
-def content(model: ov.Model) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+def content(model: ov.Model) -> Content:
     """Type, shape and bytes of every Constant by friendly name."""
     return {
         name: (type_name(node), tuple(node.get_output_shape(0)), raw_bytes(node).tobytes())
         for name, node in constants(model).items()
     }
+
+
+def by_name(found: Content) -> Content:
+    """Named constants, axes of size one left out: with one group a row, NNCF keeps an axis for it and we do not."""
+    return {
+        name: (kind, tuple(size for size in shape if size != 1), data)
+        for name, (kind, shape, data) in found.items()
+        if not name.startswith("Constant_")
+    }
+
+
+def differing(a: Content, b: Content) -> list[str]:
+    """Names of the constants in which the content of two models differs."""
+    a, b = by_name(a), by_name(b)
+    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
 
 
 def bin_size(model: ov.Model, folder: Path) -> int:

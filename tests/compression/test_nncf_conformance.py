@@ -12,7 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import pytest
-from builders import as_constant, chain, content, features, language_chain, named, normal, result_model
+from builders import (
+    Content,
+    as_constant,
+    chain,
+    content,
+    differing,
+    features,
+    language_chain,
+    named,
+    normal,
+    result_model,
+)
 from openvino import opset15 as ops
 
 from autotune.compression.engine import Engine
@@ -65,9 +76,6 @@ def model_of_edge_cases() -> ov.Model:
     return result_model([named(ops.matmul(y, last, False, True), "last")], [x])
 
 
-Content = dict[str, tuple[str, tuple[int, ...], bytes]]
-
-
 def ours(model: ov.Model, **settings: Any) -> Content:
     engine = Engine(model)
     return content(engine.apply(engine.plan(Settings(**settings))))
@@ -75,20 +83,6 @@ def ours(model: ov.Model, **settings: Any) -> Content:
 
 def theirs(model: ov.Model, mode: str, **arguments: Any) -> Content:
     return content(nncf.compress_weights(model, mode=getattr(nncf.CompressWeightsMode, mode.upper()), **arguments))
-
-
-def by_name(found: Content) -> Content:
-    """Named constants, axes of size one left out: with one group a row, NNCF keeps an axis for it and we do not."""
-    return {
-        name: (kind, tuple(size for size in shape if size != 1), data)
-        for name, (kind, shape, data) in found.items()
-        if not name.startswith("Constant_")
-    }
-
-
-def differing(a: Content, b: Content) -> list[str]:
-    a, b = by_name(a), by_name(b)
-    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
 
 
 @pytest.mark.parametrize(("mode", "group_size"), CASES)

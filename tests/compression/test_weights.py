@@ -11,6 +11,7 @@ from builders import (
     bin_size,
     cast_weights,
     chain,
+    content,
     distance,
     features,
     language_chain,
@@ -248,10 +249,87 @@ def test_rows_to_shape_undoes_rows_view(data: st.DataObject) -> None:
         assert np.array_equal(split.reshape(shape), values)
 
 
-@pytest.mark.parametrize(("shape", "visible"), [([-1, -1, 8], True), ([-1, 8], False), ([-1, 2, -1, 8], False)])
-def test_only_sequences_of_tokens_are_looked_at(shape: list[int], visible: bool) -> None:
-    """A MatMul whose input is not [batch, tokens, channels] is a weight without an activation."""
+@pytest.mark.parametrize(
+    ("shape", "visible"),
+    [([-1, -1, 8], True), ([-1, 8], True), ([-1, 2, -1, 8], True), ([8], False), ([-1, 1, 1, 1, 8], False)],
+)
+def test_vectors_of_channels_are_looked_at_in_any_arrangement(shape: list[int], visible: bool) -> None:
+    """What a MatMul multiplies with a matrix is seen as tokens, sequences or heads of them."""
     x = ops.parameter(shape, np.float32, name="x")
     product = ops.matmul(x, ops.constant(np.ones((4, 8), np.float32), name="W"), False, True)
-    (weight,) = find_weights(ov.Model([product], [x], "m"))
-    assert bool(weight.activations) is visible
+    assert bool(only(result_model([product], [x])).activations) is visible
+
+
+def test_rearranged_tokens_are_looked_at_before_they_are_rearranged() -> None:
+    """Sequences that are laid out as one list of tokens are one activation; channels laid out anew are another."""
+    x = named(ops.parameter([-1, -1, 8], np.float32), "x")
+    tokens = ops.unsqueeze(ops.reshape(x, np.array([-1, 8]), special_zero=False), np.int64(0))
+    halves = named(ops.reshape(x, np.array([-1, 4]), special_zero=False), "halves")
+    outputs = [
+        ops.matmul(tokens, as_constant(normal(6, 8), "A"), False, True),
+        ops.matmul(halves, as_constant(normal(6, 4), "B"), False, True),
+    ]
+    assert {w.name: w.activations for w in find_weights(result_model(outputs, [x]))} == {
+        "A": ("x:0",),
+        "B": ("halves:0",),
+    }
+
+
+def test_experts_that_see_the_same_tokens_share_the_activation_of_the_router() -> None:
+    """Tokens that are repeated for each expert are looked at once; what differs from expert to expert is its own."""
+    x = named(ops.parameter([-1, 8], np.float32), "x")
+    each = ops.reshape(ops.tile(x, np.array([3, 1])), np.array([3, -1, 8]), special_zero=False)
+    up = ops.matmul(each, as_constant(normal(3, 6, 8), "up"), False, True)
+    down = ops.matmul(named(ops.relu(up), "hidden"), as_constant(normal(3, 8, 6), "down"), False, True)
+    router = ops.matmul(x, as_constant(normal(3, 8), "router"), False, True)
+    assert {w.name: w.activations for w in find_weights(result_model([down, router], [x]))} == {
+        "up": ("x:0",),
+        "down": ("hidden:0",),
+        "router": ("x:0",),
+    }
+
+
+def reshaped(shape: tuple[int, ...], seen: tuple[int, ...], storage: str = "f32") -> ov.Model:
+    """x -> MatMul with a Constant of one shape that a Reshape gives another, [O, K]."""
+    x = features(seen[1])
+    w = ops.reshape(as_constant(normal(*shape), "W", storage), np.array(seen), special_zero=False)
+    return result_model([ops.matmul(x, w, False, True)], [x])
+
+
+@pytest.mark.parametrize("group_size", [32, -1])
+@pytest.mark.parametrize("storage", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("shape", [(8, 2, 64), (1024,), (2, 4, 128), (128, 8)])
+def test_behind_a_reshape_rows_are_those_of_the_operation(
+    shape: tuple[int, ...], storage: str, group_size: int, tmp_path: Path
+) -> None:
+    """A Constant behind a Reshape is a weight in the shape that the MatMul sees; the plugin keeps it compressed."""
+    model = reshaped(shape, (8, 128), storage)
+    weight = only(model)
+    assert (weight.shape, weight.reduction_axes, weight.activations) == ((8, 128), (1,), ("x:0",))
+    engine = Engine(model)
+    plan = engine.plan(Settings(mode="int4_asym", group_size=group_size, all_layers=True))
+    compressed = engine.apply(plan)
+    assert content(compressed)["W"][:2] == ("u4", (8, 4, 32) if group_size == 32 else (8, 128))
+    assert plan.footprint == bin_size(compressed, tmp_path)
+    data = normal(1, 3, 128, seed=5)
+    assert distance(outputs_of(model, data), outputs_of(compressed, data)) < 0.15
+    runtime = ov.Core().compile_model(compressed, "CPU").get_runtime_model()
+    kinds = {
+        node.get_rt_info()["layerType"].astype(str): node.input_value(1).get_element_type().get_type_name()
+        for node in runtime.get_ordered_ops()
+        if len(node.inputs()) > 1
+    }
+    assert kinds["FullyConnected"] == "u4"
+
+
+def test_a_constant_that_is_read_in_two_shapes_keeps_its_own() -> None:
+    """Where something else than one Reshape reads a Constant, only what reads it as it is counts."""
+    x, y = features(16), ops.parameter([-1, 32], np.float32)
+    w = as_constant(normal(8, 16), "W")
+    turned = ops.reshape(w, np.array([4, 32]), special_zero=False)
+    model = result_model([ops.matmul(y, turned, False, True), ops.matmul(x, w, False, True)], [x, y])
+    weight = only(model)
+    assert (weight.shape, len(weight.uses), weight.activations) == ((8, 16), 1, ("x:0",))
+    engine = Engine(model)
+    data = [normal(1, 3, 16, seed=5), normal(3, 32, seed=6)]
+    assert distance(outputs_of(model, *data), outputs_of(engine.apply(engine.plan(Settings())), *data)) < 0.02
