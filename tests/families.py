@@ -125,9 +125,7 @@ def write_family(family: Family, folder: Path, *, seed: int = 0) -> Path:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(0.0, 0.1)
-            elif name.endswith("bias"):
+            if parameter.ndim >= 2 or name.endswith("bias"):
                 parameter.normal_(0.0, 0.1)
             else:
                 parameter.uniform_(0.4, 1.6)
