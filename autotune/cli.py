@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -160,6 +161,24 @@ def _plan(config: Config, as_json: bool) -> None:
     print_plan(told, config.space.name)
 
 
+def _size_asked_for(max_size: str, text: Path | None, settings: Settings) -> tuple[int, Path]:
+    """The size in bytes and the text of `compress --max-size`; options that it decides itself are refused."""
+    from autotune.quantities import parse_bytes
+
+    try:
+        limit = parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(f"--max-size: {error}") from error
+    if text is None:
+        raise UsageError("--max-size measures what each format costs and needs a text for it: add --text FILE")
+    default = Settings(ignored_scope=settings.ignored_scope)
+    for field in dataclasses.fields(settings):
+        if getattr(settings, field.name) != getattr(default, field.name):
+            option = field.name.replace("_", "-")
+            raise UsageError(f"--max-size chooses format and algorithm of each weight by itself; leave out --{option}")
+    return limit, text
+
+
 @app.command(epilog="Example: autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64")
 def compress(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
@@ -188,11 +207,18 @@ def compress(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 128,
     sequence_length: Annotated[int, typer.Option(min=2, help="Tokens of a window.")] = 512,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Choose the best formats of that size: 13.8MB; needs --text.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text on which --max-size measures divergences.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compress one model into a folder that loads in optimum-intel and OpenVINO GenAI."""
     from autotune import single
+    from autotune.allocation.single import compress_to_size
     from autotune.cache import Cache
     from autotune.config import Calibration
 
@@ -213,19 +239,22 @@ def compress(
         ignored_scope=tuple(ignored_scope or ()),
         group_size_fallback=group_size_fallback,  # type: ignore[arg-type]
     )
-    text = None
+    texts = None
     if calibration is not None:
-        text = Calibration.model_construct(path=calibration, samples=samples, sequence_length=sequence_length)
+        texts = Calibration.model_construct(path=calibration, samples=samples, sequence_length=sequence_length)
     with _listening() as listener:
-        produced = single.compress(
-            model,
-            out,
-            settings,
-            calibration=text,
-            cache=Cache.resolve(),
-            stage=listener.stage,
-            trust_remote_code=trust_remote_code,
-        )
+        common: dict[str, Any] = {
+            "calibration": texts,
+            "cache": Cache.resolve(),
+            "stage": listener.stage,
+            "trust_remote_code": trust_remote_code,
+        }
+        if max_size is None:
+            produced = single.compress(model, out, settings, **common)
+        else:
+            limit, measured_on = _size_asked_for(max_size, text, settings)
+            common["ignored_scope"] = settings.ignored_scope
+            produced = compress_to_size(model, out, limit, text=measured_on, **common)
     print_json(produced.as_dict()) if as_json else print_produced(produced)
 
 

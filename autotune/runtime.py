@@ -48,6 +48,7 @@ class OpenVINOLanguageModel:
         device: str = "CPU",
         ov_config: Mapping[str, Any] | None = None,
         eos_token_ids: Sequence[int] | None = None,
+        constants: Mapping[str, ov.Tensor] | None = None,
     ) -> None:
         """Compile `model` for `device`.
 
@@ -60,6 +61,7 @@ class OpenVINOLanguageModel:
                 OpenVINO and the model.
             eos_token_ids: where answers end; by default what `end_token_ids` finds in the model's folder, or the
                 tokenizer's end-of-text token.
+            constants: further inputs of the model and what they hold at every inference; looked up anew each time.
 
         Raises:
             EvaluationError: the model cannot be read, is not such a model, cannot be compiled with these properties,
@@ -69,6 +71,7 @@ class OpenVINOLanguageModel:
         config = {key: value for key, value in {**SCORING_CONFIG, **(ov_config or {})}.items() if value is not None}
         config.setdefault("PERFORMANCE_HINT", "LATENCY")
         self._tokenizer = tokenizer
+        self._constants = constants or {}
         self._name = str(path) if path is not None else "the model"
         if eos_token_ids is None:
             eos_token_ids = end_token_ids(path.parent if path else None, tokenizer)
@@ -86,7 +89,8 @@ class OpenVINOLanguageModel:
 
     def _check_ports(self, compiled: Any) -> None:
         names = sorted(port.get_any_name() for port in compiled.inputs)
-        unknown = [port.get_any_name() for port in compiled.inputs if not port.get_names() & _INPUTS]
+        known = _INPUTS | set(self._constants)
+        unknown = [port.get_any_name() for port in compiled.inputs if not port.get_names() & known]
         outputs = {name for port in compiled.outputs for name in port.get_names()}
         if unknown or "input_ids" not in self._inputs or "logits" not in outputs:
             raise EvaluationError(
@@ -219,7 +223,7 @@ class OpenVINOLanguageModel:
             "position_ids": np.ascontiguousarray(positions, dtype=np.int64),
             "beam_idx": np.arange(len(tokens), dtype=np.int32),
         }
-        feed = {name: value for name, value in values.items() if name in self._inputs}
+        feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
         try:
             result = self._open_request().infer(feed, share_inputs=True, share_outputs=True)["logits"]
         except RuntimeError as error:

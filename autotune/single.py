@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from autotune.evaluation import Measurement
     from autotune.models import SourceModel
 
-__all__ = ["Produced", "compress", "evaluate", "evaluation_config", "export"]
+__all__ = [
+    "Produced",
+    "check_empty",
+    "compress",
+    "evaluate",
+    "evaluation_config",
+    "export",
+    "open_engine",
+    "write",
+]
 
 Stage = Callable[[str], None]
 
@@ -69,16 +78,32 @@ def compress(
         ConfigError, PrerequisiteError: the model or the text cannot be had.
         PlanError: the settings do not fit together, or not this model.
     """
+    from autotune.errors import PlanError
+
+    check_empty(out)
+    for problem in settings.problems():
+        raise PlanError(f"--{problem.key.replace('_', '-')}: {problem.message}")
+    source, engine = open_engine(
+        model, calibration=calibration, cache=cache, stage=stage, trust_remote_code=trust_remote_code
+    )
+    plan = engine.plan(settings)
+    stage("compressing")
+    return write(engine, plan, source, out, {"settings": engine.resolve(settings).as_dict()})
+
+
+def open_engine(
+    model: str, *, calibration: Calibration | None, cache: Cache, stage: Stage, trust_remote_code: bool
+) -> tuple[SourceModel, Engine]:
+    """A model and its engine, which calibrates when statistics are first needed; texts are read at once.
+
+    Args and errors as for `compress`.
+    """
     from autotune.compression.bank import Bank
     from autotune.compression.engine import Engine
     from autotune.compression.statistics import StatisticsCache
-    from autotune.errors import PlanError
     from autotune.models import resolve_model
     from autotune.texts import describe_source, read_texts, token_windows
 
-    _check_empty(out)
-    for problem in settings.problems():
-        raise PlanError(f"--{problem.key.replace('_', '-')}: {problem.message}")
     texts = None if calibration is None else read_texts(calibration)
     stage(f"loading {model}")
     source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
@@ -105,9 +130,7 @@ def compress(
         statistics=None if calibration is None else statistics,
         model_fingerprint=source.fingerprint,
     )
-    plan = engine.plan(settings)
-    stage("compressing")
-    return _write(engine, plan, source, out, {"settings": engine.resolve(settings).as_dict()})
+    return source, engine
 
 
 def export(folder: Path, out: Path, *, trial: int | None, storage: str | None, stage: Stage) -> Produced:
@@ -129,7 +152,7 @@ def export(folder: Path, out: Path, *, trial: int | None, storage: str | None, s
     from autotune.reporting.results import load_results
     from autotune.search.preparation import prepare
 
-    _check_empty(out)
+    check_empty(out)
     results = load_results(folder, storage)
     number = results.knee if trial is None else trial
     if number is None:
@@ -151,10 +174,11 @@ def export(folder: Path, out: Path, *, trial: int | None, storage: str | None, s
     stage("compressing")
     scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
     about = {"settings": prepared.engine.resolve(Settings(**values)).as_dict(), "trial": number, "scores": scores}
-    return _write(prepared.engine, plan, prepared.source, out, about)
+    return write(prepared.engine, plan, prepared.source, out, about)
 
 
-def _write(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
+def write(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
+    """Apply a plan and write the complete folder; `about` goes into its `autotune.json`."""
     from autotune import __version__
     from autotune.models import save_model
 
@@ -168,7 +192,8 @@ def _write(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Ma
     return Produced(out, plan, engine.sizes.original)
 
 
-def _check_empty(out: Path) -> None:
+def check_empty(out: Path) -> None:
+    """Refuse a folder that holds something already."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} exists already and is not an empty folder; name a new one")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,17 @@ from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
 from autotune.compression.lora import compress_with_adapters
 from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
-from autotune.compression.sensitivity import Int8Error, int8_error, output_error_per_element, sensitivity
+from autotune.compression.sensitivity import (
+    Int8Error,
+    int8_error,
+    output_error_per_element,
+    sensitivity,
+    weighted_error,
+)
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import Statistics
-from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, read_rows
+from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, read_rows, restore
 from autotune.compression.weights import Weight, find_weights
 from autotune.errors import PlanError
 from autotune.files import fingerprint
@@ -121,11 +127,15 @@ class Engine:
         if settings.needs_statistics:
             self._check_text()
         variants, awq, notes = make_variants(settings, self.weights, tuple(self._groups.values()), self._score)
+        return self.plan_of(variants, awq, notes)
+
+    def plan_of(self, variants: Mapping[str, Variant], awq: Sequence[str] = (), notes: Sequence[str] = ()) -> Plan:
+        """A plan of these variants, with its sizes; the weights that are not named stay as they are."""
         gains = {self._groups[a].gain: a for a in awq}
         footprint = self.sizes.footprint(self.weights, variants, {gain: a for gain, a in gains.items() if gain})
         return Plan(
             variants=variants,
-            awq=awq,
+            awq=tuple(awq),
             notes=tuple(notes),
             footprint=footprint,
             bits_per_weight=weight_bits(self.weights, variants, self.sizes.nbytes),
@@ -159,6 +169,31 @@ class Engine:
         gains = {self._groups[a].gain: scale for a, scale in scales.items()}
         record = {"version": __version__, "model": self._model_fingerprint, "plan": plan.as_dict()}
         return assemble(self.model, compressed, {gain: scale for gain, scale in gains.items() if gain}, record)
+
+    def restored(self, weight: Weight, variant: Variant) -> Array:
+        """A weight as its compressed form stands for it, float32 [R, K]; compressed now where the bank has it not."""
+        return restore(self._packed(weight, variant, Treatment()), weight, variant)
+
+    def variant_error(self, weight: Weight, variant: Variant) -> float:
+        """What a variant of one weight costs the outputs that it feeds: tr(E H Eᵀ) over all its uses.
+
+        E is the error of the weight and H the second moments of its input in full. An input that is not looked at (an
+        embedding's, or any without a calibration text) counts as picking each row equally often.
+        """
+        activations = weight.activations if self._statistics is not None else ()
+        of_inputs = [self.statistics.fingerprint, *activations] if activations else None
+        key = fingerprint("variant_error", of_inputs, *self._variant_key(weight, variant, Treatment()))
+
+        def compute() -> Mapping[str, Any]:
+            error = self._reader(weight)(0, weight.rows) - self.restored(weight, variant)
+            total = 0.0
+            if len(activations) < len(weight.uses):
+                total += float(np.square(error).sum(dtype=np.float64)) / weight.rows
+            for activation in activations:
+                total += weighted_error(error, self.statistics.array(activation, "second_moment"))
+            return {"error": np.array([total])}
+
+        return float(self._bank.get_or_compute(key, compute)["error"][0])
 
     def _reader(self, weight: Weight) -> RowReader:
         return read_rows(self._constants[weight.name], weight)
@@ -229,11 +264,7 @@ class Engine:
         return np.asarray(self._bank.get_or_compute(key, compute)["scale"])
 
     def _packed(self, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
-        parts: list[Any] = [self._content(weight), variant.as_dict()]
-        for scale in (treatment.input_scale, treatment.output_scale):
-            parts.append(None if scale is None else fingerprint(scale.tobytes()))
-        if variant.looks_at_activations:
-            parts.append([self.statistics.fingerprint, weight.activations[0]])
+        parts = self._variant_key(weight, variant, treatment)
 
         def compute() -> Mapping[str, Any]:
             needed = treatment
@@ -249,6 +280,15 @@ class Engine:
         entry = self._bank.get_or_compute(fingerprint("variant", *parts), compute)
         self.counters["variants_reused"] += before == self.counters["variants_computed"]
         return entry
+
+    def _variant_key(self, weight: Weight, variant: Variant, treatment: Treatment) -> list[Any]:
+        """What a variant's bytes depend on."""
+        parts: list[Any] = [self._content(weight), variant.as_dict()]
+        for scale in (treatment.input_scale, treatment.output_scale):
+            parts.append(None if scale is None else fingerprint(scale.tobytes()))
+        if variant.looks_at_activations:
+            parts.append([self.statistics.fingerprint, weight.activations[0]])
+        return parts
 
     def original_bits_per_weight(self) -> float:
         """Mean bits of an element as the original stores its weights."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["cheapest_subset"]
+__all__ = ["cheapest_choices", "cheapest_subset"]
 
 UNITS = 1 << 16
 """Sizes are counted in so many parts of their sum, rounded up, where their greatest common divisor is finer."""
@@ -53,3 +53,63 @@ def cheapest_subset(sizes: Sequence[int], costs: Sequence[float], limit: float, 
             chosen.append(candidates[row])
             used -= -(-sizes[candidates[row]] // unit)
     return sorted(chosen)
+
+
+def cheapest_choices(sizes: Sequence[Sequence[int]], costs: Sequence[Sequence[float]], limit: int) -> list[int] | None:
+    """One choice for each item, at the least total cost with a total size of at most `limit`.
+
+    The multiple-choice knapsack by dynamic programming (Kellerer et al., 2004, section 11.5) over what each choice
+    takes beyond its item's smallest one, in 65536 parts of the room there is, rounded up; what rounding leaves is then
+    spent on the single steps that save most a byte.
+
+    Args:
+        sizes: non-negative, [n][m], each item with its own number of choices.
+        costs: finite, [n][m].
+        limit: of the total size.
+
+    Returns:
+        The index of each item's choice; None where even the smallest ones pass the limit.
+    """
+    least = [min(options) for options in sizes]
+    room = limit - sum(least)
+    if room < 0:
+        return None
+    unit = max(1, -(-room // UNITS))
+    capacity = room // unit
+    best = np.zeros(capacity + 1)
+    picked = np.zeros((len(sizes), capacity + 1), np.int16)
+    for item, (options, prices) in enumerate(zip(sizes, costs, strict=True)):
+        better = np.full(capacity + 1, np.inf)
+        for index, (size, cost) in enumerate(zip(options, prices, strict=True)):
+            extra = -(-(size - least[item]) // unit)
+            if extra > capacity:
+                continue
+            with_it = best[: capacity + 1 - extra] + cost
+            improved = with_it < better[extra:]
+            better[extra:] = np.where(improved, with_it, better[extra:])
+            picked[item, extra:][improved] = index
+        best = better
+    chosen = [0] * len(sizes)
+    left = int(best.argmin())
+    for item in range(len(sizes) - 1, -1, -1):
+        chosen[item] = int(picked[item, left])
+        left -= -(-(sizes[item][chosen[item]] - least[item]) // unit)
+    return _spend_rest(sizes, costs, limit, chosen)
+
+
+def _spend_rest(
+    sizes: Sequence[Sequence[int]], costs: Sequence[Sequence[float]], limit: int, chosen: list[int]
+) -> list[int]:
+    left = limit - sum(sizes[item][index] for item, index in enumerate(chosen))
+    while True:
+        steps = [
+            ((costs[item][now] - costs[item][index]) / max(sizes[item][index] - sizes[item][now], 1), item, index)
+            for item, now in enumerate(chosen)
+            for index in range(len(sizes[item]))
+            if costs[item][index] < costs[item][now] and sizes[item][index] - sizes[item][now] <= left
+        ]
+        if not steps:
+            return chosen
+        _, item, index = max(steps)
+        left -= sizes[item][index] - sizes[item][chosen[item]]
+        chosen[item] = index

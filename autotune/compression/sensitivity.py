@@ -19,7 +19,7 @@ from autotune.compression.scale_estimation import blocks_of, output_error
 from autotune.compression.variants import BLOCK_ELEMENTS, RowReader, Variant
 from autotune.compression.weights import Weight
 
-__all__ = ["Int8Error", "int8_error", "output_error_per_element", "sensitivity"]
+__all__ = ["Int8Error", "int8_error", "output_error_per_element", "sensitivity", "weighted_error"]
 
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -68,6 +68,22 @@ def sensitivity(metric: str, error: Int8Error, activation: float | None) -> floa
     if activation is None:
         return 0.0
     return (error.norm if metric == "hessian_input_activation" else weight_part) * activation
+
+
+def weighted_error(error: Array, moment: Array) -> float:
+    """The output error tr(E H Eᵀ) of a weight, with all interactions of its columns.
+
+    Args:
+        error: float32 [R, K], E.
+        moment: float32 [K, K], H, the second moments of the input.
+    """
+
+    def of_rows(start: int) -> float:
+        rows = error[start : start + step]
+        return float(np.einsum("rk,rk->", rows @ moment, rows, dtype=np.float64))
+
+    step = max(1, BLOCK_ELEMENTS // error.shape[1])
+    return sum(in_parallel(of_rows, range(0, len(error), step)))
 
 
 def output_error_per_element(read: RowReader, weight: Weight, variant: Variant, moment: Array | None) -> float:

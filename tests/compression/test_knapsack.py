@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, product
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.compression.knapsack import cheapest_subset
+from autotune.compression.knapsack import cheapest_choices, cheapest_subset
 
 items = st.lists(st.tuples(st.integers(1, 12), st.floats(0, 10)), min_size=1, max_size=7)
 
@@ -36,3 +38,42 @@ def test_sizes_without_a_common_divisor_never_pass_the_limit() -> None:
     sizes = [1_000_003, 999_983, 2_000_003, 777_777]
     found = cheapest_subset(sizes, [1.0, 1.0, 1.0, 1.0], 3_000_000, 2_900_000)
     assert 2_700_000 < sum(sizes[i] for i in found) < 3_000_000
+
+
+menus = st.lists(
+    st.lists(st.tuples(st.integers(0, 9), st.floats(0, 10)), min_size=1, max_size=4), min_size=1, max_size=4
+)
+
+
+@given(menus, st.integers(0, 40))
+def test_choices_equal_trying_all_of_them(menu: list[list[tuple[int, float]]], limit: int) -> None:
+    sizes = [[size for size, _ in options] for options in menu]
+    costs = [[cost for _, cost in options] for options in menu]
+    found = cheapest_choices(sizes, costs, limit)
+    every = [
+        picks
+        for picks in product(*(range(len(options)) for options in menu))
+        if sum(sizes[item][index] for item, index in enumerate(picks)) <= limit
+    ]
+    if not every:
+        assert found is None
+        return
+    assert found is not None
+    assert tuple(found) in every
+
+    def cost(picks: Sequence[int]) -> float:
+        return sum(costs[item][index] for item, index in enumerate(picks))
+
+    assert math.isclose(cost(found), min(map(cost, every)), abs_tol=1e-9)
+
+
+def test_coarse_units_keep_the_limit_and_waste_little() -> None:
+    """A room of a thousand times the units there are."""
+    random = np.random.default_rng(0)
+    sizes = [sorted(random.integers(1_000_000, 9_000_000, 4).tolist()) for _ in range(30)]
+    costs = [sorted(random.uniform(0, 1, 4).tolist(), reverse=True) for _ in range(30)]
+    limit = 150_000_000
+    found = cheapest_choices(sizes, costs, limit)
+    assert found is not None
+    used = sum(sizes[item][index] for item, index in enumerate(found))
+    assert 0.99 * limit < used <= limit

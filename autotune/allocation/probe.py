@@ -1,0 +1,145 @@
+"""A model whose weights are inputs: compiled once, then run with any weight replaced.
+
+Compiling a model for every (weight, variant) would cost more than running it. OpenVINO multiplies by a weight that
+comes in as an input about as fast as by a constant, once there are some hundred tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.compression.arrays import read_f32
+from autotune.compression.weights import Weight
+from autotune.runtime import OpenVINOLanguageModel
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from autotune.evaluation import Evaluator, Measurement, Reference
+
+__all__ = ["Probe", "with_weights_as_inputs"]
+
+Array = npt.NDArray[np.float32]
+
+
+class Probe:
+    """Scores a model with some of its weights replaced.
+
+    Attributes:
+        tokens: tokens that were run so far.
+    """
+
+    def __init__(
+        self,
+        model: ov.Model,
+        weights: Mapping[str, Weight],
+        tokenizer: Any,
+        *,
+        device: str,
+        ov_config: Mapping[str, Any],
+    ) -> None:
+        """Compile the model with these weights as inputs, which hold the original's values in float32.
+
+        Args:
+            model: the original; not changed.
+            weights: by name; convolutions are refused by OpenVINO's CPU plugin.
+            tokenizer: the model's.
+            device, ov_config: as for `OpenVINOLanguageModel`.
+        """
+        self._originals = {name: _tensor(values) for name, values in original_values(model, weights).items()}
+        self._inputs = {input_name(name): tensor for name, tensor in self._originals.items()}
+        self._model = _Counting(
+            with_weights_as_inputs(model, weights),
+            tokenizer,
+            device=device,
+            ov_config=ov_config,
+            constants=self._inputs,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were run so far."""
+        return self._model.tokens
+
+    @contextmanager
+    def replaced(self, values: Mapping[str, Array]) -> Iterator[OpenVINOLanguageModel]:
+        """The model with these weights, float32 in the shape of their constants, until the block ends."""
+        self._inputs.update({input_name(name): _tensor(value) for name, value in values.items()})
+        try:
+            yield self._model
+        finally:
+            self._inputs.update({input_name(name): self._originals[name] for name in values})
+
+    def score(self, values: Mapping[str, Array], evaluator: Evaluator, reference: Reference) -> Measurement:
+        """KL divergence to the original with these weights replaced."""
+        with self.replaced(values) as model:
+            return evaluator.evaluate(model, reference)["kl_divergence"]
+
+    def close(self) -> None:
+        """Free the compiled model and the weights."""
+        self._model.close()
+        self._inputs.clear()
+        self._originals.clear()
+
+
+class _Counting(OpenVINOLanguageModel):
+    tokens = 0
+
+    def logits(self, tokens: npt.NDArray[np.int64]) -> Array:
+        self.tokens += np.asarray(tokens).size
+        return super().logits(tokens)
+
+
+def input_name(weight: str) -> str:
+    """The name of the input that stands for a weight."""
+    return f"{weight}/probe"
+
+
+def original_values(model: ov.Model, weights: Mapping[str, Weight]) -> dict[str, Array]:
+    """The weights in float32, each in its constant's shape."""
+    constants = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    return {name: read_f32(constants[name]) for name in weights}
+
+
+def with_weights_as_inputs(model: ov.Model, weights: Mapping[str, Weight]) -> ov.Model:
+    """A copy of the model with a float32 Parameter in the place of each weight and of the Convert behind it."""
+    import openvino as ov
+    from openvino import opset15 as ops
+
+    copy = model.clone()
+    constants = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
+    added = []
+    for name, weight in weights.items():
+        old = constants[name]
+        parameter = ops.parameter(list(weight.shape), np.float32, name=input_name(name))
+        parameter.output(0).set_names({input_name(name)})
+        added.append(parameter)
+        for target in list(old.output(0).get_target_inputs()):
+            _feed(target, parameter, old)
+    return ov.Model(copy.get_results(), copy.get_sinks(), [*copy.get_parameters(), *added], "probe")
+
+
+def _feed(target: Any, parameter: ov.Node, old: ov.Node) -> None:
+    """Connect what a constant fed to the parameter; a Convert to float32 in between is left out."""
+    from openvino import opset15 as ops
+
+    node = target.get_node()
+    if node.get_type_name() == "Convert" and node.get_output_element_type(0) == parameter.get_element_type():
+        for further in list(node.output(0).get_target_inputs()):
+            further.replace_source_output(parameter.output(0))
+    elif old.get_element_type() == parameter.get_element_type():
+        target.replace_source_output(parameter.output(0))
+    else:
+        target.replace_source_output(ops.convert(parameter, old.get_element_type()).output(0))
+
+
+def _tensor(values: Array) -> ov.Tensor:
+    import openvino as ov
+
+    # A float32 constant that is mapped from its file cannot be written, and OpenVINO takes no such array: it is copied.
+    return ov.Tensor(np.require(values, requirements=["C", "W"]), shared_memory=True)

@@ -1,0 +1,131 @@
+"""One model of at most a given size, without a study: what `autotune compress --max-size` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.allocation.allocator import Allocator, Point, Texts
+    from autotune.allocation.menus import Menus
+    from autotune.cache import Cache
+    from autotune.compression.engine import Engine
+    from autotune.config import Calibration
+    from autotune.models import SourceModel
+    from autotune.single import Produced, Stage
+
+__all__ = ["compress_to_size"]
+
+SHORT = {"sequence_length": 256, "samples": 8}
+"""Windows on which single weights are measured."""
+
+FULL = {"sequence_length": 512, "samples": 16}
+"""Windows on which plans are measured."""
+
+
+def compress_to_size(
+    model: str,
+    out: Path,
+    max_size: int,
+    *,
+    text: Path,
+    calibration: Calibration | None,
+    ignored_scope: Sequence[str] = (),
+    cache: Cache,
+    stage: Stage,
+    trust_remote_code: bool = False,
+) -> Produced:
+    """Compress one model into the most accurate one of at most `max_size` bytes.
+
+    Args:
+        model: hub id, Hugging Face folder or OpenVINO folder.
+        out: a folder that does not exist yet or is empty.
+        max_size: of `openvino_model.bin`, in bytes.
+        text: on which divergences from the original are measured; another text than the calibration's.
+        calibration: texts for GPTQ and output errors; None is plain rounding.
+        ignored_scope: weights that are left alone.
+        cache: where exports, statistics, references, variants and errors are kept.
+        stage: is told what happens.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        UsageError: `out` is not empty.
+        ConfigError, PrerequisiteError: the model or a text cannot be had.
+        PlanError: no model that small can be made.
+    """
+    from autotune.allocation.allocator import Allocator
+    from autotune.allocation.menus import default_settings, make_menus
+    from autotune.allocation.probe import Probe
+    from autotune.single import check_empty, open_engine, write
+
+    check_empty(out)
+    if not text.is_file():
+        raise UsageError(f"--text: {text} does not exist; name a UTF-8 text file")
+    source, engine = open_engine(
+        model, calibration=calibration, cache=cache, stage=stage, trust_remote_code=trust_remote_code
+    )
+    settings = default_settings(data_aware=calibration is not None, ignored_scope=tuple(ignored_scope))
+    menus = make_menus(engine, settings)
+    menus.check(max_size, engine)
+    short, full = _texts(text, source, engine, cache, stage)
+    weights = {weight.name: weight for weight in engine.weights if weight.name in menus.choices}
+    probe = Probe(engine.model, weights, source.tokenizer(), device="CPU", ov_config={})
+    try:
+        allocator = Allocator(engine, menus, probe, short=short, full=full, stage=stage)
+        point = allocator.best(max_size)
+        about = _record(allocator, menus, point, max_size, probe.tokens)
+    finally:
+        probe.close()
+    stage("compressing")
+    return write(engine, point.plan, source, out, {"allocation": about})
+
+
+def _texts(text: Path, source: SourceModel, engine: Engine, cache: Cache, stage: Stage) -> tuple[Texts, Texts]:
+    from autotune.allocation.allocator import Texts
+    from autotune.evaluation import SCORING_CONFIG
+    from autotune.references import ReferenceStore, reference_key
+    from autotune.registry import create_evaluator
+    from autotune.runtime import OpenVINOLanguageModel
+
+    store = ReferenceStore(cache.references)
+    found = []
+    for windows in (SHORT, FULL):
+        evaluator = create_evaluator("perplexity", {"path": text, **windows})
+
+        def create(evaluator: Any = evaluator) -> Any:
+            stage("the original's distributions on the text")
+            with OpenVINOLanguageModel(engine.model, source.tokenizer()) as original:
+                return evaluator.reference(original)
+
+        key = reference_key(
+            "perplexity",
+            evaluator,
+            model_fingerprint=source.fingerprint,
+            tokenizer_fingerprint=source.tokenizer_fingerprint,
+            ov_config={"device": "CPU", **SCORING_CONFIG},
+        )
+        found.append(Texts(evaluator, store.get_or_create(key, create)[0]))
+    return found[0], found[1]
+
+
+def _record(allocator: Allocator, menus: Menus, point: Point, max_size: int, tokens: int) -> Mapping[str, Any]:
+    """What `autotune.json` says of how the plan was found."""
+
+    def told(one: Point) -> dict[str, Any]:
+        return {
+            "footprint": one.plan.footprint,
+            "kl_divergence": {"value": one.measured.value, "stderr": one.measured.stderr},
+            "predicted": one.predicted,
+        }
+
+    uniform = [told(one) for one in allocator.points if one.uniform and one.plan.footprint <= max_size]
+    return {
+        "max_size": max_size,
+        **told(point),
+        "uniform": uniform,
+        "verified_plans": len(allocator.points),
+        "token_forwards": tokens,
+    }

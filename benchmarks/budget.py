@@ -1,0 +1,107 @@
+"""A front for every size: plans allocated from measured errors, verified, and scored on a text that they never saw.
+
+    python benchmarks/budget.py                       # the demo model
+    python benchmarks/budget.py --model DIR --calibration FILE --text FILE --report FILE
+    python benchmarks/budget.py --sizes 11.83 12.9 13.79 16.4 17.5   # MB, beside the front
+
+Divergences are predicted and verified on `--text`; the last column is on `--report`, with the compressed model itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from autotune.allocation.allocator import Allocator, Point, Texts
+from autotune.allocation.menus import default_settings, make_menus
+from autotune.allocation.probe import Probe
+from autotune.cache import Cache
+from autotune.compression.bank import Bank
+from autotune.compression.engine import Engine
+from autotune.compression.statistics import StatisticsCache
+from autotune.models import resolve_model
+from autotune.runtime import OpenVINOLanguageModel
+from autotune.texts import token_windows
+from evaluators.perplexity import Perplexity
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEMO / "model"))
+    parser.add_argument("--calibration", type=Path, default=DEMO / "calibration.txt")
+    parser.add_argument("--text", type=Path, default=DEMO / "search.txt")
+    parser.add_argument("--report", type=Path, default=DEMO / "report.txt")
+    parser.add_argument("--sizes", type=float, nargs="*", default=[], help="in MB (1,000,000 bytes)")
+    parser.add_argument("--points", type=int, default=14)
+    options = parser.parse_args()
+
+    start = time.perf_counter()
+
+    def stage(message: str) -> None:
+        print(f"{time.perf_counter() - start:7.1f} s  {message}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache.resolve(folder)
+        source = resolve_model(options.model, cache=cache)
+        model, tokenizer = source.read(), source.tokenizer()
+        text = options.calibration.read_text(encoding="utf-8")
+        windows = token_windows(tokenizer, [text], sequence_length=256, samples=128)
+        statistics = StatisticsCache(cache.statistics)
+
+        def collect() -> object:
+            return statistics.get_or_collect(model, engine.activations, windows, model_fingerprint=source.fingerprint)
+
+        engine = Engine(model, bank=Bank(), statistics=collect)
+        short = Perplexity(path=options.text, sequence_length=256, samples=8)
+        full = Perplexity(path=options.text, sequence_length=512, samples=16)
+        unseen = Perplexity(path=options.report, sequence_length=512, samples=32)
+        with OpenVINOLanguageModel(model, tokenizer) as original:
+            texts = [Texts(evaluator, evaluator.reference(original)) for evaluator in (short, full, unseen)]
+        stage("references")
+        menus = make_menus(engine, default_settings(data_aware=True))
+        weights = {weight.name: weight for weight in engine.weights if weight.name in menus.choices}
+        probe = Probe(model, weights, tokenizer, device="CPU", ov_config={})
+        allocator = Allocator(engine, menus, probe, short=texts[0], full=texts[1], stage=lambda _: None)
+        stage(f"errors of {len(weights)} weights, {probe.tokens / len(weights):,.0f} token-forwards a weight")
+        front = allocator.front(options.points)
+        stage(f"{len(allocator.points)} plans verified, {probe.tokens:,} token-forwards in all")
+        asked = [allocator.best(round(size * 1e6)) for size in options.sizes]
+        stage("the sizes asked for")
+
+        def row(point: Point) -> str:
+            with OpenVINOLanguageModel(engine.apply(point.plan), tokenizer) as candidate:
+                seen = texts[2].evaluator.evaluate(candidate, texts[2].reference)["kl_divergence"]
+            told = f"{point.predicted:.6f} | {point.measured.value:.6f} | {100 * point.difference:+.1f}%"
+            kind = "uniform" if point.uniform else ""
+            return f"| {point.plan.footprint:,} | {told} | {seen.value:.6f} ± {seen.stderr:.6f} | {kind} |"
+
+        for title, points in (("front", front), ("asked for", asked)):
+            print(f"\n| {title}: bytes | predicted | measured | difference | on the report text | |")
+            print("|---:|---:|---:|---:|---:|---|")
+            for point in points:
+                print(row(point), flush=True)
+        own = [point for point in allocator.points if not point.uniform]
+        differences = np.array([abs(point.difference) for point in own])
+        ranks = [np.argsort(np.argsort([getter(p) for p in own])) for getter in (_predicted, _measured)]
+        print(
+            f"\nprediction against measurement over {len(own)} verified plans: median error "
+            f"{100 * np.median(differences):.1f}%, rank correlation {np.corrcoef(*ranks)[0, 1]:.4f}"
+        )
+
+
+def _predicted(point: Point) -> float:
+    return point.predicted
+
+
+def _measured(point: Point) -> float:
+    return point.measured.value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+from small_world import World
+
+from autotune.compression.weights import rows_to_shape
+from autotune.runtime import OpenVINOLanguageModel
+
+TOKENS = np.arange(64, dtype=np.int64).reshape(2, 32)
+
+
+def test_with_nothing_replaced_it_is_the_original(world: World) -> None:
+    with OpenVINOLanguageModel(world.model, world.tokenizer) as original:
+        expected = original.logits(TOKENS)
+    with world.probe.replaced({}) as model:
+        np.testing.assert_allclose(model.logits(TOKENS), expected, atol=1e-4)
+
+
+def test_with_weights_replaced_it_is_the_compressed_model_and_then_the_original_again(world: World) -> None:
+    """The divergence of a plan can be measured without building its model."""
+    plan = world.menus.uniform[2]
+    values = {}
+    for weight in world.engine.weights:
+        restored = world.engine.restored(weight, plan.variants[weight.name])
+        values[weight.name] = rows_to_shape(restored[:, None, :], weight)[0]
+    with world.probe.replaced({}) as model:
+        before = model.logits(TOKENS)
+    with world.probe.replaced(values) as model:
+        replaced = model.logits(TOKENS)
+    with OpenVINOLanguageModel(world.engine.apply(plan), world.tokenizer) as compressed:
+        np.testing.assert_allclose(replaced, compressed.logits(TOKENS), atol=1e-3)
+    assert np.abs(replaced - before).max() > 0.05
+    with world.probe.replaced({}) as model:
+        np.testing.assert_array_equal(model.logits(TOKENS), before)
+
+
+def test_tokens_are_counted(world: World) -> None:
+    before = world.probe.tokens
+    with world.probe.replaced({}) as model:
+        model.logits(TOKENS)
+    assert world.probe.tokens - before == TOKENS.size
