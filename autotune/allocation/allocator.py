@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.allocation.correct import fit_correction
 from autotune.allocation.menus import Menus
@@ -102,7 +102,8 @@ class Allocator:
         beside = [round(limit * share) for share in NEIGHBOURS]
         self._correct([limit, *beside])
         self._verify_uniform([limit])
-        return self.at_most(limit)
+        point = self.at_most(limit)
+        return replace(point, plan=replace(point.plan, notes=tuple(self._notes(point))))
 
     def front(self, count: int) -> list[Point]:
         """Verified plans for `count` sizes from the smallest to the largest that is of use, smallest first.
@@ -118,6 +119,23 @@ class Allocator:
         """The most accurate of the plans that were verified by now."""
         fitting = [point for point in self.points if point.plan.footprint <= limit]
         return min(fitting, key=lambda point: point.measured.value)
+
+    def _notes(self, point: Point) -> Iterator[str]:
+        """What a user should know of a point: its cost, whether plain settings would do, what had to be protected."""
+        measured = point.measured
+        error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
+        yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
+        if point.uniform:
+            yield "one mode and group size for all weights is the best of this size here"
+        for name, choices in self.table.menus.choices.items():
+            if name in point.plan.variants:
+                continue
+            (cost, variant), *_ = sorted(
+                (cost, choice.variant.mode)
+                for cost, choice in zip(self.table.costs(name), choices, strict=True)
+                if choice.variant is not None
+            )
+            yield f"{name}: left as it is, since even {variant} would cost {cost:.3g} nats a token"
 
     def _correct(self, sizes: Sequence[int]) -> None:
         """Verify the plans of these sizes, learn from them, solve again, until they hold what they promise."""

@@ -81,3 +81,24 @@ def test_the_plugin_keeps_the_weights_compressed(compressed: Path) -> None:
             found.append(node.input_value(1).get_element_type().get_type_name())
     assert set(found) == {"u4", "u8"}
     assert np.mean([kind == "u4" for kind in found]) > 0.8
+
+
+def test_the_most_accurate_model_of_a_size_is_found_by_one_command(
+    tmp_path: Path, tiny_llama_hf: Path, run: Any, workplace: Path
+) -> None:
+    """It keeps the size, and says what it measured and which uniform settings it beats."""
+    out = tmp_path / "model"
+    text = ("--text", "search.txt", "--calibration", "calibration.txt", "--samples", "8", "--sequence-length", "32")
+    done = run("compress", str(tiny_llama_hf), str(out), "--max-size", "80 kB", *text, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["footprint"] == (out / "openvino_model.bin").stat().st_size <= 80_000
+    found = json.loads((out / "autotune.json").read_text(encoding="utf-8"))["allocation"]
+    assert found["footprint"] == told["footprint"]
+    assert all(found["kl_divergence"]["value"] <= one["kl_divergence"]["value"] for one in found["uniform"])
+    assert any(note.startswith("KL divergence") for note in told["notes"])
+
+    refused = run("compress", str(tiny_llama_hf), str(tmp_path / "other"), "--max-size", "1 kB", *text)
+    assert refused.returncode == 2
+    assert "more than 1,000" in refused.stderr
+    assert not (tmp_path / "other").exists()
