@@ -8,7 +8,7 @@ An evaluator is a class that takes its options as keyword arguments and has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -26,8 +26,9 @@ __all__ = [
     "LanguageModel",
     "Measurement",
     "Metric",
+    "Previewing",
     "Reference",
-    "Verification",
+    "follow_draft",
 ]
 
 SCORING_CONFIG: Mapping[str, Any] = {
@@ -74,39 +75,25 @@ class Measurement:
         stderr: standard error from paired per-sequence differences to the original, in the unit of `value`;
             None where it cannot be said (a single sequence).
         values: the per-sequence values behind `value`, in the order of the sequences; may be empty.
+        noise: how much of `value` the arithmetic alone may move (threads, the shape of a batch), measured on the
+            original; values closer than that are ties.
     """
 
     value: float
     stderr: float | None = None
     values: Sequence[float] = ()
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
             raise ValueError(f"a measurement must be finite, got {self.value}")
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What one pass over a prompt and a draft answer tells.
-
-    Attributes:
-        logits: float32 [len(draft) + 1, V]; row i predicts ``draft[i]`` after the prompt and ``draft[:i]``, the last
-            row what follows the draft.
-        answer: the model's own greedy answer as far as this pass shows it: the draft up to the first disagreement,
-            then the token that the model prefers there; without an end-of-text token.
-        finished: True where `answer` is complete (end of text, or all the tokens asked for); otherwise the model has
-            to go on from prompt + `answer`.
-    """
-
-    logits: FloatArray
-    answer: tuple[int, ...]
-    finished: bool
-
-
 class LanguageModel(Protocol):
     """A causal language model, compiled and ready: what an evaluator scores.
 
-    Every method raises EvaluationError where a token id is outside the vocabulary or a logit is NaN or infinite.
+    Every method raises EvaluationError where a token id is outside the vocabulary or a logit is NaN or infinite. What
+    runs together, and in which shapes, follows from the arguments and the model's architecture alone.
     """
 
     @property
@@ -116,6 +103,14 @@ class LanguageModel(Protocol):
     @property
     def vocabulary_size(self) -> int:
         """Width of the logits, V."""
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+
+    @property
+    def source(self) -> Any:
+        """What was compiled, an `openvino.Model` or the path of an .xml file: for running it in another way."""
 
     def logits(self, tokens: IntArray) -> FloatArray:
         """Logits of whole sequences from an empty cache.
@@ -127,31 +122,39 @@ class LanguageModel(Protocol):
             float32 [B, T, V]; position t predicts token t + 1. The array is the caller's own.
         """
 
-    def verify(self, prompt: Sequence[int], draft: Sequence[int], max_new_tokens: int) -> Verification:
-        """Check a likely answer against the model's own greedy answer, in one pass from an empty cache.
+    def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
+        """Logits along many sequences of any length, each from an empty cache, in bounded memory.
 
         Args:
-            prompt: token ids, at least one.
-            draft: the likely answer, without an end-of-text token; at most `max_new_tokens` long.
-            max_new_tokens: the answer's longest length.
+            sequences: token ids.
+            first: for each sequence the first position of interest.
+
+        Yields:
+            (i, t, logits): float32 [n, V], whose row j predicts what follows ``sequences[i][: t + j + 1]``. The pieces
+            of one sequence come in order and without gaps from ``first[i]`` on; those of different sequences may
+            alternate. A piece is a view that lives until the next one is asked for.
         """
 
-    def greedy(self, prompt: Sequence[int], max_new_tokens: int, draft: Sequence[int] = ()) -> list[int]:
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """Greedy continuation of one prompt, ended by (and without) an end-of-text token.
 
         Args:
             prompt: token ids, at least one.
             max_new_tokens: at most so many new tokens.
-            draft: a likely answer. It is verified in one prefill and followed up to the first disagreement, so it
-                changes the cost and (up to ties within float32 rounding) not the result.
         """
 
-    def greedy_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[list[int]]:
+    def greedy_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: Sequence[int],
+        drafts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together where the model allows it.
 
         Args:
             prompts: token ids, at least one each.
             max_new_tokens: one limit for each prompt.
+            drafts: texts that the answers may fall back onto. They change the cost and not the result.
 
         Returns:
             for each prompt what `greedy` gives, up to ties within float32 rounding.
@@ -183,3 +186,43 @@ class Evaluator(Protocol):
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """The scores of the original itself (perfect ones where the metric says so), for the table's first row."""
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """An evaluator, part of whose scores is cheap enough for every model, and the rest only for those on a front.
+
+    `previewed` names the metrics of the cheap part; all of `metrics` where the options ask for everything always.
+    """
+
+    previewed: Collection[str]
+
+    def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
+        """Measure exactly `previewed`, with the same values that `evaluate` gives."""
+
+
+def follow_draft(
+    best: Sequence[int], draft: Sequence[int], max_new_tokens: int, end_token_ids: Collection[int]
+) -> tuple[list[int], bool]:
+    """Read a greedy answer off the tokens that a model prefers along a draft, up to the first disagreement.
+
+    Args:
+        best: the preferred tokens, len(draft) + 1; ``best[i]`` after the prompt and ``draft[:i]``.
+        draft: token ids without an end-of-text token.
+        max_new_tokens: the answer's longest length, at least the draft's.
+        end_token_ids: the tokens that end an answer.
+
+    Returns:
+        the answer: the draft up to the disagreement, then the token preferred there, without an end-of-text token;
+        and whether it is complete, or the model has to go on from prompt + answer.
+    """
+    if len(draft) > max_new_tokens:
+        raise ValueError(f"a draft of {len(draft)} tokens is longer than max_new_tokens={max_new_tokens}")
+    answer: list[int] = []
+    for row, token in enumerate(best):
+        if len(answer) == max_new_tokens or token in end_token_ids:
+            return answer, True
+        answer.append(token)
+        if row == len(draft) or token != draft[row]:
+            break
+    return answer, len(answer) == max_new_tokens

@@ -184,7 +184,8 @@ def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[s
     findings: list[Finding] = []
     for key in ("path", "prompts"):
         value = options.get(key)
-        if isinstance(value, str) and not (key == "prompts" and value == "default"):
+        # Prompts by a bare word are a set that the evaluator brings along; a file of prompts has a suffix or a folder.
+        if isinstance(value, str) and (key == "path" or "." in value or "/" in value or "\\" in value):
             path = absolute(value, base_dir)
             options[key] = str(path)
             problem = text_problem(path)

@@ -10,21 +10,22 @@ class TestMine(EvaluatorConformance):
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Evaluator, Measurement, Metric, Verification
+from autotune.evaluation import Evaluator, Measurement, Metric
 from autotune.references import ReferenceStore
-from autotune.runtime import follow_draft
 
 if TYPE_CHECKING:
     from autotune.evaluation import FloatArray, IntArray, Reference
 
 __all__ = ["EvaluatorConformance", "FakeLanguageModel", "FakeTokenizer"]
+
+_PIECE = 7  # positions of one piece of a scan
 
 
 class FakeTokenizer:
@@ -80,12 +81,21 @@ class FakeLanguageModel:
         self._tables += noise * np.random.default_rng(seed + 1).normal(0.0, 1.0, self._tables.shape).astype(np.float32)
         self._tables[:, :, len(self._tokenizer) :] -= 10.0
         self._broken = broken
-        self.calls = {"logits": 0, "verify": 0, "greedy": 0, "greedy_batch": 0}
+        self.calls = {"logits": 0, "scan": 0, "greedy": 0, "greedy_batch": 0}
 
     @property
     def tokenizer(self) -> FakeTokenizer:
         """One token a character."""
         return self._tokenizer
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Token 0 ends an answer."""
+        return frozenset({0})
+
+    @property
+    def source(self) -> None:
+        """There is nothing that could be run otherwise."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -97,18 +107,28 @@ class FakeLanguageModel:
         self.calls["logits"] += 1
         return self._logits(np.asarray(tokens))
 
-    def verify(self, prompt: Sequence[int], draft: Sequence[int], max_new_tokens: int) -> Verification:
-        """See `LanguageModel.verify`."""
-        self.calls["verify"] += 1
-        logits = self._logits(np.array([[*prompt, *draft]]))[0, len(prompt) - 1 :]
-        return follow_draft(logits, draft, max_new_tokens, frozenset({0}))
+    def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
+        """See `LanguageModel.scan`; in small pieces that alternate and are overwritten, as a real model's may be."""
+        self.calls["scan"] += 1
+        for start in range(0, max(map(len, sequences), default=0), _PIECE):
+            for index, sequence in enumerate(sequences):
+                begin, end = max(start, first[index]), min(start + _PIECE, len(sequence))
+                if begin < end:
+                    logits = self._logits(np.array([sequence[:end]]))[0, begin:]
+                    yield index, begin, logits
+                    logits[:] = np.nan
 
-    def greedy(self, prompt: Sequence[int], max_new_tokens: int, draft: Sequence[int] = ()) -> list[int]:
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """See `LanguageModel.greedy`."""
         self.calls["greedy"] += 1
         return self._greedy(prompt, max_new_tokens)
 
-    def greedy_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> list[list[int]]:
+    def greedy_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: Sequence[int],
+        drafts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[int]]:
         """See `LanguageModel.greedy_batch`."""
         self.calls["greedy_batch"] += 1
         return [self._greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]

@@ -1,4 +1,4 @@
-"""Calibration and evaluation texts: files and Hugging Face datasets, cut into windows of tokens; prompt lists."""
+"""Calibration and evaluation texts: files and Hugging Face datasets, cut into windows of tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.errors import ConfigError, PrerequisiteError, reason
 if TYPE_CHECKING:
     from autotune.evaluation import IntArray
 
-__all__ = ["TextSource", "describe_source", "read_prompts", "read_texts", "token_windows"]
+__all__ = ["TextSource", "describe_source", "read_texts", "token_windows"]
 
 _SEPARATOR = "\n\n"  # between the rows of a dataset, as is usual for perplexity on wikitext
 _PREFIX_CHARACTERS = 32  # per token wanted: far more than any tokenizer averages over a text
@@ -76,16 +76,6 @@ def read_texts(source: TextSource) -> list[str]:
     if not texts:
         raise ConfigError(f"{describe_source(source)} has no text: every row of the column is blank.")
     return texts
-
-
-def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a UTF-8 text file: one a line, blank lines skipped.
-
-    Raises:
-        ConfigError: the file is missing, not UTF-8, or has no prompt.
-    """
-    lines = (line.strip() for line in _read_file(Path(path)).splitlines())
-    return [line for line in lines if line]
 
 
 def token_windows(

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any, Literal
 
-from autotune.errors import EvaluationError
+import numpy as np
 
-__all__ = ["ChatTemplate", "answer_tokens", "divergence_tokens", "prompt_tokens"]
+from autotune.errors import EvaluationError
+from autotune.evaluation import Measurement
+from evaluators._statistics import mean, ratio
+
+__all__ = ["ChatTemplate", "answer_tokens", "divergence_tokens", "prompt_sets", "prompt_tokens", "token_metrics"]
+
+_SETS = Path(__file__).parent / "prompts"
 
 ChatTemplate = Literal["auto", True, False]
+
+
+def prompt_sets() -> dict[str, Path]:
+    """The sets of prompts that the package brings along, by name."""
+    return {path.stem: path for path in sorted(_SETS.iterdir())}
 
 
 def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: ChatTemplate) -> list[int]:
@@ -61,3 +73,19 @@ def divergence_tokens(original: Sequence[int], candidate: Sequence[int]) -> tupl
     first = blocks[0]
     fdt = first.size if first.a == 0 and first.b == 0 else 0
     return fdt, len(candidate) - sum(block.size for block in blocks)
+
+
+def token_metrics(originals: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> dict[str, Measurement]:
+    """FDT and SDT of answers tokenised again, as WhoWhatBench takes them: the text counts, not how it came about."""
+    lengths = np.array([len(tokens) for tokens in originals], np.float64)
+    pairs = [divergence_tokens(*pair) for pair in zip(originals, candidates, strict=True)]
+    fdt = np.array([pair[0] for pair in pairs], np.float64)
+    sdt = np.array([pair[1] for pair in pairs], np.float64)
+    own = np.array([len(tokens) for tokens in candidates], np.float64)
+    sdt_norm = np.divide(sdt, own, out=(sdt > 0).astype(np.float64), where=own > 0)
+    return {
+        "fdt": mean(fdt, lengths),
+        "fdt_norm": ratio(fdt, lengths),
+        "sdt": mean(sdt),
+        "sdt_norm": mean(sdt_norm),
+    }

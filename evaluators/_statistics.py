@@ -1,4 +1,4 @@
-"""Means over sequences and their standard errors."""
+"""Means and quantiles over sequences and their standard errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from autotune.evaluation import Measurement
 
-__all__ = ["mean", "ratio", "standard_error"]
+__all__ = ["mean", "quantile", "ratio", "standard_error"]
 
 Values = npt.NDArray[np.float64] | Sequence[float]
 
@@ -22,15 +22,14 @@ def standard_error(differences: Values) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def mean(values: Values, original: Values | float = 0.0) -> Measurement:
+def mean(values: Values, original: Values | float = 0.0, noise: float = 0.0) -> Measurement:
     """The mean of [n] values, one a sequence, with the standard error of their difference to the original's."""
     array = np.asarray(values, np.float64)
-    return Measurement(
-        float(array.mean()), standard_error(array - np.asarray(original, np.float64)), tuple(array.tolist())
-    )
+    error = standard_error(array - np.asarray(original, np.float64))
+    return Measurement(float(array.mean()), error, tuple(array.tolist()), noise)
 
 
-def ratio(sums: Values, counts: Values) -> Measurement:
+def ratio(sums: Values, counts: Values, noise: float = 0.0) -> Measurement:
     """The mean over all tokens, from each sequence's sum and count, both [n].
 
     The standard error is that of a ratio estimator with sequences as clusters (delta method): tokens of one
@@ -39,4 +38,19 @@ def ratio(sums: Values, counts: Values) -> Measurement:
     total, count = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     value = float(total.sum() / count.sum())
     values = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-    return Measurement(value, standard_error((total - value * count) / count.mean()), tuple(values.tolist()))
+    return Measurement(value, standard_error((total - value * count) / count.mean()), tuple(values.tolist()), noise)
+
+
+def quantile(values: npt.NDArray[np.float64], level: float) -> Measurement:
+    """The `level` quantile over all positions of [n, T] values, n sequences of T positions.
+
+    The standard error is Woodruff's (1952, "Confidence intervals for medians and other position measures"): that of the
+    share of positions below the quantile, with sequences as clusters, carried over to the values.
+    """
+    value = float(np.quantile(values, level))
+    share = standard_error((values <= value).mean(axis=1))
+    error = None
+    if share is not None:
+        low, high = np.quantile(values, np.clip([level - share, level + share], 0.0, 1.0))
+        error = float(high - low) / 2
+    return Measurement(value, error, tuple(np.quantile(values, level, axis=1).tolist()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,21 @@ from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.texts import describe_source, read_texts, token_windows
 from evaluators import _divergence
-from evaluators._statistics import mean, standard_error
+from evaluators._statistics import mean, quantile, standard_error
 
 __all__ = ["Options", "Perplexity"]
 
 _log = logging.getLogger(__name__)
-_VERSION = 1  # of the numbers: raised when the same options would give other scores
-_BATCH_BYTES = 128 * 2**20
-_BATCH_TOKENS = 4096
+_VERSION = 2  # of the numbers: raised when the same options would give other scores
+_NOISE_WINDOWS = 2  # run once more, each alone, to see what the shape of a batch does
 _LARGE_REFERENCE = 2 * 2**30
 
 METRICS: Mapping[str, Metric] = {
     "perplexity": Metric("minimize", "", "exp of the mean negative log-likelihood a token"),
     "perplexity_increase": Metric("minimize", "%", "perplexity above the original's", perfect=0.0),
     "kl_divergence": Metric("minimize", "nats/token", "KL(original || compressed), mean over positions", perfect=0.0),
+    "kl_divergence_median": Metric("minimize", "nats/token", "median over positions of the divergence", perfect=0.0),
+    "kl_divergence_p99": Metric("minimize", "nats/token", "99th percentile of the divergence", perfect=0.0),
     "top1_agreement": Metric("maximize", "", "share of positions at which both prefer the same token", perfect=1.0),
 }
 
@@ -61,8 +62,8 @@ class Perplexity:
     """Scores a model on consecutive windows of a text, each from an empty cache.
 
     Perplexity is exp of the mean negative log-likelihood over the T - 1 predictions inside each window of T tokens,
-    all tokens weighted alike; the divergence and the agreement are means over all T positions. Standard errors come
-    from paired differences, window by window; those of perplexity by the delta method.
+    all tokens weighted alike; divergence and agreement are over all T positions. Standard errors come from paired
+    differences, window by window; those of perplexity by the delta method.
     """
 
     Options = Options
@@ -81,7 +82,7 @@ class Perplexity:
         return fingerprint(_VERSION, self.options.sequence_length, self.options.samples, *self._texts)
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Tokens int64 [n, T], per-window likelihoods float64 [n], and the distributions at all n T positions."""
+        """Tokens int64 [n, T], likelihoods float64 [n, T - 1], distributions at all n T positions, self-noise [3]."""
         windows = token_windows(
             original.tokenizer,
             self._texts,
@@ -89,12 +90,22 @@ class Perplexity:
             samples=self.options.samples,
             name=describe_source(self.options),
         )
+        length = windows.shape[1]
         positions = _divergence.Positions(windows.size, original.vocabulary_size)
-        likelihoods = np.empty(len(windows), np.float64)
-        for here, logits in _passes(original, windows):
-            likelihoods[here] = _window_likelihoods(logits, windows[here])
-            positions.add(logits.reshape(-1, logits.shape[-1]))
+        likelihoods = np.empty((len(windows), length - 1), np.float64)
+        for index, start, logits in original.scan(windows.tolist(), [0] * len(windows)):
+            _likelihoods(logits, windows[index], start, likelihoods[index])
+            positions.put(index * length + start, logits)
         arrays = positions.arrays()
+        self._warn_of_size(arrays, windows)
+        return {
+            "tokens": windows,
+            "likelihoods": likelihoods,
+            "noise": _self_noise(original, windows, likelihoods, arrays),
+            **arrays,
+        }
+
+    def _warn_of_size(self, arrays: Reference, windows: npt.NDArray[np.int64]) -> None:
         size = sum(array.nbytes for array in arrays.values())
         if size > _LARGE_REFERENCE:
             _log.warning(
@@ -104,67 +115,83 @@ class Perplexity:
                 size / 1e9,
                 *windows.shape,
             )
-        return {"tokens": windows, "likelihoods": likelihoods, **arrays}
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Score `candidate` on the windows of the reference; see `Evaluator.evaluate`."""
         windows = np.asarray(reference["tokens"])
         length = windows.shape[1]
-        likelihoods, divergences, agreements = (np.empty(len(windows), np.float64) for _ in range(3))
-        for here, logits in _passes(candidate, windows):
-            divergence, agree = _divergence.compare(
-                reference, here.start * length, logits.reshape(-1, logits.shape[-1])
-            )
-            likelihoods[here] = _window_likelihoods(logits, windows[here])
-            divergences[here] = divergence.reshape(-1, length).mean(axis=1)
-            agreements[here] = agree.reshape(-1, length).mean(axis=1)
-        return _measurements(likelihoods, np.asarray(reference["likelihoods"]), divergences, agreements)
+        likelihoods = np.empty((len(windows), length - 1), np.float64)
+        divergences, agreements = (np.empty(windows.shape, np.float64) for _ in range(2))
+        for index, start, logits in candidate.scan(windows.tolist(), [0] * len(windows)):
+            compared = _divergence.compare(reference, index * length + start, logits)
+            here = slice(start, start + len(logits))
+            divergences[index, here], agreements[index, here] = compared.divergence, compared.agree
+            _likelihoods(logits, windows[index], start, likelihoods[index])
+        return _measurements(likelihoods, reference, divergences, agreements)
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """The original's perplexity; perfect values otherwise."""
-        likelihoods = np.asarray(reference["likelihoods"])
-        return _measurements(likelihoods, likelihoods, np.zeros(len(likelihoods)), np.ones(len(likelihoods)))
+        shape = reference["tokens"].shape
+        return _measurements(np.asarray(reference["likelihoods"]), reference, np.zeros(shape), np.ones(shape))
 
 
-def _passes(model: LanguageModel, windows: npt.NDArray[np.int64]) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    """Logits of the windows, [b, T, V] at a time; b follows from T and V alone, so that scores do not vary with it."""
+def _likelihoods(
+    logits: npt.NDArray[np.float32], window: npt.NDArray[np.int64], start: int, out: npt.NDArray[np.float64]
+) -> None:
+    """Negative log-likelihoods of the tokens after `start`, as far as these logits tell, into their places."""
+    targets = window[start + 1 : start + 1 + len(logits)]
+    out[start : start + len(targets)] = _divergence.negative_log_likelihood(logits[: len(targets)], targets)
+
+
+def _self_noise(
+    original: LanguageModel,
+    windows: npt.NDArray[np.int64],
+    likelihoods: npt.NDArray[np.float64],
+    arrays: Reference,
+) -> npt.NDArray[np.float64]:
+    """How far the original is from itself in another batch shape: mean likelihood, divergence, disagreement."""
     length = windows.shape[1]
-    rows = max(1, min(_BATCH_BYTES // (4 * length * model.vocabulary_size), _BATCH_TOKENS // length))
-    for start in range(0, len(windows), rows):
-        here = slice(start, min(start + rows, len(windows)))
-        yield here, model.logits(windows[here])
-
-
-def _window_likelihoods(logits: npt.NDArray[np.float32], windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Mean negative log-likelihood of each window in nats a token, float64 [b]."""
-    return np.array(
-        [
-            _divergence.negative_log_likelihood(rows[:-1], tokens[1:]).mean()
-            for rows, tokens in zip(logits, windows, strict=True)
-        ]
-    )
+    found = []
+    for index, window in enumerate(windows[:_NOISE_WINDOWS]):
+        again = np.empty(length - 1, np.float64)
+        divergence, agree = np.empty(length), np.empty(length)
+        for _, start, logits in original.scan([window.tolist()], [0]):
+            _likelihoods(logits, window, start, again)
+            compared = _divergence.compare(arrays, index * length + start, logits)
+            here = slice(start, start + len(logits))
+            divergence[here], agree[here] = compared.divergence, compared.agree
+        found.append((abs(again.mean() - likelihoods[index].mean()), divergence.mean(), 1.0 - agree.mean()))
+    return np.asarray(np.max(found, axis=0), np.float64)
 
 
 def _measurements(
     likelihoods: npt.NDArray[np.float64],
-    originals: npt.NDArray[np.float64],
+    reference: Reference,
     divergences: npt.NDArray[np.float64],
     agreements: npt.NDArray[np.float64],
 ) -> dict[str, Measurement]:
-    """From per-window means, all float64 [n]. Windows are equally long, so their mean is the mean over tokens."""
-    differences = likelihoods - originals
+    """From values at positions: likelihoods [n, T - 1], the others [n, T]."""
+    shift, divergence_noise, disagreement = reference["noise"].tolist()
+    windows = likelihoods.mean(axis=1)  # equally long, so that their mean is the mean over tokens
+    differences = windows - reference["likelihoods"].mean(axis=1)
     error = standard_error(differences)  # of the log of perplexity's ratio to the original's
-    perplexity = math.exp(likelihoods.mean())
+    perplexity = math.exp(windows.mean())
     growth = math.exp(differences.mean())
     return {
         "perplexity": Measurement(
-            perplexity, None if error is None else perplexity * error, tuple(np.exp(likelihoods).tolist())
+            perplexity,
+            None if error is None else perplexity * error,
+            tuple(np.exp(windows).tolist()),
+            perplexity * shift,
         ),
         "perplexity_increase": Measurement(
             100.0 * (growth - 1.0),
             None if error is None else 100.0 * growth * error,
             tuple((100.0 * np.expm1(differences)).tolist()),
+            100.0 * growth * shift,
         ),
-        "kl_divergence": mean(divergences),
-        "top1_agreement": mean(agreements),
+        "kl_divergence": mean(divergences.mean(axis=1), noise=divergence_noise),
+        "kl_divergence_median": quantile(divergences, 0.5),
+        "kl_divergence_p99": quantile(divergences, 0.99),
+        "top1_agreement": mean(agreements.mean(axis=1), 1.0, disagreement),
     }

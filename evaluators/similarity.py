@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +15,29 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from autotune.errors import EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
-from autotune.texts import read_prompts
-from evaluators import _divergence
-from evaluators._answers import answer_tokens, divergence_tokens, prompt_tokens
+from autotune.prompts import read_prompts
+from evaluators import _along
+from evaluators._answers import answer_tokens, prompt_sets, prompt_tokens, token_metrics
 from evaluators._embedder import embed, embedder_fingerprint
-from evaluators._statistics import mean, ratio
+from evaluators._statistics import mean
 
 __all__ = ["Options", "Similarity"]
 
-_VERSION = 1  # of the numbers: raised when the same options would give other scores
-_DEFAULT_PROMPTS = Path(__file__).parent / "prompts" / "default.txt"
+_VERSION = 2  # of the numbers: raised when the same options would give other scores
+
+ANSWER_METRICS: Mapping[str, Metric] = {
+    "answer_kl_divergence": Metric(
+        "minimize", "nats/token", "KL(original || compressed) along the original's answers", perfect=0.0
+    ),
+    "answer_top1_agreement": Metric(
+        "maximize", "", "share of the original's answer tokens that the compressed model prefers too", perfect=1.0
+    ),
+    "answer_prefix": Metric(
+        "maximize", "", "share of the original's answer before the first token that differs", perfect=1.0
+    ),
+    "answer_ties": Metric("minimize", "", "share of answers that pass a tie within numeric noise before they differ"),
+}
+"""What one pass over the original's answers tells."""
 
 METRICS: Mapping[str, Metric] = {
     "similarity": Metric("maximize", "", "cosine of the answers' embeddings, mean over prompts", perfect=1.0),
@@ -31,12 +45,7 @@ METRICS: Mapping[str, Metric] = {
     "fdt_norm": Metric("maximize", "", "fdt as a share of the original's answer length", perfect=1.0),
     "sdt": Metric("minimize", "tokens", "divergent tokens of an answer, mean over prompts", perfect=0.0),
     "sdt_norm": Metric("minimize", "", "sdt as a share of each answer's length, mean over prompts", perfect=0.0),
-    "answer_kl_divergence": Metric(
-        "minimize", "nats/token", "KL(original || compressed) along the original's answers", perfect=0.0
-    ),
-    "answer_top1_agreement": Metric(
-        "maximize", "", "share of the original's answer tokens that the compressed model prefers too", perfect=1.0
-    ),
+    **ANSWER_METRICS,
 }
 
 
@@ -45,8 +54,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompts: Literal["default"] | Path | tuple[str, ...] = Field(
-        "default", description="`default`, a text file with one prompt a line, or the prompts themselves."
+    prompts: Literal["default", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
+        "default",
+        description="`default`, `short`, `long` (a thousand tokens and more), `languages` (other than English), a file "
+        "(txt with one a line, csv, yaml, jsonl), or the prompts themselves.",
     )
     max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
     embedder: str = Field(
@@ -57,6 +68,11 @@ class Options(BaseModel):
     use_chat_template: Literal["auto"] | StrictBool = Field(
         "auto", description="Put prompts into the tokenizer's chat template; `auto`: where it has one."
     )
+    decode: Literal["always", "front", "never"] = Field(
+        "always",
+        description="Decode the compressed model's answers for every model, in a search for those on the front alone, "
+        "or never (then there are only the metrics answer_...).",
+    )
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -65,16 +81,23 @@ class Options(BaseModel):
             if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
                 raise ValueError("needs at least one prompt, each a text that is not blank")
         elif not isinstance(prompts, (str, Path)) or not str(prompts):
-            raise ValueError(f"must be default, a text file or a list of prompts, got {prompts!r}")
+            raise ValueError(f"must be a set of prompts, a file or a list of prompts, got {prompts!r}")
+        elif not Path(prompts).suffix and not Path(prompts).is_absolute() and str(prompts) not in prompt_sets():
+            sets = ", ".join(prompt_sets())
+            raise ValueError(f"there is no set of prompts {str(prompts)!r}; there are {sets}, or name a file")
         return prompts
 
 
 class Similarity:
     """Compares greedy answers to the same prompts.
 
-    The original's answer is the draft that the candidate verifies in one pass; from the first disagreement on the
-    candidate decodes its own, all prompts together. The same pass gives the divergence at each position of the
-    original's answer, its end-of-text decision included. Standard errors are over prompts.
+    The original's answers are the drafts that the candidate verifies, all in one pass; from the first disagreement on
+    it decodes its own, all prompts together, and proposes the draft where the answer falls back onto it. The same pass
+    gives the divergence at each position of the original's answer, its end-of-text decision included. Standard errors
+    are over prompts.
+
+    Attributes:
+        previewed: the metrics that `preview` measures, without any decoding.
     """
 
     Options = Options
@@ -83,13 +106,16 @@ class Similarity:
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is read or loaded yet."""
         self.options = Options(**options)
+        if self.options.decode == "never":
+            self.metrics = ANSWER_METRICS
+        self.previewed = frozenset(METRICS if self.options.decode == "always" else ANSWER_METRICS)
 
     @cached_property
     def _prompts(self) -> list[str]:
         prompts = self.options.prompts
         if isinstance(prompts, tuple):
             return list(prompts)
-        return read_prompts(_DEFAULT_PROMPTS if prompts == "default" else prompts)
+        return read_prompts(prompt_sets().get(str(prompts), Path(prompts)))
 
     def fingerprint(self) -> str:
         """Changes with the prompts themselves, the embedder and the other options."""
@@ -102,7 +128,7 @@ class Similarity:
             _VERSION,
             self._prompts,
             options.max_new_tokens,
-            embedder_fingerprint(options.embedder),
+            None if options.decode == "never" else embedder_fingerprint(options.embedder),
             options.use_chat_template,
         )
 
@@ -114,88 +140,76 @@ class Similarity:
         prompts = self._tokenised(original)
         limit = self.options.max_new_tokens
         answers = original.greedy_batch(prompts, [limit] * len(prompts))
-        texts = _decode(original, answers)
+        texts = _texts(original.tokenizer, answers)
         if not any(text.strip() for text in texts):
             raise EvaluationError(
                 f"the original model's answers to all {len(prompts)} prompts are empty, so there is nothing to be "
                 "similar to. Give evaluators.similarity.prompts that it does answer, or try use_chat_template: false."
             )
-        counts = [self._positions(answer) for answer in answers]
-        positions = _divergence.Positions(sum(counts), original.vocabulary_size)
-        for prompt, answer, count in zip(prompts, answers, counts, strict=True):
-            positions.add(original.verify(prompt, answer, limit).logits[:count])
-        return {
+        reference: dict[str, npt.NDArray[Any]] = {
             "answers": np.array([token for answer in answers for token in answer], np.int64),
             "lengths": np.array([len(answer) for answer in answers], np.int64),
             "text_lengths": np.array([len(answer_tokens(original.tokenizer, text)) for text in texts], np.int64),
-            "embeddings": embed(self.options.embedder, texts),
-            **positions.arrays(),
+            **_along.keep(original, _along.along(prompts, answers, limit)),
         }
+        if self.options.decode != "never":
+            reference["embeddings"] = embed(self.options.embedder, texts)
+        return reference
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Score `candidate`'s answers against those of the reference; see `Evaluator.evaluate`."""
-        originals = _split(reference)
-        counts = [self._positions(answer) for answer in originals]
-        answers, divergences, agreements = self._answer(candidate, reference, originals, counts)
-        tokenizer = candidate.tokenizer
-        texts, original_texts = _decode(candidate, answers), _decode(candidate, originals)
-        return {
-            "similarity": mean(self._cosines(texts, original_texts, reference["embeddings"]), 1.0),
-            **_token_metrics(
-                [answer_tokens(tokenizer, text) for text in original_texts],
-                [answer_tokens(tokenizer, text) for text in texts],
-            ),
-            "answer_kl_divergence": ratio(divergences, counts),
-            "answer_top1_agreement": ratio(agreements, counts),
-        }
+        verified, measured = self._verify(candidate, reference)
+        return measured if self.options.decode == "never" else self._decode(candidate, reference, verified) | measured
+
+    def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
+        """The metrics `previewed`; see `autotune.evaluation.Previewing`."""
+        if self.options.decode == "always":
+            return self.evaluate(candidate, reference)
+        return self._verify(candidate, reference)[1]
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Perfect values; the first divergent token is at the mean length of the original's answers."""
         lengths = np.asarray(reference["text_lengths"], np.float64)
-        ones, zeros = np.ones(len(lengths)), np.zeros(len(lengths))
-        return {
-            "similarity": mean(ones, 1.0),
-            "fdt": mean(lengths, lengths),
-            "fdt_norm": mean(ones, 1.0),
-            "sdt": mean(zeros),
-            "sdt_norm": mean(zeros),
-            "answer_kl_divergence": mean(zeros),
-            "answer_top1_agreement": mean(ones, 1.0),
+        stated = {
+            name: mean(np.full(len(lengths), metric.perfect), metric.perfect)
+            for name, metric in self.metrics.items()
+            if metric.perfect is not None
         }
+        if self.options.decode != "never":
+            stated["fdt"] = mean(lengths, lengths)
+        counts = np.minimum(reference["lengths"] + 1, self.options.max_new_tokens)
+        return stated | {"answer_ties": _along.original_ties(reference, list(accumulate(counts.tolist(), initial=0)))}
 
     def _tokenised(self, model: LanguageModel) -> list[list[int]]:
         template = self.options.use_chat_template
         return [prompt_tokens(model.tokenizer, prompt, template) for prompt in self._prompts]
 
-    def _positions(self, answer: Sequence[int]) -> int:
-        """Decisions behind an answer: its tokens, and the end of text where it ended by itself."""
-        return min(len(answer) + 1, self.options.max_new_tokens)
+    def _verify(
+        self, candidate: LanguageModel, reference: Reference
+    ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
+        answers = _split(reference)
+        path = _along.along(self._tokenised(candidate), answers, self.options.max_new_tokens)
+        return _along.verify(candidate, reference, path, answers)
 
-    def _answer(
-        self, candidate: LanguageModel, reference: Reference, originals: Sequence[Sequence[int]], counts: Sequence[int]
-    ) -> tuple[list[list[int]], list[float], list[int]]:
-        """The candidate's answers, and for each prompt the sums of divergence and agreement over its positions."""
-        prompts = self._tokenised(candidate)
-        limit = self.options.max_new_tokens
-        answers: list[list[int]] = []
-        divergences, agreements, unfinished = [], [], []
-        start = 0
-        for index, (prompt, draft, count) in enumerate(zip(prompts, originals, counts, strict=True)):
-            verified = candidate.verify(prompt, draft, limit)
-            divergence, agree = _divergence.compare(reference, start, verified.logits[:count])
-            start += count
-            divergences.append(float(divergence.sum()))
-            agreements.append(int(agree.sum()))
-            answers.append(list(verified.answer))
-            if not verified.finished:
-                unfinished.append(index)
+    def _decode(
+        self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
+    ) -> dict[str, Measurement]:
+        """Complete the candidate's answers and compare them with the original's as texts."""
+        tokenizer, limit = candidate.tokenizer, self.options.max_new_tokens
+        prompts, drafts = self._tokenised(candidate), _split(reference)
+        answers = [list(answer) for answer, _ in verified]
+        unfinished = [index for index, (_, finished) in enumerate(verified) if not finished]
         rests = candidate.greedy_batch(
             [[*prompts[index], *answers[index]] for index in unfinished],
             [limit - len(answers[index]) for index in unfinished],
+            [drafts[index] for index in unfinished],
         )
         for index, rest in zip(unfinished, rests, strict=True):
             answers[index] += rest
-        return answers, divergences, agreements
+        texts, originals = _texts(tokenizer, answers), _texts(tokenizer, drafts)
+        cosines = self._cosines(texts, originals, reference["embeddings"])
+        tokens = [[answer_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
+        return {"similarity": mean(cosines, 1.0), **token_metrics(*tokens)}
 
     def _cosines(
         self, texts: Sequence[str], original_texts: Sequence[str], embeddings: npt.NDArray[np.float32]
@@ -214,21 +228,5 @@ def _split(reference: Reference) -> list[list[int]]:
     return [part.tolist() for part in np.split(np.asarray(reference["answers"]), ends[:-1])]
 
 
-def _decode(model: LanguageModel, answers: Sequence[Sequence[int]]) -> list[str]:
-    return [model.tokenizer.decode(list(answer), skip_special_tokens=True) for answer in answers]
-
-
-def _token_metrics(originals: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> dict[str, Measurement]:
-    """FDT and SDT of answers tokenised again, as WhoWhatBench takes them: the text counts, not how it came about."""
-    lengths = np.array([len(tokens) for tokens in originals], np.float64)
-    pairs = [divergence_tokens(*pair) for pair in zip(originals, candidates, strict=True)]
-    fdt = np.array([pair[0] for pair in pairs], np.float64)
-    sdt = np.array([pair[1] for pair in pairs], np.float64)
-    own = np.array([len(tokens) for tokens in candidates], np.float64)
-    sdt_norm = np.divide(sdt, own, out=(sdt > 0).astype(np.float64), where=own > 0)
-    return {
-        "fdt": mean(fdt, lengths),
-        "fdt_norm": ratio(fdt, lengths),
-        "sdt": mean(sdt),
-        "sdt_norm": mean(sdt_norm),
-    }
+def _texts(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
+    return [tokenizer.decode(list(answer), skip_special_tokens=True) for answer in answers]

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import SCORING_CONFIG
-from autotune.runtime import OpenVINOLanguageModel, end_token_ids, follow_draft
+from autotune.evaluation import SCORING_CONFIG, follow_draft
+from autotune.runtime import OpenVINOLanguageModel, end_token_ids
 
 PROMPTS = ["Mira keeps", "the ledger is opened, and the", "eggs", "When the river is high, her brother rows", "?"]
 
@@ -117,20 +117,79 @@ def test_no_prompts_no_answers(model: OpenVINOLanguageModel) -> None:
 def test_a_draft_does_not_change_the_answer(
     model: OpenVINOLanguageModel, prompts: list[list[int]], agreeing: int
 ) -> None:
-    """Whatever part of a draft is right, the answer is the plain one."""
-    for prompt in prompts:
-        plain = model.greedy(prompt, 12)
-        draft = plain[:agreeing] + [(token + 1) % 300 + 1 for token in plain[agreeing:]]
-        assert model.greedy(prompt, 12, draft) == plain
+    """Whatever part of a draft is right, and wherever in it, the answers are the plain ones."""
+    plain = [model.greedy(prompt, 12) for prompt in prompts]
+    wrong = [[(token + 1) % 300 + 1 for token in answer[agreeing:]] for answer in plain]
+    for drafts in (
+        [answer[:agreeing] + other for answer, other in zip(plain, wrong, strict=True)],
+        [other + answer[12 - agreeing :] for answer, other in zip(plain, wrong, strict=True)],
+        [[7, *prompt[-2:], *answer] for prompt, answer in zip(prompts, plain, strict=True)],
+    ):
+        assert model.greedy_batch(prompts, [12] * len(prompts), drafts) == plain
 
 
-def test_verify_gives_the_logits_behind_each_token(model: OpenVINOLanguageModel, prompts: list[list[int]]) -> None:
-    """Row i of a verification predicts token i of the draft, and the last row what follows."""
-    prompt, draft = prompts[0], [5, 9, 300]
-    verified = model.verify(prompt, draft, 8)
-    np.testing.assert_array_equal(
-        verified.logits, model.logits(np.array([prompt + draft]))[0, len(prompt) - 1 : len(prompt) + len(draft)]
-    )
+def test_a_right_draft_saves_inferences(
+    model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows a known n-gram as it does in the draft is decoded in fewer passes than tokens."""
+    passes = 0
+    infer = model._infer
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return infer(*arguments, **options)
+
+    plain = model.greedy(prompts[3], 24)
+    monkeypatch.setattr(model, "_infer", counted)
+    assert model.greedy_batch(prompts[3:4], [24], [[*prompts[3][-3:], *plain]]) == [plain]
+    assert passes < 12
+
+
+def _scanned(model: OpenVINOLanguageModel, sequences: list[list[int]], first: list[int]) -> list[np.ndarray]:
+    pieces: list[list[np.ndarray]] = [[] for _ in sequences]
+    at = list(first)
+    for index, position, logits in model.scan(sequences, first):
+        assert position == at[index]
+        at[index] += len(logits)
+        pieces[index].append(logits.copy())
+    return [np.concatenate(parts) for parts in pieces]
+
+
+@pytest.mark.parametrize("columns", [1000, 7])
+def test_a_scan_gives_the_logits_of_each_sequence_alone(
+    model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Sequences of different lengths, in pieces of any width, have the logits that each has alone."""
+    sequences = [*prompts, prompts[3][:-1], prompts[3] + prompts[1]]
+    first = [0, 2, 0, 5, 0, 1, 9]
+    monkeypatch.setattr("autotune.runtime._PADDING", 3.0)
+    monkeypatch.setattr("autotune.runtime._BATCH_BYTES", 4 * model.vocabulary_size * 64 * columns)
+    for sequence, start, logits in zip(sequences, first, _scanned(model, sequences, first), strict=True):
+        np.testing.assert_allclose(logits, model.logits(np.array([sequence]))[0, start:], rtol=1e-3, atol=1e-4)
+
+
+def test_batches_of_a_scan_are_of_similar_length(model: OpenVINOLanguageModel) -> None:
+    """Padding costs a tenth at most, no batch is larger than memory allows, and every sequence is in one."""
+    lengths = [9, 100, 104, 5, 96, 2000, 2100, 1999, *[7] * 70]
+    batches = model._scan_batches(lengths)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        inside = [lengths[index] for index in batch]
+        assert max(inside) <= 1.1 * min(inside)
+        assert len(batch) <= 32
+        assert len(batch) == 1 or len(batch) * max(inside) <= 4096
+
+
+def test_long_cached_sequences_run_in_smaller_batches(
+    model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch's KV cache is bounded; the answers stay the same."""
+    plain = model.greedy_batch(prompts, [6] * len(prompts))
+    assert model._cache_bytes == 2 * 2 * 2 * 16 * 4  # keys and values of 2 layers, 2 heads of 16, float32
+    monkeypatch.setattr("autotune.runtime._CACHE_BYTES", 1)
+    assert {len(batch) for batch in model._scan_batches([5] * 9)} == {1}
+    assert model.greedy_batch(prompts, [6] * len(prompts)) == plain
 
 
 def test_answers_end_before_an_end_token(tiny_llama: Path, tokenizer: Any, prompts: list[list[int]]) -> None:
@@ -143,8 +202,7 @@ def test_answers_end_before_an_end_token(tiny_llama: Path, tokenizer: Any, promp
     with OpenVINOLanguageModel(tiny_llama, tokenizer, eos_token_ids=ends) as model:
         assert model.greedy_batch(prompts, [12] * len(prompts)) == cut
         assert model.greedy(prompts[0], 12) == cut[0]
-        assert model.greedy(prompts[0], 12, draft=plain[0]) == cut[0]
-        assert model.verify(prompts[0], cut[0], 12).finished
+        assert model.greedy_batch(prompts, [12] * len(prompts), plain) == cut
 
 
 def test_effective_properties_are_those_for_scoring(model: OpenVINOLanguageModel) -> None:
@@ -169,7 +227,7 @@ def test_configuration_wins_over_scoring_defaults(tiny_llama: Path, tokenizer: A
 
 def test_a_property_not_honoured_is_an_error(tiny_llama: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A precision that the device silently replaces is refused with both values named."""
-    monkeypatch.setattr("autotune.runtime._as_text", lambda value: "f32" if value == "f32" else "bf16")
+    monkeypatch.setattr("autotune.compiling._as_text", lambda value: "f32" if value == "f32" else "bf16")
     with pytest.raises(EvaluationError, match=r"INFERENCE_PRECISION_HINT=f32 was asked for.*bf16"):
         OpenVINOLanguageModel(tiny_llama, tokenizer)
 
@@ -219,7 +277,12 @@ def test_nan_logits_are_an_error(tiny_llama: Path, tokenizer: Any, prompts: list
     result.input(0).replace_source_output(ops.add(source, nan).output(0))
     broken.outputs[0].set_names(names)
     with OpenVINOLanguageModel(broken, tokenizer) as model:
-        for act in (lambda: model.logits(np.array([[1, 2]])), lambda: model.greedy(prompts[0], 3)):
+        for act in (
+            lambda: model.logits(np.array([[1, 2]])),
+            lambda: model.greedy(prompts[0], 3),
+            lambda: model.greedy_batch(prompts, [3] * len(prompts)),
+            lambda: list(model.scan(prompts, [0] * len(prompts))),
+        ):
             with pytest.raises(EvaluationError, match="NaN or infinite logits"):
                 act()
 
@@ -276,15 +339,14 @@ def test_following_a_draft_reads_the_greedy_answer(best: list[int], draft: list[
     draft = draft[: len(best) - 1]
     best = best[: len(draft) + 1]
     limit = len(draft) + extra
-    verified = follow_draft(np.eye(4, dtype=np.float32)[best], draft, limit, frozenset({0}))
-    answer = verified.answer
+    answer, finished = follow_draft(best, draft, limit, frozenset({0}))
     assert 0 not in answer
     assert len(answer) <= limit
-    assert list(answer) == best[: len(answer)]
-    assert list(answer[:-1]) == draft[: max(0, len(answer) - 1)]
+    assert answer == best[: len(answer)]
+    assert answer[:-1] == draft[: max(0, len(answer) - 1)]
     ended = len(answer) == limit or (len(answer) < len(best) and best[len(answer)] == 0)
-    agreed = list(answer) == draft[: len(answer)]
-    assert verified.finished == (len(answer) == limit or (ended and agreed))
+    agreed = answer == draft[: len(answer)]
+    assert finished == (len(answer) == limit or (ended and agreed))
 
 
 def test_scoring_needs_neither_torch_nor_optimum(tiny_llama: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.errors import ConfigError, PrerequisiteError
 from autotune.testing import FakeTokenizer
-from autotune.texts import describe_source, read_prompts, read_texts, token_windows
+from autotune.texts import describe_source, read_texts, token_windows
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,3 @@ def test_a_text_shorter_than_one_window_says_by_how_much() -> None:
     """The message has the source, the tokens found and the tokens needed."""
     with pytest.raises(ConfigError, match=r"notes\.txt has 5 tokens.*sequence_length=8"):
         token_windows(FakeTokenizer(), ["short"], sequence_length=8, name="notes.txt")
-
-
-def test_prompts_are_the_lines_that_are_not_blank(tmp_path: Path) -> None:
-    """One prompt a line, without surrounding spaces; a file without any is a ConfigError."""
-    file = tmp_path / "prompts.txt"
-    file.write_text("Who?\n\n  What is it?  \r\n\n", encoding="utf-8")
-    assert read_prompts(file) == ["Who?", "What is it?"]
-    file.write_text("\n \n")
-    with pytest.raises(ConfigError, match="is empty"):
-        read_prompts(file)

@@ -63,7 +63,8 @@ def test_scores_are_those_of_the_definition(text: Path) -> None:
     nll = {name: -np.take_along_axis(one[:, :-1], targets, -1)[..., 0].mean(1) for name, one in (("p", p), ("q", q))}
     difference = nll["q"] - nll["p"]
     n = len(windows)
-    kl = (np.exp(p) * (p - q)).sum(-1).mean(1)
+    each = (np.exp(p) * (p - q)).sum(-1)
+    kl = each.mean(1)
     agree = (p.argmax(-1) == q.argmax(-1)).mean(1)
     expected = {
         "perplexity": (math.exp(nll["q"].mean()), math.exp(nll["q"].mean()) * difference.std(ddof=1) / n**0.5),
@@ -79,6 +80,8 @@ def test_scores_are_those_of_the_definition(text: Path) -> None:
         assert scores[name].value == pytest.approx(value, rel=1e-4), name
         assert scores[name].stderr == pytest.approx(error, rel=1e-3), name
         assert len(scores[name].values) == n
+    assert scores["kl_divergence_median"].value == pytest.approx(np.median(each), rel=1e-3)
+    assert scores["kl_divergence_p99"].value == pytest.approx(np.quantile(each, 0.99), rel=1e-3)
 
 
 def test_the_originals_perplexity_is_its_own(text: Path) -> None:
@@ -110,19 +113,24 @@ def test_samples_are_the_first_windows(text: Path) -> None:
     assert values[0][:5] == values[1]
 
 
-def test_batches_follow_from_length_and_vocabulary(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch has more logits than the limit, and smaller batches give the same scores."""
+def test_the_noise_of_another_batch_shape_is_measured(text: Path) -> None:
+    """What the original differs from itself, run window by window, is told with every score it concerns."""
+
+    class Shaky(FakeLanguageModel):
+        """Its logits depend on what runs together, as those of a real model do in the last digits."""
+
+        def scan(self, sequences: Any, first: Any) -> Any:
+            for index, start, logits in super().scan(sequences, first):
+                yield index, start, logits * np.float32(1.01 if len(sequences) == 1 else 1.0)
+
     evaluator = Perplexity(path=text, sequence_length=32)
-    original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.4)
-    reference = evaluator.reference(original)
-    expected = evaluator.evaluate(candidate, reference)
-    monkeypatch.setattr(perplexity, "_BATCH_BYTES", 4 * 32 * 98 * 3)
-    seen: list[tuple[int, ...]] = []
-    plain = candidate.logits
-    monkeypatch.setattr(candidate, "logits", lambda tokens: seen.append(tokens.shape) or plain(tokens))
-    again = evaluator.evaluate(candidate, reference)
-    assert max(shape[0] for shape in seen) == 3
-    assert {name: one.value for name, one in again.items()} == {name: one.value for name, one in expected.items()}
+    candidate = FakeLanguageModel(noise=0.4)
+    exact = evaluator.evaluate(candidate, evaluator.reference(FakeLanguageModel()))
+    shaky = evaluator.evaluate(candidate, evaluator.reference(Shaky()))
+    assert all(score.noise == 0.0 for score in exact.values())
+    assert 0.0 < shaky["kl_divergence"].noise < shaky["kl_divergence"].value
+    assert shaky["perplexity"].noise > 0.0
+    assert shaky["perplexity"].value == exact["perplexity"].value
 
 
 def test_the_fingerprint_is_of_content_not_of_place(text: Path, tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) ->
     with OpenVINOLanguageModel(tiny_llama, tokenizer) as original:
         reference, _ = ReferenceStore(tmp_path).get_or_create("key", lambda: evaluator.reference(original))
         own = evaluator.evaluate(original, reference)
-    assert own["kl_divergence"].value == 0.0
+    assert own["kl_divergence"].value == own["kl_divergence_p99"].value == 0.0
     assert own["top1_agreement"].value == 1.0
     assert own["perplexity"].value == evaluator.original(reference)["perplexity"].value
     model = ov.Core().read_model(tiny_llama / "openvino_model.xml")

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import Evaluator
+from autotune.prompts import read_prompts
 from autotune.references import ReferenceStore
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
-from autotune.texts import read_prompts
 from evaluators import similarity
-from evaluators._answers import divergence_tokens, prompt_tokens
+from evaluators._answers import divergence_tokens, prompt_sets, prompt_tokens
 from evaluators.similarity import Similarity
 
 PROMPTS = ("How many?", "Tell me more", "x", "Why is it that", "and so on")
@@ -87,6 +87,12 @@ def test_scores_are_those_of_the_definition() -> None:
     divergences, agreements = _along_answers(original, candidate, prompts, ours, 24)
     assert scores["answer_kl_divergence"].value == pytest.approx(np.mean(divergences), rel=1e-4)
     assert scores["answer_top1_agreement"].value == pytest.approx(np.mean(agreements))
+    prefixes = [
+        next((i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b)))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    counted = sum(prefix + (a == b and len(a) < 24) for prefix, a, b in zip(prefixes, ours, theirs, strict=True))
+    assert scores["answer_prefix"].value == pytest.approx(counted / len(agreements))
 
 
 def _along_answers(
@@ -108,15 +114,15 @@ def _along_answers(
     return divergences, agreements
 
 
-def test_one_pass_a_prompt_and_one_decoding(embedder: CountingEmbedder) -> None:
-    """A candidate is verified once a prompt and decodes once; what agrees is neither decoded nor embedded."""
+def test_one_scan_and_one_decoding(embedder: CountingEmbedder) -> None:
+    """A candidate is verified in one scan and decodes once; what agrees is neither decoded nor embedded."""
     evaluator = Similarity(prompts=PROMPTS, max_new_tokens=24)
     reference = evaluator.reference(FakeLanguageModel())
     assert len(embedder.texts) == len(PROMPTS)
     same = FakeLanguageModel()
     scores = evaluator.evaluate(same, reference)
     assert scores["similarity"].value == 1.0
-    assert same.calls == {"logits": 0, "verify": len(PROMPTS), "greedy": 0, "greedy_batch": 1}
+    assert same.calls == {"logits": 0, "scan": 1, "greedy": 0, "greedy_batch": 1}
     assert len(embedder.texts) == len(PROMPTS)
 
 
@@ -124,7 +130,7 @@ def test_an_original_without_answers_is_an_error() -> None:
     """If the original answers nothing at all there is nothing to compare, and the message says what to try."""
 
     class Silent(FakeLanguageModel):
-        def greedy_batch(self, prompts: Any, max_new_tokens: Any) -> list[list[int]]:
+        def greedy_batch(self, prompts: Any, max_new_tokens: Any, drafts: Any = None) -> list[list[int]]:
             return [[] for _ in prompts]
 
     with pytest.raises(EvaluationError, match="answers to all 5 prompts are empty"):
@@ -159,15 +165,73 @@ def test_the_fingerprint_is_of_prompts_and_options(tmp_path: Path) -> None:
     assert len(set(prints)) == len(prints)
 
 
-def test_default_prompts_are_many_and_varied() -> None:
-    """There are at least 27, none twice, short and long, in several scripts."""
-    prompts = read_prompts(similarity._DEFAULT_PROMPTS)
-    assert len(prompts) >= 27
+def test_the_same_scores_without_decoding(embedder: CountingEmbedder) -> None:
+    """`never` measures only what one scan tells, `front` that as a preview, and all of it is what `always` measures."""
+    original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.5)
+    options = {"prompts": PROMPTS, "max_new_tokens": 24}
+    always, front, never = (Similarity(**options, decode=decode) for decode in ("always", "front", "never"))
+    reference = always.reference(original)
+    every = always.evaluate(candidate, reference)
+    assert set(every) == set(always.metrics) == set(always.previewed) == set(front.metrics)
+    assert always.preview(candidate, reference) == front.evaluate(candidate, reference) == every
+    embedder.texts.clear()
+    candidate.calls["greedy_batch"] = 0
+    cheap = front.preview(candidate, reference)
+    assert set(cheap) == set(front.previewed) == set(never.metrics)
+    assert cheap == never.evaluate(candidate, never.reference(original))
+    assert cheap == {name: every[name] for name in cheap}
+    assert candidate.calls["greedy_batch"] == 0
+    assert not embedder.texts
+
+
+class TestNeverDecodingConformance(TestConformance):
+    """Without decoding the evaluator keeps the protocol, too."""
+
+    def make(self) -> Evaluator:
+        return Similarity(prompts=PROMPTS, max_new_tokens=24, decode="never")
+
+
+def test_a_tie_is_a_draft_that_could_have_gone_otherwise() -> None:
+    """Answers that pass two equally good tokens are counted, on the original and on a candidate."""
+
+    class Undecided(FakeLanguageModel):
+        def _logits(self, tokens: Any) -> Any:
+            logits = super()._logits(tokens)
+            logits[..., 5] = logits[..., 7]
+            logits[..., 5:8:2] += 9.0 * (tokens[..., None] == 20)
+            return logits
+
+    evaluator = Similarity(prompts=("say 2", "x"), max_new_tokens=24)
+    reference = evaluator.reference(Undecided())
+    ties = evaluator.original(reference)["answer_ties"].value
+    assert ties == evaluator.evaluate(Undecided(), reference)["answer_ties"].value > 0.0
+    assert evaluator.original(evaluator.reference(FakeLanguageModel()))["answer_ties"].value == 0.0
+
+
+@pytest.mark.parametrize("name", ["default", "short", "long", "languages"])
+def test_prompt_sets_are_what_they_say(name: str) -> None:
+    """No prompt is there twice; the long ones are of a thousand tokens or so, the others many and short."""
+    prompts = Similarity(prompts=name)._prompts
+    assert prompts == read_prompts(prompt_sets()[name])
     assert len(set(prompts)) == len(prompts)
-    assert min(map(len, prompts)) < 30
-    assert max(map(len, prompts)) > 200
-    assert sum(not prompt.isascii() for prompt in prompts) >= 5
-    assert Similarity()._prompts == prompts
+    lengths = [len(prompt.encode()) for prompt in prompts]
+    if name == "long":
+        assert min(lengths) > 3500
+    else:
+        assert len(prompts) >= 27
+        assert max(lengths) < 600
+    if name == "languages":
+        assert sum(not prompt.isascii() for prompt in prompts) > len(prompts) / 2
+    if name == "default":
+        assert min(lengths) < 30
+        assert max(lengths) > 200
+        assert sum(not prompt.isascii() for prompt in prompts) >= 5
+
+
+def test_an_unknown_set_of_prompts_is_refused() -> None:
+    """A bare word that is no set is told the sets there are."""
+    with pytest.raises(ValueError, match="there are default, languages, long, short, or name a file"):
+        Similarity(prompts="longer")
 
 
 TOKENS = st.lists(st.integers(1, 4), max_size=12)

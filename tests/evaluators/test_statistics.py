@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators._statistics import mean, ratio, standard_error
+from evaluators._statistics import mean, quantile, ratio, standard_error
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
 
@@ -58,3 +58,22 @@ def test_an_empty_sequence_counts_for_nothing() -> None:
     measured = ratio([3.0, 0.0], [6, 0])
     assert measured.value == 0.5
     assert list(measured.values) == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("level", [0.5, 0.99])
+def test_the_error_of_a_quantile_is_what_resampling_gives(level: float) -> None:
+    """Woodruff's error agrees with a bootstrap over sequences within a quarter, where positions hang together."""
+    random = np.random.default_rng(0)
+    values = np.exp(random.normal(0.0, 0.4, (150, 1)) + random.normal(0.0, 1.0, (150, 100)))
+    measured = quantile(values, level)
+    draws = random.integers(0, 150, (400, 150))
+    bootstrap = np.array([np.quantile(values[draw], level) for draw in draws]).std()
+    assert measured.value == np.quantile(values, level)
+    assert measured.stderr == pytest.approx(bootstrap, rel=0.25)
+    assert len(measured.values) == 150
+
+
+def test_a_quantile_of_one_sequence_has_no_error() -> None:
+    """Nor does that of equal values have any."""
+    assert quantile(np.ones((1, 5)), 0.5).stderr is None
+    assert quantile(np.zeros((3, 5)), 0.99).stderr == 0.0

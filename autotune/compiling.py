@@ -1,0 +1,111 @@
+"""Compiles a model for a device, and makes sure that it runs in the precision that was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import EvaluationError
+from autotune.evaluation import SCORING_CONFIG
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["check_precision", "compile_model", "effective_properties", "end_token_ids", "last_line", "xml_path"]
+
+
+def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the tokens that end an answer.
+
+    Taken from `generation_config.json` of the model's folder, else its `config.json`, else the tokenizer; empty where
+    none names one.
+    """
+    for name in ("generation_config.json", "config.json"):
+        if folder is None or not (folder / name).is_file():
+            continue
+        found = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (int(found),)
+    found = getattr(tokenizer, "eos_token_id", None)
+    return () if found is None else (int(found),)
+
+
+@cache
+def _core() -> Any:
+    import openvino as ov
+
+    return ov.Core()
+
+
+def xml_path(path: Path) -> Path:
+    """The .xml file of a model's folder; a path that is no folder is taken for the file itself."""
+    return path / "openvino_model.xml" if path.is_dir() else path
+
+
+def compile_model(model: ov.Model | Path, name: str, device: str, config: Mapping[str, Any]) -> Any:
+    """Compile a model, or the one in an .xml file.
+
+    Raises:
+        EvaluationError: the file is missing or no model, or it cannot be compiled with these properties.
+    """
+    core = _core()
+    if isinstance(model, Path):
+        if not model.is_file():
+            raise EvaluationError(f"{name} does not exist; give the folder or the .xml file of an OpenVINO model.")
+        try:
+            model = core.read_model(model)
+        except RuntimeError as error:
+            raise EvaluationError(f"{name} cannot be read as an OpenVINO model: {last_line(error)}") from error
+    try:
+        return core.compile_model(model, device, dict(config))
+    except RuntimeError as error:
+        properties = ", ".join(f"{key}={value}" for key, value in config.items())
+        raise EvaluationError(
+            f"{name} cannot be compiled for device {device} with {properties}: {last_line(error)} "
+            "Check runtime.device and runtime.ov_config."
+        ) from error
+
+
+def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The properties of `config` and a few more as the device took them, in OpenVINO's spelling."""
+    import openvino as ov
+
+    properties = {"DEVICE": device, "OPENVINO_VERSION": ov.get_version()}
+    readers = {key: partial(compiled.get_property, key) for key in (*config, "INFERENCE_NUM_THREADS")}
+    readers["FULL_DEVICE_NAME"] = partial(_core().get_property, device, "FULL_DEVICE_NAME")
+    for key, read in readers.items():
+        # A property may be write-only, or unknown to this device.
+        with suppress(RuntimeError):
+            properties[key] = _as_text(read())
+    return properties
+
+
+def check_precision(properties: Mapping[str, str], device: str, config: Mapping[str, Any]) -> None:
+    """Refuse another precision than the one asked for: a score in it would look like an error of the weights.
+
+    Raises:
+        EvaluationError: one of `SCORING_CONFIG` is not what `config` says.
+    """
+    for key in SCORING_CONFIG:
+        asked = _as_text(config.get(key))
+        if key in config and key in properties and properties[key] != asked:
+            raise EvaluationError(
+                f"{key}={asked} was asked for, but device {device} runs the model with {properties[key]}, so its "
+                f"scores would not compare. Set runtime.ov_config.{key} to {properties[key]} if that is meant."
+            )
+
+
+def _as_text(value: Any) -> str:
+    """A property's value as OpenVINO spells it: f32, 0, LATENCY."""
+    name = getattr(value, "get_type_name", None)
+    return str(name()) if callable(name) else str(value)
+
+
+def last_line(error: Exception) -> str:
+    """The last line of a message: OpenVINO's say what happened there, after where in its sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,146 @@
+"""Greedy decoding of several prompts together, each helped by a text that its answer may fall back onto.
+
+A row proposes what followed the last few tokens where they stood before, in its draft or in its own text; one pass
+checks the next token and the proposals at once (speculative decoding by look-up, Saxena 2023, "Prompt lookup
+decoding"). A proposal is taken only where the model's own choice is the same token, so proposals change the cost of
+an answer and not the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from autotune.evaluation import FloatArray, IntArray
+
+    Infer = Callable[[IntArray, IntArray, IntArray, IntArray], FloatArray]
+
+__all__ = ["decode"]
+
+_NGRAMS = (3, 2)  # tokens that have to be the same before a proposal, the longer match first
+_STEP_TOKENS = 32  # of a step's pass, proposals included: so many cost little more than one, in most models
+_PREFILL_COLUMNS = 32
+_BARRIER = -1  # between a draft and the text: nothing is proposed across it
+
+
+def decode(
+    infer: Infer,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    drafts: Sequence[Sequence[int]],
+    ends: Collection[int],
+    *,
+    prefill_tokens: int,
+) -> list[list[int]]:
+    """Greedy answers of prompts that share one KV cache.
+
+    Args:
+        infer: (tokens [b, k], mask [b, c + k], positions [b, k], rows [b]) -> logits float32 [b, k, V], a view that the
+            next call overwrites. Row i continues what the cache holds as its row ``rows[i]``, c columns; the first
+            call has c = 0 and starts from an empty cache. Masked columns (mask 0) do not exist for the model.
+        prompts: token ids, at least one each.
+        limits: the longest answers.
+        drafts: texts to propose from; may be empty.
+        ends: tokens that end an answer and are not part of it.
+        prefill_tokens: at most so many tokens of prompts in one pass (and one column of all rows at least).
+    """
+    order = sorted((row for row, limit in enumerate(limits) if limit > 0), key=lambda row: -len(prompts[row]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    if not order:
+        return answers
+    rows = [_Row(prompts[row], drafts[row], limits[row], answers[row]) for row in order]
+    last, mask = _prefill(infer, [prompts[row] for row in order], prefill_tokens)
+    chosen = last.argmax(axis=-1)[:, None]
+    fed = np.ones((len(rows), 0), np.int64)  # which columns of the last step were right
+    while True:
+        accepted = [row.accept(tokens, ends) for row, tokens in zip(rows, chosen.tolist(), strict=True)]
+        for index, right in enumerate(accepted):
+            fed[index, 1 + right :] = 0
+        mask = np.concatenate([mask, fed], axis=1)
+        kept = np.array([index for index, row in enumerate(rows) if row.open], np.int64)
+        if not len(kept):
+            return answers
+        rows, mask = [rows[index] for index in kept], mask[kept]
+        proposals = [row.propose(_STEP_TOKENS // len(rows) - 1) for row in rows]
+        width = 1 + max(map(len, proposals))
+        tokens, fed = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
+        for index, (row, proposed) in enumerate(zip(rows, proposals, strict=True)):
+            tokens[index, : 1 + len(proposed)] = [row.answer[-1], *proposed]
+            fed[index, : 1 + len(proposed)] = 1
+        positions = mask.sum(axis=1, keepdims=True) + np.arange(width)
+        chosen = infer(tokens, np.concatenate([mask, fed], axis=1), positions, kept).argmax(axis=-1)
+
+
+def _prefill(infer: Infer, prompts: Sequence[Sequence[int]], prefill_tokens: int) -> tuple[FloatArray, IntArray]:
+    """Fill the cache with prompts, the longest first; the logits after each, float32 [b, V], and the mask [b, longest].
+
+    The prompts end in the same column. A shorter one enters where it begins: its row is a copy of the first row whose
+    columns are masked, so that no time is spent on padding.
+    """
+    longest = len(prompts[0])
+    mask = np.zeros((len(prompts), longest), np.int64)
+    tokens = np.zeros((len(prompts), longest), np.int64)
+    for row, prompt in enumerate(prompts):
+        mask[row, longest - len(prompt) :] = 1
+        tokens[row, longest - len(prompt) :] = prompt
+    positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
+    columns = max(1, min(_PREFILL_COLUMNS, prefill_tokens // len(prompts)))
+    before = 0
+    for start in range(0, longest, columns):
+        stop = min(start + columns, longest)
+        here = int(mask[:, :stop].any(axis=1).sum())
+        rows = np.where(np.arange(here) < before, np.arange(here), 0)
+        logits = infer(tokens[:here, start:stop], mask[:here, :stop], positions[:here, start:stop], rows)
+        before = here
+    return np.array(logits[:, -1]), mask
+
+
+class _Row:
+    """One answer that is being decoded: how far it is, and what it proposes next."""
+
+    def __init__(self, prompt: Sequence[int], draft: Sequence[int], limit: int, answer: list[int]) -> None:
+        self.answer = answer
+        self.open = True
+        self._limit = limit
+        self._reach = 1  # proposals worth a try, by how many of the last ones were right
+        self._proposed: list[int] = []
+        self._text: list[int] = []
+        self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where its last occurrence ended
+        self._match: int | None = None
+        for token in (*draft, _BARRIER, *prompt):
+            self._append(token)
+
+    def accept(self, chosen: Sequence[int], ends: Collection[int]) -> int:
+        """Take the model's choices as far as they follow from right proposals; how many of those were right."""
+        right = 0
+        for index in range(1 + len(self._proposed)):
+            token = chosen[index]
+            if token in ends:
+                self.open = False
+                break
+            self.answer.append(token)
+            self._append(token)
+            self.open = len(self.answer) < self._limit
+            if not self.open or index == len(self._proposed) or token != self._proposed[index]:
+                break
+            right += 1
+        if self._proposed:
+            self._reach = 2 * right + 1
+        return right
+
+    def propose(self, most: int) -> list[int]:
+        """At most `most` tokens that may follow."""
+        count = min(most, self._reach, self._limit - len(self.answer) - 1)
+        self._proposed = [] if self._match is None else self._text[self._match : self._match + max(count, 0)]
+        if _BARRIER in self._proposed:
+            self._proposed = self._proposed[: self._proposed.index(_BARRIER)]
+        return self._proposed
+
+    def _append(self, token: int) -> None:
+        self._text.append(token)
+        keys = [tuple(self._text[-length:]) for length in _NGRAMS]
+        self._match = next((self._after[key] for key in keys if key in self._after), None)
+        self._after |= dict.fromkeys(keys, len(self._text))

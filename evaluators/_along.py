@@ -1,0 +1,112 @@
+"""A model along given answers: one pass over prompts and answers shows what it would have said, and how it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.evaluation import LanguageModel, Measurement, Reference, follow_draft
+from evaluators import _divergence
+from evaluators._statistics import mean, ratio
+
+__all__ = ["Along", "along", "keep", "original_ties", "verify"]
+
+_NOISE_ANSWERS = 2  # run once more in another batch, to see what its shape does
+
+_WIDER = 5  # tokens by which that batch is longer than the sequence
+
+
+class Along(NamedTuple):
+    """What to scan for every decision behind n answers: their tokens, and the end of text if one ended by itself.
+
+    Attributes:
+        sequences: prompt and answer of each.
+        first: the position of the first decision of each.
+        starts: where the decisions of each begin among all, [n + 1].
+        limit: the longest answer.
+    """
+
+    sequences: list[list[int]]
+    first: list[int]
+    starts: list[int]
+    limit: int
+
+    def decision(self, answer: int, position: int) -> int:
+        """The decision at `position` of a sequence, counted among all."""
+        return self.starts[answer] + position - self.first[answer]
+
+
+def along(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], limit: int) -> Along:
+    """Lay out prompts and answers, answers at most `limit` long and without an end-of-text token."""
+    counts = [min(len(answer) + 1, limit) for answer in answers]
+    sequences = [[*p, *a[: count - 1]] for p, a, count in zip(prompts, answers, counts, strict=True)]
+    return Along(sequences, [len(prompt) - 1 for prompt in prompts], list(accumulate(counts, initial=0)), limit)
+
+
+def keep(original: LanguageModel, path: Along) -> dict[str, npt.NDArray[Any]]:
+    """Distributions at all decisions, the margins between the two best tokens float32, and the self-noise [3].
+
+    Self-noise is how far the original is from itself in other batches: twice the largest difference of a logit, the
+    mean divergence, the share of decisions that change.
+    """
+    positions = _divergence.Positions(path.starts[-1], original.vocabulary_size)
+    margins = np.empty(path.starts[-1], np.float32)
+    seen: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+    for answer, start, logits in original.scan(path.sequences, path.first):
+        begin = path.decision(answer, start)
+        positions.put(begin, logits)
+        margins[begin : begin + len(logits)] = _divergence.margins(logits)
+        if answer < _NOISE_ANSWERS:
+            seen |= {(answer, start + row): values.copy() for row, values in enumerate(logits)}
+    arrays = positions.arrays()
+    found = []
+    for answer in range(min(_NOISE_ANSWERS, len(path.sequences))):
+        sequence, first = path.sequences[answer], path.first[answer]
+        wider = [*sequence, *sequence[:_WIDER]]
+        for _, start, logits in original.scan([sequence, wider], [first, len(wider)]):
+            compared = _divergence.compare(arrays, path.decision(answer, start), logits)
+            shift = max(float(np.abs(row - seen[answer, start + at]).max()) for at, row in enumerate(logits))
+            found.append((2.0 * shift, compared.divergence.mean(), 1.0 - compared.agree.mean()))
+    return {**arrays, "margins": margins, "noise": np.asarray(np.max(found, axis=0), np.float64)}
+
+
+def verify(
+    candidate: LanguageModel, reference: Reference, path: Along, drafts: Sequence[Sequence[int]]
+) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
+    """One pass along the original's answers.
+
+    Returns:
+        for each answer what `follow_draft` gives: the candidate's own answer as far as the pass shows it; and the
+        metrics that need no more than this.
+    """
+    total = path.starts[-1]
+    best, agree = np.empty(total, np.int64), np.empty(total, np.bool_)
+    divergence, ties = np.empty(total, np.float64), np.empty(total, np.bool_)
+    logit_noise, divergence_noise, disagreement = reference["noise"].tolist()
+    for answer, start, logits in candidate.scan(path.sequences, path.first):
+        begin = path.decision(answer, start)
+        here = slice(begin, begin + len(logits))
+        divergence[here], agree[here], best[here] = _divergence.compare(reference, begin, logits)
+        ties[here] = _divergence.margins(logits) <= logit_noise
+    parts = [slice(begin, end) for begin, end in pairwise(path.starts)]
+    counts = [part.stop - part.start for part in parts]
+    same = [int(np.argmin(np.append(agree[part], False))) for part in parts]
+    return [
+        follow_draft(best[part].tolist(), draft, path.limit, candidate.end_token_ids)
+        for part, draft in zip(parts, drafts, strict=True)
+    ], {
+        "answer_kl_divergence": ratio([divergence[part].sum() for part in parts], counts, divergence_noise),
+        "answer_top1_agreement": ratio([agree[part].sum() for part in parts], counts, disagreement),
+        "answer_prefix": ratio(same, counts),
+        "answer_ties": mean([float(ties[part][: agreed + 1].any()) for part, agreed in zip(parts, same, strict=True)]),
+    }
+
+
+def original_ties(reference: Reference, path_starts: Sequence[int]) -> Measurement:
+    """The share of the original's answers that pass a tie within its own noise."""
+    ties = reference["margins"] <= reference["noise"][0]
+    return mean([float(ties[begin:end].any()) for begin, end in pairwise(path_starts)])
