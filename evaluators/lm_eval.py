@@ -1,0 +1,130 @@
+"""Tasks of EleutherAI's lm-evaluation-harness, run on the OpenVINO model; needs the extra ``lm-eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from autotune.errors import EvaluationError, PrerequisiteError
+from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
+from autotune.files import fingerprint, fingerprint_file
+from evaluators._statistics import standard_error
+
+__all__ = ["LmEval", "Options"]
+
+_VERSION = 1  # of the numbers: raised when the same options would give other scores
+
+METRICS: Mapping[str, Metric] = {
+    "task_score": Metric("maximize", "", "mean over lm-eval tasks of the metric of each (accuracy, exact match, ...)"),
+    "task_score_change": Metric("maximize", "%", "change of task_score from the original's, in points", perfect=0.0),
+}
+
+
+class Options(BaseModel):
+    """The options of `lm_eval` in model.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: tuple[str, ...] = Field(min_length=1, description="Names of tasks, as `lm-eval ls tasks` prints them.")
+    metric: str | None = Field(None, description="The per-document metric; by default the first that each task has.")
+    limit: int | None = Field(None, ge=1, strict=True, description="At most so many documents a task.")
+    num_fewshot: int | None = Field(None, ge=0, strict=True, description="Examples before the question.")
+    include_path: Path | None = Field(None, description="A folder with task files of your own.")
+    max_length: int = Field(2048, ge=2, strict=True, description="Tokens of a window: the model's context length.")
+
+
+class LmEval:
+    """Scores tasks whose documents have a number each (accuracy, exact match, ...), the higher the better.
+
+    The score is the mean over tasks of the mean over documents. Its standard error comes from the differences to the
+    original document by document, which are far less uncertain than two scores on their own.
+    """
+
+    Options = Options
+    metrics: Mapping[str, Metric] = METRICS
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of `Options`; lm_eval is imported when something is scored."""
+        self.options = Options(**options)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        folder = self.options.include_path
+        files = sorted(folder.rglob("*.yaml")) if folder is not None else []
+        options = self.options.model_dump(mode="json", exclude={"include_path"})
+        return fingerprint(_VERSION, options, *map(fingerprint_file, files))
+
+    def fingerprint(self) -> str:
+        """Changes with the tasks, their own files and the other options; not with a new version of a dataset."""
+        return self._fingerprint
+
+    def reference(self, original: LanguageModel) -> Reference:
+        """Every task's scores a document, float64 [n], under the task's name."""
+        return self._scores(original)
+
+    def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
+        """Score `candidate` on all tasks; see `Evaluator.evaluate`."""
+        return _measurements(self._scores(candidate), reference)
+
+    def original(self, reference: Reference) -> Mapping[str, Measurement]:
+        """The original's own scores."""
+        return _measurements(reference, reference)
+
+    def _scores(self, model: LanguageModel) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        try:
+            import lm_eval
+            from lm_eval.tasks import TaskManager
+
+            from evaluators._lm_eval_model import HarnessModel
+        except ImportError as error:
+            raise PrerequisiteError(
+                "the evaluator lm_eval needs the package lm_eval: pip install 'autotune[lm-eval]'"
+            ) from error
+        options = self.options
+        folder = None if options.include_path is None else str(options.include_path)
+        try:
+            results = lm_eval.simple_evaluate(
+                model=HarnessModel(model, options.max_length),
+                tasks=list(options.tasks),
+                num_fewshot=options.num_fewshot,
+                limit=options.limit,
+                bootstrap_iters=0,
+                task_manager=TaskManager(include_path=folder),
+            )
+        except KeyError as error:
+            raise EvaluationError(
+                f"lm_eval has no task {error}; `lm-eval ls tasks` prints the tasks there are."
+            ) from error
+        return {task: self._per_document(task, samples) for task, samples in results["samples"].items()}
+
+    def _per_document(self, task: str, samples: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        there = [name for name in samples[0]["metrics"] if isinstance(samples[0][name], (bool, int, float))]
+        name = self.options.metric or (there[0] if there else "")
+        if name not in there:
+            raise EvaluationError(
+                f"the task {task} has no number {name} for each document; it has {', '.join(there) or 'none'}. Set "
+                "evaluators.lm_eval.metric to one of them, or leave the task out."
+            )
+        # A task may filter its answers in several ways; each document's number by the first of them is taken.
+        filtered = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+        in_order = sorted(filtered, key=lambda sample: sample["doc_id"])
+        return np.array([float(sample[name]) for sample in in_order], np.float64)
+
+
+def _measurements(scores: Reference, originals: Reference) -> dict[str, Measurement]:
+    tasks = sorted(scores)
+    value = float(np.mean([scores[task].mean() for task in tasks]))
+    change = value - float(np.mean([originals[task].mean() for task in tasks]))
+    errors = [standard_error(scores[task] - originals[task]) for task in tasks]
+    squares = [error**2 for error in errors if error is not None]
+    error = None if len(squares) < len(tasks) else float(np.sqrt(sum(squares)) / len(tasks))
+    values = tuple(float(scores[task].mean()) for task in tasks)
+    return {
+        "task_score": Measurement(value, error, values),
+        "task_score_change": Measurement(100.0 * change, None if error is None else 100.0 * error),
+    }
