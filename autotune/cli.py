@@ -108,7 +108,7 @@ def search(
         int | None, typer.Option(min=1, help="Trials of the whole study, duplicates not counted.")
     ] = None,
     timeout: Annotated[str | None, typer.Option(metavar="2h", help="No further trial begins after this.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at the same time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Trials at the same time.")] = None,
     storage: Storage = None,
     output: Annotated[Path | None, typer.Option(help="The study's folder.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampler.")] = None,
@@ -139,7 +139,7 @@ def search(
         print_front(results)
         print_paths(outcome.report)
     if outcome.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(outcome.exit_code)
     if not results.front:
         raise typer.Exit(1)
 
@@ -424,9 +424,9 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show(sys.stderr)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "signal", 2)
     except AutotuneError as error:
         if debug:
             raise

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -157,15 +156,6 @@ class Calibration(TextSource):
     """Tokens in each window."""
 
 
-def _one_worker(value: int) -> int:
-    if value > 1:
-        raise ValueError(
-            f"must be 1, got {value}: trials run one after the other in this version (each already uses all cores); "
-            "parallel workers are not available yet"
-        )
-    return value
-
-
 class StudyOptions(Section):
     """How the search goes."""
 
@@ -177,8 +167,12 @@ class StudyOptions(Section):
     """Which of Optuna's samplers proposes the trials."""
     seed: Annotated[int, Field(ge=0)] = 0
     """What all random choices come from."""
-    workers: Annotated[int, Field(ge=1), AfterValidator(_one_worker)] = 1
-    """Trials at the same time."""
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Trials at the same time, each in a process of its own that shares the cores; 0 runs them in the search itself."""
+    trial_timeout: Duration | None = None
+    """The longest time of one trial, e.g. 10m, calibration not counted; a longer one is ended and fails."""
+    memory_limit: ByteSize | None = None
+    """The most memory that a worker may hold for itself, e.g. 8GB; a trial that needs more is ended and fails."""
 
 
 class RuntimeOptions(Section):

@@ -14,7 +14,9 @@ A message is one paragraph: where (file and key, or weight), what is wrong, and 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "AutotuneError",
@@ -61,6 +63,10 @@ class ConfigError(AutotuneError):
         self.key = key
         where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(f"{where}{f'{key}: ' if key else ''}{problem}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How an error of a worker process travels to the search."""
+        return partial(ConfigError, file=self.file, line=self.line, key=self.key), (self.problem,)
 
 
 class PrerequisiteError(AutotuneError):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
+
+from autotune.threads import thread_limit, usable_cores
 
 __all__ = ["in_parallel", "one_blas_thread"]
 
@@ -15,12 +16,12 @@ Result = TypeVar("Result")
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Map `work` over `items` with one thread a core; results in the order of the items.
+    """Map `work` over `items` with one thread for each core of this process; results in the order of the items.
 
     NumPy releases the interpreter lock, so threads are enough. Matrix products inside `work` run on one thread each:
     the cores are taken already, and the result must not depend on how a product is divided among threads.
     """
-    with one_blas_thread(), ThreadPoolExecutor(_cores()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(thread_limit() or usable_cores()) as pool:
         return list(pool.map(work, items))
 
 
@@ -31,8 +32,3 @@ def one_blas_thread() -> Iterator[None]:
 
     with threadpool_limits(limits=1, user_api="blas"):
         yield
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,7 @@ from autotune.search.trial import TrialResult
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["INTERRUPTED", "History", "point_key"]
+__all__ = ["INTERRUPTED", "History", "is_interrupted", "point_key", "result_of"]
 
 INTERRUPTED = "interrupted"
 """Type of the error of a trial whose process ended before it did. Such a trial counts for nothing: it is done again."""
@@ -77,6 +77,11 @@ class History:
             if trial.user_attrs.get("plan") == plan:
                 return trial.number, result_of(trial)
         return None
+
+    def at_work_on(self, plan: str) -> int | None:
+        """The trial that is being worked on and has this plan."""
+        running = (trial for trial in self.trials if trial.state.name == "RUNNING")
+        return next((trial.number for trial in running if trial.user_attrs.get("plan") == plan), None)
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

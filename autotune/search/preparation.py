@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,7 @@ from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.search.manifest import manifest
 from autotune.space_model import Range, SearchSpace
+from autotune.threads import thread_limit
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
@@ -52,6 +53,19 @@ class Prepared(Protocol):
     def counts(self) -> dict[str, tuple[int, int]]:
         """What was (computed, found ready): statistics, references, variants."""
 
+    def settle_in(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
+        """Called in a worker process before all else: time to import what will be needed.
+
+        Args:
+            shared: to be entered around work that is not one trial's own but what all trials wait for.
+        """
+
+    def found(self) -> Any:
+        """What it took time to find out and can be told to other workers of the same study, see `adopt`."""
+
+    def adopt(self, found: Any) -> None:
+        """Take over what another worker's `found` returned."""
+
 
 def prepare(config: Config, stage: Callable[[str], None]) -> Preparation:
     """Everything for a search from its configuration; nothing heavy happens before it is asked for."""
@@ -68,8 +82,27 @@ class Preparation:
     def __init__(self, config: Config, stage: Callable[[str], None]) -> None:
         self.config = config
         self.stage = stage
+        self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
         self.runtime_properties: dict[str, str] = {}
+
+    def settle_in(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
+        """See `Prepared`."""
+        import openvino
+        import transformers
+
+        import autotune.compression.engine
+
+        _ = openvino, transformers.AutoTokenizer, autotune.compression.engine
+        self.shared = shared
+
+    def found(self) -> SourceModel:
+        """See `Prepared`: the model with its fingerprints, for which every byte of it was read."""
+        return self.source
+
+    def adopt(self, found: SourceModel) -> None:
+        """See `Prepared`."""
+        self.__dict__["source"] = found
 
     @cached_property
     def source(self) -> SourceModel:
@@ -122,13 +155,14 @@ class Preparation:
             samples=calibration.samples,
             name=f"the calibration text {describe_source(calibration)}",
         )
-        return self.statistics_cache.get_or_collect(
-            self.model,
-            self.engine.activations,
-            tokens,
-            model_fingerprint=self.source.fingerprint,
-            progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
-        )
+        with self.shared():
+            return self.statistics_cache.get_or_collect(
+                self.model,
+                self.engine.activations,
+                tokens,
+                model_fingerprint=self.source.fingerprint,
+                progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
+            )
 
     @cached_property
     def engine(self) -> Engine:
@@ -136,12 +170,13 @@ class Preparation:
         from autotune.compression.bank import Bank
         from autotune.compression.engine import Engine
 
-        return Engine(
-            self.model,
-            bank=Bank(self.cache.bank, limit=self.cache.limit),
-            statistics=(lambda: self.statistics) if self.needs_calibration else None,
-            model_fingerprint=self.source.fingerprint,
-        )
+        with self.shared():
+            return Engine(
+                self.model,
+                bank=Bank(self.cache.bank, limit=self.cache.limit),
+                statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                model_fingerprint=self.source.fingerprint,
+            )
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -169,7 +204,7 @@ class Preparation:
 
         runtime = self.config.runtime
         found: dict[str, Reference] = {}
-        with ExitStack() as stack:
+        with self.shared(), ExitStack() as stack:
             opened: list[Any] = []
 
             def create(name: str, evaluator: Evaluator) -> Reference:
@@ -194,11 +229,13 @@ class Preparation:
         from autotune.runtime import OpenVINOLanguageModel, end_token_ids
 
         runtime = self.config.runtime
+        threads = thread_limit()  # changes how long a score takes, and not a bit of it
+        share = {} if threads is None or runtime.device != "CPU" else {"INFERENCE_NUM_THREADS": threads}
         compiled = OpenVINOLanguageModel(
             model,
             self.tokenizer,
             device=runtime.device,
-            ov_config=runtime.ov_config,
+            ov_config={**share, **runtime.ov_config},
             eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
         )
         self.runtime_properties = dict(compiled.properties)

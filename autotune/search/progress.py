@@ -77,8 +77,8 @@ class Row:
 class Listener(Protocol):
     """Is told how a search goes. Methods must not raise and must return at once."""
 
-    def stage(self, message: str) -> None:
-        """Something that may take a while begins, before the first trial or inside one."""
+    def stage(self, message: str, trial: int | None = None) -> None:
+        """Something that may take a while begins, before the first trial or inside the trial with that number."""
 
     def note(self, message: str) -> None:
         """Something the user should read, also after the search."""
@@ -86,8 +86,8 @@ class Listener(Protocol):
     def started(self, info: StudyInfo) -> None:
         """Preparation is over; trials begin."""
 
-    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
-        """Trial number `count` of `StudyInfo.total` begins."""
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
+        """The trial with that number in the storage begins, the `count`-th of `StudyInfo.total`."""
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
         """A trial is over; `front` as of now, `eta` in seconds."""
@@ -138,7 +138,7 @@ class PlainListener:
         """Print one line now; a log reader should not wait for a buffer."""
         print(line, file=self.stream, flush=True)
 
-    def stage(self, message: str) -> None:
+    def stage(self, message: str, trial: int | None = None) -> None:
         """See `Listener`."""
         if self.info is None:  # inside a trial the stages would drown the trials
             self.write(message)
@@ -153,7 +153,7 @@ class PlainListener:
         done = f", {info.done} of them finished earlier" if info.done else ""
         self.write(f"searching: {info.total} trials{done}; study in {info.folder}")
 
-    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
         """See `Listener`."""
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
@@ -187,7 +187,7 @@ def trial_line(row: Row, info: StudyInfo | None) -> str:
 
 
 class LiveListener:
-    """A status line, the current trial and the best rows of the front, redrawn in place."""
+    """A status line, the current trials and the best rows of the front, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
@@ -196,7 +196,7 @@ class LiveListener:
         self.info: StudyInfo | None = None
         self.begun = time.monotonic()
         self.doing = ""
-        self.current: Mapping[str, Any] = {}
+        self.current: dict[int, tuple[str, str]] = {}  # trial -> its settings in short, what it is at
         self.count = 0
         self.front: Sequence[Row] = ()
         self.failures = 0
@@ -206,9 +206,12 @@ class LiveListener:
             console=console, get_renderable=self.render, refresh_per_second=4, transient=True, redirect_stdout=False
         )
 
-    def stage(self, message: str) -> None:
+    def stage(self, message: str, trial: int | None = None) -> None:
         """See `Listener`."""
-        self.doing = message
+        if trial is None:
+            self.doing = message
+        elif trial in self.current:
+            self.current[trial] = (self.current[trial][0], message)
         if not self.live.is_started:
             self.live.start()
 
@@ -221,13 +224,15 @@ class LiveListener:
         self.info, self.count, self.front, self.begun = info, info.done, info.front, time.monotonic()
         self.stage("")
 
-    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None:
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
         """See `Listener`."""
-        self.count, self.current = count, settings
+        self.count, self.doing = count, ""
+        self.current[number] = (settings_text(settings, short=True), "")
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
         """See `Listener`."""
-        self.front, self.eta, self.eta_at, self.doing, self.current = front, eta, time.monotonic(), "", {}
+        self.front, self.eta, self.eta_at, self.doing = front, eta, time.monotonic(), ""
+        self.current.pop(row.number, None)
         self.failures += row.state == "fail"
 
     def finished(self, message: str) -> None:
@@ -248,8 +253,9 @@ class LiveListener:
         if self.info is None:
             return Text(f"{self.doing} … {duration(time.monotonic() - self.begun)}")
         lines: list[RenderableType] = [Text(self.status(), style="bold")]
-        now = [settings_text(self.current, short=True) if self.current else "", self.doing]
-        if any(now):
+        if self.doing:
+            lines.append(Text(self.doing))
+        for now in list(self.current.values()):  # one line a worker
             lines.append(Text(": ".join(part for part in now if part)))
         if self.front:
             lines.append(self.table())

@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
 from autotune.evaluation import Measurement, Metric
+from autotune.files import atomic_write
 from autotune.quantities import Constraint
 
-__all__ = ["PLAN_METRICS", "Engine", "Plan", "TrialResult", "Workplace", "run_trial"]
+__all__ = [
+    "PLAN_METRICS",
+    "Engine",
+    "Plan",
+    "Seen",
+    "TrialResult",
+    "Twin",
+    "Workplace",
+    "duplicate",
+    "plan_saver",
+    "run_trial",
+]
 
 PLAN_METRICS: Mapping[str, Metric] = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
@@ -88,17 +102,29 @@ class TrialResult:
     """What one trial came to; everything the study will remember of it.
 
     Attributes:
-        state: ``complete`` (values are finite), ``pruned`` (a limit known from the plan is broken; not compressed) or
-            ``fail`` (``attrs["error"]`` says why).
+        state: ``complete`` (values are finite), ``pruned`` (a limit known from the plan is broken; not compressed),
+            ``fail`` (``attrs["error"]`` says why) or ``twin`` (another trial is at work on the same plan; this one will
+            have its result).
         values: objective values in the order of the objectives; None unless complete.
         attrs: user attributes of the study's schema.
         constraints: name -> violation; feasible where none is positive.
     """
 
-    state: Literal["complete", "pruned", "fail"]
+    state: Literal["complete", "pruned", "fail", "twin"]
     values: tuple[float, ...] | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """Says that the trial `number`, which has the same plan, is being worked on right now."""
+
+    number: int
+
+
+Seen: TypeAlias = tuple[int, TrialResult] | Twin | None
+"""What a study knows of a plan: the trial that did its work, with the result; the one that is at it; or nothing."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +138,7 @@ class Workplace:
         limits: metric name -> the limit it must keep.
         original: metric name -> the original model's value, for `relative_error`.
         save_plan: writes a plan's file and returns its path inside the study's folder.
-        earlier: plan key -> (trial number, result) of the trial that already did the work, or None.
+        earlier: plan key -> what the study knows of that plan.
         stage: is told what is going on.
     """
 
@@ -122,7 +148,7 @@ class Workplace:
     limits: Mapping[str, Constraint]
     original: Mapping[str, float]
     save_plan: Callable[[Plan], str]
-    earlier: Callable[[str], tuple[int, TrialResult] | None]
+    earlier: Callable[[str], Seen]
     stage: Callable[[str], None]
 
 
@@ -142,6 +168,8 @@ def run_trial(settings: Settings, place: Workplace) -> TrialResult:
         planning = time.perf_counter() - started
         attrs["plan"] = plan.key
         seen = place.earlier(plan.key)
+        if isinstance(seen, Twin):
+            return TrialResult("twin", attrs={**attrs, "duplicate_of": seen.number})
         if seen is not None:
             return duplicate(*seen)
         attrs["plan_file"] = place.save_plan(plan)
@@ -188,6 +216,20 @@ def scored(model: Any, attrs: dict[str, Any], known: Mapping[str, float], place:
             raise EvaluationError(f"{name} is {numbers[name]}, which is not a finite number")
     violations = {name: violation(limit, numbers[name]) for name, limit in place.limits.items()} | dict(known)
     return TrialResult("complete", tuple(numbers[name] for name in place.objectives), attrs, violations)
+
+
+def plan_saver(folder: Path) -> Callable[[Plan], str]:
+    """A function that writes a plan's file into a study's folder, once, and returns its path inside the folder."""
+
+    def save(plan: Plan) -> str:
+        name = f"plans/{plan.key}.json"
+        path = folder / name
+        if not path.exists():
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(plan.as_dict(), indent=1) + "\n", encoding="utf-8")
+        return name
+
+    return save
 
 
 def violation(limit: Constraint, value: float) -> float:

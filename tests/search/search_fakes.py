@@ -144,7 +144,9 @@ class StudyOptions:
     timeout: float | None = None
     sampler: str = "tpe"
     seed: int = 0
-    workers: int = 1
+    workers: int = 0
+    trial_timeout: float | None = None
+    memory_limit: int | None = None
 
 
 @dataclass
@@ -186,7 +188,7 @@ class Recorder:
     message: str = ""
     etas: list[float | None] = field(default_factory=list)
 
-    def stage(self, message: str) -> None: ...
+    def stage(self, message: str, trial: int | None = None) -> None: ...
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -194,7 +196,7 @@ class Recorder:
     def started(self, info: StudyInfo) -> None:
         self.info = info
 
-    def trial_started(self, count: int, settings: Mapping[str, Any]) -> None: ...
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None: ...
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
         self.rows.append(row)
@@ -209,8 +211,8 @@ class Recorder:
 def search(config: FakeConfig, prepared: FakePrepared | None = None, **options: Any) -> StudyOutcome:
     """Run a search with fakes and no report."""
     prepared = FakePrepared() if prepared is None else prepared
-    options = {"listener": Recorder(), "report": lambda folder: None, **options}
-    return run_search(config, prepare=lambda config, stage: prepared, **options)  # type: ignore[arg-type]
+    made = {"listener": Recorder(), "report": lambda folder: None, "prepare": lambda config, stage: prepared}
+    return run_search(config, **{**made, **options})  # type: ignore[arg-type]
 
 
 def main() -> None:

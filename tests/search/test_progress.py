@@ -78,11 +78,11 @@ def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
     try:
         listener.stage("loading the model")
         listener.started(StudyInfo("reports/x", 24, 6, OBJECTIVES, {"kl_divergence": 0.0, "footprint": 44e6}))
-        listener.trial_started(7, SETTINGS)
+        listener.trial_started(6, 7, SETTINGS)
         listener.trial_finished(row(6), [row(number) for number in range(12)], 70.0)
         listener.trial_finished(row(7, state="fail", on_front=False), [row(number) for number in range(12)], 70.0)
-        listener.trial_started(8, SETTINGS)
-        listener.stage("compressing")
+        listener.trial_started(8, 8, SETTINGS)
+        listener.stage("compressing", 8)
         with console.capture() as capture:
             console.print(listener.render())
     finally:

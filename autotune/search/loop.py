@@ -1,0 +1,239 @@
+"""The loop over one open study: propose, begin, wait, tell, until there is a reason to stop.
+
+Everything that decides what happens next is read from the storage before each trial. So a study that was killed,
+interrupted or given more trials goes on exactly where it was: with one worker, trial by trial the same as if it had
+never stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from autotune.files import atomic_write
+from autotune.search.attributes import all_metrics, describe_study, record_manifest
+from autotune.search.history import History, is_interrupted, result_of
+from autotune.search.messages import Site
+from autotune.search.pool import Finished, Pool, Stopped
+from autotune.search.progress import Listener, StudyInfo, duration
+from autotune.search.proposing import Proposal, Proposer
+from autotune.search.rows import front_rows, row_of
+from autotune.search.telling import begin, mark_interrupted, tell
+from autotune.search.trial import Seen, TrialResult, Twin, describe, duplicate
+
+if TYPE_CHECKING:
+    import optuna
+
+    from autotune.config import Config
+    from autotune.evaluation import Metric
+
+__all__ = ["Reason", "Search"]
+
+Reason = Literal["trials", "timeout", "exhausted", "interrupted"]
+
+LOOK_AROUND = 60.0
+"""Seconds of waiting after which the loop looks around, whether or not something happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A trial that has begun, and when (`time.monotonic`)."""
+
+    trial: optuna.Trial
+    begun: float
+
+
+class Search:
+    """The loop.
+
+    Attributes:
+        ran: trials of this run that did work of their own.
+        counts: what was (computed, found ready), once the loop has ended.
+        signal: the signal that ended the loop, if one did.
+    """
+
+    def __init__(
+        self, config: Config, study: optuna.Study, folder: Path, listener: Listener, pool: Pool, *, budget: int
+    ) -> None:
+        self.config = config
+        self.study = study
+        self.folder = folder
+        self.listener = listener
+        self.pool = pool
+        self.budget = budget
+        self.directions = list(config.objectives.values())
+        self.proposer = Proposer(
+            config.space,
+            directions=self.directions,
+            sampler=config.study.sampler,
+            budget=budget,
+            seed=config.study.seed,
+        )
+        self.ran = 0
+        self.counts: Mapping[str, tuple[int, int]] = {}
+        self.signal: int | None = None
+        self._at_work: dict[int, AtWork] = {}
+        self._twins: dict[int, int] = {}  # trial -> the trial that is at work on the same plan
+        self._started = time.monotonic()
+
+    def history(self) -> History:
+        """The study as its storage has it now."""
+        return History(self.study.get_trials(deepcopy=False))
+
+    def run(self, timeout: float | None) -> Reason:
+        """Bring the study's attributes up to date, then run trials until there is a reason to stop."""
+        self._started = time.monotonic()
+        prepared = self.pool.prepared()
+        describe_study(self.study, self.config, prepared, self.folder)
+        with atomic_write(self.folder / "model.yaml") as temporary:
+            temporary.write_text(self.config.to_yaml(), encoding="utf-8")
+        mark_interrupted(self.study)
+        info = self.info(prepared.metrics)
+        self.listener.started(info)
+        self.pool.open(Site(self.folder, list(info.objectives), self.config.constraints, info.original), self.answer)
+        gc.collect()
+        gc.freeze()  # so that the collection after each trial looks at what trials made, not at every imported module
+        try:
+            return self.loop(info, None if timeout is None else time.monotonic() + timeout)
+        except KeyboardInterrupt as stop:
+            self.signal = stop.signal if isinstance(stop, Stopped) else 2
+            return "interrupted"
+        finally:
+            mark_interrupted(self.study)
+            gc.unfreeze()
+            self.counts = prepared.counts()
+            if self.ran:
+                record_manifest(self.study, prepared.manifest())
+
+    def info(self, measured: Mapping[str, Metric]) -> StudyInfo:
+        """What stands fixed from here on, for the listener."""
+        metrics, history = all_metrics(measured), self.history()
+        original = self.study.user_attrs["original"]
+        scores = {name: score["value"] for name, score in original["metrics"].items()}
+        return StudyInfo(
+            folder=str(self.folder),
+            total=self.budget,
+            done=len(history.finished),
+            objectives={name: metrics[name] for name in self.config.objectives},
+            original={**scores, "footprint": original["footprint"]},
+            front=front_rows(history, list(self.config.objectives), self.directions),
+        )
+
+    def loop(self, info: StudyInfo, deadline: float | None) -> Reason:
+        """Run trials until there is a reason to stop and none is at work any more."""
+        while True:
+            history = self.history()
+            if self.settle_twins(history):
+                continue
+            reason = self.reason_to_stop(history, deadline)
+            if reason is None and self.pool.free:
+                proposal = self.proposer.next(history)
+                if proposal is not None:
+                    self.begin(history, proposal, info, deadline)
+                    continue
+                reason = "exhausted"
+            if reason is not None and not self._at_work:
+                return reason
+            finished = self.pool.wait(LOOK_AROUND)
+            if finished is not None:
+                self.finish(finished, info, deadline)
+
+    def reason_to_stop(self, history: History, deadline: float | None) -> Reason | None:
+        """Why no further trial should begin now."""
+        if len(history.finished) + len(self._at_work) >= self.budget:
+            return "trials"
+        if deadline is not None and time.monotonic() >= deadline:
+            return "timeout"
+        return None
+
+    def begin(self, history: History, proposal: Proposal, info: StudyInfo, deadline: float | None) -> None:
+        """Write a trial into the storage and have it worked on."""
+        trial, settings = begin(self.study, self.config, history, proposal)
+        self._at_work[trial.number] = AtWork(trial, time.monotonic())
+        if isinstance(settings, Exception):
+            failed = TrialResult("fail", attrs={"error": describe(settings)})
+            self.finish(Finished(trial.number, failed), info, deadline)
+            return
+        count = len(history.finished) + len(self._at_work)
+        self.listener.trial_started(trial.number, count, settings.as_dict())
+        self.pool.start(trial.number, settings)
+
+    def answer(self, number: int, plan: str) -> Seen:
+        """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's."""
+        history = self.history()
+        earlier = history.earlier(plan)
+        if earlier is not None:
+            return earlier
+        other = history.at_work_on(plan)
+        if other is not None and other != number:
+            return Twin(other)
+        self._at_work[number].trial.set_user_attr("plan", plan)
+        return None
+
+    def finish(self, finished: Finished, info: StudyInfo, deadline: float | None) -> None:
+        """Tell the study of a trial's end, or let the trial wait for its twin."""
+        number, result = finished.number, finished.result
+        if result.state == "twin":
+            self._twins[number] = result.attrs["duplicate_of"]
+            del self._at_work[number]
+            return
+        work = self._at_work.pop(number)
+        tell(self.study, work.trial, result)
+        self.ran += "duplicate_of" not in result.attrs
+        self.show(number, time.monotonic() - work.begun, info, deadline)
+
+    def settle_twins(self, history: History) -> bool:
+        """Give the trials that waited for another one's result that result; whether there were any."""
+        by_number = {trial.number: trial for trial in history.trials}
+        over = [number for number, leader in self._twins.items() if by_number[leader].state.is_finished()]
+        for number in over:
+            leader = by_number[self._twins.pop(number)]
+            twin = by_number[number]
+            if is_interrupted(leader):
+                mark_interrupted(self.study, [twin])
+                continue
+            result = duplicate(leader.number, result_of(leader))
+            tell(self.study, self.study_trial(twin._trial_id), result)
+        return bool(over)
+
+    def study_trial(self, trial_id: int) -> optuna.Trial:
+        """A trial of the study that can be written to."""
+        import optuna
+
+        return optuna.Trial(self.study, trial_id)
+
+    def show(self, number: int, seconds: float, info: StudyInfo, deadline: float | None) -> None:
+        """Tell the listener of a finished trial, with the front and the time left."""
+        history = self.history()
+        front = front_rows(history, list(info.objectives), self.directions)
+        count = len(history.finished)
+        trial = next(trial for trial in history.trials if trial.number == number)
+        on_front = any(row.number == number for row in front)
+        row = row_of(trial, list(info.objectives), count=count, seconds=seconds, on_front=on_front)
+        now = time.monotonic()
+        eta = (now - self._started) / self.ran * (self.budget - count) if self.ran else None
+        if eta is not None and deadline is not None:
+            eta = max(0.0, min(eta, deadline - now))
+        self.listener.trial_finished(row, front, eta)
+
+    def summary(self, reason: Reason, history: History) -> str:
+        """Why the search ended, and what it computed and what it found ready: one line each."""
+        finished = len(history.finished)
+        sentence = {
+            "trials": f"the study has its {self.budget} trials",
+            "timeout": f"time is up after {finished} of {self.budget} trials; run the same command to continue",
+            "exhausted": f"the space is exhausted: {finished} different models are all it holds",
+            "interrupted": f"interrupted after {finished} of {self.budget} trials; run the same command to continue",
+        }[reason]
+        failed = sum(trial.state.name == "FAIL" for trial in history.finished)
+        lines = [sentence + (f"; {failed} failed (see trials.csv)" if failed else "")]
+        if self.ran:
+            lines[0] += f"; {self.ran} trials in {duration(time.monotonic() - self._started)} this time"
+        if self.counts:
+            parts = (f"{what} {new} computed, {reused} reused" for what, (new, reused) in self.counts.items())
+            lines.append("; ".join(parts))
+        return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""Who does a search's trials: worker processes as a rule (`worker_pool`), or the search's own process (`Here`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from autotune.search.messages import Site
+from autotune.search.trial import Seen, TrialResult, Workplace, plan_saver, run_trial
+
+if TYPE_CHECKING:
+    from autotune.compression.settings import Settings
+    from autotune.search.preparation import Prepared
+    from autotune.search.progress import Listener
+
+__all__ = ["Finished", "Here", "Pool", "Stopped"]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the search to end.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+        super().__init__(signal)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trial that is over."""
+
+    number: int
+    result: TrialResult
+
+
+class Pool(Protocol):
+    """Does trials. Whoever is told of a stop signal calls `stop`, from any thread or signal handler."""
+
+    def prepared(self) -> Prepared:
+        """Model, evaluators and references, wherever they live."""
+
+    def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
+        """Say what is the same for all trials, and who knows (of trial number, plan key) what was done already."""
+
+    @property
+    def free(self) -> bool:
+        """Whether a trial could begin now."""
+
+    def start(self, number: int, settings: Settings) -> None:
+        """Begin a trial; only where one can."""
+
+    def wait(self, seconds: float) -> Finished | None:
+        """Wait for a trial to be over, or for some time at most.
+
+        Raises:
+            Stopped: a stop signal came.
+            AutotuneError: something is wrong with the study itself.
+        """
+
+    def stop(self, signal: int) -> None:
+        """Have `wait` raise `Stopped`."""
+
+    def close(self) -> None:
+        """End every worker; trials at work are lost."""
+
+
+class Here:
+    """Trials in the search's own process, one after the other: for tests and debuggers."""
+
+    def __init__(self, prepared: Prepared, listener: Listener) -> None:
+        self._prepared = prepared
+        self._listener = listener
+        self._task: tuple[int, Settings] | None = None
+
+    def prepared(self) -> Prepared:
+        """See `Pool`."""
+        return self._prepared
+
+    def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
+        """See `Pool`."""
+        self._site, self._answer = site, answer
+
+    @property
+    def free(self) -> bool:
+        """See `Pool`."""
+        return self._task is None
+
+    def start(self, number: int, settings: Settings) -> None:
+        """See `Pool`."""
+        self._task = (number, settings)
+
+    def wait(self, seconds: float) -> Finished | None:
+        """See `Pool`; the trial is done here."""
+        if self._task is None:
+            time.sleep(seconds)
+            return None
+        number, settings = self._task
+        place = Workplace(
+            engine=self._prepared.engine,
+            score=self._prepared.score,
+            objectives=self._site.objectives,
+            limits=self._site.limits,
+            original=self._site.original,
+            save_plan=plan_saver(self._site.folder),
+            earlier=lambda plan: self._answer(number, plan),
+            stage=lambda text: self._listener.stage(text, number),
+        )
+        result = run_trial(settings, place)
+        self._task = None
+        return Finished(number, result)
+
+    def stop(self, signal: int) -> None:
+        """See `Pool`; a trial in this process can only be interrupted by an exception."""
+        raise Stopped(signal)
+
+    def close(self) -> None:
+        """See `Pool`."""

@@ -1,0 +1,84 @@
+"""Writes trials into a study's storage: begun, told, or interrupted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.compression.settings import Settings
+from autotune.search.history import INTERRUPTED, History
+from autotune.search.proposing import Proposal
+from autotune.search.sampling import draw, make_sampler, point_of, seed_for
+from autotune.search.trial import TrialResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from autotune.config import Config
+
+__all__ = ["begin", "mark_interrupted", "tell"]
+
+
+def begin(
+    study: optuna.Study, config: Config, history: History, proposal: Proposal
+) -> tuple[optuna.Trial, Settings | Exception]:
+    """Write a trial into the storage as running; a trial queued by hand may turn out to be outside the space."""
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    space, options, draft = config.space, config.study, proposal.draft
+    if draft is None:
+        study.sampler = make_sampler(options.sampler, seed_for(options.seed, history.position))
+        trial = study.ask()
+        trial.set_user_attr("origin", proposal.origin)
+        try:
+            settings = space.settings(draw(trial, space))
+        except ValueError as error:
+            return trial, error
+        trial.set_user_attr("settings", settings.as_dict())
+        return trial, settings
+    settings = space.settings(point_of(space, draft.params))
+    attrs: dict[str, Any] = {"origin": proposal.origin, "settings": settings.as_dict()}
+    if proposal.retry_of is not None:
+        attrs["retry_of"] = proposal.retry_of
+    template = create_trial(
+        state=TrialState.RUNNING,
+        params=dict(draft.params),
+        distributions=dict(draft.distributions),
+        system_attrs=dict(draft.system_attrs),
+        user_attrs=attrs,
+    )
+    number = study._storage.create_new_trial(study._study_id, template_trial=template)
+    return optuna.Trial(study, number), settings
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None:
+    """Write a trial's result into the storage; its state last, so that a half-written trial is still a running one."""
+    from optuna.trial import TrialState
+
+    for key, value in result.attrs.items():
+        trial.set_user_attr(key, value)
+    for name, violation in result.constraints.items():
+        trial.set_constraint(name, violation)
+    if result.state == "complete" and result.values is not None:
+        study.tell(trial, list(result.values))
+    else:
+        study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
+
+
+def mark_interrupted(study: optuna.Study, trials: Iterable[FrozenTrial] | None = None) -> None:
+    """Fail running trials whose process is gone, by default all that say they run: their points are tried again."""
+    from optuna.trial import TrialState
+
+    if trials is None:
+        trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    error = {
+        "type": INTERRUPTED,
+        "message": "the process ended before the trial did; done again later",
+        "traceback": "",
+    }
+    for trial in trials:
+        study._storage.set_trial_user_attr(trial._trial_id, "error", error)
+        study.tell(trial.number, state=TrialState.FAIL)

@@ -1,0 +1,330 @@
+"""Trials in worker processes.
+
+A crash or an out-of-memory kill in native code then costs one trial and is recorded; a trial that hangs or takes too
+much memory can be ended; and what OpenVINO leaks with each model that it compiles ends with the worker, which is
+replaced after some trials.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import StudyError
+from autotune.search.messages import Adopt, Ask, Begin, Call, Clock, Done, Raised, Reply, Returned, Run, Site, Stage
+from autotune.search.pool import Finished, Stopped
+from autotune.search.trial import Seen, TrialResult
+from autotune.search.worker_process import Gone, Said, WorkerProcess, exit_text
+from autotune.threads import usable_cores
+
+if TYPE_CHECKING:
+    from autotune.compression.settings import Settings
+    from autotune.config import Config
+    from autotune.evaluation import Metric
+    from autotune.search.preparation import Prepared
+    from autotune.search.progress import Listener
+
+__all__ = ["Limits", "WorkerPool"]
+
+TRIALS_A_WORKER = 50
+"""Trials after which a worker is replaced: each compiled model leaves a thread and some megabytes behind."""
+
+TICK = 0.2
+"""Seconds between looks at clocks and memory."""
+
+HOPELESS = 3
+"""Workers lost before any trial came to a result, after which the search gives up."""
+
+LOST = "worker lost"
+TIMED_OUT = "trial timeout"
+OVER_MEMORY = "memory limit"
+"""Types of the errors of trials whose worker ended before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one trial may take.
+
+    Attributes:
+        seconds: time, without work that all trials share; None is no limit.
+        memory: bytes of the worker's own memory; None is no limit.
+    """
+
+    seconds: float | None = None
+    memory: int | None = None
+
+
+@dataclass(eq=False)
+class Place:
+    """One worker's place: the process that holds it now, and what that process is at.
+
+    Attributes:
+        trial: number of the trial at work, None where there is none.
+        trials: how many trials the process has begun.
+        spent: seconds of the trial's own time until `since`; since: when its clock was started, None while it stands.
+        verdict: why the process is being ended.
+        counts: as the process told them last.
+    """
+
+    process: WorkerProcess
+    trial: int | None = None
+    trials: int = 0
+    spent: float = 0.0
+    since: float | None = None
+    verdict: str | None = None
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def own_seconds(self) -> float:
+        """How long the trial has been at work, without what all trials share."""
+        return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
+
+
+class WorkerPool:
+    """Trials in worker processes."""
+
+    def __init__(
+        self,
+        config: Config,
+        prepare: Callable[..., Any],
+        listener: Listener,
+        *,
+        workers: int,
+        limits: Limits = Limits(),
+        trials_a_worker: int = TRIALS_A_WORKER,
+    ) -> None:
+        """Start the workers, which then import what they need; the first one is to prepare the study for all."""
+        self._config, self._prepare, self._listener = config, prepare, listener
+        self._limits, self._most = limits, trials_a_worker
+        self._threads = max(1, usable_cores() // workers)
+        self._inbox: SimpleQueue[tuple[WorkerProcess | None, Any]] = SimpleQueue()
+        self._adopt: Adopt | None = None
+        self._lost = 0
+        self._any_done = False
+        self._retired: list[Mapping[str, tuple[int, int]]] = []
+        self._manifests: list[Mapping[str, Any]] = []
+        self._places = [Place(self._new_process()) for _ in range(workers)]
+
+    def _new_process(self) -> WorkerProcess:
+        begin = Begin(self._config, self._prepare, logging.getLogger().getEffectiveLevel())
+        process = WorkerProcess(begin, self._threads, self._inbox)  # type: ignore[arg-type]
+        if self._adopt is not None:
+            process.send(self._adopt)
+        return process
+
+    def prepared(self) -> Prepared:
+        """See `Pool`: a stand-in whose methods are called in the first worker."""
+        return Remote(self)  # type: ignore[return-value]
+
+    def call(self, name: str) -> Any:
+        """Have the first worker call a method, or get an attribute, of its `Prepared`.
+
+        Raises:
+            StudyError: the worker died over it.
+        """
+        place = self._places[0]
+        place.process.send(Call(name))
+        while True:
+            sender, message = self._inbox.get()
+            if sender is not None and sender is not place.process:
+                if isinstance(message, Gone):
+                    self._replace(next(other for other in self._places if other.process is sender))
+                continue
+            match message:
+                case Returned(value):
+                    return value
+                case Gone(status, last_words):
+                    raise StudyError(
+                        f"the worker process died ({exit_text(status)}) while it prepared the study"
+                        + (f"; its last words were: {last_words}" if last_words else "")
+                        + out_of_memory(status)
+                    )
+                case _:
+                    self._common(message)
+
+    def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
+        """See `Pool`."""
+        self._site, self._answer = site, answer
+        self._adopt = Adopt(self.call("found"))
+        for place in self._places[1:]:
+            place.process.send(self._adopt)
+
+    @property
+    def free(self) -> bool:
+        """See `Pool`."""
+        return any(place.trial is None for place in self._places)
+
+    def start(self, number: int, settings: Settings) -> None:
+        """See `Pool`."""
+        place = next(place for place in self._places if place.trial is None)
+        place.trial, place.trials, place.verdict = number, place.trials + 1, None
+        place.spent, place.since = 0.0, time.monotonic()
+        place.process.send(Run(settings, self._site))
+
+    def wait(self, seconds: float) -> Finished | None:
+        """See `Pool`."""
+        until = time.monotonic() + seconds
+        watched = self._limits != Limits()
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            try:
+                sender, message = self._inbox.get(timeout=min(left, TICK) if watched else left)
+            except Empty:
+                self._watch()
+                continue
+            if watched:
+                self._watch()
+            place = next((place for place in self._places if place.process is sender), None)
+            if place is None and sender is not None:
+                continue  # a worker that was replaced
+            if place is None:
+                self._common(message)
+            elif (finished := self._from(place, message)) is not None:
+                return finished
+
+    def _from(self, place: Place, message: Any) -> Finished | None:
+        """Act on a message of a worker."""
+        match message:
+            case Done(result, counts, manifest) if place.trial is not None:
+                finished = Finished(place.trial, result)
+                place.trial, place.since, place.counts = None, None, counts
+                self._any_done = True
+                if manifest not in self._manifests:
+                    self._manifests.append(manifest)
+                if place.trials >= self._most:
+                    self._replace(place)
+                return finished
+            case Ask(plan) if place.trial is not None:
+                place.process.send(Reply(self._answer(place.trial, plan)))
+            case Clock(running):
+                place.spent, place.since = place.own_seconds(), time.monotonic() if running else None
+            case Stage(text) if place.trial is not None:
+                self._listener.stage(text, place.trial)
+            case Gone(status, last_words):
+                return self._bury(place, status, last_words)
+            case _:
+                self._common(message)
+        return None
+
+    def _common(self, message: Any) -> None:
+        """Act on what needs no worker to be understood."""
+        match message:
+            case Stopped():
+                raise message
+            case Raised(error):
+                raise error
+            case Stage(text):
+                self._listener.stage(text)
+            case Said(line):
+                self._listener.note(line)
+
+    def _watch(self) -> None:
+        """End the workers whose trial takes too long or too much; their `Gone` then fails the trial."""
+        for place in self._places:
+            if place.trial is None or place.verdict is not None:
+                continue
+            seconds, memory = self._limits.seconds, self._limits.memory
+            if seconds is not None and place.own_seconds() > seconds:
+                place.verdict = f"{TIMED_OUT}: no result after {seconds:g} s (study.trial_timeout)"
+            elif memory is not None and (used := place.process.memory()) > memory:
+                place.verdict = (
+                    f"{OVER_MEMORY}: the worker held {used / 1e9:.2f} GB, more than {memory / 1e9:.2f} GB "
+                    "(study.memory_limit)"
+                )
+            if place.verdict is not None:
+                place.process.kill()
+
+    def _bury(self, place: Place, status: int, last_words: str) -> Finished | None:
+        """Replace a worker that died, and fail its trial."""
+        trial, verdict = place.trial, place.verdict
+        self._replace(place)
+        if trial is None:
+            return None
+        how = exit_text(status)
+        self._lost += verdict is None
+        if self._lost >= HOPELESS and not self._any_done:
+            raise StudyError(
+                f"the first {HOPELESS} trials each ended their worker process ({how}), so nothing can be tried this way"
+                f"{out_of_memory(status)}. Its last words were: {last_words or 'none'}"
+            )
+        if verdict is None:
+            verdict = f"{LOST}: the worker process died ({how}){out_of_memory(status)}"
+        kind, _, text = verdict.partition(": ")
+        error = {"type": kind, "message": text, "signal": how, "traceback": last_words}
+        return Finished(trial, TrialResult("fail", attrs={"error": error}))
+
+    def _replace(self, place: Place) -> None:
+        """Put a new process into a worker's place."""
+        place.process.close()
+        self._retired.append(place.counts)
+        place.process, place.trial, place.trials, place.since, place.counts = self._new_process(), None, 0, None, {}
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """What all workers together have computed and found ready."""
+        told = [*self._retired, *(place.counts for place in self._places)]
+        names = dict.fromkeys(name for counts in told for name in counts)
+        sums = {name: [counts.get(name, (0, 0)) for counts in told] for name in names}
+        return {name: (sum(new for new, _ in each), sum(old for _, old in each)) for name, each in sums.items()}
+
+    def manifest(self) -> dict[str, Any]:
+        """What the study ran on, from all that workers told."""
+        if not self._manifests:
+            return dict(self.call("manifest"))
+        merged = dict(self._manifests[-1])
+        for told in self._manifests:
+            known = {name: value for name, value in told["hashes"].items() if value is not None}
+            merged["hashes"] = {**merged["hashes"], **known}
+            merged["runtime_properties"] = merged["runtime_properties"] or told["runtime_properties"]
+        return merged
+
+    def stop(self, signal: int) -> None:
+        """See `Pool`. A `SimpleQueue` may be put into by a signal handler."""
+        self._inbox.put((None, Stopped(signal)))
+
+    def close(self) -> None:
+        """See `Pool`."""
+        for place in self._places:
+            place.process.kill()
+        for place in self._places:
+            place.process.close()
+
+
+class Remote:
+    """`Prepared`, living in a worker process."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """See `Prepared`."""
+        metrics: Mapping[str, Metric] = self._pool.call("metrics")
+        return metrics
+
+    def fingerprints(self) -> dict[str, str]:
+        """See `Prepared`."""
+        return dict(self._pool.call("fingerprints"))
+
+    def original(self) -> dict[str, Any]:
+        """See `Prepared`."""
+        return dict(self._pool.call("original"))
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """See `Prepared`: of all workers."""
+        return self._pool.counts()
+
+    def manifest(self) -> dict[str, Any]:
+        """See `Prepared`: of all workers."""
+        return self._pool.manifest()
+
+
+def out_of_memory(status: int) -> str:
+    """What a death by SIGKILL usually means."""
+    if exit_text(status) != "SIGKILL":
+        return ""
+    return "; the system does that when memory runs out: see study.memory_limit and study.workers"
