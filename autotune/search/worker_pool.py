@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "WorkerPool"]
 
-TRIALS_A_WORKER = 50
-"""Trials after which a worker is replaced: each compiled model leaves a thread and some megabytes behind."""
-
 TICK = 0.2
 """Seconds between looks at clocks and memory."""
 
@@ -86,6 +83,9 @@ class Place:
 class WorkerPool:
     """Trials in worker processes."""
 
+    TRIALS_A_WORKER = 50
+    """Trials after which a worker is replaced: each compiled model leaves a thread and some megabytes behind."""
+
     def __init__(
         self,
         config: Config,
@@ -94,11 +94,10 @@ class WorkerPool:
         *,
         workers: int,
         limits: Limits = Limits(),
-        trials_a_worker: int = TRIALS_A_WORKER,
     ) -> None:
         """Start the workers, which then import what they need; the first one is to prepare the study for all."""
         self._config, self._prepare, self._listener = config, prepare, listener
-        self._limits, self._most = limits, trials_a_worker
+        self._limits = limits
         self._threads = max(1, usable_cores() // workers)
         self._inbox: SimpleQueue[tuple[WorkerProcess | None, Any]] = SimpleQueue()
         self._adopt: Adopt | None = None
@@ -196,7 +195,7 @@ class WorkerPool:
                 self._any_done = True
                 if manifest not in self._manifests:
                     self._manifests.append(manifest)
-                if place.trials >= self._most:
+                if place.trials >= self.TRIALS_A_WORKER:
                     self._replace(place)
                 return finished
             case Ask(plan) if place.trial is not None:

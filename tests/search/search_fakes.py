@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compression.settings import Settings
+from autotune.errors import ConfigError
 from autotune.evaluation import Measurement, Metric
 from autotune.files import fingerprint
 from autotune.quantities import Constraint
@@ -116,6 +118,14 @@ class FakePrepared:
     changed: dict[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
+    def settle_in(self, shared: Any) -> None: ...
+
+    def found(self) -> str:
+        return "found"
+
+    def adopt(self, found: str) -> None:
+        assert found == "found"
+
     def fingerprints(self) -> dict[str, str]:
         return {"model": "m", "calibration": "c", "evaluators.perplexity": "p", **self.changed}
 
@@ -165,6 +175,7 @@ class FakeConfig:
     objectives: dict[str, Any] = field(default_factory=lambda: {"kl_divergence": "minimize", "footprint": "minimize"})
     constraints: dict[str, Constraint] = field(default_factory=dict)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    faults: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -176,6 +187,45 @@ class FakeConfig:
 
     def to_yaml(self) -> str:
         return f"{self.as_dict()}\n"
+
+
+def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrepared:
+    """What workers prepare in tests: `config.faults` says what goes wrong where.
+
+    ``log`` is a file that gets a line for every scored plan, ``delay`` seconds of every trial; under a mode stands the
+    name of the fault that its trials have.
+    """
+    faults = config.faults
+    if "prepare" in faults:
+        fault(faults["prepare"])
+
+    def scorer(settings: Settings) -> Mapping[str, Measurement]:
+        fault(faults.get(settings.mode, ""))
+        return score(settings)
+
+    engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0))
+    return FakePrepared(engine, scorer)
+
+
+def fault(name: str) -> None:
+    """Let something go wrong in this process."""
+    if name == "raise":
+        raise RuntimeError("a kernel failed")
+    if name == "setup":
+        raise ConfigError("the calibration text is too short", key="calibration.path")
+    if name == "segfault":
+        print("about to read at address zero", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "exit":
+        os._exit(7)
+    if name == "hang":
+        time.sleep(600)
+    if name == "memory":
+        held = bytearray(os.urandom(1 << 20) * 400)
+        time.sleep(600)
+        del held
 
 
 @dataclass
@@ -216,12 +266,17 @@ def search(config: FakeConfig, prepared: FakePrepared | None = None, **options: 
 
 
 def main() -> None:
-    """A search in its own process: folder, log of scored plans, trials, seconds a trial."""
-    folder, log, trials, delay = sys.argv[1:]
-    config = FakeConfig(Path(folder), study=StudyOptions(trials=int(trials)))
+    """A search in its own process: folder, log of scored plans, trials, seconds a trial, workers."""
+    folder, log, trials, delay, workers = sys.argv[1:]
+    options = StudyOptions(trials=int(trials), workers=int(workers))
+    config = FakeConfig(Path(folder), study=options, faults={"log": Path(log), "delay": float(delay)})
     print(os.getpid(), flush=True)
-    search(config, FakePrepared(FakeEngine(log=Path(log), delay=float(delay))))
+    outcome = search(config, prepare=prepare_faulty)
+    sys.exit(outcome.exit_code)
 
 
 if __name__ == "__main__":
-    main()
+    # Under its own name, so that workers can import what they are sent.
+    import search_fakes
+
+    search_fakes.main()

@@ -349,16 +349,13 @@ def test_ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing(tmp_path
     assert len(again) <= 1
 
 
-def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int) -> None:
     """Killed at awkward moments and run again: no finished trial is repeated, and the study is the undisturbed one."""
     log = tmp_path / "log.txt"
     command = [
-        sys.executable,
-        str(Path(__file__).with_name("search_fakes.py")),
-        str(tmp_path / "study"),
-        str(log),
-        "24",
-        "0.02",
+        *(sys.executable, str(Path(__file__).with_name("search_fakes.py"))),
+        *(str(tmp_path / "study"), str(log), "24", "0.02", str(workers)),
     ]
     kills = 0
     for wait in (0.0, 0.13, 0.31, 0.55):
