@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from autotune.reporting.formatting import DASH, label, score, settings_text, size
 from autotune.reporting.view import StudyResults
 
-__all__ = ["Choice", "accuracy_metric", "baseline", "choices", "context_metrics", "decision_sentence", "saving", "ties"]
+__all__ = [
+    "Choice",
+    "accuracy_metric",
+    "baseline",
+    "broken_limits",
+    "budgets",
+    "choices",
+    "context_metrics",
+    "decision_sentence",
+    "measured",
+    "saving",
+    "ties",
+]
 
 SIZES = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
 PREFERRED = (
@@ -90,6 +102,36 @@ def _extreme(results: StudyResults, name: str, direction: str) -> int | None:
 
     known = [trial for trial in results.front if results.value(trial, name) is not None]
     return min(known, key=rank) if known else None
+
+
+def budgets(results: StudyResults, most: int = 6) -> list[tuple[int, int]]:
+    """(bytes, trial): for round sizes from the largest down, the most accurate trial of the front that fits.
+
+    A size that brings no other trial than the one before is left out.
+    """
+    metric = accuracy_metric(results)
+    sized = {n: int(v) for n in results.front if (v := results.value(n, "footprint")) is not None}
+    if metric is None or len(sized) < 3:
+        return []
+    low, high = min(sized.values()), max(sized.values())
+    sign = 1.0 if results.metrics[metric].direction == "minimize" else -1.0
+    found: list[tuple[int, int]] = []
+    for limit in _round_sizes(low, high, most):
+        fitting = [n for n, size_ in sized.items() if size_ <= limit and results.value(n, metric) is not None]
+        best = min(fitting, key=lambda n: (sign * (results.value(n, metric) or 0.0), sized[n]), default=None)
+        if best is not None and (not found or found[-1][1] != best):
+            found.append((limit, best))
+    return found
+
+
+def _round_sizes(low: int, high: int, most: int) -> list[int]:
+    """At most so many round numbers of bytes from above `low` to `high`, the largest first."""
+    if high <= low:
+        return []
+    raw = (high - low) / most
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(int(factor * power) for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
+    return [limit for limit in range(high // step * step, low - 1, -step) if limit >= low] if step else []
 
 
 def saving(ours: float | None, theirs: float | None) -> str:

@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.reporting.formatting import is_missing
+from autotune.reporting.formatting import DASH, is_missing, label, percent, signed_percent
 from autotune.reporting.frame import SETTING_COLUMNS
 from autotune.reporting.view import StudyResults
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PairedChange", "applicable", "paired_changes", "varying_settings"]
+__all__ = [
+    "ABOUT_IMPORTANCES",
+    "PairedChange",
+    "applicable",
+    "importance_rows",
+    "paired_changes",
+    "paired_rows",
+    "varying_settings",
+]
+
+ABOUT_IMPORTANCES = (
+    "PED-ANOVA: how much each parameter separates the good trials from the rest; they describe the trials of this "
+    "study and are no prediction; rarely active parameters are overrated"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +120,39 @@ def _groups(identities: Mapping[int, Mapping[str, Hashable]], name: str, drop: t
 
 def _order(value: Any) -> tuple[int, Any]:
     return (0, float(value)) if isinstance(value, (bool, int, float)) and not is_missing(value) else (1, str(value))
+
+
+def paired_rows(results: StudyResults) -> tuple[list[str], list[list[str]]]:
+    """`paired_changes` of every objective as a table: its header and its rows, none without pairs."""
+    changes = {name: paired_changes(results, name) for name in results.objectives}
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    pairs: dict[tuple[str, str, str], int] = {}
+    for name, entries in changes.items():
+        for entry in entries:
+            key = (entry.setting, _word(entry.before), _word(entry.after))
+            text = signed_percent(entry.median)
+            least, most = signed_percent(entry.least), signed_percent(entry.most)
+            if least != most:
+                text += f" ({least} … {most})"
+            found.setdefault(key, {})[name] = text
+            pairs[key] = max(pairs.get(key, 0), entry.pairs)
+    header = ["setting", "change", "pairs", *(label(name) for name in changes)]
+    rows = [
+        [label(key[0]), f"{key[1]} → {key[2]}", str(pairs[key]), *(texts.get(name, DASH) for name in changes)]
+        for key, texts in found.items()
+    ]
+    return header, rows
+
+
+def importance_rows(results: StudyResults) -> tuple[list[str], list[list[str]]]:
+    """The importances as a table: its header and its rows, none without importances."""
+    names = sorted({name for shares in results.importances.values() for name in shares})
+    header = ["setting", *(label(name) for name in results.importances)]
+    rows = [[label(n), *(percent(100 * s[n]) if n in s else DASH for s in results.importances.values())] for n in names]
+    return header, rows
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)

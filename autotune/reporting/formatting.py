@@ -14,6 +14,7 @@ __all__ = [
     "MINUS",
     "algorithms",
     "label",
+    "latex_table",
     "markdown_table",
     "number",
     "percent",
@@ -185,3 +186,38 @@ def markdown_table(header: list[str], rows: list[list[str]], align: str = "") ->
         f"{'-' * (w + 1)}:" if a == "r" else f":{'-' * (w + 1)}" for w, a in zip(widths, align, strict=True)
     )
     return "\n".join([line(cells[0]), f"|{rule}|", *(line(row) for row in cells[1:])])
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "★": r"$\star$",
+    "→": r"$\to$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    DASH: "--",
+    MINUS: "$-$",
+    "…": r"\dots{}",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def latex_table(header: list[str], rows: list[list[str]], align: str = "") -> str:
+    """A ``tabular`` of booktabs; arguments as of `markdown_table`."""
+    align = align.ljust(len(header), "l")
+    lines = [" & ".join(latex_text(" ".join(cell.split())) for cell in row) + r" \\" for row in [header, *rows]]
+    start, end = f"\\begin{{tabular}}{{{align}}}", r"\end{tabular}"
+    return "\n".join([start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", end]) + "\n"

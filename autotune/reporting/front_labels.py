@@ -25,6 +25,8 @@ def draw_labels(
     scales: Scales,
     members: Sequence[int],
     path: list[tuple[float, float]],
+    *,
+    small: bool = False,
 ) -> None:
     """Write every text of a front plot, the important ones first, so that these get the good places.
 
@@ -35,6 +37,7 @@ def draw_labels(
         scales: of x and y.
         members: the trials whose numbers are written where there is room.
         path: corners of the step line in data coordinates.
+        small: leave out what a small figure has no room for.
     """
     x, y = in_units(drawn, scales)
     at = {int(n): (float(a), float(b)) for n, a, b in zip(drawn.index, x, y, strict=True)}
@@ -51,11 +54,11 @@ def draw_labels(
         axes.scatter(*at[ringed], s=250, facecolors="none", edgecolors=INK, linewidths=1.5, zorder=7)
         placer.avoid_points([at[ringed]], 17)
     _name_limits(axes, results, scales, placer)
-    _mark_original(axes, results, scales, placer)
+    _mark_original(axes, results, scales, placer, small=small)
     across, up = (-1 if scale.direction == "minimize" else 1 for scale in scales)
     around = [(across, up), (0, up), (across, 0), (-across, up), (across, -up), (0, -up), (-across, 0), (-across, -up)]
     if ringed in at:
-        text = _point_text(results, ringed, scales)
+        text = _point_text(results, ringed, scales, small=small)
         placer.place(*at[ringed], text, around, must=True, fontsize=9, fontweight="bold", color=INK, linespacing=1.35)
     eight = drawn["mode"].fillna("").astype(str)
     anchors = {int(str(n)): mode for n, mode in eight[eight.str.startswith("int8")].drop_duplicates().items()}
@@ -99,8 +102,10 @@ def _bars(
     return bars
 
 
-def _point_text(results: StudyResults, number: int, scales: Scales) -> str:
+def _point_text(results: StudyResults, number: int, scales: Scales, *, small: bool) -> str:
     settings = settings_text(results.records[number].settings, short=True)
+    if small:
+        return f"{ring_text(results)}: trial {number}\n{settings}"
     return f"{ring_text(results)}: trial {number}\n{settings}\n{_values(results, number, scales)}"
 
 
@@ -112,7 +117,7 @@ def _values(results: StudyResults, number: int, scales: Scales) -> str:
     return " · ".join(shown)
 
 
-def _mark_original(axes: Axes, results: StudyResults, scales: Scales, placer: LabelPlacer) -> None:
+def _mark_original(axes: Axes, results: StudyResults, scales: Scales, placer: LabelPlacer, *, small: bool) -> None:
     """A star where the original is in view, else its name and numbers at the edge beyond which it lies."""
     scores = [results.original_score(scale.name) for scale in scales]
     if scores[0] is None or scores[1] is None:
@@ -130,7 +135,7 @@ def _mark_original(axes: Axes, results: StudyResults, scales: Scales, placer: La
         words.append(
             size(measured.value) if scale.name == "footprint" else f"{label(scale.name)} {score(measured.value)}"
         )
-    text = "original: " + " · ".join(words)
+    text = "original: " + " · ".join(words[:1] if small else words)
     x, y = place
     if beyond == [0, 0]:
         axes.scatter([x], [y], s=130, c=INK, marker="*", edgecolors="white", linewidths=0.8, zorder=6)

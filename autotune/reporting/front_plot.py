@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.reporting import front as pareto
+from autotune.reporting.decision import accuracy_metric, ties
 from autotune.reporting.formatting import is_missing, label
 from autotune.reporting.front_labels import draw_labels, ring_text
 from autotune.reporting.scales import Scales, axis_scale, axis_text, in_units
@@ -12,6 +13,9 @@ from autotune.reporting.style import (
     INK,
     LIMIT,
     MUTED,
+    PHONE,
+    PICTURE,
+    Sheet,
     log_axis,
     mode_style,
     new_figure,
@@ -30,12 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["front_figure"]
 
 
-def front_figure(results: StudyResults, x: str, y: str) -> Figure | None:
+def front_figure(results: StudyResults, x: str, y: str, sheet: Sheet = PICTURE) -> Figure | None:
     """Draw all complete trials in the plane of two metrics; None where no trial has both.
 
     The front of the pair is a step line through solid points with error bars of ± 1 standard error; dominated trials
-    are faint, those outside the constraints hollow; the knee is ringed. What lies out of view (an original
-    many times larger) is named at the edge it lies beyond.
+    are faint, those outside the constraints hollow; the knee is ringed; neighbours that the standard errors cannot
+    tell apart share one band. What lies out of view (an original many times larger) is named at the edge it lies
+    beyond. Every trial's mark has the id ``trial-NUMBER`` in an SVG file.
     """
     drawn = results.complete.dropna(subset=[x, y])
     drawn = drawn[drawn["duplicate_of"].isna()]
@@ -43,9 +48,11 @@ def front_figure(results: StudyResults, x: str, y: str) -> Figure | None:
         return None
     feasible = drawn[drawn["feasible"].fillna(False).astype(bool)]
     scales = axis_scale(results, x, drawn), axis_scale(results, y, drawn)
-    figure = new_figure(9.6, 5.8)
-    axes = figure.add_axes((0.07, 0.11, 0.72, 0.705))
-    _set_up(axes, results, scales)
+    height = 5.8 if sheet.headed else 4.7
+    figure = new_figure(sheet.width, height)
+    box = (0.07, 0.11, 0.72, 0.705) if sheet.headed else sheet.axes_box(height, 0.6, 0.12, 0.58, 0.4)
+    axes = figure.add_axes(box)
+    _set_up(axes, results, scales, heading=-0.07 if sheet.headed else -0.5 / sheet.width / box[2])
     line = _pair_front(feasible, x, y, scales[0].direction, scales[1].direction)
     members = [number for number in results.front if number in drawn.index]
     if len(results.objectives) == 1:
@@ -53,10 +60,12 @@ def front_figure(results: StudyResults, x: str, y: str) -> Figure | None:
     shown = set(members) | set(line)
     _draw_trials(axes, drawn, scales, shown)
     path = _draw_line(axes, drawn.loc[line], scales)
+    tied = _draw_ties(axes, results, drawn, scales)
     _draw_limits(axes, results, scales)
-    draw_labels(axes, results, drawn, scales, line or members, path)
-    _headings(figure, results, drawn, scales)
-    _legend(figure, drawn, shown, has_line=len(line) > 1, ringed=ring_text(results))
+    draw_labels(axes, results, drawn, scales, line or members, path, small=sheet is PHONE)
+    if sheet.headed:
+        _headings(figure, results, drawn, scales)
+        _legend(figure, drawn, shown, has_line=len(line) > 1, ringed=ring_text(results), tied=tied)
     return figure
 
 
@@ -67,7 +76,7 @@ def _pair_front(feasible: pd.DataFrame, x: str, y: str, x_way: Direction, y_way:
     return [int(feasible.index[row]) for row in sorted(rows, key=lambda row: (values[row][0], values[row][1]))]
 
 
-def _set_up(axes: Axes, results: StudyResults, scales: Scales) -> None:
+def _set_up(axes: Axes, results: StudyResults, scales: Scales, *, heading: float) -> None:
     for scale, axis, set_scale, set_limits in (
         (scales[0], axes.xaxis, axes.set_xscale, axes.set_xlim),
         (scales[1], axes.yaxis, axes.set_yscale, axes.set_ylim),
@@ -87,7 +96,7 @@ def _set_up(axes: Axes, results: StudyResults, scales: Scales) -> None:
         set_limits(low, high)
     axes.set_xlabel(axis_text(scales[0], vertical=False), labelpad=8)
     # Across the top, where it reads without turning the head and never outgrows the axis.
-    axes.set_title(axis_text(scales[1], vertical=True), loc="left", x=-0.07, fontsize=9.5, color=INK, pad=9)
+    axes.set_title(axis_text(scales[1], vertical=True), loc="left", x=heading, fontsize=9.5, color=INK, pad=9)
     tidy(axes)
 
 
@@ -107,8 +116,9 @@ def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[i
         states = {"faint": group[feasible & ~member], "hollow": group[~feasible], "solid": group[member]}
         _error_bars(axes, states["solid"], scales, color)
         for state, trials in states.items():
-            x, y = in_units(trials, scales)
-            axes.scatter(x, y, marker=marker, **looks[state])
+            for number, x, y in zip(trials.index, *in_units(trials, scales), strict=True):
+                mark = axes.scatter([x], [y], marker=marker, gid=f"trial-{number}", **looks[state])
+                mark.set_urls([f"#t{number}"])
 
 
 def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> None:
@@ -138,6 +148,17 @@ def _draw_line(axes: Axes, line: pd.DataFrame, scales: Scales) -> list[tuple[flo
     return corners
 
 
+def _draw_ties(axes: Axes, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> bool:
+    """One band behind neighbours on the front that differ by less than their errors; tells whether there is any."""
+    if accuracy_metric(results) not in (scales[0].name, scales[1].name):
+        return False
+    pairs = [pair for pair in ties(results) if set(pair) <= set(drawn.index)]
+    for pair in pairs:
+        x, y = in_units(drawn.loc[list(pair)], scales)
+        axes.plot(x, y, color=INK, alpha=0.13, linewidth=17, solid_capstyle="round", zorder=2)
+    return bool(pairs)
+
+
 def _draw_limits(axes: Axes, results: StudyResults, scales: Scales) -> None:
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     for scale, low, high, vertical in ((scales[0], x0, x1, True), (scales[1], y0, y1, False)):
@@ -164,7 +185,7 @@ def _headings(figure: Figure, results: StudyResults, drawn: pd.DataFrame, scales
     figure.text(0.02, 0.905, "  ·  ".join(parts), fontsize=9, color=MUTED, va="center")
 
 
-def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line: bool, ringed: str) -> None:
+def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line: bool, ringed: str, tied: bool) -> None:
     from matplotlib.lines import Line2D
 
     modes = [
@@ -199,6 +220,8 @@ def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line:
         states.append(Line2D([], [], markerfacecolor="none", label="outside the limits", **dot))
     if ringed:
         states.append(Line2D([], [], **{**dot, "color": INK, "markersize": 12}, mfc="none", mew=1.4, label=ringed))
+    if tied:
+        states.append(Line2D([], [], color=INK, alpha=0.13, linewidth=11, solid_capstyle="round", label="tied"))
     second = figure.legend(
         handles=states,
         loc="upper left",

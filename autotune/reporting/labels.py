@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelPlacer"]
 
+POINT = 72 / DPI
+"""Points in a pixel. Places are kept in points, which stay right when a figure is saved at another resolution."""
+
 
 class LabelPlacer:
     """Places texts beside points of one axes so that they cover neither each other nor what is drawn.
@@ -93,7 +96,7 @@ class LabelPlacer:
         note = self.axes.annotate(
             text if right else mirrored,
             (0, 0),
-            xycoords="figure pixels",
+            xycoords="figure points",
             ha="right" if right else "left",
             va="center",
             zorder=10,
@@ -111,14 +114,14 @@ class LabelPlacer:
         slides.sort(key=lambda place: abs(place[0] - edge) + abs(place[1] - height))
         best: tuple[float, tuple[float, float]] | None = None
         for place in slides:
-            note.xy = note.xyann = place
+            note.xy = note.xyann = (place[0] * POINT, place[1] * POINT)
             cost = self._overlap(_box(note.get_window_extent()), 9.0)
             if best is None or cost < best[0]:
                 best = (cost, place)
             if cost == 0:
                 break
         assert best is not None
-        note.xy = note.xyann = best[1]
+        note.xy = note.xyann = (best[1][0] * POINT, best[1][1] * POINT)
         self.taken.append(_box(note.get_window_extent()))
         return note
 
@@ -184,7 +187,7 @@ class LabelPlacer:
         left, _, right, _ = _box(note.get_window_extent())
         slide = max(0.0, self.frame[0] + 6 - left) - max(0.0, right - self.frame[2] + 6)
         if slide and right - left < self.frame[2] - self.frame[0] - 12:
-            note.xyann = (across * reach + slide * 72 / DPI, up * reach)
+            note.xyann = (across * reach + slide * POINT, up * reach)
             note.set_multialignment("left" if slide > 0 else "right")
         return note
 

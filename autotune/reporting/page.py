@@ -17,19 +17,17 @@ from autotune.reporting.decision import (
     saving,
     ties,
 )
-from autotune.reporting.effects import paired_changes
+from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, paired_rows
 from autotune.reporting.formatting import (
     DASH,
     label,
     markdown_table,
-    percent,
     score,
     settings_text,
-    signed_percent,
     size,
 )
 from autotune.reporting.remedies import failures, reason, remedy
-from autotune.reporting.tables import front_table_markdown, legend
+from autotune.reporting.tables import front_table_markdown, legend, metric_rows
 from autotune.reporting.view import StudyResults
 
 __all__ = ["report_markdown"]
@@ -137,7 +135,8 @@ def _front(results: StudyResults, plots: list[str]) -> list[str]:
 
 
 def _settings(results: StudyResults, plots: list[str]) -> list[str]:
-    table = _paired_table(results)
+    header, rows = paired_rows(results)
+    table = markdown_table(header, rows, "llr" + "r" * len(results.objectives)) if rows else ""
     if not plots and not table:
         return []
     lines = ["## What each setting did", ""]
@@ -154,48 +153,14 @@ def _settings(results: StudyResults, plots: list[str]) -> list[str]:
             table,
         ]
     if results.importances:
-        names = sorted({name for shares in results.importances.values() for name in shares})
-        header = ["setting", *(label(name) for name in results.importances)]
-        rows = [
-            [label(n), *(percent(100 * s[n]) if n in s else DASH for s in results.importances.values())] for n in names
-        ]
+        header, rows = importance_rows(results)
         lines += [
             "",
-            "Importances (PED-ANOVA: how much each parameter separates the good trials from the rest). They describe "
-            "the trials of this study and are no prediction; rarely active parameters are overrated.",
+            f"Importances ({ABOUT_IMPORTANCES}).",
             "",
             markdown_table(header, rows, "l" + "r" * len(results.importances)),
         ]
     return lines
-
-
-def _paired_table(results: StudyResults) -> str:
-    changes = {name: paired_changes(results, name) for name in results.objectives}
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
-    pairs: dict[tuple[str, str, str], int] = {}
-    for name, entries in changes.items():
-        for entry in entries:
-            key = (entry.setting, _word(entry.before), _word(entry.after))
-            text = signed_percent(entry.median)
-            least, most = signed_percent(entry.least), signed_percent(entry.most)
-            if least != most:
-                text += f" ({least} … {most})"
-            found.setdefault(key, {})[name] = text
-            pairs[key] = max(pairs.get(key, 0), entry.pairs)
-    if not found:
-        return ""
-    header = ["setting", "change", "pairs", *(label(name) for name in changes)]
-    rows = [
-        [label(key[0]), f"{key[1]} → {key[2]}", str(pairs[key]), *(texts.get(name, DASH) for name in changes)]
-        for key, texts in found.items()
-    ]
-    return markdown_table(header, rows, "llr" + "r" * len(changes))
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _course(plots: list[str]) -> list[str]:
@@ -231,13 +196,7 @@ def _again(results: StudyResults) -> list[str]:
 
 def _measured(results: StudyResults) -> list[str]:
     lines = ["## What was measured", ""]
-    rows = []
-    for name, metric in results.metrics.items():
-        if name in results.trials.columns and results.trials[name].notna().any():
-            better = "lower" if metric.direction == "minimize" else "higher"
-            original = results.original_score(name)
-            value = DASH if original is None else score(original.value, original.stderr, name=name, metric=metric)
-            rows.append([name, metric.unit or DASH, better, value, metric.description or DASH])
+    rows = metric_rows(results)
     if rows:
         lines += [markdown_table(["metric", "unit", "better", "original", "what it is"], rows, "lllrl"), ""]
     described = {

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotune.reporting import front as pareto
 from autotune.reporting.formatting import label
-from autotune.reporting.style import INK, LIMIT, MUTED, new_figure, padded, plain_axis, tidy
+from autotune.reporting.style import INK, LIMIT, MUTED, PICTURE, Sheet, new_figure, padded, plain_axis, tidy
 from autotune.reporting.view import StudyResults, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Progress", "progress", "progress_figure"]
+__all__ = ["Progress", "progress", "progress_figure", "progress_note"]
 
 REFERENCE = 1.1
 """The reference point in units of each objective's range, a tenth beyond the worst, so that the extremes count too."""
@@ -96,35 +96,37 @@ def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
     return tuple(minutes)
 
 
-def progress_figure(results: StudyResults) -> Figure | None:
-    """The course over trials and over minutes, side by side; None before two trials and a feasible one."""
+def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | None:
+    """The course over time and, where there is room, over trials; None before two trials and a feasible one."""
     course = progress(results)
     if not len(results.feasible) or len(course.trials) < 2:
         return None
-    figure = new_figure(9.6, 3.6)
-    single = len(results.objectives) == 1
-    what = (
-        f"best {label(next(iter(results.objectives)))} so far"
-        if single
-        else "hypervolume of the front, % of the final one"
-    )
-    figure.text(0.02, 0.93, "How the search went", fontsize=13.5, fontweight="bold", va="center")
-    figure.text(
-        0.02,
-        0.855,
-        what + "  ·  dots: trials that moved the front  ·  ticks below: all trials, crosses: failed",
-        **_muted(),
-    )
-    left = figure.add_axes((0.065, 0.17, 0.43, 0.58))
-    right = figure.add_axes((0.555, 0.17, 0.43, 0.58))
-    _course(left, course.trials, course, "trials finished")
     unit, factor = ("minutes", 1.0) if course.minutes[-1] >= 2 else ("seconds", 60.0)
-    _course(right, tuple(minute * factor for minute in course.minutes), course, f"{unit} of work")
+    spent = tuple(minute * factor for minute in course.minutes)
+    panels = [(spent, f"{unit} of work"), (course.trials, "trials finished")][: 2 if sheet.columns > 2 else 1]
+    height = 3.6 if sheet.headed else 2.7
+    figure = new_figure(sheet.width, height)
+    if sheet.headed:
+        figure.text(0.02, 0.93, "How the search went", fontsize=13.5, fontweight="bold", va="center")
+        figure.text(0.02, 0.855, progress_note(results), fontsize=9, color=MUTED, va="center")
+    left, gap, top = 0.62, 0.55, 0.9 if sheet.headed else 0.12
+    width = (sheet.width - left - 0.14 - gap * (len(panels) - 1)) / len(panels)
+    for position, (across, title) in enumerate(panels):
+        box = (
+            (left + position * (width + gap)) / sheet.width,
+            0.6 / height,
+            width / sheet.width,
+            1 - (0.6 + top) / height,
+        )
+        _course(figure.add_axes(box), across, course, title)
     return figure
 
 
-def _muted() -> dict[str, Any]:
-    return {"fontsize": 9, "color": MUTED, "va": "center"}
+def progress_note(results: StudyResults) -> str:
+    """How to read the figure, in one line."""
+    single = f"best {label(next(iter(results.objectives)))} so far"
+    what = single if len(results.objectives) == 1 else "hypervolume of the front, % of the final one"
+    return f"{what}  ·  dots: trials that moved the front  ·  ticks below: all trials, crosses: failed"
 
 
 def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Progress, title: str) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from autotune.files import atomic_write
 from autotune.reporting.decision import accuracy_metric
+from autotune.reporting.html.page import report_html
 from autotune.reporting.page import report_markdown
 from autotune.reporting.results import load_results
-from autotune.reporting.tables import front_csv, front_markdown, trials_csv
+from autotune.reporting.tables import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.view import StudyResults
 from autotune.yaml_source import dump_yaml
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.storages import BaseStorage
 
-__all__ = ["ReportPaths", "figures", "report", "write_report"]
+__all__ = ["ReportPaths", "figures", "objective_pairs", "report", "write_report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class ReportPaths:
     trials_csv: Path
     front_csv: Path
     front_md: Path
+    front_tex: Path
     report_md: Path
+    report_html: Path
     manifest: Path
     model_yaml: Path
     plots: tuple[Path, ...]
@@ -59,7 +62,9 @@ def write_report(results: StudyResults, folder: Path) -> ReportPaths:
         trials_csv=_write(folder / "trials.csv", trials_csv(results)),
         front_csv=_write(folder / "front.csv", front_csv(results)),
         front_md=_write(folder / "front.md", front_markdown(results)),
+        front_tex=_write(folder / "front.tex", front_latex(results)),
         report_md=_write(folder / "report.md", report_markdown(results, [plot.name for plot in plots])),
+        report_html=_write(folder / "report.html", report_html(results, folder)),
         manifest=_write(folder / "manifest.json", manifest),
         model_yaml=_write(folder / "model.yaml", config),
         plots=plots,
@@ -88,7 +93,7 @@ def figures(results: StudyResults) -> Iterator[tuple[str, Figure]]:
     from autotune.reporting.progress_plot import progress_figure
     from autotune.reporting.setting_plots import settings_figure
 
-    for position, (x, y) in enumerate(_pairs(results)):
+    for position, (x, y) in enumerate(objective_pairs(results)):
         figure = front_figure(results, x, y)
         if figure is not None:
             yield ("front" if position == 0 else f"front-{y}-against-{x}", figure)
@@ -101,7 +106,7 @@ def figures(results: StudyResults) -> Iterator[tuple[str, Figure]]:
         yield "progress", figure
 
 
-def _pairs(results: StudyResults) -> list[tuple[str, str]]:
+def objective_pairs(results: StudyResults) -> list[tuple[str, str]]:
     """(x, y) of every front plot: the footprint is always x, and the first accuracy against it comes first.
 
     A single objective is drawn against the footprint, or the footprint against the best known accuracy.

@@ -123,6 +123,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         config=attributes.get("config") or {},
         space=attributes.get("space") or {},
         manifest=attributes.get("manifest") or {},
+        weights=attributes.get("weights") or {},
     )
 
 

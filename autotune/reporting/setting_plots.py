@@ -10,7 +10,7 @@ import numpy as np
 from autotune.reporting.effects import applicable, varying_settings
 from autotune.reporting.formatting import label
 from autotune.reporting.scales import Scale, axis_scale, axis_text
-from autotune.reporting.style import INK, MUTED, log_axis, mode_style, new_figure, plain_axis, tidy
+from autotune.reporting.style import INK, MUTED, PICTURE, Sheet, log_axis, mode_style, new_figure, plain_axis, tidy
 from autotune.reporting.view import StudyResults
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["settings_figure"]
+__all__ = ["settings_figure", "settings_note"]
 
-COLUMNS = 4
+PANEL = 2.3
+"""Inches from one row of panels to the next."""
+
 MOST_CATEGORIES = 7
 SHORT = {
     "weight_quantization_error": "weight\nerror",
@@ -34,48 +36,61 @@ SHORT = {
 }
 
 
-def settings_figure(results: StudyResults, objective: str) -> Figure | None:
+def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTURE) -> Figure | None:
     """One panel for each setting that varied: every scored trial, and the median of each value as a bar.
 
     None where nothing varied, or fewer than three trials have the objective.
     """
-    names = [name for name in varying_settings(results) if applicable(results, name)[objective].notna().any()]
-    if not names:
+    names = _varied(results, objective)
+    scored, _ = _compared(results, objective)
+    if not names or len(scored) < 3:
         return None
-    # A mode without any further setting (int8) stands so far apart that it would flatten every other panel.
-    others = [applicable(results, name).index for name in names if name != "mode"]
-    alone = len(others) and not applicable(results, "mode").index.isin(sorted(set().union(*others))).all()
-    scored = applicable(results, "mode").dropna(subset=[objective])
-    scored = scored[scored.index.isin(sorted(set().union(*others)))] if alone else scored
-    if len(scored) < 3:
-        return None
-    left_out = sorted(set(applicable(results, "mode")["mode"]) - set(scored["mode"]))
     scale = axis_scale(results, objective, scored)
-    columns = min(COLUMNS, len(names)) if len(names) > 2 else 3
+    columns = min(sheet.columns, len(names)) if len(names) > 2 else min(3, sheet.columns)
     rows = math.ceil(len(names) / columns)
-    inches = 0.85 + 2.3 * rows
-    figure = new_figure(9.6, inches)
-    figure.text(
-        0.02,
-        1 - 0.25 / inches,
-        f"What each setting did to {label(objective)}",
-        fontsize=13.5,
-        fontweight="bold",
-        va="center",
-    )
-    note = f"{axis_text(scale, vertical=True)}  ·  bar: median  ·  hollow: outside the limits"
-    note += f"  ·  without {', '.join(left_out)}" if left_out else ""
-    figure.text(0.02, 1 - 0.53 / inches, note, fontsize=9, color=MUTED, va="center")
-    left, right, gap = 0.075, 0.985, 0.025
-    width = (right - left - gap * (columns - 1)) / columns
+    head = 0.85 if sheet.headed else 0.1
+    inches = head + PANEL * rows - (0 if sheet.headed else 0.22)
+    figure = new_figure(sheet.width, inches)
+    if sheet.headed:
+        title = f"What each setting did to {label(objective)}"
+        figure.text(0.02, 1 - 0.25 / inches, title, fontsize=13.5, fontweight="bold", va="center")
+        note = settings_note(results, objective)
+        figure.text(0.02, 1 - 0.53 / inches, note, fontsize=9, color=MUTED, va="center")
+    left, right, gap = 0.72, 0.14, 0.24
+    width = (sheet.width - left - right - gap * (columns - 1)) / columns
     for position, name in enumerate(names):
         row, column = divmod(position, columns)
-        bottom = (inches - 0.95 - 2.3 * row - 1.6) / inches
-        axes = figure.add_axes((left + column * (width + gap), bottom, width, 1.55 / inches))
-        _panel(
-            axes, applicable(results, name).loc[lambda t: t.index.isin(scored.index)], name, scale, first=column == 0
-        )
+        bottom = inches - head - 0.1 - PANEL * row - 1.6
+        box = (left + column * (width + gap)) / sheet.width, bottom / inches, width / sheet.width, 1.55 / inches
+        axes = figure.add_axes(box)
+        trials = applicable(results, name).loc[lambda t: t.index.isin(scored.index)]
+        _panel(axes, trials, name, scale, first=column == 0)
     return figure
+
+
+def settings_note(results: StudyResults, objective: str) -> str:
+    """How to read the figure, in one line."""
+    scored, left_out = _compared(results, objective)
+    note = f"{axis_text(axis_scale(results, objective, scored), vertical=True)}  ·  bar: median"
+    note += "  ·  hollow: outside the limits" if results.constraints else ""
+    return note + (f"  ·  without {', '.join(left_out)}" if left_out else "")
+
+
+def _varied(results: StudyResults, objective: str) -> list[str]:
+    return [name for name in varying_settings(results) if applicable(results, name)[objective].notna().any()]
+
+
+def _compared(results: StudyResults, objective: str) -> tuple[pd.DataFrame, list[str]]:
+    """The trials of the panels, and the modes left out.
+
+    A mode without any further setting (int8) stands so far apart that it would flatten every panel but its own.
+    """
+    others = [applicable(results, name).index for name in _varied(results, objective) if name != "mode"]
+    scored = applicable(results, "mode").dropna(subset=[objective])
+    modes = set(applicable(results, "mode")["mode"])
+    if others and not applicable(results, "mode").index.isin(sorted(set().union(*others))).all():
+        scored = scored[scored.index.isin(sorted(set().union(*others)))]
+    return scored, sorted(modes - set(scored["mode"]))
 
 
 def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: bool) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = [
     "INK",
     "MUTED",
+    "PHONE",
+    "PICTURE",
+    "SCREEN",
+    "Sheet",
     "log_axis",
     "look",
     "mode_style",
@@ -73,7 +78,38 @@ LOOK: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.hashsalt": "autotune",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What a figure is drawn on.
+
+    Attributes:
+        width: inches.
+        columns: how many small multiples stand side by side.
+        headed: whether title and legend are part of the picture; a page says them in its own text.
+    """
+
+    width: float
+    columns: int
+    headed: bool
+
+    def axes_box(self, height: float, left: float, right: float, bottom: float, top: float) -> Box:
+        """(left, bottom, width, height) in shares of the figure, from margins in inches."""
+        across, up = self.width - left - right, height - bottom - top
+        return left / self.width, bottom / height, across / self.width, up / height
+
+
+Box = tuple[float, float, float, float]
+PICTURE = Sheet(9.6, 4, headed=True)
+"""A PNG that stands by itself."""
+SCREEN = Sheet(9.4, 4, headed=False)
+"""Inside report.html, where there is room."""
+PHONE = Sheet(4.6, 2, headed=False)
+"""Inside report.html on a phone."""
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from autotune.reporting.formatting import (
     algorithms,
     is_missing,
     label,
+    latex_table,
     markdown_table,
     percent,
     score,
@@ -21,7 +22,17 @@ from autotune.reporting.view import StudyResults
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["front_csv", "front_frame", "front_markdown", "front_table_markdown", "trials_csv"]
+__all__ = [
+    "front_csv",
+    "front_frame",
+    "front_latex",
+    "front_markdown",
+    "front_rows",
+    "front_table_markdown",
+    "legend",
+    "metric_rows",
+    "trials_csv",
+]
 
 STAR = "★"
 
@@ -66,7 +77,24 @@ def options_text(settings: dict[str, object]) -> str:
 
 
 def front_table_markdown(results: StudyResults) -> str:
-    """The front as NNCF's accuracy/footprint tables print it, the original model first, the knee marked with a star."""
+    """`front_rows` as Markdown."""
+    header, rows, align = front_rows(results)
+    if results.knee is not None:
+        star = next(row for row in rows if row[0].endswith(STAR))
+        star[0] = f"**{star[0].removesuffix(STAR).strip()}** {STAR}"
+    return markdown_table(header, rows, align)
+
+
+def front_latex(results: StudyResults) -> str:
+    """front.tex: `front_rows` as a tabular of the package booktabs, to be read by ``\\input``."""
+    return f"% {results.model}: the front. Needs \\usepackage{{booktabs}}.\n" + latex_table(*front_rows(results))
+
+
+def front_rows(results: StudyResults) -> tuple[list[str], list[list[str]], str]:
+    """Header, rows and alignment of the front as NNCF's accuracy/footprint tables print it.
+
+    The original model comes first; the knee's mode is followed by a star.
+    """
     metrics = shown_metrics(results)
     header = ["mode", "%int4", "%int8", "lora rank", "average relative error", "compression rate"]
     header += ["trial", "group size", "ratio", "options", "footprint"]
@@ -78,7 +106,7 @@ def front_table_markdown(results: StudyResults) -> str:
         numbers = [results.least_infeasible]
     rows = [] if results.original is None else [_original_row(results, metrics)]
     rows += [_trial_row(results, number, metrics) for number in numbers]
-    return markdown_table(header, rows, "lrrrrrrrrlr" + "r" * len(metrics))
+    return header, rows, "lrrrrrrrrlr" + "r" * len(metrics)
 
 
 def _original_row(results: StudyResults, metrics: list[str]) -> list[str]:
@@ -98,7 +126,7 @@ def _trial_row(results: StudyResults, number: int, metrics: list[str]) -> list[s
     group, rank, ratio = settings.get("group_size"), settings.get("lora_rank"), settings.get("ratio")
     mode = str(settings.get("mode", DASH))
     cells = [
-        f"**{mode}** {STAR}" if number == results.knee else mode,
+        f"{mode} {STAR}" if number == results.knee else mode,
         percent(results.value(number, "int4_percent")),
         percent(results.value(number, "int8_percent")),
         DASH if is_missing(rank) or not settings.get("lora_correction") else str(rank),
@@ -147,3 +175,15 @@ def legend(results: StudyResults) -> list[str]:
     for name, limit in results.constraints.items():
         lines.append(f"- limit: {label(name)} {limit.text}.")
     return lines
+
+
+def metric_rows(results: StudyResults) -> list[list[str]]:
+    """Name, unit, better way, the original's value and meaning of every metric that was scored."""
+    rows = []
+    for name, metric in results.metrics.items():
+        if name in results.trials.columns and results.trials[name].notna().any():
+            better = "lower" if metric.direction == "minimize" else "higher"
+            original = results.original_score(name)
+            value = DASH if original is None else score(original.value, original.stderr, name=name, metric=metric)
+            rows.append([name, metric.unit or DASH, better, value, metric.description or DASH])
+    return rows

@@ -119,6 +119,7 @@ class StudyResults:
         least_infeasible: where no trial is feasible but some broke a limit (also known from the plan alone, without
             being scored), the one nearest to its limits.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
+        weights: ``metric`` and ``weights``, the sensitivity of every weight; empty where the search did not say.
     """
 
     trials: pd.DataFrame
@@ -134,6 +135,7 @@ class StudyResults:
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> str:

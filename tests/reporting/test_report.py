@@ -47,7 +47,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_every_kind_of_study_is_reported(make: Make, tmp_path: Path, shape: str) -> None:
     """All files exist, nothing temporary stays, every picture is linked and every link leads somewhere."""
     paths = write_report(make(**SHAPES[shape]), tmp_path)
-    files = (paths.trials_csv, paths.front_csv, paths.front_md, paths.report_md, paths.manifest, paths.model_yaml)
+    files = (paths.trials_csv, paths.front_csv, paths.front_md, paths.front_tex, paths.report_md, paths.report_html)
+    files += (paths.manifest, paths.model_yaml)
     assert all(path.is_file() for path in (*files, *paths.plots))
     assert not list(tmp_path.rglob("*.tmp"))
     text = paths.report_md.read_text(encoding="utf-8")
@@ -123,14 +124,14 @@ class Wall:
 
 sys.meta_path.insert(0, Wall())
 import autotune.reporting.report, autotune.reporting.summary
-early = {"pandas", "matplotlib", "optuna", "rich"} & set(sys.modules)
+early = {"pandas", "matplotlib", "optuna", "rich", "jinja2"} & set(sys.modules)
 assert not early, early
 import optuna
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 from autotune.reporting.results import load_results
 from autotune.reporting.summary import plain_front
 paths = autotune.reporting.report.report(Path(sys.argv[1]))
-assert paths.plots and paths.report_md.is_file()
+assert paths.plots and paths.report_md.is_file() and paths.report_html.is_file()
 assert "int8_asym" in plain_front(load_results(Path(sys.argv[1])))
 assert "matplotlib.pyplot" not in sys.modules
 assert not {"openvino", "torch", "transformers"} & set(sys.modules)

@@ -1,0 +1,157 @@
+"""The page of one study."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.reporting.answers import Answer, compare_words, most_different, read_answers
+from autotune.reporting.commands import compress_command, export_command
+from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, ties
+from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, paired_rows
+from autotune.reporting.formatting import label, settings_text
+from autotune.reporting.html.figures import front_drawings, progress_drawing, setting_drawings
+from autotune.reporting.html.sections import budget_rows, cards, front_legend, stat_rows, trial_table
+from autotune.reporting.html.theme import theme_css
+from autotune.reporting.page import counts
+from autotune.reporting.remedies import failures, reason, remedy
+from autotune.reporting.tables import front_rows, legend, metric_rows
+from autotune.reporting.view import StudyResults
+from autotune.reporting.weight_map import WeightMap, read_plan, weight_map
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["report_html"]
+
+
+def report_html(results: StudyResults, folder: Path) -> str:
+    """The page as one HTML file; the same study gives the same text.
+
+    Args:
+        results: the study.
+        folder: where its ``plans/`` and ``answers/`` are; sections without theirs are left out.
+    """
+    picks = choices(results)
+    fronts = front_drawings(results)
+    template = environment().get_template("page.html")
+    return template.render(
+        title=f"{results.model}: what the search found",
+        model=results.model,
+        subtitle=_subtitle(results),
+        counts=counts(results),
+        decision=_strong(decision_sentence(results)),
+        cards=cards(results),
+        budgets=budget_rows(results),
+        accuracy=label(accuracy_metric(results) or ""),
+        baseline=baseline(results),
+        fronts=fronts,
+        legend=front_legend(results, tied=bool(ties(results))),
+        ties=ties(results),
+        limits=[(label(name), limit.text) for name, limit in results.constraints.items()],
+        front_table=front_rows(results) if results.front or results.least_infeasible is not None else None,
+        front_numbers=([None] if results.original is not None else []) + list(results.front),
+        front_legend=[line.removeprefix("- ") for line in legend(results)],
+        table=trial_table(results) if results.records else None,
+        settings=setting_drawings(results),
+        paired=paired_rows(results),
+        importances=importance_rows(results),
+        about_importances=ABOUT_IMPORTANCES,
+        maps=_maps(results, folder),
+        answers=_answers(results, folder),
+        progress=progress_drawing(results),
+        failed=[
+            (r.number, settings_text(r.settings), reason(results, r), remedy(results, r)) for r in failures(results)
+        ],
+        exports=[export_command(results, pick.trial) for pick in picks] if results.front else [],
+        commands=[compress_command(results, number) for number in results.front],
+        metrics=metric_rows(results),
+        described=[
+            (key, stat_rows(results.config[key]))
+            for key in ("calibration", "evaluators", "runtime", "study")
+            if results.config.get(key)
+        ],
+        manifest=stat_rows(results.manifest),
+        theme=theme_css(),
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this package; everything that is put into them is escaped, and a missing name is an error."""
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("autotune.reporting.html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
+    found.filters["code"] = _code
+    return found
+
+
+def _strong(text: str) -> Any:
+    """The text, escaped, with ``**such words**`` in bold."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("**")
+    marked = [Markup("<strong>{}</strong>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
+def _code(text: str) -> Any:
+    """The text, escaped, with words between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("`")
+    marked = [Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
+def _subtitle(results: StudyResults) -> str:
+    manifest = results.manifest
+    parts = []
+    finished = [record.finished for record in results.records.values() if record.finished is not None]
+    if finished:
+        parts.append(max(finished, key=datetime.timestamp).strftime("%-d %B %Y"))
+    machine = manifest.get("machine") or manifest.get("cpu") or {}
+    cpu = machine.get("cpu") or machine.get("model")
+    if cpu:
+        cores = machine.get("usable_cores") or machine.get("cores")
+        parts.append(f"{cpu}, {cores} cores" if cores else str(cpu))
+    versions = manifest.get("versions") or {}
+    parts += [f"{name} {versions[name]}" for name in ("autotune", "openvino") if name in versions]
+    return " · ".join(parts)
+
+
+def _maps(results: StudyResults, folder: Path) -> list[tuple[str, int, str, WeightMap]]:
+    """(why, trial, settings, map) of every choice whose plan is there."""
+    found = []
+    for pick in choices(results):
+        record = results.records[pick.trial]
+        plan = read_plan(folder, record.plan)
+        if plan is not None:
+            drawn = weight_map(plan, results.weights)
+            found.append((", ".join(pick.roles), pick.trial, settings_text(record.settings), drawn))
+    return found
+
+
+def _answers(results: StudyResults, folder: Path) -> dict[str, Any] | None:
+    """The chosen model's answers that differ most, in parts; None where none were kept."""
+    picks = choices(results)
+    if not picks:
+        return None
+    trial = picks[0].trial
+    every = read_answers(folder, results.records[trial].plan)
+    if not every:
+        return None
+    same = sum(answer.answer == answer.original for answer in every)
+    return {"trial": trial, "count": len(every), "same": same, "shown": [_parts(a) for a in most_different(every)]}
+
+
+def _parts(answer: Answer) -> dict[str, Any]:
+    original, ours = compare_words(answer.original, answer.answer)
+    return {"prompt": answer.prompt, "score": f"{answer.score:.3f}", "original": original, "ours": ours}

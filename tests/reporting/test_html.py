@@ -1,0 +1,188 @@
+"""report.html: whole by itself, safe against what models say, and with the numbers of trials.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.reporting.decision import choices, measured
+from autotune.reporting.formatting import score, size
+from autotune.reporting.html.page import report_html
+from autotune.reporting.html.theme import DARK
+from autotune.reporting.tables import trials_csv
+from autotune.reporting.view import StudyResults
+
+Make = Callable[..., StudyResults]
+EVIL = "</style></textarea><script>alert('model')</script><img src=x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: elements, ids, links and the cells of the trials' table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.rows: dict[str, list[tuple[str, str]]] = {}
+        self._row = ""
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.attributes += list(values.items())
+        if "id" in values:
+            self.ids.append(values["id"])
+        self.links += [values[name] for name in ("href", "src", "xlink:href") if name in values]
+        if tag == "tr":
+            self._row = values.get("id", "")
+        self._cell = tag == "td" and "data-v" in values
+        if self._cell:
+            self.rows.setdefault(self._row, []).append((values["data-v"], ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell = self._cell and tag != "td"
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            value, text = self.rows[self._row][-1]
+            self.rows[self._row][-1] = (value, text + data)
+
+
+@pytest.fixture
+def study(make: Make) -> StudyResults:
+    """24 trials, one of them failed."""
+    return make(trials=24)
+
+
+def write_extras(folder: Path, results: StudyResults, prompt: str) -> None:
+    """A plan and answers for every choice, as a search leaves them."""
+    for pick in choices(results):
+        key = results.records[pick.trial].plan
+        variants = {
+            f"self.model.layers.{layer}.{kind}._openvino_orig_weight": {
+                "mode": "int4_asym",
+                "group_size": 64,
+                "gptq": True,
+            }
+            for layer in range(2)
+            for kind in ("self_attn.q_proj", "mlp.down_proj")
+        }
+        for name, data in (
+            ("plans", {"key": key, "variants": variants, "notes": [prompt]}),
+            (
+                "answers",
+                {"answers": [{"prompt": prompt, "original": "one two", "answer": f"one {prompt}", "score": 0.4}]},
+            ),
+        ):
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / f"{key}.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"trials": 24},
+        {"trials": 0},
+        {"trials": 1},
+        {"trials": 4, "only_failing": True},
+        {"trials": 8, "objectives": {"kl_divergence": "minimize"}},
+        {"trials": 8, "objectives": {"similarity": "maximize", "kl_divergence": "minimize", "footprint": "minimize"}},
+        {"trials": 12, "constraints": {"perplexity_increase": {"op": "<=", "value": -5.0, "text": "<= -5%"}}},
+    ],
+)
+def test_the_page_is_whole_by_itself(make: Make, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Every link stays inside the page, ids are unique, and nothing is fetched, whatever became of the study."""
+    text = report_html(make(**options), tmp_path)
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    outside = [link for link in page.links if not link.startswith("#") and link != "data:,"]
+    assert outside == []
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert not re.search(r"@import|https?://(?!www\.w3\.org)", text)
+    assert set(re.findall(r"url\(#?([^)]*)\)", text)) <= set(page.ids)
+    assert "connect-src" in text or "default-src 'none'" in text
+    assert not re.search(r"[>\"\s]nan[<\"\s]", text)
+
+
+def test_every_number_equals_trials_csv(study: StudyResults, tmp_path: Path) -> None:
+    """Each cell of the table carries the csv's number and prints it as every other table does."""
+    page = Page(report_html(study, tmp_path))
+    rows = {row["trial"]: row for row in csv.DictReader(io.StringIO(trials_csv(study)))}
+    names = ["footprint", "compression_rate", "bits_per_weight", "kl_divergence", "similarity", "perplexity_increase"]
+    header = re.findall(r"<th[^>]*scope=\"col\">(.*?)</th>", report_html(study, tmp_path))
+    assert len(rows) == len(page.rows) == 24
+    compared = 0
+    for number, row in rows.items():
+        cells = dict(zip((re.sub("<.*", "", name) for name in header), page.rows[f"t{number}"], strict=True))
+        for name in names:
+            value, text = cells[
+                {"compression_rate": "rate", "kl_divergence": "KL divergence"}.get(name, name.replace("_", " "))
+            ]
+            assert value == row[name] or float(value) == float(row[name])
+            if name in study.metrics and row[name]:
+                stderr = row.get(f"{name}_stderr")
+                expected = score(
+                    float(row[name]), float(stderr) if stderr else None, name=name, metric=study.metrics[name]
+                )
+                assert text == expected
+            compared += bool(row[name])
+    assert compared > 100
+
+
+def test_the_decision_says_the_tables_numbers(study: StudyResults, tmp_path: Path) -> None:
+    """Size and scores of each choice stand on its card as in the table."""
+    text = report_html(study, tmp_path)
+    articles = re.findall(r"<article class=\"card.*?</article>", text, flags=re.DOTALL)
+    for pick, card in zip(choices(study), articles, strict=False):
+        assert f">trial {pick.trial}</a>" in card
+        assert size(study.value(pick.trial, "footprint")) in card
+        assert measured(study, pick.trial, "kl_divergence") in card
+    assert len(articles) >= 3
+
+
+def test_what_models_and_users_write_stays_text(make: Make, tmp_path: Path) -> None:
+    """Prompts, answers, model names and errors with markup in them are printed and never run."""
+    results = make(trials=12, failing=[5], config={"model": f"org/{EVIL}"})
+    object.__setattr__(results.records[5], "error", {"type": "ValueError", "message": EVIL})
+    write_extras(tmp_path, results, EVIL)
+    text = report_html(results, tmp_path)
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert") >= 4
+    assert 'id="answers"' in text
+
+
+def test_the_map_shows_what_was_applied(study: StudyResults, tmp_path: Path) -> None:
+    """With a plan in the folder there is a map of layers by kinds, without one no such section."""
+    assert 'id="weights"' not in report_html(study, tmp_path)
+    write_extras(tmp_path, study, "Who?")
+    text = report_html(study, tmp_path)
+    assert "4 × int4_asym g64" in text
+    assert "<th>q_proj</th><th>down_proj</th>" in text
+
+
+def test_same_study_same_page(study: StudyResults, tmp_path: Path) -> None:
+    """Two renderings are equal, the drawings included."""
+    assert report_html(study, tmp_path) == report_html(study, tmp_path)
+
+
+def test_every_colour_has_one_for_the_dark(study: StudyResults, tmp_path: Path) -> None:
+    """No drawing keeps a colour made for white paper."""
+    used = set(re.findall(r"var\(--x-([0-9a-f]{6})", report_html(study, tmp_path)))
+    assert used
+    assert used <= set(DARK)
