@@ -120,6 +120,7 @@ def look() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(cast("Any", LOOK))
+        matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=[MODES["int4_asym"][0]])
         yield
 
 
