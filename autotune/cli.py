@@ -7,21 +7,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune import __version__
+from autotune import __version__, cli_results
+from autotune.cli_options import ConfigFile, Json, Set, Storage, listening
 from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS, Settings
 from autotune.errors import AutotuneError, UsageError
 from autotune.printing import print_evaluators, print_front, print_json, print_paths, print_plan, print_produced
 
 if TYPE_CHECKING:
     from autotune.config import Config
-    from autotune.search.progress import Listener
 
 __all__ = ["app", "main"]
 
@@ -34,14 +32,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="The study's configuration.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a key of the file; repeatable.")
-]
-Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
-StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
 
 
 def _version(value: bool) -> None:
@@ -61,17 +51,6 @@ def _common(
     if not debug:
         # The hub's client tells of every retry; the error in the end says what there is to say.
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-
-
-@contextmanager
-def _listening() -> Iterator[Listener]:
-    from autotune.search.progress import make_listener
-
-    listener = make_listener()
-    try:
-        yield listener
-    finally:
-        listener.close()
 
 
 def _load(file: Path, overrides: list[str] | None, output: Path | None = None, seed: int | None = None) -> Config:
@@ -130,7 +109,7 @@ def search(
     from autotune.reporting.summary import as_json as outcome_json
     from autotune.search import run_search
 
-    with _listening() as listener:
+    with listening() as listener:
         outcome = run_search(config, listener=listener, fresh=fresh, storage=storage)
     results = load_results(outcome.folder, storage)
     if as_json:
@@ -153,7 +132,7 @@ def plan(file: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
 def _plan(config: Config, as_json: bool) -> None:
     from autotune.search.dry_run import dry_run
 
-    with _listening() as listener:
+    with listening() as listener:
         told = dry_run(config, listener.stage)
     if as_json:
         print_json(told.as_dict())
@@ -242,7 +221,7 @@ def compress(
     texts = None
     if calibration is not None:
         texts = Calibration.model_construct(path=calibration, samples=samples, sequence_length=sequence_length)
-    with _listening() as listener:
+    with listening() as listener:
         common: dict[str, Any] = {
             "calibration": texts,
             "cache": Cache.resolve(),
@@ -255,25 +234,6 @@ def compress(
             limit, measured_on = _size_asked_for(max_size, text, settings)
             common["ignored_scope"] = settings.ignored_scope
             produced = compress_to_size(model, out, limit, text=measured_on, **common)
-    print_json(produced.as_dict()) if as_json else print_produced(produced)
-
-
-@app.command(epilog="Example: autotune export reports/demo demo-int4 --knee")
-def export(
-    folder: StudyFolder,
-    out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
-    trial: Annotated[int | None, typer.Option(min=0, help="The number of a trial.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front (the default).")] = False,
-    storage: Storage = None,
-    as_json: Json = False,
-) -> None:
-    """Write the model of one trial of a study as a deployable folder."""
-    from autotune import single
-
-    if knee and trial is not None:
-        raise UsageError("--knee and --trial each name one model; give one of them")
-    with _listening() as listener:
-        produced = single.export(folder, out, trial=trial, storage=storage, stage=listener.stage)
     print_json(produced.as_dict()) if as_json else print_produced(produced)
 
 
@@ -310,7 +270,7 @@ def evaluate(
         },
     }
     settings = single.evaluation_config(file=config, reference=reference, names=evaluators, options=options)
-    with _listening() as listener:
+    with listening() as listener:
         measured = single.evaluate(model, settings, stage=listener.stage)
     if as_json:
         print_json({name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()})
@@ -318,22 +278,6 @@ def evaluate(
     width = max(map(len, measured))
     for name, m in measured.items():
         print(f"{name:{width}}  {score(m.value, m.stderr, name=name)}")
-
-
-@app.command(epilog="Example: autotune report reports/demo")
-def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
-    """Rebuild every table, plot and page of a study from its storage."""
-    from autotune.reporting.report import report as write
-    from autotune.reporting.results import load_results
-    from autotune.reporting.summary import as_json as outcome_json
-
-    paths = write(folder) if storage is None else write(folder, storage=storage)
-    results = load_results(folder, storage)
-    if as_json:
-        print_json({**outcome_json(results), "folder": str(folder)})
-        return
-    print_front(results)
-    print_paths(paths)
 
 
 @app.command(epilog="Example: autotune cache info")
@@ -404,6 +348,9 @@ def schema() -> None:
     from autotune.config import config_schema
 
     print_json(config_schema())
+
+
+cli_results.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.cache import Cache
 
-__all__ = ["MODEL_FILE", "SourceModel", "resolve_model", "save_model"]
+__all__ = ["MODEL_FILE", "WEIGHTS_FILE", "SourceModel", "resolve_model", "save_model"]
 
 MODEL_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from autotune.search.dry_run import DryRun
     from autotune.single import Produced
 
-__all__ = ["print_evaluators", "print_front", "print_json", "print_paths", "print_plan", "print_produced"]
+__all__ = [
+    "print_equivalents",
+    "print_evaluators",
+    "print_front",
+    "print_json",
+    "print_paths",
+    "print_plan",
+    "print_produced",
+]
 
 
 def print_json(data: Any) -> None:
@@ -44,7 +52,7 @@ def print_paths(paths: ReportPaths) -> None:
     def short(path: Path) -> str:
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
-    print(f"report: {short(paths.report_md)}")
+    print(f"report: {short(paths.report_html)}   # open it in a browser; report.md is the same for a terminal")
     print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
     if paths.plots:
         print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
@@ -80,6 +88,23 @@ def print_produced(produced: Produced) -> None:
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
     for note in plan.notes:
         print(f"note: {note}")
+
+
+def print_equivalents(produced: Produced) -> None:
+    """The same settings as calls of optimum-cli and NNCF, or why there is none."""
+    from autotune.reporting.equivalents import nncf_call, optimum_command
+
+    record = json.loads((produced.folder / "autotune.json").read_text(encoding="utf-8"))
+    settings = produced.settings or {}
+    for name, found in (
+        ("optimum-cli", optimum_command(record["model"]["name"], settings)),
+        ("NNCF", nncf_call(settings)),
+    ):
+        print(f"\nthe same settings in {name}:" if found.call else f"\nno equivalent in {name}: {found.note}")
+        if found.call:
+            print(found.call)
+            if found.note:
+                print(f"({found.note})")
 
 
 def print_evaluators(found: Iterable[tuple[str, str, Mapping[str, Metric], str]]) -> None:

@@ -1,4 +1,4 @@
-"""One compression or one evaluation, without a study: what `autotune compress`, `export` and `evaluate` do."""
+"""One compression or one evaluation, without a study: what `autotune compress` and `evaluate` do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import ConfigError, StudyError, UsageError
+from autotune.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from autotune.cache import Cache
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Produced",
+    "Stage",
     "check_empty",
     "compress",
     "evaluate",
     "evaluation_config",
-    "export",
     "open_engine",
-    "write",
+    "write_model",
 ]
 
 Stage = Callable[[str], None]
@@ -40,16 +40,21 @@ class Produced:
         folder: the complete model folder.
         plan: what was done to every weight.
         original_footprint: bytes of the original's `openvino_model.bin`.
+        trial: the trial whose model it is, None without a study.
+        settings: as they were asked for, defaults resolved.
     """
 
     folder: Path
     plan: Plan
     original_footprint: int
+    trial: int | None = None
+    settings: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The outcome as plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
-        return {"folder": str(self.folder), "original_footprint": self.original_footprint, **plan}
+        trial = {} if self.trial is None else {"trial": self.trial}
+        return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
 def compress(
@@ -88,7 +93,7 @@ def compress(
     )
     plan = engine.plan(settings)
     stage("compressing")
-    return write(engine, plan, source, out, {"settings": engine.resolve(settings).as_dict()})
+    return write_model(engine, plan, source, out, {"settings": engine.resolve(settings).as_dict()})
 
 
 def open_engine(
@@ -133,51 +138,7 @@ def open_engine(
     return source, engine
 
 
-def export(folder: Path, out: Path, *, trial: int | None, storage: str | None, stage: Stage) -> Produced:
-    """Build the model of one trial of a study again and write it as a deployable folder.
-
-    Args:
-        folder: the study's folder.
-        out: a folder that does not exist yet or is empty.
-        trial: its number; None is the knee of the front.
-        storage: an Optuna storage URL instead of the folder's `study.db`.
-        stage: is told what happens.
-
-    Raises:
-        UsageError: `out` is not empty, or there is no such trial.
-        StudyError: the study cannot be read, or the model, texts or engine changed so that the plan is another one.
-    """
-    from autotune.compression.settings import Settings
-    from autotune.config import load_config
-    from autotune.reporting.results import load_results
-    from autotune.search.preparation import prepare
-
-    check_empty(out)
-    results = load_results(folder, storage)
-    number = results.knee if trial is None else trial
-    if number is None:
-        raise StudyError(f"{folder}: no trial of this study is on a front yet; run the search again or name a --trial")
-    record = results.records.get(number)
-    if record is None or record.plan is None:
-        on_front = ", ".join(map(str, results.front)) or "none"
-        raise UsageError(f"{folder} has no finished trial {number}; the trials on its front are {on_front}")
-    known = Settings.__dataclass_fields__
-    values = {name: value for name, value in record.settings.items() if name in known}
-    values["ignored_scope"] = tuple(values.get("ignored_scope") or ())
-    prepared = prepare(load_config(folder / "model.yaml"), stage)
-    plan = prepared.engine.plan(Settings(**values))
-    if plan.key != record.plan:
-        raise StudyError(
-            f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
-            "calibration texts or the engine changed since. manifest.json tells the versions and hashes of the study"
-        )
-    stage("compressing")
-    scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
-    about = {"settings": prepared.engine.resolve(Settings(**values)).as_dict(), "trial": number, "scores": scores}
-    return write(prepared.engine, plan, prepared.source, out, about)
-
-
-def write(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
+def write_model(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
     """Apply a plan and write the complete folder; `about` goes into its `autotune.json`."""
     from autotune import __version__
     from autotune.models import save_model
@@ -193,7 +154,11 @@ def write(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Map
 
 
 def check_empty(out: Path) -> None:
-    """Refuse a folder that holds something already."""
+    """Refuse a folder that has something in it.
+
+    Raises:
+        UsageError: `out` is a file or a folder that is not empty.
+    """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} exists already and is not an empty folder; name a new one")
 

@@ -59,7 +59,7 @@ def compress_to_size(
     from autotune.allocation.allocator import Allocator
     from autotune.allocation.menus import default_settings, make_menus
     from autotune.allocation.probe import Probe
-    from autotune.single import check_empty, open_engine, write
+    from autotune.single import check_empty, open_engine, write_model
 
     check_empty(out)
     if not text.is_file():
@@ -80,7 +80,7 @@ def compress_to_size(
     finally:
         probe.close()
     stage("compressing")
-    return write(engine, point.plan, source, out, {"allocation": about})
+    return write_model(engine, point.plan, source, out, {"allocation": about})
 
 
 def _texts(text: Path, source: SourceModel, engine: Engine, cache: Cache, stage: Stage) -> tuple[Texts, Texts]:

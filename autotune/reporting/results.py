@@ -208,6 +208,7 @@ def _record(
         error=attributes.get("error"),
         started=trial.datetime_start,
         finished=trial.datetime_complete,
+        digest=attributes.get("digest"),
     )
 
 

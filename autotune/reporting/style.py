@@ -79,6 +79,7 @@ LOOK: dict[str, Any] = {
     "savefig.facecolor": "white",
     "svg.hashsalt": "autotune",
     "svg.fonttype": "none",
+    "axes.prop_cycle": "cycler('color', ['#0072B2'])",
     "text.parse_math": False,
 }
 
@@ -120,7 +121,6 @@ def look() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(cast("Any", LOOK))
-        matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=[MODES["int4_asym"][0]])
         yield
 
 

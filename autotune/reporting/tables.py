@@ -31,6 +31,8 @@ __all__ = [
     "front_table_markdown",
     "legend",
     "metric_rows",
+    "option_cells",
+    "original_cells",
     "trials_csv",
 ]
 
@@ -90,12 +92,13 @@ def front_latex(results: StudyResults) -> str:
     return f"% {results.model}: the front. Needs \\usepackage{{booktabs}}.\n" + latex_table(*front_rows(results))
 
 
-def front_rows(results: StudyResults) -> tuple[list[str], list[list[str]], str]:
+def front_rows(results: StudyResults, metrics: list[str] | None = None) -> tuple[list[str], list[list[str]], str]:
     """Header, rows and alignment of the front as NNCF's accuracy/footprint tables print it.
 
-    The original model comes first; the knee's mode is followed by a star.
+    The original model comes first; the knee's mode is followed by a star. `metrics` are further columns; None is
+    the objectives that have none of their own.
     """
-    metrics = shown_metrics(results)
+    metrics = shown_metrics(results) if metrics is None else metrics
     header = ["mode", "%int4", "%int8", "lora rank", "average relative error", "compression rate"]
     header += ["trial", "group size", "ratio", "options", "footprint"]
     for name in metrics:
@@ -104,12 +107,13 @@ def front_rows(results: StudyResults) -> tuple[list[str], list[list[str]], str]:
     numbers = list(results.front)
     if not numbers and results.least_infeasible is not None:
         numbers = [results.least_infeasible]
-    rows = [] if results.original is None else [_original_row(results, metrics)]
-    rows += [_trial_row(results, number, metrics) for number in numbers]
+    rows = [] if results.original is None else [original_cells(results, metrics)]
+    rows += [option_cells(results, number, metrics) for number in numbers]
     return header, rows, "lrrrrrrrrlr" + "r" * len(metrics)
 
 
-def _original_row(results: StudyResults, metrics: list[str]) -> list[str]:
+def original_cells(results: StudyResults, metrics: list[str]) -> list[str]:
+    """The original's row under the header of `front_rows`."""
     original = results.original
     assert original is not None
     cells = ["original", "0%", "0%", DASH, percent(0.0, 1), times(original.compression_rate), DASH, DASH, DASH, DASH]
@@ -121,7 +125,8 @@ def _original_row(results: StudyResults, metrics: list[str]) -> list[str]:
     return cells
 
 
-def _trial_row(results: StudyResults, number: int, metrics: list[str]) -> list[str]:
+def option_cells(results: StudyResults, number: int, metrics: list[str]) -> list[str]:
+    """A trial's row under the header of `front_rows`."""
     settings = dict(results.records[number].settings)
     group, rank, ratio = settings.get("group_size"), settings.get("lora_rank"), settings.get("ratio")
     mode = str(settings.get("mode", DASH))

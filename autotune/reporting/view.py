@@ -66,6 +66,7 @@ class TrialRecord:
         duplicate_of: the trial that worked through the same plan, so that this one did not.
         retry_of: the interrupted trial whose point this one took up again.
         error: type and message of a failed trial's exception.
+        digest: of the compressed model's bytes; None where they were not kept.
     """
 
     number: int
@@ -84,6 +85,7 @@ class TrialRecord:
     error: Mapping[str, str] | None
     started: datetime | None
     finished: datetime | None
+    digest: str | None = None
 
     @property
     def complete(self) -> bool:

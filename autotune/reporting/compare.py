@@ -1,0 +1,196 @@
+"""Several studies in one table and one plot: other models, other spaces, other machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import UsageError
+from autotune.files import atomic_write
+from autotune.reporting.decision import SIZES, accuracy_metric, baseline, choices
+from autotune.reporting.formatting import label, latex_table, markdown_table
+from autotune.reporting.tables import front_rows, option_cells, original_cells
+from autotune.reporting.view import StudyResults
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "ComparisonPaths", "compare", "comparison_figure", "write_comparison"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Studies side by side.
+
+    Attributes:
+        names: one for each study, all different.
+        studies: as they were given.
+        metric: the accuracy that all of them scored; None where they share none.
+        whole: all trials of the fronts, not only those worth choosing.
+    """
+
+    names: tuple[str, ...]
+    studies: tuple[StudyResults, ...]
+    metric: str | None
+    whole: bool = False
+
+    def trials(self, study: StudyResults) -> list[int]:
+        """The trials of one study that the table shows, the largest first."""
+        shown = [pick.trial for pick in choices(study)] if not self.whole else list(study.front)
+        other = baseline(study)
+        shown += [other] if other is not None and study.records[other].complete and other not in shown else []
+        return sorted(shown, key=lambda number: (-(study.value(number, "footprint") or 0.0), number))
+
+    def rows(self) -> tuple[list[str], list[list[str]], str]:
+        """Header, rows and alignment, in the form of NNCF's accuracy/footprint tables with the model in front."""
+        metrics = [] if self.metric in (None, "relative_error") else [str(self.metric)]
+        header: list[str] = []
+        rows: list[list[str]] = []
+        align = ""
+        for name, study in zip(self.names, self.studies, strict=True):
+            known = [metric for metric in metrics if metric in study.metrics]
+            found, align = ["model"], "l"
+            columns, _, way = front_rows(study, metrics=known)
+            header, align = [*found, *columns], align + way
+            if study.original is not None:
+                rows.append([name, *original_cells(study, known)])
+            rows += [[name, *option_cells(study, number, known)] for number in self.trials(study)]
+        return header, rows, align
+
+    def csv(self) -> str:
+        """The same trials with every column of their trials.csv, the model in front."""
+        frames = [
+            (name, study.trials.loc[self.trials(study)]) for name, study in zip(self.names, self.studies, strict=True)
+        ]
+        columns = list(dict.fromkeys(column for _, frame in frames for column in frame.columns))
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["model", *columns])
+        for name, frame in frames:
+            for row in frame.to_dict("records"):
+                writer.writerow([name, *(_text(row.get(column)) for column in columns)])
+        return stream.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonPaths:
+    """Where everything was written; `plot` is None where the studies share no accuracy."""
+
+    markdown: Path
+    latex: Path
+    csv: Path
+    plot: Path | None
+
+
+def compare(studies: Sequence[StudyResults], *, whole: bool = False) -> Comparison:
+    """Put studies side by side.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not studies:
+        raise UsageError("name at least one study's folder")
+    names: list[str] = []
+    for study in studies:
+        name, count = study.model, 2
+        while name in names:
+            name, count = f"{study.model} ({count})", count + 1
+        names.append(name)
+    return Comparison(tuple(names), tuple(studies), _common_metric(studies), whole)
+
+
+def _common_metric(studies: Sequence[StudyResults]) -> str | None:
+    wanted = [metric for study in studies if (metric := accuracy_metric(study)) is not None]
+    wanted += [name for name in studies[0].metrics if name not in SIZES]
+
+    def scored(study: StudyResults, name: str) -> bool:
+        return name in study.trials.columns and bool(study.complete[name].notna().any())
+
+    return next((name for name in wanted if all(scored(study, name) for study in studies)), None)
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
+    """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes."""
+    from autotune.reporting.style import look, save_png
+
+    header, rows, align = comparison.rows()
+    text = f"# {', '.join(comparison.names)}\n\n{markdown_table(header, rows, align)}\n"
+    with look():
+        figure = comparison_figure(comparison)
+        plot = None if figure is None else save_png(figure, folder / "compare.png")
+    text += "" if plot is None else "\n![Accuracy against compression](compare.png)\n"
+    latex = "% Needs \\usepackage{booktabs}.\n" + latex_table(header, rows, align)
+    return ComparisonPaths(
+        _write(folder / "compare.md", text),
+        _write(folder / "compare.tex", latex),
+        _write(folder / "compare.csv", comparison.csv()),
+        plot,
+    )
+
+
+def comparison_figure(comparison: Comparison) -> Figure | None:
+    """The fronts over the compression rate, one line a study; draw inside `style.look()`."""
+    import numpy as np
+
+    from autotune.reporting.front import is_wide
+    from autotune.reporting.style import INK, MODES, OTHERS, log_axis, new_figure, padded, plain_axis, tidy
+
+    metric = comparison.metric
+    if metric is None:
+        return None
+    lines = []
+    for name, study in zip(comparison.names, comparison.studies, strict=True):
+        values = [
+            (study.value(n, "compression_rate"), study.value(n, metric), study.stderr(n, metric)) for n in study.front
+        ]
+        known = sorted((float(x), float(y), float(e or 0.0)) for x, y, e in values if x is not None and y is not None)
+        if known:
+            lines.append((name, np.array(known)))
+    if not lines:
+        return None
+    figure = new_figure(9.6, 5.4)
+    axes = figure.add_axes((0.08, 0.11, 0.66, 0.74))
+    every = np.concatenate([points for _, points in lines])
+    looks = [*MODES.values(), *OTHERS]
+    for position, (name, points) in enumerate(lines):
+        color, marker = looks[position % len(looks)]
+        axes.errorbar(
+            points[:, 0], points[:, 1], yerr=points[:, 2], color=color, marker=marker, markersize=6.5, linewidth=1.4,
+            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7, label=name,
+        )  # fmt: skip
+    if is_wide(every[:, 1]):
+        axes.set_yscale("log")
+        low, high = padded(list(every[:, 1]), log=True)
+        log_axis(axes.yaxis, low, high)
+    else:
+        low, high = padded(list(every[:, 1]), log=False)
+        plain_axis(axes.yaxis)
+    axes.set_ylim(low, high)
+    plain_axis(axes.xaxis)
+    study = comparison.studies[0]
+    meaning = study.metrics[metric]
+    arrow = "↓ lower" if meaning.direction == "minimize" else "↑ higher"
+    unit = f" ({meaning.unit})" if meaning.unit else ""
+    title = f"{label(metric)[0].upper()}{label(metric)[1:]}{unit}   {arrow} is better"
+    axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=9)
+    axes.set_xlabel("Compression rate, fp32 size over size   → higher is better", labelpad=8)
+    tidy(axes)
+    figure.text(0.02, 0.955, "The fronts", fontsize=13.5, fontweight="bold", color=INK, va="center")
+    figure.legend(loc="upper left", bbox_to_anchor=(0.76, 0.86))
+    return figure
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def _text(value: Any) -> str:
+    from autotune.reporting.formatting import is_missing
+
+    return "" if is_missing(value) else repr(value) if isinstance(value, float) else str(value)
