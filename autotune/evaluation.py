@@ -8,7 +8,7 @@ An evaluator is a class that takes its options as keyword arguments and has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     FloatArray = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
+    Choose = Callable[[IntArray, int, FloatArray], IntArray]
 
 __all__ = [
     "SCORING_CONFIG",
@@ -158,6 +159,19 @@ class LanguageModel(Protocol):
 
         Returns:
             for each prompt what `greedy` gives, up to ties within float32 rounding.
+        """
+
+    def sample_batch(self, prompts: IntArray, length: int, choose: Choose) -> list[list[int]]:
+        """Continue prompts together, each token chosen by the caller.
+
+        Args:
+            prompts: int64 [B, P].
+            length: of a text at most, its prompt included.
+            choose: gives the next token of each text that is still open, int64 [b], from their indices [b], the
+                position of that token, and the logits float32 [b, V], which live until the next call.
+
+        Returns:
+            The texts with their prompts, each as long as `length` or ended by (and with) an end-of-text token.
         """
 
 

@@ -20,7 +20,7 @@ from autotune.evaluation import SCORING_CONFIG
 if TYPE_CHECKING:
     import openvino as ov
 
-    from autotune.evaluation import FloatArray, IntArray
+    from autotune.evaluation import Choose, FloatArray, IntArray
 
 __all__ = ["OpenVINOLanguageModel", "end_token_ids"]
 
@@ -215,6 +215,30 @@ class OpenVINOLanguageModel:
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer
         return answers
+
+    def sample_batch(self, prompts: IntArray, length: int, choose: Choose) -> list[list[int]]:
+        """Continue prompts together by tokens of the caller's choice; see `LanguageModel.sample_batch`."""
+        self._check_tokens(prompts)
+        most = max(1, min(_BATCH_ROWS, self._cache_rows(length))) if "beam_idx" in self._inputs else 1
+        texts: list[list[int]] = np.asarray(prompts).tolist()
+        for start in range(0, len(texts), most):
+            self._sample(texts, np.arange(start, min(start + most, len(texts))), length, choose)
+        return texts
+
+    def _sample(self, texts: list[list[int]], still_open: IntArray, length: int, choose: Choose) -> None:
+        """Continue those texts in place."""
+        tokens = np.array([texts[index] for index in still_open], np.int64)
+        rows = np.arange(len(still_open))  # of the cache, that the texts go on from
+        for position in range(tokens.shape[1], length):
+            mask = np.ones((len(still_open), position), np.int64)
+            positions = np.broadcast_to(np.arange(position - tokens.shape[1], position), tokens.shape)
+            chosen = choose(still_open, position, self._checked_infer(tokens, mask, positions, rows)[:, -1])
+            for index, token in zip(still_open, chosen.tolist(), strict=True):
+                texts[index].append(token)
+            rows = np.flatnonzero(~np.isin(chosen, list(self.end_token_ids)))
+            still_open, tokens = still_open[rows], chosen[rows, None]
+            if not len(rows):
+                break
 
     def _checked_infer(self, tokens: IntArray, mask: IntArray, positions: IntArray, rows: IntArray) -> FloatArray:
         """An inference for `decode`; only what is behind a mask may be NaN."""

@@ -21,7 +21,7 @@ from autotune.evaluation import Evaluator, Measurement, Metric
 from autotune.references import ReferenceStore
 
 if TYPE_CHECKING:
-    from autotune.evaluation import FloatArray, IntArray, Reference
+    from autotune.evaluation import Choose, FloatArray, IntArray, Reference
 
 __all__ = ["EvaluatorConformance", "FakeLanguageModel", "FakeTokenizer"]
 
@@ -81,7 +81,7 @@ class FakeLanguageModel:
         self._tables += noise * np.random.default_rng(seed + 1).normal(0.0, 1.0, self._tables.shape).astype(np.float32)
         self._tables[:, :, len(self._tokenizer) :] -= 10.0
         self._broken = broken
-        self.calls = {"logits": 0, "scan": 0, "greedy": 0, "greedy_batch": 0}
+        self.calls = {"logits": 0, "scan": 0, "greedy": 0, "greedy_batch": 0, "sample_batch": 0}
 
     @property
     def tokenizer(self) -> FakeTokenizer:
@@ -132,6 +132,21 @@ class FakeLanguageModel:
         """See `LanguageModel.greedy_batch`."""
         self.calls["greedy_batch"] += 1
         return [self._greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+
+    def sample_batch(self, prompts: IntArray, length: int, choose: Choose) -> list[list[int]]:
+        """See `LanguageModel.sample_batch`."""
+        self.calls["sample_batch"] += 1
+        texts: list[list[int]] = np.asarray(prompts).tolist()
+        still_open = np.arange(len(texts))
+        for position in range(len(texts[0]), length):
+            logits = self._logits(np.array([texts[index][-2:] for index in still_open]))[:, -1]
+            chosen = choose(still_open, position, logits)
+            for index, token in zip(still_open, chosen.tolist(), strict=True):
+                texts[index].append(token)
+            still_open = still_open[chosen != 0]
+            if not len(still_open):
+                break
+        return texts
 
     def _greedy(self, prompt: Sequence[int], limit: int) -> list[int]:
         tokens = list(prompt)
