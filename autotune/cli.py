@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+SYNTHETIC = "synthetic"
+"""The word for a text that the model writes itself; a file of that name is ./synthetic."""
+
 app = typer.Typer(
     name="autotune",
     help="Finds the smallest OpenVINO language model that still answers like the original.\n\n"
@@ -182,7 +185,8 @@ def compress(
         str, typer.Option(help="Where the group size does not divide: adjust, ignore or error.")
     ] = "adjust",
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text for what looks at activations.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Text for what looks at activations; synthetic: the model writes it."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 128,
     sequence_length: Annotated[int, typer.Option(min=2, help="Tokens of a window.")] = 512,
@@ -220,7 +224,8 @@ def compress(
     )
     texts = None
     if calibration is not None:
-        texts = Calibration.model_construct(path=calibration, samples=samples, sequence_length=sequence_length)
+        where: dict[str, Any] = {"synthetic": True} if str(calibration) == SYNTHETIC else {"path": calibration}
+        texts = Calibration.model_construct(**where, samples=samples, sequence_length=sequence_length)
     with listening() as listener:
         common: dict[str, Any] = {
             "calibration": texts,
@@ -247,7 +252,9 @@ def evaluate(
     evaluators: Annotated[
         list[str] | None, typer.Option(help="Names or module:attribute; repeatable. Default: all of the file, or both.")
     ] = None,
-    text: Annotated[Path | None, typer.Option(metavar="FILE", help="The text for perplexity and divergence.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The text for perplexity and divergence, or synthetic.")
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The prompts for similarity, one a line.")
     ] = None,
@@ -261,8 +268,13 @@ def evaluate(
     from autotune import single
     from autotune.reporting.formatting import score
 
-    options = {
-        "perplexity": {"path": text and str(text), "sequence_length": sequence_length, "samples": samples},
+    options: dict[str, dict[str, Any]] = {
+        "perplexity": {
+            "path": str(text) if text is not None and str(text) != SYNTHETIC else None,
+            "synthetic": True if str(text) == SYNTHETIC else None,
+            "sequence_length": sequence_length,
+            "samples": samples,
+        },
         "similarity": {
             "prompts": prompts and str(prompts),
             "embedder": embedder,

@@ -96,13 +96,14 @@ def fresh(config: Config, empty: Path, stage: Callable[[str], None]) -> Preparat
 def changes(config: Config, manifest: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str, ...]:
     """The inputs of a model's bytes that differ from the study's manifest, each named with where it comes from."""
     from autotune.search.manifest import versions
+    from autotune.texts import describe_source
 
     before, found = manifest.get("hashes") or {}, []
     calibration = config.calibration
     where = {
         "model": str(config.model),
         "tokenizer": f"{config.model}, its tokenizer's files",
-        "calibration": str(calibration.path or calibration.dataset),
+        "calibration": describe_source(calibration),
         "engine": "autotune's engine",
     }
     for subject, source in where.items():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.config import Calibration, Config
-    from autotune.evaluation import Measurement
+    from autotune.evaluation import IntArray, Measurement
     from autotune.models import SourceModel
 
 __all__ = [
@@ -107,23 +107,16 @@ def open_engine(
     from autotune.compression.engine import Engine
     from autotune.compression.statistics import StatisticsCache
     from autotune.models import resolve_model
-    from autotune.texts import describe_source, read_texts, token_windows
+    from autotune.texts import read_texts
 
-    texts = None if calibration is None else read_texts(calibration)
+    texts = [] if calibration is None or calibration.synthetic else read_texts(calibration)
     stage(f"loading {model}")
     source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
     original = source.read()
 
     def statistics() -> Any:
         assert calibration is not None
-        assert texts is not None
-        windows = token_windows(
-            source.tokenizer(),
-            texts,
-            sequence_length=calibration.sequence_length,
-            samples=calibration.samples,
-            name=describe_source(calibration),
-        )
+        windows = _windows(calibration, texts, source, original, cache, stage)
         stage(f"calibrating on {len(windows)} windows of {calibration.sequence_length} tokens")
         return StatisticsCache(cache.statistics).get_or_collect(
             original, engine.activations, windows, model_fingerprint=source.fingerprint
@@ -136,6 +129,32 @@ def open_engine(
         model_fingerprint=source.fingerprint,
     )
     return source, engine
+
+
+def _windows(
+    calibration: Calibration, texts: Sequence[str], source: SourceModel, original: Any, cache: Cache, stage: Stage
+) -> IntArray:
+    """The calibration text as tokens, int64 [n, T]; written by the model now where that is what is asked for."""
+    from autotune.references import ReferenceStore
+    from autotune.runtime import OpenVINOLanguageModel, end_token_ids
+    from autotune.synthetic import cached_windows
+    from autotune.texts import describe_source, token_windows
+
+    samples, length = calibration.samples, calibration.sequence_length
+    tokenizer = source.tokenizer()
+    if not calibration.synthetic:
+        name = describe_source(calibration)
+        return token_windows(tokenizer, texts, sequence_length=length, samples=samples, name=name)
+    stage(f"the model writes {samples} windows of {length} tokens")
+    return cached_windows(
+        ReferenceStore(cache.references),
+        lambda: OpenVINOLanguageModel(original, tokenizer, eos_token_ids=end_token_ids(source.path, tokenizer)),
+        samples=samples,
+        sequence_length=length,
+        seed=0,
+        source=source,
+        ov_config={},
+    )
 
 
 def write_model(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
@@ -194,8 +213,8 @@ def evaluation_config(
         if given and name not in chosen:
             option = next(iter(given)).replace("_", "-").replace("path", "text")
             raise UsageError(f"--{option} belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
-        if "path" in given:
-            for key in ("dataset", "name", "split", "column"):
+        if "path" in given or "synthetic" in given:
+            for key in ("path", "synthetic", "dataset", "name", "split", "column"):
                 chosen[name].pop(key, None)
         if name in chosen:
             chosen[name].update(given)

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from autotune.evaluation import FloatArray, IntArray, LanguageModel
+    from autotune.models import SourceModel
     from autotune.references import ReferenceStore
 
     DoubleArray = npt.NDArray[np.float64]
 
-__all__ = ["cached_windows", "generate_windows", "recipe"]
+__all__ = ["CALIBRATION", "EVALUATION", "cached_windows", "generate_windows", "recipe"]
 
 VERSION = 1
 """Changes whenever the same model would write other texts."""
+
+CALIBRATION, EVALUATION = 0, 1
+"""What texts are for: those for one and those for the other are independent of each other."""
 
 LIKELIEST_TOKENS = 4
 TOP_K = 64
@@ -41,9 +45,9 @@ TEXTS_A_WINDOW = 16
 """How many texts are begun for each window before a model that ends them at once is given up."""
 
 
-def recipe(samples: int, sequence_length: int, seed: int) -> str:
+def recipe(samples: int, sequence_length: int, seed: int, purpose: int = CALIBRATION) -> str:
     """A fingerprint of everything but the model that decides the windows."""
-    return fingerprint("synthetic", VERSION, samples, sequence_length, seed)
+    return fingerprint("synthetic", VERSION, purpose, samples, sequence_length, seed)
 
 
 def cached_windows(
@@ -53,22 +57,21 @@ def cached_windows(
     samples: int,
     sequence_length: int,
     seed: int,
-    model_fingerprint: str,
-    tokenizer_fingerprint: str,
+    source: SourceModel,
     ov_config: Mapping[str, Any],
 ) -> IntArray:
-    """The windows of `generate_windows` from the store; the model is only opened where they are not there yet.
+    """Windows for calibration from the store; the model is only opened where they are not there yet.
 
     Args:
         store: where they are kept.
         open_model: compiles the original model.
         samples, sequence_length, seed: see `generate_windows`.
-        model_fingerprint, tokenizer_fingerprint, ov_config: of what `open_model` opens.
+        source, ov_config: what `open_model` opens, and how.
     """
     key = fingerprint(
         recipe(samples, sequence_length, seed),
-        model_fingerprint,
-        tokenizer_fingerprint,
+        source.fingerprint,
+        source.tokenizer_fingerprint,
         dict(ov_config),
         version("openvino"),
     )
@@ -80,7 +83,9 @@ def cached_windows(
     return np.asarray(store.get_or_create(key, create)[0]["tokens"])
 
 
-def generate_windows(model: LanguageModel, *, samples: int, sequence_length: int, seed: int) -> IntArray:
+def generate_windows(
+    model: LanguageModel, *, samples: int, sequence_length: int, seed: int, purpose: int = CALIBRATION
+) -> IntArray:
     """Windows of tokens that the model writes; the same seed gives the same ones.
 
     A text that reaches `sequence_length` is a window. Texts that end before are put one after the other, each with its
@@ -91,6 +96,7 @@ def generate_windows(model: LanguageModel, *, samples: int, sequence_length: int
         samples: how many windows, n.
         sequence_length: tokens of a window, T.
         seed: of the draws.
+        purpose: `CALIBRATION` or `EVALUATION`.
 
     Returns:
         int64 [n, T].
@@ -109,7 +115,7 @@ def generate_windows(model: LanguageModel, *, samples: int, sequence_length: int
                 "synthetic: true (path or dataset), or fewer samples"
             )
         numbers = range(begun, begun + min(missing, TEXTS_TOGETHER))
-        for text in _write(model, numbers, sequence_length, seed):
+        for text in _write(model, numbers, sequence_length, [purpose, seed]):
             if len(text) == sequence_length:
                 whole.append(text)
             else:
@@ -119,10 +125,10 @@ def generate_windows(model: LanguageModel, *, samples: int, sequence_length: int
     return np.array(tokens[: samples * sequence_length], np.int64).reshape(samples, sequence_length)
 
 
-def _write(model: LanguageModel, numbers: range, length: int, seed: int) -> list[list[int]]:
+def _write(model: LanguageModel, numbers: range, length: int, seed: list[int]) -> list[list[int]]:
     """The texts of these numbers, each of at most `length` tokens; what else is written with a text changes nothing."""
     prefix = _beginning(model.tokenizer)
-    draws = np.stack([np.random.default_rng([seed, number]).random(length) for number in numbers])
+    draws = np.stack([np.random.default_rng([*seed, number]).random(length) for number in numbers])
     prompts = np.array([[*prefix, token] for token in _start_tokens(model, numbers, seed)], np.int64)
     texts = model.sample_batch(prompts, len(prefix) + length, partial(_choose, draws, len(prefix)))
     return [text[len(prefix) :] for text in texts]
@@ -134,7 +140,7 @@ def _beginning(tokenizer: Any) -> list[int]:
     return [token for token in tokenizer("")["input_ids"][:1] if token == before]
 
 
-def _start_tokens(model: LanguageModel, numbers: range, seed: int) -> list[int]:
+def _start_tokens(model: LanguageModel, numbers: range, seed: list[int]) -> list[int]:
     """Ids that are spread evenly over the vocabulary however many are taken; special tokens are none of them."""
     special = getattr(model.tokenizer, "all_special_ids", None) or [model.tokenizer.eos_token_id]
     ordinary = np.setdiff1d(np.arange(min(len(model.tokenizer), model.vocabulary_size)), special)

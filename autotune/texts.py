@@ -54,6 +54,8 @@ class TextSource(Protocol):
 
 def describe_source(source: TextSource) -> str:
     """A source in a few words, for messages: ``test.txt`` or ``dataset Salesforce/wikitext (test)``."""
+    if getattr(source, "synthetic", False):
+        return "text written by the model"
     if source.path is not None:
         return str(source.path)
     part = ", ".join(part for part in (source.name, source.split) if part)

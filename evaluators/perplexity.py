@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
+from autotune.synthetic import EVALUATION, generate_windows, recipe
 from autotune.texts import describe_source, read_texts, token_windows
 from evaluators import _divergence
 from evaluators._statistics import mean, quantile, standard_error
@@ -23,6 +24,7 @@ __all__ = ["Options", "Perplexity"]
 
 _log = logging.getLogger(__name__)
 _VERSION = 2  # of the numbers: raised when the same options would give other scores
+_SEED = 0  # of synthetic text
 _NOISE_WINDOWS = 2  # run once more, each alone, to see what the shape of a batch does
 _LARGE_REFERENCE = 2 * 2**30
 
@@ -46,6 +48,7 @@ class Options(BaseModel):
     name: str | None = Field(None, description="The dataset's configuration.")
     split: str | None = Field(None, description="The dataset's split.")
     column: str | None = Field(None, description="The dataset's text column; `text` by default.")
+    synthetic: bool = Field(False, strict=True, description="Text that the original model writes itself.")
     sequence_length: int = Field(512, ge=2, strict=True, description="Tokens of a window.")
     samples: int | None = Field(
         None, ge=1, strict=True, description="At most so many windows, from the start; all by default."
@@ -53,8 +56,10 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give either path or dataset, and not both")
+        if (self.path is not None) + (self.dataset is not None) + self.synthetic != 1:
+            raise ValueError("give one of path, dataset and synthetic: true")
+        if self.synthetic and self.samples is None:
+            raise ValueError("needs samples beside synthetic: true: how many windows the model is to write")
         return self
 
 
@@ -75,7 +80,18 @@ class Perplexity:
 
     @cached_property
     def _texts(self) -> list[str]:
+        if self.options.synthetic:
+            assert self.options.samples is not None
+            return [recipe(self.options.samples, self.options.sequence_length, _SEED, EVALUATION)]
         return read_texts(self.options)
+
+    def _windows(self, original: LanguageModel) -> npt.NDArray[np.int64]:
+        length, samples = self.options.sequence_length, self.options.samples
+        if self.options.synthetic:
+            assert samples is not None
+            return generate_windows(original, samples=samples, sequence_length=length, seed=_SEED, purpose=EVALUATION)
+        name = describe_source(self.options)
+        return token_windows(original.tokenizer, self._texts, sequence_length=length, samples=samples, name=name)
 
     def fingerprint(self) -> str:
         """Changes with the text's content and the windows, not with where the text lies."""
@@ -83,13 +99,7 @@ class Perplexity:
 
     def reference(self, original: LanguageModel) -> Reference:
         """Tokens int64 [n, T], likelihoods float64 [n, T - 1], distributions at all n T positions, self-noise [3]."""
-        windows = token_windows(
-            original.tokenizer,
-            self._texts,
-            sequence_length=self.options.sequence_length,
-            samples=self.options.samples,
-            name=describe_source(self.options),
-        )
+        windows = self._windows(original)
         length = windows.shape[1]
         positions = _divergence.Positions(windows.size, original.vocabulary_size)
         likelihoods = np.empty((len(windows), length - 1), np.float64)

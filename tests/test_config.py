@@ -305,7 +305,7 @@ WRONG_VALUES = [
     ("calibration: {path", "calibration: {split: train, path", "calibration.split", "belongs to a dataset"),
     ("path: texts/calibration.txt", "dataset: a/b", "calibration.dataset", "needs a split"),
     ("path: texts/calibration.txt", "dataset: ./rows", "calibration.dataset", "no such file or folder"),
-    ("path: texts/calibration.txt", "synthetic: true", "calibration.synthetic", "not available yet"),
+    ("calibration: {path", "calibration: {synthetic: true, path", "calibration.path", "beside synthetic: true"),
     ("samples: 8", "samples: 0", "calibration.samples", "must be at least 1, got 0"),
     ("sequence_length: 64}\nspace", "sequence_length: 1}\nspace", "calibration.sequence_length", "at least 2, got 1"),
     ("  similarity:", "  similarty:", "evaluators.similarty", "Did you mean similarity"),

@@ -53,8 +53,10 @@ def compress_command(results: StudyResults, number: int) -> str:
     note = ""
     if needs_calibration(settings):
         calibration = results.config.get("calibration") or {}
-        if calibration.get("path"):
-            words += ["--calibration", str(calibration["path"])]
+        seed = (results.config.get("study") or {}).get("seed", 0)
+        text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
+        if text:
+            words += ["--calibration", str(text)]
             for name in ("samples", "sequence_length"):
                 if calibration.get(name) is not None:
                     words += [f"--{name.replace('_', '-')}", str(calibration[name])]

@@ -13,12 +13,14 @@ from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.search.manifest import manifest
 from autotune.space_model import Range, SearchSpace
+from autotune.synthetic import recipe
 from autotune.threads import thread_limit
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.statistics import Statistics, StatisticsCache
     from autotune.config import Config
+    from autotune.evaluation import IntArray
     from autotune.models import SourceModel
     from autotune.references import ReferenceStore
     from autotune.runtime import OpenVINOLanguageModel
@@ -124,10 +126,10 @@ class Preparation:
 
     @cached_property
     def calibration_texts(self) -> list[str]:
-        """The texts of `calibration`."""
+        """The texts of `calibration`; none where the model writes them."""
         from autotune.texts import read_texts
 
-        return read_texts(self.config.calibration)
+        return [] if self.config.calibration.synthetic else read_texts(self.config.calibration)
 
     @cached_property
     def needs_calibration(self) -> bool:
@@ -144,24 +146,43 @@ class Preparation:
     @cached_property
     def statistics(self) -> Statistics:
         """The calibration statistics, computed or read when they are first needed."""
-        from autotune.texts import describe_source, token_windows
-
         calibration = self.config.calibration
+        windows = self.calibration_windows
         self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
-        tokens = token_windows(
-            self.tokenizer,
-            self.calibration_texts,
-            sequence_length=calibration.sequence_length,
-            samples=calibration.samples,
-            name=f"the calibration text {describe_source(calibration)}",
-        )
         with self.shared():
             return self.statistics_cache.get_or_collect(
                 self.model,
                 self.engine.activations,
-                tokens,
+                windows,
                 model_fingerprint=self.source.fingerprint,
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
+            )
+
+    @cached_property
+    def calibration_windows(self) -> IntArray:
+        """The calibration text as tokens, int64 [n, T]; written by the model now where that is what is asked for."""
+        from autotune.synthetic import cached_windows
+        from autotune.texts import describe_source, token_windows
+
+        calibration, runtime = self.config.calibration, self.config.runtime
+        if not calibration.synthetic:
+            return token_windows(
+                self.tokenizer,
+                self.calibration_texts,
+                sequence_length=calibration.sequence_length,
+                samples=calibration.samples,
+                name=f"the calibration text {describe_source(calibration)}",
+            )
+        self.stage(f"the model writes {calibration.samples} windows of {calibration.sequence_length} tokens")
+        with self.shared():
+            return cached_windows(
+                self.store,
+                lambda: self.compiled(self.model),
+                samples=calibration.samples,
+                sequence_length=calibration.sequence_length,
+                seed=self.config.study.seed,
+                source=self.source,
+                ov_config={"device": runtime.device, **runtime.ov_config},
             )
 
     @cached_property
@@ -282,6 +303,8 @@ class Preparation:
     def calibration_fingerprint(self) -> str:
         """Changes with the calibration texts and how they are cut."""
         calibration = self.config.calibration
+        if calibration.synthetic:
+            return recipe(calibration.samples, calibration.sequence_length, self.config.study.seed)
         return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
 
     def manifest(self) -> dict[str, Any]:
