@@ -230,7 +230,7 @@ class Preparation:
 
             def create(name: str, evaluator: Evaluator) -> Reference:
                 if not opened:
-                    opened.append(stack.enter_context(self.compiled(self.model)))
+                    opened.append(stack.enter_context(self.compiled(self.source.path)))
                 self.stage(f"the original model's reference for {name}")
                 return evaluator.reference(opened[0])
 

@@ -1,0 +1,162 @@
+"""Speed and memory of a model as it is deployed, beside the original measured in turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from autotune.errors import EvaluationError
+from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
+from autotune.files import fingerprint
+from evaluators._statistics import standard_error
+
+__all__ = ["Latency", "Options"]
+
+_VERSION = 1  # of what is measured
+
+_MEASURED: Mapping[str, Metric] = {
+    "first_token": Metric("minimize", "s", "seconds from the prompt to the first new token"),
+    "tokens_per_second": Metric("maximize", "tokens/s", "new tokens a second after the first"),
+    "peak_memory": Metric("minimize", "bytes", "largest resident memory of a process that does nothing else"),
+}
+
+METRICS: Mapping[str, Metric] = {
+    **_MEASURED,
+    **{
+        f"{name}_ratio": Metric(metric.direction, "", f"{name} in relation to the original's, measured in turn", 1.0)
+        for name, metric in _MEASURED.items()
+    },
+}
+
+
+class Options(BaseModel):
+    """The options of `latency` in model.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt_tokens: int = Field(256, ge=1, strict=True, description="Length of the prompt.")
+    new_tokens: int = Field(64, ge=3, strict=True, description="Tokens decoded after it, one by one.")
+    rounds: int = Field(5, ge=2, strict=True, description="Measurements of each model, taken in turn.")
+    device: str = Field("CPU", min_length=1, description="The OpenVINO device.")
+
+
+class Latency:
+    """Runs original and candidate in a process each, with the properties that OpenVINO gives a deployed model (not
+    those of scoring), and measures them in turn, so that whatever else the machine does strikes both.
+
+    A ratio is the geometric mean over rounds, its standard error from the rounds' differences. Peak memory is that of
+    the whole process, OpenVINO included: for a small model that is most of it.
+    """
+
+    Options = Options
+    metrics: Mapping[str, Metric] = METRICS
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of `Options`; nothing is run yet."""
+        self.options = Options(**options)
+
+    def fingerprint(self) -> str:
+        """Changes with the options."""
+        return fingerprint(_VERSION, self.options.model_dump())
+
+    def reference(self, original: LanguageModel) -> Reference:
+        """The original's path as UTF-8 bytes, and its own measurements float64 [rounds, 3]."""
+        path = original.source
+        if not isinstance(path, Path):
+            raise EvaluationError(
+                "latency needs an original that is compiled from its file, so that a process of its own can run it."
+            )
+        with self._worker(path) as measure:
+            rounds = np.array([measure() for _ in range(self.options.rounds)])
+        return {"path": np.frombuffer(str(path).encode(), np.uint8).copy(), "rounds": rounds}
+
+    def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
+        """Measure `candidate` and the original in turn; see `Evaluator.evaluate`.
+
+        Raises:
+            EvaluationError: the original's file is gone, or a model cannot be run with its default properties.
+        """
+        original = Path(np.asarray(reference["path"]).tobytes().decode())
+        if not original.is_file():
+            raise EvaluationError(f"the original model is no longer at {original}, and latency is measured beside it.")
+        with ExitStack() as stack:
+            path = candidate.source
+            if not isinstance(path, Path):
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "openvino_model.xml"
+                _save(candidate.source, path)
+            workers = [stack.enter_context(self._worker(file)) for file in (original, path)]
+            rounds = np.array([[measure() for measure in workers] for _ in range(self.options.rounds)])
+        return _measurements(rounds[:, 0], rounds[:, 1])
+
+    def original(self, reference: Reference) -> Mapping[str, Measurement]:
+        """The original's own speed and memory, all ratios 1."""
+        rounds = np.asarray(reference["rounds"])
+        return _measurements(rounds, rounds)
+
+    @contextmanager
+    def _worker(self, path: Path) -> Iterator[Any]:
+        """A process that has loaded the model; what comes back measures once, [3]."""
+        options = self.options
+        arguments = [str(path), options.device, str(options.prompt_tokens), str(options.new_tokens)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evaluators._latency_worker", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def line() -> str:
+            text = process.stdout.readline()  # type: ignore[union-attr]
+            if not text:
+                lines = process.communicate()[1].strip().splitlines()
+                raise EvaluationError(
+                    f"{path} cannot be run as deployed on {options.device}: {lines[-1] if lines else 'it died'}"
+                )
+            return text
+
+        def measure() -> list[float]:
+            print(file=process.stdin, flush=True)
+            found = json.loads(line())
+            return [float(found[name]) for name in _MEASURED]
+
+        try:
+            line()
+            yield measure
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _save(model: Any, path: Path) -> None:
+    import openvino as ov
+
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+def _measurements(
+    originals: np.ndarray[Any, np.dtype[np.float64]], candidates: np.ndarray[Any, np.dtype[np.float64]]
+) -> dict[str, Measurement]:
+    """From rounds [n, 3] of both models; the median is what one round that was disturbed does not move."""
+    measured: dict[str, Measurement] = {}
+    for index, name in enumerate(_MEASURED):
+        values = candidates[:, index]
+        logs = np.log(values / originals[:, index])
+        ratio = float(np.exp(logs.mean()))
+        error = standard_error(logs)
+        measured[name] = Measurement(float(np.median(values)), standard_error(values), tuple(values.tolist()))
+        measured[f"{name}_ratio"] = Measurement(
+            ratio, None if error is None else ratio * error, tuple(np.exp(logs).tolist())
+        )
+    return measured
