@@ -195,21 +195,28 @@ class Similarity:
         self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
     ) -> dict[str, Measurement]:
         """Complete the candidate's answers and compare them with the original's as texts."""
-        tokenizer, limit = candidate.tokenizer, self.options.max_new_tokens
+        tokenizer = candidate.tokenizer
+        texts = _texts(tokenizer, self._answers(candidate, reference, verified))
+        originals = _texts(tokenizer, _split(reference))
+        cosines = self._cosines(texts, originals, reference["embeddings"])
+        tokens = [[answer_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
+        return {"similarity": mean(cosines, 1.0), **token_metrics(*tokens)}
+
+    def _answers(
+        self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
+    ) -> list[list[int]]:
+        """The candidate's complete answers, from what the verification showed of them."""
         prompts, drafts = self._tokenised(candidate), _split(reference)
         answers = [list(answer) for answer, _ in verified]
         unfinished = [index for index, (_, finished) in enumerate(verified) if not finished]
         rests = candidate.greedy_batch(
             [[*prompts[index], *answers[index]] for index in unfinished],
-            [limit - len(answers[index]) for index in unfinished],
+            [self.options.max_new_tokens - len(answers[index]) for index in unfinished],
             [drafts[index] for index in unfinished],
         )
         for index, rest in zip(unfinished, rests, strict=True):
             answers[index] += rest
-        texts, originals = _texts(tokenizer, answers), _texts(tokenizer, drafts)
-        cosines = self._cosines(texts, originals, reference["embeddings"])
-        tokens = [[answer_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
-        return {"similarity": mean(cosines, 1.0), **token_metrics(*tokens)}
+        return answers
 
     def _cosines(
         self, texts: Sequence[str], original_texts: Sequence[str], embeddings: npt.NDArray[np.float32]
