@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MODEL_FILE", "WEIGHTS_FILE", "SourceModel", "resolve_model", "save_model"]
 
+_log = logging.getLogger(__name__)
+
 MODEL_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
-_EXPORT_VERSION = 1
+_EXPORT_VERSION = 2
+_EXPORT_RECORD = "autotune_export.txt"
 _HF_WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -116,8 +120,24 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
         raise ConfigError(f"{model} is not a folder; name an existing folder or a hub id", key="model")
     else:
         key = fingerprint(_EXPORT_VERSION, model, _hub_revision(model))
-    target, _ = get_or_create_directory(cache.models / key, lambda out: _export(model, out, trust_remote_code))
-    return _checked(SourceModel(model, target, trust_remote_code))
+    target = cache.models / key
+    for _ in range(2):
+        get_or_create_directory(target, lambda out: _export(model, out, trust_remote_code))
+        source = SourceModel(model, target, trust_remote_code)
+        if _is_as_exported(source):
+            return source
+        _log.warning("the exported model in %s is damaged; it is exported again", target)
+        shutil.rmtree(target, ignore_errors=True)
+    raise PrerequisiteError(f"{target} does not keep what is written into it; check the disk, or name another cache")
+
+
+def _is_as_exported(source: SourceModel) -> bool:
+    """Whether an exported folder holds what was written into it, byte for byte; the fingerprints are needed anyway."""
+    try:
+        told = (source.path / _EXPORT_RECORD).read_text(encoding="utf-8")
+        return told == f"{source.fingerprint} {source.tokenizer_fingerprint}"
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _checked(source: SourceModel) -> SourceModel:
@@ -167,6 +187,9 @@ def _export(model: str, out: Path, trust_remote_code: bool) -> None:
         ) from error
     if not (out / MODEL_FILE).is_file():
         raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; only text models can be tuned")
+    written = SourceModel(model, out)
+    record = f"{written.fingerprint} {written.tokenizer_fingerprint}"
+    (out / _EXPORT_RECORD).write_text(record, encoding="utf-8")
 
 
 @contextmanager

@@ -50,6 +50,7 @@ PLAN_METRICS: Mapping[str, Metric] = {
 RELATIVE_ERROR = Metric("minimize", "%", "mean relative error of similarity and perplexity against the original", 0.0)
 RELATIVE_TO = ("similarity", "perplexity")
 TRACEBACK_CHARACTERS = 4000
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Plan(Protocol):
@@ -187,7 +188,7 @@ def run_trial(settings: Settings, place: Workplace) -> TrialResult:
     except (ConfigError, PrerequisiteError):
         raise  # what is wrong with the set-up would be wrong with every trial
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise StudyError(
                 f"nothing can be written any more ({error}). Every finished trial is kept; make room, then run the "
                 "same command to continue."

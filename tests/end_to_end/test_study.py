@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -123,6 +124,48 @@ def test_a_killed_search_goes_on_without_repeating_a_trial(
     assert plans == [
         row["plan"] for row in rows(workplace / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]
     ]
+
+
+def test_a_damaged_cache_is_never_read(
+    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: subprocess.CompletedProcess[str]
+) -> None:
+    """Every file of the cache cut short or with one bit flipped: a new study computes again and has the same scores."""
+    shared.write_config(tmp_path, tiny_llama_hf, trials=4)  # type: ignore[attr-defined]
+    shutil.copytree(workplace / "cache", tmp_path / "cache")
+    files = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size)
+    for index, path in enumerate(files):
+        data = bytearray(path.read_bytes())
+        if index % 2:
+            data[len(data) // 2] ^= 1
+        path.write_bytes(data if index % 2 else data[: len(data) // 2])
+    process = shared.start(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")  # type: ignore[attr-defined]
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "damaged" in stderr
+    scores = {row["plan"]: (row["kl_divergence"], row["similarity"]) for row in rows(workplace / "study")}
+    found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE"]
+    assert len(found) == 4
+    assert [(row["kl_divergence"], row["similarity"]) for row in found] == [scores[row["plan"]] for row in found]
+
+
+def test_two_workers_give_the_same_scores(
+    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: subprocess.CompletedProcess[str]
+) -> None:
+    """With an empty cache, and half the threads for each: bit for bit the scores of one worker, each plan once."""
+    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
+    arguments = ("search", "model.yaml", "--workers", "2")
+    process = shared.start(tmp_path, *arguments, cache=tmp_path / "cache")  # type: ignore[attr-defined]
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]]
+    assert len({row["plan"] for row in found}) == len(found) == 8
+    scores = {row["plan"]: (row["kl_divergence"], row["similarity"]) for row in rows(workplace / "study")}
+    common = [row for row in found if row["plan"] in scores]
+    assert len(common) >= 4
+    for row in common:
+        assert (row["kl_divergence"], row["similarity"]) == scores[row["plan"]]
+    assert "statistics 1 computed" in stderr
+    assert "references 2 computed" in stderr
 
 
 def test_report_rebuilds_the_same_files(searched: subprocess.CompletedProcess[str], workplace: Path, run: Run) -> None:

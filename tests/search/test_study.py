@@ -280,14 +280,15 @@ def test_a_wrong_setup_stops_the_search_instead_of_failing_every_trial(tmp_path:
     assert (outcome.finished, outcome.failed) == (12, 0)
 
 
-def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, number: int) -> None:
     """No trial is failed for want of room; after the repair the study is the undisturbed one."""
     config = FakeConfig(tmp_path / "study")
     prepared = FakePrepared()
 
     def apply(plan: Any) -> Settings:
         if len(prepared.engine.applied) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, "No space left on device")
         return FakeEngine.apply(prepared.engine, plan)
 
     prepared.engine.apply = apply  # type: ignore[method-assign]
@@ -411,7 +412,7 @@ def test_a_changed_study_is_refused_with_what_changed(tmp_path: Path, change: di
     assert after == before
 
 
-@pytest.mark.parametrize("subject", ["model", "calibration", "evaluators.perplexity"])
+@pytest.mark.parametrize("subject", ["model", "calibration", "engine", "evaluators.perplexity"])
 def test_changed_content_under_the_same_name_is_refused(tmp_path: Path, subject: str) -> None:
     """A text or model that is another one now is noticed although model.yaml is the same."""
     config = FakeConfig(tmp_path / "study")
