@@ -95,6 +95,9 @@ def search(
     output: Annotated[Path | None, typer.Option(help="The study's folder.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampler.")] = None,
     set_: Set = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Try the front of that study first.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an existing study aside and start anew.")] = False,
     as_json: Json = False,
@@ -113,7 +116,7 @@ def search(
     from autotune.search import run_search
 
     with listening() as listener:
-        outcome = run_search(config, listener=listener, fresh=fresh, storage=storage)
+        outcome = run_search(config, listener=listener, fresh=fresh, storage=storage, start_from=start_from)
     results = load_results(outcome.folder, storage)
     if as_json:
         print_json({**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason})

@@ -170,6 +170,12 @@ class StudyOptions(Section):
     """Trials at the same time, each in a process of its own that shares the cores; 0 runs them in the search itself."""
     trial_timeout: Duration | None = None
     """The longest time of one trial, e.g. 10m, calibration not counted; a longer one is ended and fails."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """End the search when so many trials in a row have not made the front better; null never does."""
+    enqueue: list[dict[str, Any]] = Field(default_factory=list)
+    """Settings to try first of all, e.g. [{mode: nf4, group_size: 64}]; what is left out has its default."""
+    racing: bool = True
+    """Stop scoring a trial once the front beats it: beyond doubt on the first texts, or before what decides nothing."""
     memory_limit: ByteSize | None = None
     """The most memory that a worker may hold for itself, e.g. 8GB; a trial that needs more is ended and fails."""
 

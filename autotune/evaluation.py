@@ -29,6 +29,7 @@ __all__ = [
     "Metric",
     "Previewing",
     "Reference",
+    "StagedEvaluator",
     "follow_draft",
 ]
 
@@ -240,3 +241,15 @@ def follow_draft(
         if row == len(draft) or token != draft[row]:
             break
     return answer, len(answer) == max_new_tokens
+
+
+@runtime_checkable
+class StagedEvaluator(Evaluator, Protocol):
+    """An evaluator that can score a model on ever more of its texts, so that a beaten one need not be scored on all.
+
+    The texts' order must not depend on the model, and metrics that are means over sequences should carry their
+    `Measurement.values`: a model is compared with others sequence by sequence.
+    """
+
+    def stages(self, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
+        """What `evaluate` would return for the first few sequences, then for more, at last for all of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,16 +128,28 @@ class Perplexity:
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Score `candidate` on the windows of the reference; see `Evaluator.evaluate`."""
+        *_, measured = self.stages(candidate, reference)
+        return measured
+
+    def stages(self, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
+        """The scores after a quarter, a half and all of the windows; see `StagedEvaluator.stages`."""
         windows = np.asarray(reference["tokens"])
         length = windows.shape[1]
         likelihoods = np.empty((len(windows), length - 1), np.float64)
         divergences, agreements = (np.empty(windows.shape, np.float64) for _ in range(2))
+        stops = {-(-len(windows) // 4), -(-len(windows) // 2), len(windows)}
+        finished = 0
         for index, start, logits in candidate.scan(windows.tolist(), [0] * len(windows)):
             compared = _divergence.compare(reference, index * length + start, logits)
             here = slice(start, start + len(logits))
             divergences[index, here], agreements[index, here] = compared.divergence, compared.agree
             _likelihoods(logits, windows[index], start, likelihoods[index])
-        return _measurements(likelihoods, reference, divergences, agreements)
+            if here.stop < length:
+                continue
+            finished += 1  # windows are equally long, so they are finished in their order
+            if finished in stops:
+                done = slice(0, finished)
+                yield _measurements(likelihoods[done], reference, divergences[done], agreements[done])
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """The original's perplexity; perfect values otherwise."""
@@ -180,10 +192,10 @@ def _measurements(
     divergences: npt.NDArray[np.float64],
     agreements: npt.NDArray[np.float64],
 ) -> dict[str, Measurement]:
-    """From values at positions: likelihoods [n, T - 1], the others [n, T]."""
+    """From values at positions of the first n windows: likelihoods [n, T - 1], the others [n, T]."""
     shift, divergence_noise, disagreement = reference["noise"].tolist()
     windows = likelihoods.mean(axis=1)  # equally long, so that their mean is the mean over tokens
-    differences = windows - reference["likelihoods"].mean(axis=1)
+    differences = windows - reference["likelihoods"][: len(windows)].mean(axis=1)
     error = standard_error(differences)  # of the log of perplexity's ratio to the original's
     perplexity = math.exp(windows.mean())
     growth = math.exp(differences.mean())

@@ -45,6 +45,9 @@ def reason(results: StudyResults, record: TrialRecord) -> str:
     """What ended a trial without scores, in one line."""
     if record.error_text and not record.interrupted:
         return record.error_text
+    if "beaten_by" in record.numbers:
+        rival, count = (int(record.numbers[name]) for name in ("beaten_by", "beaten_after"))
+        return f"stopped: trial {rival} beats it by the first {count} sequences"
     if record.state == "PRUNED":
         broken = "; ".join(broken_limits(results, record.number))
         return f"stopped before scoring: {broken}" if broken else "stopped before scoring"
@@ -67,5 +70,6 @@ def remedy(results: StudyResults, record: TrialRecord) -> str:
 
 
 def failures(results: StudyResults) -> list[TrialRecord]:
-    """The trials without scores, each plan once."""
-    return [record for record in results.records.values() if not record.complete and record.duplicate_of is None]
+    """The trials without scores, each plan once; those that the front beat early have some, and are no failures."""
+    without = (record for record in results.records.values() if not record.complete and record.duplicate_of is None)
+    return [record for record in without if "beaten_by" not in record.numbers]

@@ -179,7 +179,7 @@ def _records(
 def _record(
     trial: FrozenTrial, attributes: Mapping[str, Any], told: list[str], constraints: Mapping[str, Constraint]
 ) -> TrialRecord:
-    counts = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused")
+    counts = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
     values = dict(zip(told, trial.values, strict=False)) if trial.values is not None else {}
     metrics = _scores(attributes.get("metrics"))
     footprint = attributes.get("footprint", values.get("footprint"))

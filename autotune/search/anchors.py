@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.compression.settings import FIXED_GROUP_SIZE, INT8_MODES
+from autotune.errors import ConfigError
+from autotune.findings import nearest
 from autotune.search.history import point_key
 from autotune.search.sampling import params_of, walk
 from autotune.space_model import Parameter, Range, SearchSpace
 
-__all__ = ["Anchor", "anchors"]
+__all__ = ["Anchor", "anchors", "from_front", "wished"]
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "int8_asym": {"mode": "int8_asym"},
@@ -83,6 +85,51 @@ def anchors(space: SearchSpace) -> list[Anchor]:
         exact = all(got[name] == value for name, value in wanted.items())
         found.setdefault(point_key(params_of(space, point)), Anchor(label if exact else f"near {label}", point))
     for label, point in (("smallest", end(space, SMALLEST)), ("most accurate", end(space, MOST_ACCURATE))):
+        found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
+    return list(found.values())
+
+
+def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
+    """The points of `study.enqueue`; what they leave out has its default, or the space's value nearest to it.
+
+    Raises:
+        ConfigError: a parameter or value that the space does not hold, or one that means nothing beside the others.
+    """
+    found = []
+    for index, wanted in enumerate(points):
+        key = f"study.enqueue[{index}]"
+        if wanted.get("mode") not in (space.parameters["mode"].values or ()):
+            modes = ", ".join(space.parameters["mode"].values or ())
+            raise ConfigError(f"needs a mode of the space ({modes}), got {wanted.get('mode')!r}", key=f"{key}.mode")
+        for name, value in wanted.items():
+            parameter = space.parameters.get(name)
+            if parameter is None:
+                known = ", ".join(space.parameters)
+                raise ConfigError(
+                    f"is no parameter of the space{nearest(name, space.parameters)}; it has {known}",
+                    key=f"{key}.{name}",
+                )
+            if nearest_value(parameter, value) != value:
+                raise ConfigError(f"is outside the space: {value!r}; add it to the space", key=f"{key}.{name}")
+        point = project(space, {**DEFAULTS, **wanted})
+        for name in wanted:
+            if name not in point:
+                raise ConfigError(f"means nothing with mode {wanted['mode']}; leave it out", key=f"{key}.{name}")
+        found.append(Anchor("as wished", point))
+    return found
+
+
+def from_front(space: SearchSpace, settings: Mapping[str, Mapping[str, Any]]) -> list[Anchor]:
+    """The front of another study, label -> settings, each moved to the nearest point of this space.
+
+    A setting whose mode this space does not have is left out.
+    """
+    found: dict[str, Anchor] = {}
+    for label, wanted in settings.items():
+        if wanted.get("mode") not in (space.parameters["mode"].values or ()):
+            continue
+        known = {name: value for name, value in wanted.items() if name in DEFAULTS and value is not None}
+        point = project(space, {**DEFAULTS, **known, "mode": wanted["mode"]})
         found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
     return list(found.values())
 

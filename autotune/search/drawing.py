@@ -51,7 +51,9 @@ class Mirror:
                     "distributions": trial.distributions,
                     "system_attrs": trial.system_attrs,
                 }
-                self.study.add_trial(create_trial(state=trial.state, values=trial.values, **kept))
+                estimate = trial.user_attrs.get("estimate")  # of a trial that was stopped because it was beaten
+                state = TrialState.COMPLETE if estimate else trial.state
+                self.study.add_trial(create_trial(state=state, values=estimate or trial.values, **kept))
 
     def draw(self, sampler: str, *seed: int) -> Draft:
         """A point of the sampler's choice; equal seeds and studies give equal points."""

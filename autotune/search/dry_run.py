@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.compression.settings import DATA_FREE_METRIC, DATA_METRICS
 from autotune.errors import PlanError
-from autotune.search.anchors import anchors
+from autotune.search.anchors import anchors, wished
 
 if TYPE_CHECKING:
     from autotune.config import Config
@@ -84,7 +84,7 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
         _ = prepared.calibration_texts
     engine = prepared.engine
     points = []
-    for anchor in anchors(config.space):
+    for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
         exact = not (0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric in DATA_METRICS)
         try:

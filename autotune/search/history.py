@@ -105,6 +105,9 @@ RESULT_ATTRS = frozenset(
         "int4_percent",
         "int8_percent",
         "metrics",
+        "beaten_by",
+        "beaten_after",
+        "estimate",
         "error",
     ]
 )

@@ -12,16 +12,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.files import atomic_write
+from autotune.search.anchors import Anchor, from_front, wished
 from autotune.search.attributes import all_metrics, describe_study, record_manifest
 from autotune.search.history import History, is_interrupted, result_of
 from autotune.search.messages import Site
 from autotune.search.pool import Finished, Pool, Stopped
 from autotune.search.progress import Listener, StudyInfo, duration
 from autotune.search.proposing import Proposal, Proposer
-from autotune.search.rows import front_rows, row_of
+from autotune.search.racing import rivals_of
+from autotune.search.rows import front_rows, front_trials, row_of
+from autotune.search.stopping import stands_still
 from autotune.search.telling import begin, mark_interrupted, tell
 from autotune.search.trial import Seen, TrialResult, Twin, describe, duplicate
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reason", "Search"]
 
-Reason = Literal["trials", "timeout", "exhausted", "interrupted"]
+Reason = Literal["trials", "timeout", "patience", "exhausted", "interrupted"]
 
 LOOK_AROUND = 60.0
 """Seconds of waiting after which the loop looks around, whether or not something happened."""
@@ -57,8 +60,30 @@ class Search:
     """
 
     def __init__(
-        self, config: Config, study: optuna.Study, folder: Path, listener: Listener, pool: Pool, *, budget: int
+        self,
+        config: Config,
+        study: optuna.Study,
+        folder: Path,
+        listener: Listener,
+        pool: Pool,
+        *,
+        budget: int,
+        earlier_front: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        """Check what can be checked before any work.
+
+        Args:
+            config: the study's configuration.
+            study: its open storage.
+            folder: its folder.
+            listener: is told how it goes.
+            pool: does the trials.
+            budget: trials that the study is to have.
+            earlier_front: label -> settings of another study's front, to be tried first.
+
+        Raises:
+            ConfigError: a point to be tried first is outside the space, or a grid cannot be listed.
+        """
         self.config = config
         self.study = study
         self.folder = folder
@@ -66,12 +91,17 @@ class Search:
         self.pool = pool
         self.budget = budget
         self.directions = list(config.objectives.values())
+        self.inherited = [*study.user_attrs.get("inherited", [])]
+        for anchor in from_front(config.space, earlier_front or {}):
+            if [anchor.label, anchor.point] not in self.inherited:
+                self.inherited.append([anchor.label, anchor.point])
         self.proposer = Proposer(
             config.space,
             directions=self.directions,
             sampler=config.study.sampler,
             budget=budget,
             seed=config.study.seed,
+            first=[*wished(config.space, config.study.enqueue), *(Anchor(*each) for each in self.inherited)],
         )
         self.ran = 0
         self.counts: Mapping[str, tuple[int, int]] = {}
@@ -91,10 +121,13 @@ class Search:
         describe_study(self.study, self.config, prepared, self.folder)
         with atomic_write(self.folder / "model.yaml") as temporary:
             temporary.write_text(self.config.to_yaml(), encoding="utf-8")
+        if self.inherited != self.study.user_attrs.get("inherited", []):
+            self.study.set_user_attr("inherited", self.inherited)
         mark_interrupted(self.study)
         info = self.info(prepared.metrics)
         self.listener.started(info)
-        self.pool.open(Site(self.folder, list(info.objectives), self.config.constraints, info.original), self.answer)
+        objectives = dict(self.config.objectives)
+        self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.answer)
         gc.collect()
         gc.freeze()  # so that the collection after each trial looks at what trials made, not at every imported module
         try:
@@ -148,6 +181,10 @@ class Search:
             return "trials"
         if deadline is not None and time.monotonic() >= deadline:
             return "timeout"
+        if self.config.study.patience is not None and stands_still(
+            history, self.directions, self.config.study.patience
+        ):
+            return "patience"
         return None
 
     def begin(self, history: History, proposal: Proposal, info: StudyInfo, deadline: float | None) -> None:
@@ -160,7 +197,8 @@ class Search:
             return
         count = len(history.finished) + len(self._at_work)
         self.listener.trial_started(trial.number, count, settings.as_dict())
-        self.pool.start(trial.number, settings)
+        rivals = rivals_of(front_trials(history, self.directions), list(info.objectives))
+        self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
 
     def answer(self, number: int, plan: str) -> Seen:
         """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's."""
@@ -226,6 +264,8 @@ class Search:
         sentence = {
             "trials": f"the study has its {self.budget} trials",
             "timeout": f"time is up after {finished} of {self.budget} trials; run the same command to continue",
+            "patience": f"the front has not become better for {self.config.study.patience} trials (study.patience); "
+            f"ended after {finished} of {self.budget} trials",
             "exhausted": f"the space is exhausted: {finished} different models are all it holds",
             "interrupted": f"interrupted after {finished} of {self.budget} trials; run the same command to continue",
         }[reason]

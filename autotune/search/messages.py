@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from autotune.evaluation import Direction
 from autotune.quantities import Constraint
+from autotune.search.racing import Rival
 from autotune.search.trial import Seen, TrialResult
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Site:
     """The part of a trial's workplace that is the same for all trials of a study; see `trial.Workplace`."""
 
     folder: Path
-    objectives: Sequence[str]
+    objectives: Mapping[str, Direction]
     limits: Mapping[str, Constraint]
     original: Mapping[str, float]
 
@@ -79,6 +81,7 @@ class Run:
 
     settings: Settings
     site: Site
+    rivals: Sequence[Rival] = ()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from autotune.search.messages import Site
+from autotune.search.racing import Rival
 from autotune.search.trial import Seen, TrialResult, Workplace, plan_saver, run_trial
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Pool(Protocol):
     def free(self) -> bool:
         """Whether a trial could begin now."""
 
-    def start(self, number: int, settings: Settings) -> None:
-        """Begin a trial; only where one can."""
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
+        """Begin a trial, raced against these rivals; only where one can."""
 
     def wait(self, seconds: float) -> Finished | None:
         """Wait for a trial to be over, or for some time at most.
@@ -75,7 +76,7 @@ class Here:
     def __init__(self, prepared: Prepared, listener: Listener) -> None:
         self._prepared = prepared
         self._listener = listener
-        self._task: tuple[int, Settings] | None = None
+        self._task: tuple[int, Settings, Sequence[Rival]] | None = None
 
     def prepared(self) -> Prepared:
         """See `Pool`."""
@@ -90,16 +91,16 @@ class Here:
         """See `Pool`."""
         return self._task is None
 
-    def start(self, number: int, settings: Settings) -> None:
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
         """See `Pool`."""
-        self._task = (number, settings)
+        self._task = (number, settings, rivals)
 
     def wait(self, seconds: float) -> Finished | None:
         """See `Pool`; the trial is done here."""
         if self._task is None:
             time.sleep(seconds)
             return None
-        number, settings = self._task
+        number, settings, rivals = self._task
         place = Workplace(
             engine=self._prepared.engine,
             score=self._prepared.score,
@@ -110,7 +111,7 @@ class Here:
             earlier=lambda plan: self._answer(number, plan),
             stage=lambda text: self._listener.stage(text, number),
         )
-        result = run_trial(settings, place)
+        result = run_trial(settings, place, rivals)
         self._task = None
         return Finished(number, result)
 

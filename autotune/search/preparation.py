@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC
-from autotune.evaluation import Evaluator, Measurement, Metric, Reference
+from autotune.evaluation import Evaluator, LanguageModel, Measurement, Metric, Reference, StagedEvaluator
 from autotune.files import fingerprint
 from autotune.search.manifest import manifest
+from autotune.search.racing import Race
+from autotune.search.trial import RELATIVE_TO
 from autotune.space_model import Range, SearchSpace
 from autotune.synthetic import recipe
 from autotune.threads import thread_limit
@@ -46,8 +48,12 @@ class Prepared(Protocol):
     def original(self) -> dict[str, Any]:
         """The original model: footprint, bits_per_weight, fp32_bytes, metrics; the study's schema."""
 
-    def score(self, model: Any) -> Mapping[str, Measurement]:
-        """Every metric of one compressed model."""
+    def score(self, model: Any, race: Race | None) -> Mapping[str, Measurement]:
+        """The metrics of one compressed model: all of them, or what it takes to know that it is beaten.
+
+        Raises:
+            Beaten: see `Race.check`.
+        """
 
     def manifest(self) -> dict[str, Any]:
         """Versions, machine, hashes, seeds, runtime properties."""
@@ -262,16 +268,36 @@ class Preparation:
         self.runtime_properties = dict(compiled.properties)
         return compiled
 
-    def score(self, model: Any) -> dict[str, Measurement]:
-        """Compile a compressed model and measure every metric; the stage says which evaluator is at work."""
+    def score(self, model: Any, race: Race | None = None) -> dict[str, Measurement]:
+        """Compile a compressed model and measure every metric; the stage says which evaluator is at work.
+
+        In a race the evaluators that decide come first, and the others only score models that are not beaten by then.
+        """
         references = self.references
         measured: dict[str, Measurement] = {}
         self.stage("compiling")
         with self.compiled(model) as candidate:
-            for name, evaluator in self.evaluators.items():
+            for name in self.deciding_first if race else self.evaluators:
+                if race is not None and name not in self.deciding and race.is_beaten(measured):
+                    break
                 self.stage(f"scoring: {name}")
-                measured.update(evaluator.evaluate(candidate, references[name]))
-        return measured
+                for partial in stages(self.evaluators[name], candidate, references[name]):
+                    if race is not None:
+                        race.check({**measured, **partial})
+                measured.update(partial)
+        return {name: measured[name] for name in self.metrics if name in measured}
+
+    @cached_property
+    def deciding(self) -> frozenset[str]:
+        """The evaluators whose metrics an objective or a constraint names."""
+        wanted = {*self.config.objectives, *self.config.constraints}
+        wanted |= set(RELATIVE_TO) if "relative_error" in wanted else set()
+        return frozenset(name for name, evaluator in self.evaluators.items() if wanted & set(evaluator.metrics))
+
+    @property
+    def deciding_first(self) -> list[str]:
+        """All evaluators, `deciding` ones first, otherwise in their order."""
+        return sorted(self.evaluators, key=lambda name: name not in self.deciding)
 
     def original(self) -> dict[str, Any]:
         """Size and scores of the original, in the study's schema."""
@@ -327,6 +353,14 @@ class Preparation:
             "references": (references.get("created", 0), references.get("reused", 0)),
             "variants": (variants.get("variants_computed", 0), variants.get("variants_reused", 0)),
         }
+
+
+def stages(evaluator: Evaluator, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
+    """The evaluator's measurements, on ever more of the texts where it can do that; the last are those of all texts."""
+    if isinstance(evaluator, StagedEvaluator):
+        yield from evaluator.stages(candidate, reference)
+    else:
+        yield evaluator.evaluate(candidate, reference)
 
 
 def may_look_at_activations(space: SearchSpace) -> bool:

@@ -54,9 +54,24 @@ class Proposer:
     """Proposes points of one space, for one sampler and budget."""
 
     def __init__(
-        self, space: SearchSpace, *, directions: Sequence[Direction], sampler: str, budget: int, seed: int
+        self,
+        space: SearchSpace,
+        *,
+        directions: Sequence[Direction],
+        sampler: str,
+        budget: int,
+        seed: int,
+        first: Sequence[Anchor] = (),
     ) -> None:
         """List the space where it is small enough.
+
+        Args:
+            space: what may be tried.
+            directions: of the objectives.
+            sampler: its name.
+            budget: trials that the study is to have.
+            seed: the study's.
+            first: points to try before all others, also before the known good ones.
 
         Raises:
             ConfigError: a grid over a space that cannot be listed.
@@ -65,7 +80,7 @@ class Proposer:
         self.directions = directions
         self.sampler = sampler
         self.seed = seed
-        self.anchors: Sequence[Anchor] = anchors(space)
+        self.anchors: Sequence[Anchor] = [*first, *anchors(space)]
         points = space.enumerate(ENUMERABLE)
         self.points: dict[str, Mapping[str, Any]] | None = None
         if points is not None:

@@ -16,7 +16,7 @@ from autotune.search.progress import Row
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["front_rows", "row_of"]
+__all__ = ["front_rows", "front_trials", "row_of"]
 
 
 def row_of(
@@ -54,6 +54,8 @@ def reason_of(trial: FrozenTrial) -> str:
     attrs = trial.user_attrs
     if "duplicate_of" in attrs:
         return f"same plan as trial {attrs['duplicate_of']}"
+    if "beaten_by" in attrs:
+        return f"stopped: trial {attrs['beaten_by']} beats it by the first {attrs['beaten_after']} sequences"
     if trial.state.name == "PRUNED":
         return "not tried: over the limit of " + ", ".join(n for n, over in trial.constraints.items() if over > 0)
     if trial.state.name == "FAIL":
@@ -68,7 +70,7 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(violation <= 0 for violation in trial.constraints.values())
 
 
-def front_rows(history: History, objectives: Sequence[str], directions: Sequence[Direction]) -> list[Row]:
+def front_trials(history: History, directions: Sequence[Direction]) -> list[FrozenTrial]:
     """The front of all complete trials so far, each plan once, sorted by the first objective, best first."""
     complete = [trial for trial in history.finished if trial.state.name == "COMPLETE"]
     if not complete:
@@ -80,5 +82,9 @@ def front_rows(history: History, objectives: Sequence[str], directions: Sequence
         keys=[trial.user_attrs.get("plan") for trial in complete],
     )
     sign = 1 if directions[0] == "minimize" else -1
-    front = sorted((complete[index] for index in chosen), key=lambda trial: (sign * trial.values[0], trial.number))
-    return [row_of(trial, objectives, on_front=True) for trial in front]
+    return sorted((complete[index] for index in chosen), key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def front_rows(history: History, objectives: Sequence[str], directions: Sequence[Direction]) -> list[Row]:
+    """`front_trials` as rows."""
+    return [row_of(trial, objectives, on_front=True) for trial in front_trials(history, directions)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import StudyError
 from autotune.search.history import History
 from autotune.search.loop import Reason, Search
 from autotune.search.pool import Here, Pool, Stopped
@@ -78,6 +79,7 @@ def run_search(
     timeout: float | None = None,
     fresh: bool = False,
     storage: str | None = None,
+    start_from: Path | None = None,
     prepare: Callable[[Config, Callable[[str], None]], Prepared] | None = None,
     report: Callable[[Path], Any] | None = None,
 ) -> StudyOutcome:
@@ -90,6 +92,7 @@ def run_search(
         timeout: seconds after which no further trial begins in this run; default `config.study.timeout`.
         fresh: move an existing study aside and start anew.
         storage: an Optuna storage URL instead of the folder's `study.db`.
+        start_from: the folder of another study, whose front is tried first.
         prepare: builds what trials work with, where they do it: with workers it must survive pickling; for tests.
         report: writes the report of a folder; for tests.
 
@@ -103,6 +106,7 @@ def run_search(
     folder = Path(config.output)
     budget = config.study.trials if trials is None else trials
     limit = config.study.timeout if timeout is None else timeout
+    front = None if start_from is None else front_of(start_from)
     try:
         with folder_lock(folder, fresh=fresh) as aside:
             if aside is not None:
@@ -113,7 +117,7 @@ def run_search(
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
             ):
-                search = Search(config, study, folder, listener, pool, budget=budget)
+                search = Search(config, study, folder, listener, pool, budget=budget, earlier_front=front)
                 reason = search.run(limit)
                 history = History(study.get_trials(deepcopy=False))
             listener.stage("writing the report")
@@ -135,6 +139,20 @@ def run_search(
         report=written,
         signal=search.signal,
     )
+
+
+def front_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Label -> settings of the front of a finished (or stopped) study.
+
+    Raises:
+        StudyError: there is no study, or it has no front.
+    """
+    from autotune.reporting.results import load_results
+
+    results = load_results(folder)
+    if not results.front:
+        raise StudyError(f"{folder}: no trial of this study is on a front yet, so there is nothing to start from")
+    return {f"trial {n} of {folder.name}": dict(results.records[n].settings) for n in results.front}
 
 
 def default_prepare(config: Config, stage: Callable[[str], None]) -> Prepared:

@@ -19,9 +19,10 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
-from autotune.evaluation import Measurement, Metric
+from autotune.evaluation import Direction, Measurement, Metric
 from autotune.files import atomic_write
 from autotune.quantities import Constraint
+from autotune.search.racing import Beaten, Race, Rival
 
 __all__ = [
     "PLAN_METRICS",
@@ -103,7 +104,8 @@ class TrialResult:
     """What one trial came to; everything the study will remember of it.
 
     Attributes:
-        state: ``complete`` (values are finite), ``pruned`` (a limit known from the plan is broken; not compressed),
+        state: ``complete`` (values are finite), ``pruned`` (a limit known from the plan is broken, so that it was not
+            compressed; or the front beat it while it was scored),
             ``fail`` (``attrs["error"]`` says why) or ``twin`` (another trial is at work on the same plan; this one will
             have its result).
         values: objective values in the order of the objectives; None unless complete.
@@ -134,8 +136,9 @@ class Workplace:
 
     Attributes:
         engine: plans and applies.
-        score: all metrics of one compressed model.
-        objectives: metric names, in the study's order.
+        score: the metrics of one compressed model; given a race, those that matter to it first, and not further than
+            it takes to know that the model is beaten.
+        objectives: metric name -> which way is better, in the study's order.
         limits: metric name -> the limit it must keep.
         original: metric name -> the original model's value, for `relative_error`.
         save_plan: writes a plan's file and returns its path inside the study's folder.
@@ -144,8 +147,8 @@ class Workplace:
     """
 
     engine: Engine
-    score: Callable[[Any], Mapping[str, Measurement]]
-    objectives: Sequence[str]
+    score: Callable[[Any, Race | None], Mapping[str, Measurement]]
+    objectives: Mapping[str, Direction]
     limits: Mapping[str, Constraint]
     original: Mapping[str, float]
     save_plan: Callable[[Plan], str]
@@ -153,8 +156,13 @@ class Workplace:
     stage: Callable[[str], None]
 
 
-def run_trial(settings: Settings, place: Workplace) -> TrialResult:
+def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()) -> TrialResult:
     """Do one trial's work. Errors become a ``fail`` result; KeyboardInterrupt passes through.
+
+    Args:
+        settings: what to try.
+        place: what to work with.
+        rivals: the front that the trial is raced against; without any it is scored in full.
 
     Raises:
         ConfigError, PrerequisiteError: the study's set-up is wrong, e.g. its calibration text is too short.
@@ -184,7 +192,7 @@ def run_trial(settings: Settings, place: Workplace) -> TrialResult:
         attrs["seconds_compress"] = planning + time.perf_counter() - started
         for counter in ("variants_computed", "variants_reused"):
             attrs[counter] = place.engine.counters.get(counter, 0) - before.get(counter, 0)
-        return scored(model, attrs, known, place)
+        return scored(model, attrs, known, place, rivals)
     except (ConfigError, PrerequisiteError):
         raise  # what is wrong with the set-up would be wrong with every trial
     except OSError as error:
@@ -201,14 +209,24 @@ def run_trial(settings: Settings, place: Workplace) -> TrialResult:
         gc.collect()  # the compressed model is large and may sit in reference cycles of its bindings
 
 
-def scored(model: Any, attrs: dict[str, Any], known: Mapping[str, float], place: Workplace) -> TrialResult:
+def scored(
+    model: Any, attrs: dict[str, Any], known: Mapping[str, float], place: Workplace, rivals: Sequence[Rival]
+) -> TrialResult:
     """Score a compressed model and turn the measurements into objective values and constraint violations."""
     place.stage("scoring")
     started = time.perf_counter()
-    measurements = with_relative_error(place.score(model), place.original)
+    numbers = {name: float(attrs[name]) for name in PLAN_METRICS}
+    of_plan = {name: numbers[name] for name in place.objectives if name in numbers}
+    race = Race(place.objectives, rivals, of_plan) if rivals else None
+    try:
+        measurements = with_relative_error(place.score(model, race), place.original)
+    except Beaten as beaten:
+        attrs["seconds_evaluate"] = time.perf_counter() - started
+        return stopped(beaten, attrs, known, numbers, place)
     attrs["seconds_evaluate"] = time.perf_counter() - started
-    attrs["metrics"] = {name: {"value": m.value, "stderr": m.stderr} for name, m in measurements.items()}
-    numbers = {name: float(attrs[name]) for name in PLAN_METRICS} | {name: m.value for name, m in measurements.items()}
+    attrs["metrics"] = as_data(measurements)
+    attrs["sequences"] = {name: list(measurements[name].values) for name in place.objectives if name in measurements}
+    numbers |= {name: m.value for name, m in measurements.items()}
     wanted = [*place.objectives, *place.limits]
     for name in wanted:
         if name not in numbers:
@@ -217,6 +235,23 @@ def scored(model: Any, attrs: dict[str, Any], known: Mapping[str, float], place:
             raise EvaluationError(f"{name} is {numbers[name]}, which is not a finite number")
     violations = {name: violation(limit, numbers[name]) for name, limit in place.limits.items()} | dict(known)
     return TrialResult("complete", tuple(numbers[name] for name in place.objectives), attrs, violations)
+
+
+def stopped(
+    beaten: Beaten, attrs: dict[str, Any], known: Mapping[str, float], of_plan: Mapping[str, float], place: Workplace
+) -> TrialResult:
+    """The result of a trial that was stopped because a rival beats it: its scores so far, as an estimate."""
+    numbers = {**of_plan, **{name: m.value for name, m in beaten.measured.items()}}
+    attrs["metrics"] = as_data(beaten.measured)
+    attrs["beaten_by"] = beaten.rival
+    attrs["beaten_after"] = beaten.sequences
+    attrs["estimate"] = [numbers[name] for name in place.objectives]
+    return TrialResult("pruned", attrs=attrs, constraints=known)
+
+
+def as_data(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
+    """Measurements as a storage keeps them."""
+    return {name: {"value": m.value, "stderr": m.stderr} for name, m in measurements.items()}
 
 
 def plan_saver(folder: Path) -> Callable[[Plan], str]:

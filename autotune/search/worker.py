@@ -115,7 +115,7 @@ class Worker:
             earlier=self.ask,
             stage=lambda text: self.say(Stage(text)),
         )
-        result = run_trial(task.settings, place)
+        result = run_trial(task.settings, place, task.rivals)
         self.say(Done(result, prepared.counts(), prepared.manifest()))
 
 

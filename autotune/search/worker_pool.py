@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import StudyError
 from autotune.search.messages import Adopt, Ask, Begin, Call, Clock, Done, Raised, Reply, Returned, Run, Site, Stage
 from autotune.search.pool import Finished, Stopped
+from autotune.search.racing import Rival
 from autotune.search.trial import Seen, TrialResult
 from autotune.search.worker_process import Gone, Said, WorkerProcess, exit_text
 from autotune.threads import usable_cores
@@ -156,12 +157,12 @@ class WorkerPool:
         """See `Pool`."""
         return any(place.trial is None for place in self._places)
 
-    def start(self, number: int, settings: Settings) -> None:
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
         """See `Pool`."""
         place = next(place for place in self._places if place.trial is None)
         place.trial, place.trials, place.verdict = number, place.trials + 1, None
         place.spent, place.since = 0.0, time.monotonic()
-        place.process.send(Run(settings, self._site))
+        place.process.send(Run(settings, self._site, rivals))
 
     def wait(self, seconds: float) -> Finished | None:
         """See `Pool`."""

@@ -59,7 +59,10 @@ def test_the_study_folder_holds_what_it_should(searched: subprocess.CompletedPro
     )
     complete = [row for row in found if row["state"] == "COMPLETE" and not row["duplicate_of"]]
     assert len(complete) == 8
-    assert all(float(row["kl_divergence"]) >= 0 and float(row["similarity"]) <= 1.0001 for row in complete)
+    assert all(float(row["kl_divergence"]) >= 0 for row in complete)
+    # A model that others beat on the objectives need not answer prompts, too.
+    assert all(float(row["similarity"]) <= 1.0001 for row in complete if row["similarity"])
+    assert all(row["similarity"] for row in rows(folder, "front.csv"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert "INFERENCE_PRECISION_HINT" in json.dumps(manifest)
 
@@ -163,7 +166,9 @@ def test_two_workers_give_the_same_scores(
     common = [row for row in found if row["plan"] in scores]
     assert len(common) >= 4
     for row in common:
-        assert (row["kl_divergence"], row["similarity"]) == scores[row["plan"]]
+        divergence, similarity = scores[row["plan"]]
+        assert row["kl_divergence"] == divergence
+        assert row["similarity"] == similarity or not (row["similarity"] and similarity)
     assert "statistics 1 computed" in stderr
     assert "references 2 computed" in stderr
 

@@ -1,0 +1,123 @@
+"""Racing: a trial that the front beats beyond doubt is not scored any further.
+
+Each model is raced against the rivals on the front, sequence by sequence on the same texts: the paired differences tell
+two models apart long before their own standard errors do. In the spirit of Hoeffding races (Maron and Moore, NIPS 1993)
+and F-Race (Birattari et al., GECCO 2002), with the front in the place of the one best candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.evaluation import Direction, Measurement
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Beaten", "Race", "Rival", "rivals_of"]
+
+FEWEST = 8
+"""Sequences before which nobody is beaten."""
+
+SURE = 3.0
+"""Standard errors of the mean paired difference beyond which it counts as one."""
+
+
+class Beaten(Exception):
+    """The trial is beaten beyond doubt.
+
+    Attributes:
+        rival: number of the trial on the front that beats it.
+        measured: its scores so far.
+        sequences: how many sequences they come from.
+    """
+
+    def __init__(self, rival: int, measured: Mapping[str, Measurement], sequences: int) -> None:
+        self.rival, self.measured, self.sequences = rival, measured, sequences
+        super().__init__(rival, measured, sequences)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A trial on the front.
+
+    Attributes:
+        number: of the trial.
+        values: objective -> its value.
+        sequences: objective -> its value on each sequence of the texts, where the metric has such values.
+    """
+
+    number: int
+    values: Mapping[str, float]
+    sequences: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Race:
+    """One trial against the front.
+
+    Attributes:
+        objectives: metric -> which way is better, all of the study's.
+        rivals: the front when the trial began.
+        known: the objectives that the trial's plan alone tells, as the footprint.
+    """
+
+    objectives: Mapping[str, Direction]
+    rivals: Sequence[Rival]
+    known: Mapping[str, float]
+
+    def check(self, partial: Mapping[str, Measurement]) -> None:
+        """Compare what is measured by now, on the first sequences.
+
+        Raises:
+            Beaten: some rival is no worse by the plan, and better beyond doubt in everything measured.
+        """
+        for rival in self.rivals:
+            if all(self._surely_worse(name, partial, rival) for name in self.objectives):
+                counts = [len(partial[name].values) for name in self.objectives if name in partial]
+                raise Beaten(rival.number, partial, max(counts, default=0))
+
+    def is_beaten(self, measured: Mapping[str, Measurement]) -> bool:
+        """Whether a rival dominates the trial by the final values of all objectives; False while one is missing."""
+        own = {**self.known, **{name: m.value for name, m in measured.items()}}
+        if any(name not in own for name in self.objectives):
+            return False
+        for rival in self.rivals:
+            losses = [self._loss(name, own[name], rival.values[name]) for name in self.objectives]
+            if min(losses) >= 0 and max(losses) > 0:
+                return True
+        return False
+
+    def _loss(self, name: str, own: float, rival: float) -> float:
+        """By how much the rival is better."""
+        return own - rival if self.objectives[name] == "minimize" else rival - own
+
+    def _surely_worse(self, name: str, partial: Mapping[str, Measurement], rival: Rival) -> bool:
+        if name in self.known:
+            return self._loss(name, self.known[name], rival.values[name]) >= 0
+        measured, theirs = partial.get(name), rival.sequences.get(name, ())
+        if measured is None or not FEWEST <= len(measured.values) < len(theirs):
+            return False
+        own = np.asarray(measured.values, np.float64)
+        if not math.isclose(own.mean(), measured.value, rel_tol=1e-6, abs_tol=1e-12):
+            return False  # not the mean of its sequences (a perplexity, say): their differences would not decide
+        sign = 1.0 if self.objectives[name] == "minimize" else -1.0
+        differences = sign * (own - np.asarray(theirs[: len(own)], np.float64))
+        return bool(differences.mean() > SURE * differences.std(ddof=1) / math.sqrt(len(own)))
+
+
+def rivals_of(front: Sequence[FrozenTrial], objectives: Sequence[str]) -> list[Rival]:
+    """The trials of the front as rivals."""
+    return [
+        Rival(
+            trial.number,
+            dict(zip(objectives, trial.values, strict=True)),
+            trial.user_attrs.get("sequences", {}),
+        )
+        for trial in front
+    ]
