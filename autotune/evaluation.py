@@ -24,6 +24,7 @@ __all__ = [
     "SCORING_CONFIG",
     "Direction",
     "Evaluator",
+    "Example",
     "LanguageModel",
     "Measurement",
     "Metric",
@@ -69,6 +70,16 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """What both models said to one prompt, and how alike it is (1 for equal answers)."""
+
+    prompt: str
+    original: str
+    answer: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One measured number with its standard error.
 
@@ -79,12 +90,14 @@ class Measurement:
         values: the per-sequence values behind `value`, in the order of the sequences; may be empty.
         noise: how much of `value` the arithmetic alone may move (threads, the shape of a batch), measured on the
             original; values closer than that are ties.
+        examples: texts behind `value` that a reader may want to see; a report shows those that differ most.
     """
 
     value: float
     stderr: float | None = None
     values: Sequence[float] = ()
     noise: float = 0.0
+    examples: Sequence[Example] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
+from autotune.evaluation import Example, LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.prompts import read_prompts
 from evaluators import _along
@@ -200,7 +201,8 @@ class Similarity:
         originals = _texts(tokenizer, _split(reference))
         cosines = self._cosines(texts, originals, reference["embeddings"])
         tokens = [[answer_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
-        return {"similarity": mean(cosines, 1.0), **token_metrics(*tokens)}
+        examples = tuple(map(Example, self._prompts, originals, texts, cosines.tolist()))
+        return {"similarity": replace(mean(cosines, 1.0), examples=examples), **token_metrics(*tokens)}
 
     def _answers(
         self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]

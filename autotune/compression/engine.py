@@ -13,6 +13,7 @@ import numpy as np
 from autotune import __version__
 from autotune.compression.awq import AwqGroup, Member, find_groups, search_scale
 from autotune.compression.bank import Bank
+from autotune.compression.digest import model_digest
 from autotune.compression.formats import Array
 from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
@@ -126,8 +127,16 @@ class Engine:
         settings = self.resolve(settings)
         if settings.needs_statistics:
             self._check_text()
-        variants, awq, notes = make_variants(settings, self.weights, tuple(self._groups.values()), self._score)
-        return self.plan_of(variants, awq, notes)
+        scores: dict[str, float | None] = {}
+
+        def score(metric: str, weight: Weight, variant: Variant) -> float:
+            value = self._score(metric, weight, variant)
+            scores[weight.name] = value if math.isfinite(value) else None
+            return value
+
+        plan = self.plan_of(*make_variants(settings, self.weights, tuple(self._groups.values()), score))
+        known = {"metric": settings.sensitivity_metric, "values": scores} if scores else {}
+        return replace(plan, sensitivity=known)
 
     def plan_of(self, variants: Mapping[str, Variant], awq: Sequence[str] = (), notes: Sequence[str] = ()) -> Plan:
         """A plan of these variants, with its sizes; the weights that are not named stay as they are."""
@@ -167,7 +176,11 @@ class Engine:
             )
             compressed.append((weight, variant, self._packed(weight, variant, treatment)))
         gains = {self._groups[a].gain: scale for a, scale in scales.items()}
-        record = {"version": __version__, "model": self._model_fingerprint, "plan": plan.as_dict()}
+        record = {
+            "version": __version__,
+            "model": self._model_fingerprint,
+            "plan": replace(plan, sensitivity={}).as_dict(),
+        }
         return assemble(self.model, compressed, {gain: scale for gain, scale in gains.items() if gain}, record)
 
     def restored(self, weight: Weight, variant: Variant) -> Array:
@@ -194,6 +207,10 @@ class Engine:
             return {"error": np.array([total])}
 
         return float(self._bank.get_or_compute(key, compute)["error"][0])
+
+    def digest(self, model: ov.Model) -> str:
+        """32 hex digits of a model's operations and bytes; see `digest.model_digest`."""
+        return model_digest(model)
 
     def _reader(self, weight: Weight) -> RowReader:
         return read_rows(self._constants[weight.name], weight)

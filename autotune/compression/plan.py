@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,8 @@ class Plan:
         bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
         compression_rate: size with all float constants in float32, over `footprint`.
         int4_percent, int8_percent: share of the weights' elements in 4-bit and in 8-bit formats.
+        sensitivity: ``metric`` and ``values`` (weight -> number, None for what could not be looked at), where a
+            ratio left a choice; it decides nothing any more, so `key` knows nothing of it.
     """
 
     variants: Mapping[str, Variant]
@@ -50,6 +52,7 @@ class Plan:
     compression_rate: float
     int4_percent: float
     int8_percent: float
+    sensitivity: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -69,6 +72,7 @@ class Plan:
             "awq": list(self.awq),
             "notes": list(self.notes),
             "variants": {name: variant.as_dict() for name, variant in self.variants.items()},
+            **({"sensitivity": dict(self.sensitivity)} if self.sensitivity else {}),
         }
 
     @classmethod

@@ -123,7 +123,6 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         config=attributes.get("config") or {},
         space=attributes.get("space") or {},
         manifest=attributes.get("manifest") or {},
-        weights=attributes.get("weights") or {},
     )
 
 
@@ -209,6 +208,7 @@ def _record(
         started=trial.datetime_start,
         finished=trial.datetime_complete,
         digest=attributes.get("digest"),
+        answers=attributes.get("answers"),
     )
 
 

@@ -67,6 +67,7 @@ class TrialRecord:
         retry_of: the interrupted trial whose point this one took up again.
         error: type and message of a failed trial's exception.
         digest: of the compressed model's bytes; None where they were not kept.
+        answers: ``count``, ``same`` and ``different``: the answers that differ most from the original's.
     """
 
     number: int
@@ -86,6 +87,7 @@ class TrialRecord:
     started: datetime | None
     finished: datetime | None
     digest: str | None = None
+    answers: Mapping[str, Any] | None = None
 
     @property
     def complete(self) -> bool:
@@ -121,7 +123,6 @@ class StudyResults:
         least_infeasible: where no trial is feasible but some broke a limit (also known from the plan alone, without
             being scored), the one nearest to its limits.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
-        weights: ``metric`` and ``weights``, the sensitivity of every weight; empty where the search did not say.
     """
 
     trials: pd.DataFrame
@@ -137,7 +138,6 @@ class StudyResults:
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> str:

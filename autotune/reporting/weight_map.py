@@ -13,7 +13,7 @@ from typing import Any
 
 from autotune.reporting.formatting import is_missing
 
-__all__ = ["Cell", "WeightMap", "bits_of", "place_of", "read_plan", "weight_map"]
+__all__ = ["Cell", "WeightMap", "bits_of", "known_sensitivity", "place_of", "read_plan", "weight_map"]
 
 _NOISE = re.compile(r"(^self\.|^__module\.|\._openvino_orig_weight$|[./]weight$|/?(MatMul|ov_ext::linear).*$)")
 
@@ -71,17 +71,26 @@ def read_plan(folder: Path, key: str | None) -> Mapping[str, Any] | None:
     return data if isinstance(data, dict) and isinstance(data.get("variants"), dict) else None
 
 
-def weight_map(plan: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> WeightMap:
+def known_sensitivity(plans: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The sensitivities of the plan that knows most weights; empty where no ratio left a choice.
+
+    A plan of ratio 1 had nothing to choose and knows none, but another one of the same study may.
+    """
+    found = [plan["sensitivity"] for plan in plans if isinstance(plan.get("sensitivity"), dict)]
+    found = [entry for entry in found if isinstance(entry.get("values"), dict)]
+    # The engine's own metric first: it tells the error of the mode itself.
+    return max(found, key=lambda entry: (len(entry["values"]), entry.get("metric") == "output_error"), default={})
+
+
+def weight_map(plan: Mapping[str, Any], sensitivity: Mapping[str, Any] | None = None) -> WeightMap:
     """Lay out a plan.
 
     Args:
         plan: plain data as `compression.plan.Plan.as_dict` gives it.
-        known: what the study says of all weights: ``metric`` and ``weights``, a list of ``name`` and ``sensitivity``.
-            Without it, weights that the plan leaves alone are not shown.
+        sensitivity: ``metric`` and ``values``; its weights are shown even where the plan leaves them alone.
     """
-    listed = (known or {}).get("weights") or []
-    sensitivities = {entry["name"]: entry.get("sensitivity") for entry in listed}
-    names = [entry["name"] for entry in listed] or list(plan["variants"])
+    sensitivities = dict((sensitivity or {}).get("values") or {})
+    names = list(dict.fromkeys([*plan["variants"], *sensitivities]))
     ranks = _ranks(sensitivities)
     places = {name: place_of(name) for name in names}
     cells = {
@@ -102,7 +111,7 @@ def weight_map(plan: Mapping[str, Any], known: Mapping[str, Any] | None = None) 
         outside=tuple(cells[name] for name in names if places[name][0] is None),
         formats=tuple(sorted(counted.items(), key=lambda item: (-item[1], item[0]))),
         notes=tuple(str(note) for note in plan.get("notes") or ()),
-        metric=(known or {}).get("metric") if ranks else None,
+        metric=(sensitivity or {}).get("metric") if ranks else None,
     )
 
 

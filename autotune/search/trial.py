@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
-from autotune.evaluation import Direction, Measurement, Metric
+from autotune.evaluation import Direction, Example, Measurement, Metric
 from autotune.files import atomic_write
 from autotune.quantities import Constraint
 from autotune.search.racing import Beaten, Race, Rival
@@ -52,6 +52,8 @@ RELATIVE_ERROR = Metric("minimize", "%", "mean relative error of similarity and 
 RELATIVE_TO = ("similarity", "perplexity")
 TRACEBACK_CHARACTERS = 4000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+ANSWER_CHARACTERS = 2000
+SHOWN_ANSWERS = 4
 
 
 class Plan(Protocol):
@@ -97,6 +99,9 @@ class Engine(Protocol):
 
     def apply(self, plan: Any) -> Any:
         """The compressed model."""
+
+    def digest(self, model: Any) -> str:
+        """Equal digests, equal bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +197,7 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()
         attrs["seconds_compress"] = planning + time.perf_counter() - started
         for counter in ("variants_computed", "variants_reused"):
             attrs[counter] = place.engine.counters.get(counter, 0) - before.get(counter, 0)
+        attrs["digest"] = place.engine.digest(model)
         return scored(model, attrs, known, place, rivals)
     except (ConfigError, PrerequisiteError):
         raise  # what is wrong with the set-up would be wrong with every trial
@@ -226,6 +232,7 @@ def scored(
     attrs["seconds_evaluate"] = time.perf_counter() - started
     attrs["metrics"] = as_data(measurements)
     attrs["sequences"] = {name: list(measurements[name].values) for name in place.objectives if name in measurements}
+    attrs |= shown_answers([example for m in measurements.values() for example in m.examples])
     numbers |= {name: m.value for name, m in measurements.items()}
     wanted = [*place.objectives, *place.limits]
     for name in wanted:
@@ -266,6 +273,23 @@ def plan_saver(folder: Path) -> Callable[[Plan], str]:
         return name
 
     return save
+
+
+def shown_answers(examples: Sequence[Example]) -> dict[str, Any]:
+    """The answers that a report shows, as data: how many there were, and those that differ most."""
+    if not examples:
+        return {}
+    different = sorted((e for e in examples if e.answer != e.original), key=lambda example: example.score)
+    texts = [
+        {
+            "prompt": example.prompt[:ANSWER_CHARACTERS],
+            "original": example.original[:ANSWER_CHARACTERS],
+            "answer": example.answer[:ANSWER_CHARACTERS],
+            "score": example.score,
+        }
+        for example in different[:SHOWN_ANSWERS]
+    ]
+    return {"answers": {"count": len(examples), "same": len(examples) - len(different), "different": texts}}
 
 
 def violation(limit: Constraint, value: float) -> float:

@@ -74,27 +74,19 @@ def text(study: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def write_extras(folder: Path, results: StudyResults, prompt: str) -> None:
-    """A plan and answers for every choice, as a search leaves them."""
+    """A plan's file and answers for every choice, as a search leaves them."""
+    (folder / "plans").mkdir()
     for pick in choices(results):
-        key = results.records[pick.trial].plan
+        record = results.records[pick.trial]
         variants = {
-            f"self.model.layers.{layer}.{kind}._openvino_orig_weight": {
-                "mode": "int4_asym",
-                "group_size": 64,
-                "gptq": True,
-            }
+            f"self.model.layers.{layer}.{kind}._openvino_orig_weight": {"mode": "int4_asym", "group_size": 64}
             for layer in range(2)
             for kind in ("self_attn.q_proj", "mlp.down_proj")
         }
-        for name, data in (
-            ("plans", {"key": key, "variants": variants, "notes": [prompt]}),
-            (
-                "answers",
-                {"answers": [{"prompt": prompt, "original": "one two", "answer": f"one {prompt}", "score": 0.4}]},
-            ),
-        ):
-            (folder / name).mkdir(exist_ok=True)
-            (folder / name / f"{key}.json").write_text(json.dumps(data))
+        plan = {"key": record.plan, "variants": variants, "notes": [prompt]}
+        (folder / "plans" / f"{record.plan}.json").write_text(json.dumps(plan))
+        said = {"prompt": prompt, "original": "one two", "answer": f"one {prompt}", "score": 0.4}
+        object.__setattr__(record, "answers", {"count": 3, "same": 2, "different": [said]})
 
 
 @pytest.mark.parametrize(
@@ -172,11 +164,12 @@ def test_what_models_and_users_write_stays_text(make: Make, tmp_path: Path) -> N
     assert 'id="answers"' in text
 
 
-def test_the_map_shows_what_was_applied(study: StudyResults, text: str, tmp_path: Path) -> None:
+def test_the_map_shows_what_was_applied(make: Make, text: str, tmp_path: Path) -> None:
     """With a plan in the folder there is a map of layers by kinds, without one no such section."""
     assert 'id="weights"' not in text
-    write_extras(tmp_path, study, "Who?")
-    page = report_html(study, tmp_path)
+    results = make(trials=4)
+    write_extras(tmp_path, results, "Who?")
+    page = report_html(results, tmp_path)
     assert "4 × int4_asym g64" in page
     assert "<th>q_proj</th><th>down_proj</th>" in page
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.reporting.answers import compare_words, most_different, read_answers
-from autotune.reporting.weight_map import bits_of, place_of, read_plan, weight_map
+from autotune.reporting.answers import compare_words
+from autotune.reporting.weight_map import bits_of, known_sensitivity, place_of, read_plan, weight_map
 
 
 @pytest.mark.parametrize(
@@ -52,12 +51,11 @@ def test_layers_are_rows_and_kinds_columns() -> None:
 
 def test_weights_that_stay_are_shown_where_they_are_known() -> None:
     """The study's list of weights brings those that the plan leaves alone, and their place by sensitivity."""
-    known = {
-        "metric": "output_error",
-        "weights": [{"name": "a.0.x", "sensitivity": 3.0}, {"name": "a.1.x", "sensitivity": 1.0}],
-    }
-    drawn = weight_map({"variants": {"a.1.x": {"mode": "nf4", "group_size": 64}}}, known)
-    cells = [cell for _, row in drawn.layers for cell in row if cell is not None]
+    plan = {"variants": {"a.1.x": {"mode": "nf4", "group_size": 64}}}
+    other = {**plan, "sensitivity": {"metric": "output_error", "values": {"a.0.x": 3.0, "a.1.x": 1.0, "a.2.x": None}}}
+    assert known_sensitivity([plan]) == {}
+    drawn = weight_map(plan, known_sensitivity([plan, other]))
+    cells = [cell for _, row in drawn.layers[:2] for cell in row if cell is not None]
     assert [(cell.format, cell.bits, cell.rank) for cell in cells] == [("", None, 1.0), ("nf4 g64", 4, 0.0)]
     assert drawn.metric == "output_error"
 
@@ -68,23 +66,11 @@ def test_bits_come_from_the_modes_name() -> None:
 
 
 def test_missing_or_broken_files_are_left_out(tmp_path: Path) -> None:
-    """A map or answers that cannot be read are none."""
+    """A plan that cannot be read is none."""
     assert read_plan(tmp_path, "x") is None
-    assert read_answers(tmp_path, None) == []
-    for name in ("plans", "answers"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.json").write_text('{"answers": [1]')
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "x.json").write_text('{"variants": [1]')
     assert read_plan(tmp_path, "x") is None
-    assert read_answers(tmp_path, "x") == []
-
-
-def test_the_most_different_answers_come_first(tmp_path: Path) -> None:
-    """Equal answers are left out, the lowest score leads."""
-    entries = [("a", "x", "x", 1.0), ("b", "x", "y", 0.6), ("c", "x", "z", 0.2)]
-    data = {"answers": [dict(zip(("prompt", "original", "answer", "score"), entry, strict=True)) for entry in entries]}
-    (tmp_path / "answers").mkdir()
-    (tmp_path / "answers" / "k.json").write_text(json.dumps(data))
-    assert [answer.prompt for answer in most_different(read_answers(tmp_path, "k"))] == ["c", "b"]
 
 
 @given(st.text(" \nab<é", max_size=30), st.text(" \nab<é", max_size=30))

@@ -98,6 +98,9 @@ class FakeEngine:
         time.sleep(self.delay)
         return plan.settings
 
+    def digest(self, model: Settings) -> str:
+        return fingerprint(model.as_dict())
+
 
 def score(settings: Settings) -> dict[str, Measurement]:
     """A made-up error that each setting moves in the direction it really does."""

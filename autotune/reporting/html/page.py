@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.reporting.answers import Answer, compare_words, most_different, read_answers
+from autotune.reporting.answers import compare_words
 from autotune.reporting.commands import compress_command, export_command
 from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, ties
 from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, paired_rows
@@ -18,7 +19,7 @@ from autotune.reporting.page import counts
 from autotune.reporting.remedies import failures, reason, remedy
 from autotune.reporting.tables import front_rows, legend, metric_rows
 from autotune.reporting.view import StudyResults
-from autotune.reporting.weight_map import WeightMap, read_plan, weight_map
+from autotune.reporting.weight_map import WeightMap, known_sensitivity, read_plan, weight_map
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,7 +32,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
 
     Args:
         results: the study.
-        folder: where its ``plans/`` and ``answers/`` are; sections without theirs are left out.
+        folder: where its ``plans/`` are; without them there is no map of the weights.
     """
     picks = choices(results)
     fronts = front_drawings(results)
@@ -59,7 +60,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         importances=importance_rows(results),
         about_importances=ABOUT_IMPORTANCES,
         maps=_maps(results, folder),
-        answers=_answers(results, folder),
+        answers=_answers(results),
         progress=progress_drawing(results),
         failed=[
             (r.number, settings_text(r.settings), reason(results, r), remedy(results, r)) for r in failures(results)
@@ -130,28 +131,27 @@ def _subtitle(results: StudyResults) -> str:
 def _maps(results: StudyResults, folder: Path) -> list[tuple[str, int, str, WeightMap]]:
     """(why, trial, settings, map) of every choice whose plan is there."""
     found = []
+    plans = {record.plan: read_plan(folder, record.plan) for record in results.records.values() if record.complete}
+    sensitivity = known_sensitivity(plan for plan in plans.values() if plan is not None)
     for pick in choices(results):
         record = results.records[pick.trial]
-        plan = read_plan(folder, record.plan)
+        plan = plans.get(record.plan)
         if plan is not None:
-            drawn = weight_map(plan, results.weights)
+            drawn = weight_map(plan, sensitivity)
             found.append((", ".join(pick.roles), pick.trial, settings_text(record.settings), drawn))
     return found
 
 
-def _answers(results: StudyResults, folder: Path) -> dict[str, Any] | None:
-    """The chosen model's answers that differ most, in parts; None where none were kept."""
+def _answers(results: StudyResults) -> dict[str, Any] | None:
+    """The first choice's answers that differ most, in parts; None where none were kept."""
     picks = choices(results)
-    if not picks:
+    kept = results.records[picks[0].trial].answers if picks else None
+    if not kept:
         return None
-    trial = picks[0].trial
-    every = read_answers(folder, results.records[trial].plan)
-    if not every:
-        return None
-    same = sum(answer.answer == answer.original for answer in every)
-    return {"trial": trial, "count": len(every), "same": same, "shown": [_parts(a) for a in most_different(every)]}
+    shown = [_parts(entry) for entry in kept["different"]]
+    return {"trial": picks[0].trial, "count": kept["count"], "same": kept["same"], "shown": shown}
 
 
-def _parts(answer: Answer) -> dict[str, Any]:
-    original, ours = compare_words(answer.original, answer.answer)
-    return {"prompt": answer.prompt, "score": f"{answer.score:.3f}", "original": original, "ours": ours}
+def _parts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    original, ours = compare_words(str(entry["original"]), str(entry["answer"]))
+    return {"prompt": str(entry["prompt"]), "score": f"{entry['score']:.3f}", "original": original, "ours": ours}
