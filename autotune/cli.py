@@ -72,15 +72,27 @@ def init(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.yaml"),
 ) -> None:
-    """Write a commented model.yaml that runs as it is."""
+    """Write a commented model.yaml that runs as it is, fitted to the model and to this machine."""
+    from autotune.config import config_schema
     from autotune.files import atomic_write
-    from autotune.starter import starter_yaml
+    from autotune.first_look import look_at
+    from autotune.search.manifest import machine
+    from autotune.starter import SCHEMA_FILE, starter_yaml
 
     if output.exists():
         raise UsageError(f"{output} exists already; name another file with -o, or remove it")
+    facts = look_at(model)
+    with atomic_write(output.with_name(SCHEMA_FILE)) as temporary:
+        temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
     with atomic_write(output) as temporary:
-        temporary.write_text(starter_yaml(model), encoding="utf-8")
-    print(f"{output} is written; look it over, then run: autotune search {output}")
+        temporary.write_text(starter_yaml(model, facts, machine(), schema=True), encoding="utf-8")
+    if facts is None:
+        print(
+            f"note: {model} is neither a local folder nor could the hub be asked; the defaults stand", file=sys.stderr
+        )
+    print(f"{output} is written ({SCHEMA_FILE} beside it is for your editor); look it over, then:")
+    print(f"  autotune plan {output}     # sizes to the byte, before any work")
+    print(f"  autotune search {output}   # the search")
 
 
 @app.command(epilog="Example: autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1")

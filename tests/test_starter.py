@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from autotune import registry
 from autotune.config import Config, load_config
+from autotune.first_look import Facts, look_at
 from autotune.starter import starter_yaml
 
 
@@ -53,8 +55,39 @@ def test_a_local_folder_with_local_texts_validates(tmp_path: Path, name: str) ->
     assert config.evaluators["perplexity"] == {"path": str(tmp_path / "search.txt")}
 
 
-def test_the_schema_hint_is_a_hint() -> None:
-    """The editor's schema line stays a comment until a schema file is there."""
-    hint = [line for line in starter_yaml("a/b").splitlines() if "$schema" in line]
-    assert [line.lstrip("# ").startswith("yaml-language-server:") for line in hint] == [True]
-    assert not hint[0].startswith("# yaml-language-server")
+def test_the_schema_line_is_the_first_where_the_schema_is() -> None:
+    """Editors look at the first line; without a schema file it stays a hint."""
+    assert starter_yaml("a/b", schema=True).startswith("# yaml-language-server: $schema=model.schema.json\n")
+    assert not starter_yaml("a/b").startswith("# yaml-language-server")
+
+
+def test_it_fits_the_model_and_the_machine(tmp_path: Path) -> None:
+    """Short contexts, large models, chat templates and too little memory show in the file, which stays valid."""
+    (tmp_path / "m").mkdir()
+    config = {"vocab_size": 151936, "max_position_embeddings": 256, "torch_dtype": "bfloat16"}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    with (tmp_path / "m" / "model.safetensors").open("wb") as stream:
+        stream.truncate(14_000_000_000)  # a sparse file
+    facts = look_at(str(tmp_path / "m"))
+    assert facts == Facts(14_000_000_000, 7_000_000_000, 151936, 256, True)
+    text = starter_yaml("./m", facts, {"usable_cores": 2, "memory": 24_000_000_000})
+    for said in (
+        "7,000 million parameters",
+        "151,936 tokens",
+        "more than this machine has",
+        "chat template",
+        '4.340 GB"',
+    ):
+        assert said in text
+    assert max(map(len, text.splitlines())) <= 120
+    (tmp_path / "model.yaml").write_text(text)
+    loaded = load_config(tmp_path / "model.yaml")
+    assert loaded.calibration.sequence_length == 256
+    assert loaded.evaluators["perplexity"]["samples"] == 32
+
+
+def test_a_broken_model_still_gets_its_file(tmp_path: Path) -> None:
+    """A first look never fails."""
+    (tmp_path / "config.json").write_text("{")
+    assert look_at(str(tmp_path)) is None

@@ -1,0 +1,94 @@
+"""What is done with a finished study: export, reproduce, compare."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def exported(
+    searched: subprocess.CompletedProcess[str], run: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The smallest model within 50 percent of perplexity, and what the command printed."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    done = run("export", "study", str(out), "--max-drop", "50%")
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_an_exported_folder_is_complete(exported: tuple[Path, str]) -> None:
+    """Model, tokenizer, records and a model card whose front matter a hub reads; the hashes are those of the files."""
+    import yaml
+
+    from autotune.files import fingerprint_file
+
+    out, printed = exported
+    names = {path.name for path in out.iterdir()}
+    assert {"openvino_model.xml", "openvino_tokenizer.xml", "generation_config.json", "README.md"} <= names
+    record = json.loads((out / "autotune.json").read_text(encoding="utf-8"))
+    assert record["files"] == {name: fingerprint_file(out / name) for name in record["files"]}
+    assert set(record["scores"]) >= {"kl_divergence", "similarity", "perplexity"}
+    assert {"model", "tokenizer", "calibration"} <= set(record["inputs"])
+    matter = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert matter["library_name"] == "openvino"
+    assert "nncf.compress_weights" in printed or "no equivalent in NNCF" in printed
+
+
+def test_the_cards_snippets_run(exported: tuple[Path, str]) -> None:
+    """Both ways to load the model work as the card shows them."""
+    pytest.importorskip("openvino_genai")
+    out, _ = exported
+    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        done = subprocess.run([sys.executable, "-c", block], cwd=out, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+def test_every_trial_has_the_same_bytes_again(
+    searched: subprocess.CompletedProcess[str], workplace: Path, run: Any
+) -> None:
+    """Built anew from the inputs alone, whatever the algorithms."""
+    with (workplace / "study" / "trials.csv").open(encoding="utf-8") as stream:
+        complete = [row for row in csv.DictReader(stream) if row["state"] == "COMPLETE"]
+    chosen = [row for row in complete if row["awq"] == "True" or row["scale_estimation"] == "True"][:2] + complete[:1]
+    for row in chosen:
+        done = run("reproduce", "study", "--trial", row["trial"], "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["same"] is True
+
+
+def test_a_changed_text_is_named(
+    searched: subprocess.CompletedProcess[str], workplace: Path, run: Any, tmp_path: Path
+) -> None:
+    """One sentence more in the calibration text: other bytes, and the file is named."""
+    shutil.copytree(workplace / "study", tmp_path / "study")
+    text = tmp_path / "calibration.txt"
+    text.write_text("A new sentence. " + (workplace / "calibration.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    file = tmp_path / "study" / "model.yaml"
+    file.write_text(file.read_text().replace(str(workplace / "calibration.txt"), str(text)))
+    with (workplace / "study" / "trials.csv").open(encoding="utf-8") as stream:
+        aware = next(row for row in csv.DictReader(stream) if row["state"] == "COMPLETE" and row["awq"] == "True")
+    done = run("reproduce", str(tmp_path / "study"), "--trial", aware["trial"])
+    assert done.returncode == 1, done.stderr
+    assert f"calibration changed: {text}" in done.stdout
+
+
+def test_compare_prints_one_table(
+    searched: subprocess.CompletedProcess[str], workplace: Path, run: Any, tmp_path: Path
+) -> None:
+    """Of one study twice as well: two originals, files in Markdown, LaTeX and CSV, a plot."""
+    done = run("compare", "study", "study", "-o", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| original") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"compare.md", "compare.tex", "compare.csv", "compare.png"}
