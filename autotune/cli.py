@@ -191,6 +191,9 @@ def compress(
     awq: Annotated[bool, typer.Option("--awq", help="Activation-aware channel scales.")] = False,
     scale_estimation: Annotated[bool, typer.Option("--scale-estimation", help="Searched scales.")] = False,
     gptq: Annotated[bool, typer.Option("--gptq", help="Rounding errors carried on column by column.")] = False,
+    gptq_act_order: Annotated[
+        bool, typer.Option("--gptq-act-order/--no-gptq-act-order", help="Columns by falling activation energy.")
+    ] = True,
     lora_correction: Annotated[bool, typer.Option("--lora-correction", help="Adapters for the error left.")] = False,
     lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 8,
     ignored_scope: Annotated[
@@ -232,6 +235,7 @@ def compress(
         awq=awq,
         scale_estimation=scale_estimation,
         gptq=gptq,
+        gptq_act_order=gptq_act_order,
         lora_correction=lora_correction,
         lora_rank=lora_rank,
         ignored_scope=tuple(ignored_scope or ()),

@@ -26,6 +26,7 @@ ORDER = (
     "awq",
     "scale_estimation",
     "gptq",
+    "gptq_act_order",
     "lora_correction",
     "lora_rank",
 )
@@ -90,6 +91,7 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     - the int8 modes compress every weight in one way: only the mode counts;
     - mxfp4 has its own group size and power-of-two scales: no group_size and no algorithms;
     - sensitivity_metric decides between weights only when 0 < ratio < 1 (a ratio not chosen is 1);
+    - gptq_act_order is that of gptq, where it is on;
     - gptq leaves no error that lora_correction could catch: with gptq there is none;
     - lora_rank is that of lora_correction, where it is on;
     - with ratio 0 no weight gets the mode, so nothing counts that says how it is applied.
@@ -108,6 +110,8 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
         inactive |= {"group_size", "all_layers", *ALGORITHMS}
     if chosen.get("gptq") and "gptq" not in inactive:
         inactive.add("lora_correction")
+    else:
+        inactive.add("gptq_act_order")
     if "lora_correction" in inactive or not chosen.get("lora_correction"):
         inactive.add("lora_rank")
     return tuple(name for name in ORDER if name not in inactive)

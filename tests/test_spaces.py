@@ -28,6 +28,7 @@ FULL = {
     "awq": [False, True],
     "scale_estimation": [False, True],
     "gptq": [False, True],
+    "gptq_act_order": [True, False],
     "lora_correction": [False, True],
     "lora_rank": [4, 8],
 }
@@ -105,7 +106,10 @@ def test_what_means_nothing_is_not_active() -> None:
     assert not {"awq", "scale_estimation"} & set(active_parameters("mxfp4", {}))
     assert "sensitivity_metric" not in active_parameters("int4_sym", {})
     assert "sensitivity_metric" not in active_parameters("nf4", {"ratio": 1.0})
-    assert active_parameters("int4_asym", {"ratio": 0.5, "lora_correction": True}) == ORDER
+    without_gptq = tuple(name for name in ORDER if name != "gptq_act_order")
+    assert active_parameters("int4_asym", {"ratio": 0.5, "lora_correction": True}) == without_gptq
+    with_gptq = tuple(name for name in ORDER if not name.startswith("lora"))
+    assert active_parameters("int4_asym", {"ratio": 0.5, "gptq": True}) == with_gptq
     assert active_parameters("int4_asym", {"ratio": 0.0}) == ("mode", "ratio", "backup_mode")
     assert all("backup_mode" in active_parameters(mode, {}) for mode in MODES if not mode.startswith("int8"))
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_VERSION", "Engine"]
 
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 
@@ -80,7 +80,7 @@ class Engine:
         self._constants = {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_friendly_name() in names}
         self._by_name = {weight.name: weight for weight in self.weights}
         self._groups = {group.activation: group for group in find_groups(model, self.weights)}
-        self._scaled: tuple[tuple[str, bytes, bool], Array, Propagation | None] | None = None
+        self._scaled: tuple[tuple[str, bytes, bool | None], Array, Propagation | None] | None = None
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -225,14 +225,20 @@ class Engine:
             weight.reduction_axes,
         ]
 
-    def _scaled_moment(self, activation: str, scale: Array | None, factored: bool) -> tuple[Array, Propagation | None]:
-        """Second moments of an activation divided by an AWQ scale, and their factor; weights in a row share them."""
-        key = (activation, b"" if scale is None else scale.tobytes(), factored)
+    def _scaled_moment(
+        self, activation: str, scale: Array | None, activation_order: bool | None
+    ) -> tuple[Array, Propagation | None]:
+        """Second moments of an activation divided by an AWQ scale, and their factor; weights in a row share them.
+
+        `activation_order` is that of the factor; None is without one.
+        """
+        key = (activation, b"" if scale is None else scale.tobytes(), activation_order)
         if self._scaled is None or self._scaled[0] != key:
             moment: Array = self.statistics.array(activation, "second_moment")
             if scale is not None:
                 moment = moment / np.outer(scale, scale)
-            self._scaled = (key, moment, propagation(moment) if factored else None)
+            spread = None if activation_order is None else propagation(moment, activation_order=activation_order)
+            self._scaled = (key, moment, spread)
         return self._scaled[1], self._scaled[2]
 
     def _score(self, metric: str, weight: Weight, variant: Variant) -> float:
@@ -286,7 +292,8 @@ class Engine:
         def compute() -> Mapping[str, Any]:
             needed = treatment
             if variant.looks_at_activations:
-                moment, spread = self._scaled_moment(weight.activations[0], treatment.input_scale, variant.gptq)
+                order = variant.gptq_act_order if variant.gptq else None
+                moment, spread = self._scaled_moment(weight.activations[0], treatment.input_scale, order)
                 needed = replace(treatment, second_moment=moment, spread=spread)
             compress = compress_with_adapters if variant.lora_rank else compress_weight
             packed = compress(self._reader(weight), weight, variant, needed)

@@ -6,22 +6,30 @@ output error tr((E - B A) H (E - B A)ᵀ) follow from Eckart and Young's theorem
 eigenvectors of E H Eᵀ and A = Bᵀ E. Weight and adapters are then fitted to each other in turn, after Li et al.,
 "LoftQ: LoRA-Fine-Tuning-Aware Quantization" (2023), algorithm 1. The adapters are stored in int8_asym, and B is fitted
 to A as stored.
+
+Scale estimation beside adapters must not spend itself on the few strong directions that the adapters catch anyway: its
+scales would be worse for all that is left. From the second turn on it sees the second moments without them.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.compression.formats import FORMATS, Array, Codes, decode, encode, initial_scale, store_scale, stored_value
-from autotune.compression.parallel import one_blas_thread
+from autotune.compression.parallel import in_parallel, one_blas_thread
 from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, restore
 from autotune.compression.weights import Weight
 
-__all__ = ["compress_with_adapters", "fit_adapters", "leading_directions"]
+__all__ = ["compress_with_adapters", "cost_beside", "fit_adapters", "leading_directions"]
+
+Floats = npt.NDArray[np.floating[Any]]
 
 OVERSAMPLING = 8
+ROWS = 128
 POWER_ITERATIONS = 6
 ADAPTER_FORMAT = FORMATS["int8_asym"]
 
@@ -37,24 +45,49 @@ def compress_with_adapters(read: RowReader, weight: Weight, variant: Variant, tr
     moment = treatment.second_moment
     target = treatment.scaled(read(0, weight.rows), 0)
     alone = replace(variant, lora_rank=0, lora_iterations=0)
-    inner = Treatment(second_moment=moment)
     best: dict[str, Codes] = {}
     least = np.inf
     rest = target
-    for _ in range(max(1, variant.lora_iterations)):
-        packed = compress_weight(lambda start, stop, rows=rest: rows[start:stop], weight, alone, inner)  # type: ignore[misc]
-        error = target - restore(packed, weight, alone)
+    # The first turn only finds the adapters that scale estimation is beside.
+    inner, now = Treatment(), replace(alone, scale_estimation=False)
+    for _ in range(max(2 if variant.scale_estimation else 1, variant.lora_iterations)):
+        packed = compress_weight(lambda start, stop, rows=rest: rows[start:stop], weight, now, inner)  # type: ignore[misc]
+        error = target - restore(packed, weight, now)
         with one_blas_thread():
-            adapters, product = fit_adapters(error, moment, variant.lora_rank)
-            left = error - product
-            loss = float(np.einsum("rk,rk->", left @ moment, left, dtype=np.float64))
+            adapters, b, a = fit_adapters(error, moment, variant.lora_rank)
+            product = b @ a
+            if variant.scale_estimation:
+                inner, now = Treatment(second_moment=cost_beside(a, moment)), alone
+        loss = _output_error(error - product, moment)
         if loss < least:
             least, best = loss, {**packed, **adapters}
         rest = target - product
     return best
 
 
-def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Codes], Array]:
+def _output_error(error: Array, moment: Array) -> float:
+    """tr(E H Eᵀ)."""
+
+    def of_rows(start: int) -> float:
+        rows = error[start : start + ROWS]
+        return float(np.einsum("rk,rk->", rows @ moment, rows, dtype=np.float64))
+
+    return sum(in_parallel(of_rows, range(0, len(error), ROWS)))
+
+
+def cost_beside(a: Array, moment: Array) -> Array:
+    """What an error costs when adapters with this A take the best B for it: H - H Aᵀ (A H Aᵀ)⁻¹ A H.
+
+    Args:
+        a: float32 [r, K].
+        moment: float32 [K, K].
+    """
+    seen = a @ moment
+    # The eigenvalues that float32 leaves below zero are far below the damping of any error's cost.
+    return np.asarray(moment - seen.T @ _solve(seen @ a.T, seen), dtype=np.float32)
+
+
+def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Codes], Array, Array]:
     """The adapters of an error.
 
     Args:
@@ -63,16 +96,21 @@ def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Code
         rank: r, less than R and K.
 
     Returns:
-        The parts ``lora_a`` [r, K] and ``lora_b`` [R, r] with scales and zero points, and their product as stored,
-        float32 [R, K].
+        The parts ``lora_a`` [r, K] and ``lora_b`` [R, r] with scales and zero points, and B and A as stored,
+        float32.
     """
     directions = leading_directions(error, moment, rank)
     a_parts, a = _stored("lora_a", directions.T @ error)
     seen = a @ moment  # [r, K]
-    gram = (seen @ a.T).astype(np.float64)
-    gram += 1e-6 * (np.trace(gram) / rank + np.finfo(np.float32).tiny) * np.eye(rank)
-    b_parts, b = _stored("lora_b", np.linalg.solve(gram, (seen @ error.T).astype(np.float64)).T.astype(np.float32))
-    return {**a_parts, **b_parts}, b @ a
+    b_parts, b = _stored("lora_b", _solve(seen @ a.T, seen @ error.T).T.astype(np.float32))
+    return {**a_parts, **b_parts}, b, a
+
+
+def _solve(gram: Floats, right: Floats) -> npt.NDArray[np.float64]:
+    """Solve with the r x r matrix of adapters, which is singular where there is nothing to correct."""
+    rank = len(gram)
+    ridge = 1e-6 * (np.trace(gram) / rank + np.finfo(np.float32).tiny)
+    return np.linalg.solve(gram.astype(np.float64) + ridge * np.eye(rank), right.astype(np.float64))
 
 
 def leading_directions(error: Array, moment: Array, rank: int) -> Array:

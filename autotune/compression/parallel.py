@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 from autotune.threads import thread_limit, usable_cores
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 __all__ = ["in_parallel", "one_blas_thread"]
 
@@ -28,7 +33,14 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Matrix products and factorizations inside give the same bits whatever the number of cores."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    # SciPy brings a library of its own.
+    with _blas_libraries("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
         yield
+
+
+@cache
+def _blas_libraries(with_scipy: bool) -> ThreadpoolController:
+    """The libraries that are loaded; finding them takes milliseconds, longer than many a product."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

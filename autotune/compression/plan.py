@@ -141,7 +141,12 @@ def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes
     if len(weight.activations) != 1 or len(weight.uses) != 1:
         notes.append(f"{weight.name}: no {' or '.join(wanted)}, since it has no activations of its own to look at")
         return variant
-    variant = replace(variant, scale_estimation=settings.scale_estimation, gptq=settings.gptq)
+    variant = replace(
+        variant,
+        scale_estimation=settings.scale_estimation,
+        gptq=settings.gptq,
+        gptq_act_order=settings.gptq and settings.gptq_act_order,
+    )
     if not settings.lora_correction:
         return variant
     fits = len(weight.shape) == 2 and weight.uses[0].port == 1 and settings.lora_rank < min(weight.shape)

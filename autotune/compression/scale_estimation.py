@@ -8,17 +8,21 @@ float16 before it is judged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from autotune.compression.formats import (
     Array,
+    Codes,
     Format,
+    decode,
     round_trip,
     stored_value,
     zero_point,
 )
 
-__all__ = ["blocks_of", "estimate_scale", "output_error"]
+__all__ = ["blocks_of", "estimate_scale", "fit_scales", "output_error"]
 
 SHRINK_FACTORS = tuple(np.linspace(1.0, 0.6, 17, dtype=np.float32).tolist())
 """Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
@@ -69,20 +73,28 @@ def output_error(error: Array, blocks: Array) -> Array:
     return np.asarray(weighted.sum(axis=-1).T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True))
 
 
-def _candidates(rows: Array, scale: Array, fmt: Format) -> list[tuple[Array, Array | None]]:
+def _candidates(
+    rows: Array, scale: Array, fmt: Format, shrink_factors: Sequence[float]
+) -> list[tuple[Array, Array | None]]:
     """Scale and zero point for each share of the range."""
     if not fmt.has_zero_point:
-        return [(scale * np.float32(factor), None) for factor in SHRINK_FACTORS]
+        return [(scale * np.float32(factor), None) for factor in shrink_factors]
     low = np.minimum(rows.min(axis=-1, keepdims=True), 0)
     pairs: list[tuple[Array, Array | None]] = []
-    for factor in SHRINK_FACTORS:
+    for factor in shrink_factors:
         shrunk = scale * np.float32(factor)
         pairs.append((shrunk, zero_point(low * np.float32(factor), shrunk, fmt)))
     return pairs
 
 
 def estimate_scale(
-    rows: Array, scale: Array, zero: Array | None, moment: Array, fmt: Format
+    rows: Array,
+    scale: Array,
+    zero: Array | None,
+    moment: Array,
+    fmt: Format,
+    *,
+    shrink_factors: Sequence[float] = SHRINK_FACTORS,
 ) -> tuple[Array, Array | None]:
     """Search each group's scale (and zero point) for the least output error; never worse than the start.
 
@@ -94,6 +106,7 @@ def estimate_scale(
         scale, zero: the start, from `initial_scale`; [R, G, 1].
         moment: float32 [K, K], K = G * g, or a weight for each channel alone, [K].
         fmt: a format whose scales are free numbers.
+        shrink_factors: shares of the full range that are tried; the first is the start, 1.
 
     Returns:
         Scale (float32 values that float16 holds exactly) and zero point, [R, G, 1].
@@ -114,7 +127,7 @@ def estimate_scale(
         if best_zero is not None and candidate_zero is not None:
             np.copyto(best_zero, candidate_zero, where=better)
 
-    for candidate, candidate_zero in _candidates(rows, scale, fmt)[1:]:
+    for candidate, candidate_zero in _candidates(rows, scale, fmt, shrink_factors)[1:]:
         offer(candidate, candidate_zero)
     if best_zero is not None:
         for step in (-1, 1):
@@ -132,3 +145,51 @@ def _closed_form(rows: Array, scale: Array, zero: Array | None, blocks: Array, f
     cross = (output_error(levels + rows, blocks) - own - output_error(rows, blocks)) / 2
     safe = np.where(own > 0, own, 1)
     return np.where((own > 0) & (cross * scale > 0), cross / safe, scale)
+
+
+def fit_scales(
+    rows: Array, codes: Codes, scale: Array, zero: Array | None, moment: Array, fmt: Format, *, damping: float = 0.0
+) -> tuple[Array, Array]:
+    """Fit all scales of a row together to its codes, by least squares in the metric of the activations.
+
+    With levels t of each group, and the error e of the row as it is, the change d of the scales that leaves the least
+    output error solves Σ_h (t_g H t_hᵀ) d_h = t_g H eᵀ for all groups g. It is taken, rounded to what is stored, in the
+    rows where it lowers the error.
+
+    Args:
+        rows: float32 [R, G, g].
+        codes: uint8 [R, G, g].
+        scale, zero: those of the codes, as stored, [R, G, 1].
+        moment: float32 [K, K], K = G * g.
+        fmt: the format.
+        damping: added to the diagonal of `moment`.
+
+    Returns:
+        The scales, float32 [R, G, 1], and by how much the output error of each row falls, float32 [R], at least 0.
+    """
+    count, groups, group = rows.shape
+    levels = decode(codes, np.ones_like(scale), zero, fmt)
+    error = rows - levels * scale
+    seen = (error.reshape(count, -1) @ moment).reshape(rows.shape) + np.float32(damping) * error
+    right = np.einsum("rgk,rgk->rg", seen, levels).astype(np.float64)
+    gram = np.empty((count, groups, groups))
+    for g in range(groups):
+        channels = slice(g * group, (g + 1) * group)
+        # The rest of the symmetric matrix is known already.
+        later = (levels[:, g] @ moment[channels, g * group :]).reshape(count, groups - g, group)
+        later[:, 0] += np.float32(damping) * levels[:, g]
+        gram[:, g, g:] = gram[:, g:, g] = np.einsum("rhk,rhk->rh", later, levels[:, g:])
+    # A group without levels is left alone; the ridge is far below what float16 scales resolve.
+    diagonal = np.einsum("rgg->rg", gram)
+    ridge = 1e-6 * diagonal.mean(axis=1, keepdims=True) + np.finfo(np.float32).tiny
+    damped = gram + ridge[..., None] * np.eye(groups)
+    change = np.linalg.solve(damped, right[..., None])[..., 0]
+    with np.errstate(over="ignore"):
+        fitted = stored_value((scale[..., 0] + change).astype(np.float32), fmt)
+    usable = np.isfinite(fitted) & (fitted * scale[..., 0] > 0)
+    fitted = np.where(usable, fitted, scale[..., 0])
+    step = fitted.astype(np.float64) - scale[..., 0]
+    gain = 2 * (step * right).sum(axis=1) - np.einsum("rg,rgh,rh->r", step, gram, step)
+    better = gain > 0
+    chosen = np.where(better[:, None], fitted, scale[..., 0])[..., None]
+    return chosen, np.where(better, gain, 0).astype(np.float32)

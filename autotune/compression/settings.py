@@ -55,6 +55,7 @@ class Settings:
         awq: activation-aware scaling of input channels.
         scale_estimation: scales and zero points searched for the least error on the calibration activations.
         gptq: columns are quantized one after the other, each one's error made up for by those that follow.
+        gptq_act_order: the columns go in the order of falling activation energy, not as they stand.
         lora_correction: adapters of low rank make up for a part of the quantization error.
         lora_rank: their rank.
         lora_iterations: how often weight and adapters are fitted to each other in turn.
@@ -73,6 +74,7 @@ class Settings:
     awq: bool = False
     scale_estimation: bool = False
     gptq: bool = False
+    gptq_act_order: bool = True
     lora_correction: bool = False
     lora_rank: int = 8
     lora_iterations: int = 3

@@ -27,7 +27,7 @@ from autotune.compression.formats import (
     stored_value,
     unpack,
 )
-from autotune.compression.gptq import Propagation, quantize_columns
+from autotune.compression.gptq import Propagation, quantize_columns, quantize_with_best_scales
 from autotune.compression.parallel import in_parallel
 from autotune.compression.scale_estimation import estimate_scale
 from autotune.compression.weights import Weight, rows_to_shape, rows_view
@@ -55,6 +55,7 @@ class Variant:
         group_size: consecutive input channels that share a scale; -1 is one group a row.
         scale_estimation: scales and zero points are searched on the calibration activations.
         gptq: each column's rounding error is made up for by the later columns.
+        gptq_act_order: they go in the order of falling activation energy; False without GPTQ.
         awq: input channels carry the AWQ scale of their activation.
         awq_output: output channels are divided by the AWQ scale of the layer that follows.
         lora_rank: rank of the adapters that make up for a part of the error; 0 is none.
@@ -65,6 +66,7 @@ class Variant:
     group_size: int = -1
     scale_estimation: bool = False
     gptq: bool = False
+    gptq_act_order: bool = False
     awq: bool = False
     awq_output: bool = False
     lora_rank: int = 0
@@ -230,18 +232,18 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
                 f"{weight.name}: values up to {np.abs(values).max():.3g} need a scale that float16 cannot hold; add "
                 "the weight to ignored_scope"
             )
-        if variant.scale_estimation:
-            assert treatment.second_moment is not None
-            # With GPTQ an error costs what is left of it once the later columns have made up for it.
-            cost = treatment.spread.importance if treatment.spread is not None else treatment.second_moment
-            scale, zero = estimate_scale(values, scale, zero, cost, fmt)
-        if variant.looks_at_activations:
-            # Plain rounding does not see that the stored scale is rounded, since NNCF's does not; these do.
-            scale = stored_value(scale, fmt)
         if variant.gptq:
+            assert treatment.second_moment is not None
             assert treatment.spread is not None
-            codes[start:stop] = quantize_columns(values, scale, zero, treatment.spread, fmt)
+            if variant.scale_estimation:
+                found = quantize_with_best_scales(values, scale, zero, treatment.second_moment, treatment.spread, fmt)
+            else:
+                found = quantize_columns(values, stored_value(scale, fmt), zero, treatment.spread, fmt)
+            codes[start:stop], scale, zero = found.codes, found.scale, found.zero
         else:
+            if variant.scale_estimation:
+                assert treatment.second_moment is not None
+                scale, zero = estimate_scale(values, scale, zero, treatment.second_moment, fmt)
             codes[start:stop] = encode(values, scale, zero, fmt)
         scales[start:stop] = store_scale(scale, fmt)
         if zeros is not None and zero is not None:

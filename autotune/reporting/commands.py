@@ -42,6 +42,8 @@ def compress_command(results: StudyResults, number: int) -> str:
     for name in TOGGLES:
         if settings.get(name):
             words.append(f"--{name.replace('_', '-')}")
+    if settings.get("gptq") and settings.get("gptq_act_order") is False:
+        words.append("--no-gptq-act-order")
     if settings.get("lora_correction") and settings.get("lora_rank") is not None:
         words += ["--lora-rank", str(settings["lora_rank"])]
     for pattern in settings.get("ignored_scope") or ():

@@ -138,6 +138,8 @@ def algorithms(settings: Mapping[str, Any], *, separator: str = " + ") -> str:
     for key, short in ALGORITHMS.items():
         if not is_missing(settings.get(key)) and settings.get(key):
             rank = settings.get("lora_rank") if key == "lora_correction" else None
+            if key == "gptq" and not is_missing(order := settings.get("gptq_act_order")) and not order:
+                short = "GPTQ in channel order"
             names.append(short if rank is None or is_missing(rank) else f"{short} {int(rank)}")
     return separator.join(names)
 

@@ -22,6 +22,7 @@ SETTING_COLUMNS = (
     "awq",
     "scale_estimation",
     "gptq",
+    "gptq_act_order",
     "lora_correction",
     "lora_rank",
 )
@@ -47,6 +48,7 @@ BOOLEANS = {
     "awq",
     "scale_estimation",
     "gptq",
+    "gptq_act_order",
     "lora_correction",
     "on_front",
     "knee",

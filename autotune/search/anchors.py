@@ -40,6 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
     "awq": False,
     "scale_estimation": False,
     "gptq": False,
+    "gptq_act_order": True,
     "lora_correction": False,
     "lora_rank": 8,
 }

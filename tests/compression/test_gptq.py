@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from autotune.compression.formats import FORMATS, decode, encode, initial_scale, stored_value
-from autotune.compression.gptq import propagation, quantize_columns
+from autotune.compression.gptq import propagation, quantize_columns, quantize_with_best_scales
 from autotune.errors import CompressionError
 
 Array = npt.NDArray[np.float32]
@@ -56,15 +59,30 @@ def transcription(rows: Array, scale: Array, zero: Array | None, h: Array, order
     return codes
 
 
-def test_the_factor_is_of_the_inverse_in_falling_order() -> None:
-    """Uᵀ U is the inverse of the damped second moments, columns in the order of falling energy."""
+@pytest.mark.parametrize("activation_order", [True, False])
+def test_the_factor_is_of_the_damped_second_moments(activation_order: bool) -> None:
+    """N D Nᵀ are the damped second moments, columns in the order of falling energy, or as they stand."""
     h = correlated(48)
-    spread = propagation(h, damping=0.05)
-    assert np.all(np.diff(np.diagonal(h)[spread.order]) <= 0)
-    damped = h.astype(np.float64) + 0.05 * np.diagonal(h).mean() * np.eye(48)
-    inverse = np.linalg.inv(damped[np.ix_(spread.order, spread.order)])
-    np.testing.assert_allclose(spread.factor.T @ spread.factor, inverse, rtol=2e-4, atol=1e-4 * inverse.max())
+    spread = propagation(h, damping=0.05, activation_order=activation_order)
+    if activation_order:
+        assert np.all(np.diff(np.diagonal(h)[spread.order]) <= 0)
+    else:
+        assert spread.order.tolist() == list(range(48))
+    damped = (h + 0.05 * np.diagonal(h).mean() * np.eye(48))[np.ix_(spread.order, spread.order)]
+    np.testing.assert_allclose((spread.factor * spread.cost) @ spread.factor.T, damped, rtol=1e-4, atol=1e-5)
     assert np.array_equal(spread.factor, np.triu(spread.factor))
+    assert np.all(np.diagonal(spread.factor) == 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_factor_does_not_depend_on_threads(threads: int) -> None:
+    """LAPACK divides a factorization among threads; the bits are the same with any number of them."""
+    h = correlated(400)
+    expected = propagation(h)
+    with threadpool_limits(limits=threads, user_api="blas"):
+        found = propagation(h)
+    assert np.array_equal(found.factor, expected.factor)
+    assert np.array_equal(found.cost, expected.cost)
 
 
 @pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
@@ -75,7 +93,7 @@ def test_codes_are_those_of_the_algorithm(mode: str) -> None:
     spread = propagation(h)
     damped = h + 0.01 * np.diagonal(h).mean() * np.eye(160, dtype=np.float32)
     expected = transcription(rows, scale, zero, damped, spread.order.tolist(), mode)
-    codes = quantize_columns(rows, scale, zero, spread, FORMATS[mode]).reshape(expected.shape)
+    codes = quantize_columns(rows, scale, zero, spread, FORMATS[mode]).codes.reshape(expected.shape)
     assert np.mean(codes != expected) < 0.01
 
 
@@ -84,7 +102,7 @@ def test_uncorrelated_channels_are_simply_rounded(mode: str) -> None:
     """Where no column can make up for another, GPTQ is plain rounding."""
     rows, scale, zero = prepared(mode, 32)
     spread = propagation(np.diag(np.linspace(1, 5, 160)).astype(np.float32))
-    codes = quantize_columns(rows, scale, zero, spread, FORMATS[mode])
+    codes = quantize_columns(rows, scale, zero, spread, FORMATS[mode]).codes
     np.testing.assert_array_equal(codes, encode(rows, scale, zero, FORMATS[mode]))
 
 
@@ -93,9 +111,43 @@ def test_the_output_error_is_far_below_that_of_rounding(mode: str) -> None:
     """On correlated activations the error at the output is less than half of plain rounding's."""
     rows, scale, zero = prepared(mode, 32)
     h = correlated(160)
-    codes = quantize_columns(rows, scale, zero, propagation(h), FORMATS[mode])
+    codes = quantize_columns(rows, scale, zero, propagation(h), FORMATS[mode]).codes
     rounded = encode(rows, scale, zero, FORMATS[mode])
     assert output_loss(rows, codes, scale, zero, mode, h) < 0.5 * output_loss(rows, rounded, scale, zero, mode, h)
+
+
+@pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
+@pytest.mark.parametrize("best_scales", [False, True])
+def test_the_loss_is_the_output_error(mode: str, best_scales: bool) -> None:
+    """What the columns report as lost is e H eᵀ with the damped second moments, row by row."""
+    rows, scale, zero = prepared(mode, 32)
+    h = correlated(160)
+    spread = propagation(h)
+    if best_scales:
+        found = quantize_with_best_scales(rows, scale, zero, h, spread, FORMATS[mode])
+    else:
+        found = quantize_columns(rows, scale, zero, spread, FORMATS[mode])
+    damped = h + spread.damping * np.eye(160)
+    losses = [
+        output_loss(rows[i : i + 1], found.codes[i : i + 1], found.scale[i : i + 1], z, mode, damped)
+        for i in range(len(rows))
+        for z in [None if found.zero is None else found.zero[i : i + 1]]
+    ]
+    np.testing.assert_allclose(found.loss, losses, rtol=2e-4)
+
+
+@pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
+@given(seed=st.integers(0, 2**31), group=st.sampled_from((8, 32, 160)))
+def test_with_scale_estimation_no_row_loses_more(mode: str, seed: int, group: int) -> None:
+    """In every row the output error is at most that of GPTQ alone, whose scales are those of the range."""
+    rows, scale, zero = prepared(mode, group, seed)
+    h = correlated(160, seed)
+    spread = propagation(h)
+    alone = quantize_columns(rows, scale, zero, spread, FORMATS[mode])
+    found = quantize_with_best_scales(rows, scale, zero, h, spread, FORMATS[mode])
+    assert np.all(found.loss <= alone.loss)
+    assert found.loss.sum() < alone.loss.sum()
+    assert np.array_equal(found.scale, found.scale.astype(np.float16).astype(np.float32))
 
 
 def test_channels_that_are_never_active_do_no_harm() -> None:
@@ -106,7 +158,7 @@ def test_channels_that_are_never_active_do_no_harm() -> None:
     for moment in (h, np.zeros_like(h)):
         spread = propagation(moment)
         assert np.isfinite(spread.factor).all()
-        codes = quantize_columns(rows, scale, zero, spread, FORMATS["int4_asym"]).reshape(6, 160)
+        codes = quantize_columns(rows, scale, zero, spread, FORMATS["int4_asym"]).codes.reshape(6, 160)
         rounded = encode(rows, scale, zero, FORMATS["int4_asym"]).reshape(6, 160)
         np.testing.assert_array_equal(codes[:, 40:50], rounded[:, 40:50])
 

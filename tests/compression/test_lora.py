@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import pytest
-from builders import bin_size, constants, logits
+from builders import bin_size, chain, constants, logits
 
 from autotune.compression.engine import Engine
-from autotune.compression.lora import fit_adapters, leading_directions
+from autotune.compression.lora import compress_with_adapters, cost_beside, fit_adapters, leading_directions
 from autotune.compression.settings import Settings
 from autotune.compression.statistics import Statistics
+from autotune.compression.variants import Packed, Treatment, Variant, restore
+from autotune.compression.weights import find_weights
 from autotune.errors import PlanError
 
 Array = npt.NDArray[np.float32]
@@ -37,6 +39,11 @@ def loss(error: Array, moment: Array) -> float:
     return float(np.einsum("rk,kl,rl->", error, moment, error, dtype=np.float64))
 
 
+def lora_a(packed: Packed, rank: int) -> Array:
+    levels = packed["lora_a"].reshape(rank, -1).astype(np.float32) - packed["lora_a_zero_point"][:, None]
+    return np.asarray(levels * packed["lora_a_scale"].view(np.float16)[:, None], np.float32)
+
+
 @pytest.mark.parametrize("shape", [(40, 96), (96, 40)])
 @pytest.mark.parametrize("rank", [1, 8])
 def test_no_adapters_of_that_rank_do_better(shape: tuple[int, int], rank: int) -> None:
@@ -55,16 +62,39 @@ def test_eight_bit_adapters_lose_next_to_nothing() -> None:
     error, moment = np.random.default_rng(1).normal(size=(64, 96)).astype(np.float32), correlated(96)
     directions = leading_directions(error, moment, 8)
     best = loss(error - directions @ (directions.T @ error), moment)
-    _, product = fit_adapters(error, moment, 8)
+    _, b, a = fit_adapters(error, moment, 8)
     won = loss(error, moment) - best
-    assert loss(error, moment) - loss(error - product, moment) > 0.99 * won
+    assert loss(error, moment) - loss(error - b @ a, moment) > 0.99 * won
 
 
 def test_an_error_of_zero_gives_adapters_of_zero() -> None:
     """A weight that the format holds exactly is left exact."""
-    _, product = fit_adapters(np.zeros((16, 24), np.float32), correlated(24), 4)
-    assert np.isfinite(product).all()
-    assert np.abs(product).max() < 1e-6
+    _, b, a = fit_adapters(np.zeros((16, 24), np.float32), correlated(24), 4)
+    assert np.isfinite(b @ a).all()
+    assert np.abs(b @ a).max() < 1e-6
+
+
+def test_an_error_costs_what_the_best_b_leaves_of_it() -> None:
+    """The cost beside adapters is e H eᵀ of what remains of each row when B is solved for by least squares."""
+    rng, moment = np.random.default_rng(2), correlated(24)
+    a, error = rng.normal(size=(3, 24)).astype(np.float32), rng.normal(size=(10, 24)).astype(np.float32)
+    root = np.linalg.cholesky(moment.astype(np.float64))
+    b = np.linalg.lstsq((a @ root).T, (error @ root).T, rcond=None)[0].T
+    assert loss(error, cost_beside(a, moment)) == pytest.approx(loss(error - b @ a, moment), rel=1e-3)
+
+
+def test_scale_estimation_beside_adapters_lowers_the_error() -> None:
+    """With the same adapters' rank the output error is below that of plain rounding with adapters."""
+    values, moment = np.random.default_rng(4).standard_t(4, (48, 96)).astype(np.float32), correlated(96)
+    weight = find_weights(chain([values]))[0]
+
+    def left(**options: Any) -> float:
+        variant = Variant("int4_asym", 32, lora_rank=4, lora_iterations=3, **options)
+        packed = compress_with_adapters(lambda i, j: values[i:j], weight, variant, Treatment(second_moment=moment))
+        error = values - restore(packed, weight, variant)
+        return loss(error, cost_beside(lora_a(packed, 4), moment))
+
+    assert left(scale_estimation=True) < 0.95 * left()
 
 
 @pytest.mark.parametrize("extra", [{}, {"awq": True}, {"scale_estimation": True}, {"ratio": 0.6}])

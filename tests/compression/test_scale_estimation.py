@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.compression.formats import FORMATS, decode, encode, initial_scale, round_trip, stored_value
-from autotune.compression.scale_estimation import SHRINK_FACTORS, blocks_of, estimate_scale, output_error
+from autotune.compression.scale_estimation import SHRINK_FACTORS, blocks_of, estimate_scale, fit_scales, output_error
 
 SEARCHABLE = sorted(name for name, fmt in FORMATS.items() if fmt.searchable)
 
@@ -121,3 +121,42 @@ def test_weights_of_single_channels_are_a_diagonal_matrix(name: str) -> None:
     for ours, expected in zip(by_vector, by_matrix, strict=True):
         if expected is not None:
             assert np.mean(ours != expected) < 0.02  # sums in another order may tip a tie
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+@given(seed=st.integers(0, 2**31), groups=st.integers(1, 4), damping=st.sampled_from((0.0, 0.3)))
+def test_fitted_scales_lose_what_they_say(name: str, seed: int, groups: int, damping: float) -> None:
+    """The error of the whole row, between groups included, falls by the gain that is told, and never rises."""
+    fmt = FORMATS[name]
+    rows, moment = case(seed, groups, 16)
+    moment /= np.diagonal(moment).mean()
+    scale, zero = initial_scale(rows, fmt)
+    scale = stored_value(scale, fmt)
+    codes = encode(rows, scale, zero, fmt)
+    fitted, gain = fit_scales(rows, codes, scale, zero, moment, fmt, damping=damping)
+    damped = moment + damping * np.eye(len(moment))
+
+    def error(s: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return exact_error((decode(codes, s, zero, fmt) - rows).reshape(len(rows), 1, -1), damped)[:, 0]  # type: ignore[arg-type]
+
+    assert np.all(gain >= 0)
+    assert np.allclose(error(scale) - error(fitted), gain, rtol=1e-2, atol=1e-4 * error(scale).max())
+    assert np.array_equal(fitted, fitted.astype(np.float16).astype(np.float32))
+
+
+def test_no_scales_fit_better() -> None:
+    """Beside the fitted scales every change of a single one costs output error (as far as float16 resolves)."""
+    fmt = FORMATS["int4_sym"]
+    rows, moment = case(3, 4, 16)
+    start, _ = initial_scale(rows, fmt)
+    codes = encode(rows, start, None, fmt)
+    scale, _ = fit_scales(rows, codes, stored_value(start, fmt), None, moment, fmt)
+
+    def error(s: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return exact_error((decode(codes, s, None, fmt) - rows).reshape(len(rows), 1, -1), moment)[:, 0]
+
+    for group in range(4):
+        for factor in (0.99, 1.01):
+            moved = scale.copy()
+            moved[:, group] *= np.float32(factor)
+            assert np.all(error(moved) > error(scale))

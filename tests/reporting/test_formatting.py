@@ -92,6 +92,8 @@ def test_settings_name_what_matters() -> None:
     assert settings_text({"mode": "int8_asym"}) == "int8_asym"
     assert settings_text({}) == DASH
     assert algorithms({"awq": False, "gptq": None}) == ""
+    assert algorithms({"gptq": True, "gptq_act_order": True}) == "GPTQ"
+    assert algorithms({"gptq": True, "gptq_act_order": False}) == "GPTQ in channel order"
 
 
 def test_small_words() -> None:

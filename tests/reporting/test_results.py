@@ -28,6 +28,7 @@ NAMED = [
     "awq",
     "scale_estimation",
     "gptq",
+    "gptq_act_order",
     "lora_correction",
     "lora_rank",
     "footprint",
