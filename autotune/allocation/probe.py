@@ -6,7 +6,7 @@ comes in as an input about as fast as by a constant, once there are some hundred
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +90,9 @@ class Probe:
 class _Counting(OpenVINOLanguageModel):
     tokens = 0
 
-    def logits(self, tokens: npt.NDArray[np.int64]) -> Array:
-        self.tokens += np.asarray(tokens).size
-        return super().logits(tokens)
+    def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, Array]]:
+        self.tokens += sum(len(sequence) for sequence in sequences)
+        yield from super().scan(sequences, first)
 
 
 def input_name(weight: str) -> str:
