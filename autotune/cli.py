@@ -185,7 +185,15 @@ def compress(
         int | None, typer.Option(help="Input channels that share a scale; -1: one group a row.")
     ] = None,
     ratio: Annotated[float, typer.Option(help="Share of the weights that get the mode, 0 to 1.")] = 1.0,
-    backup_mode: Annotated[str, typer.Option(help=f"For the other weights: {', '.join(BACKUP_MODES)}.")] = "int8_asym",
+    codebook: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Table of mode codebook: .npy, .json, text, or 0,0.5,1.")
+    ] = None,
+    backup_mode: Annotated[
+        str | None,
+        typer.Option(
+            help=f"For the other weights: {', '.join(BACKUP_MODES)}. Default: int8_asym; for fp8 modes the mode itself."
+        ),
+    ] = None,
     sensitivity_metric: Annotated[str | None, typer.Option(help=f"{', '.join(SENSITIVITY_METRICS)}.")] = None,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Embeddings and last layer, too.")] = False,
     awq: Annotated[bool, typer.Option("--awq", help="Activation-aware channel scales.")] = False,
@@ -221,13 +229,19 @@ def compress(
     from autotune import single
     from autotune.allocation.single import compress_to_size
     from autotune.cache import Cache
+    from autotune.codebooks import parse_codebook
     from autotune.config import Calibration
 
     if group_size_fallback not in ("adjust", "ignore", "error"):
         raise UsageError(f"--group-size-fallback must be adjust, ignore or error, got {group_size_fallback!r}")
+    try:
+        table = () if codebook is None else parse_codebook(codebook)
+    except ValueError as error:
+        raise UsageError(f"--codebook: {error}") from None
     settings = Settings(
         mode=mode,
         group_size=group_size,
+        codebook=table,
         ratio=ratio,
         backup_mode=backup_mode,
         sensitivity_metric=sensitivity_metric,

@@ -253,26 +253,40 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
         ) from error
 
 
+_OPTIMUM_TYPES = {"int8_asym": "int8", "int8_sym": "int8", "int4_asym": "int4", "int4_sym": "int4"}
+_OPTIMUM_TYPES |= {"nf4": "nf4", "mxfp4": "mxfp4", "cb4": "cb4"}
+
+
 def _openvino_config(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What optimum-intel's own exports say about themselves, in the terms of `OVWeightQuantizationConfig`."""
+    """What optimum-intel's own exports say about themselves, in the terms of `OVWeightQuantizationConfig`.
+
+    It refuses to read what it could not have made itself; such a folder says its data type only, and
+    ``autotune.json`` the rest.
+    """
     settings = record.get("settings") or {}
     mode = settings.get("mode")
-    if mode is None:
-        return {"dtype": None}
-    bits = 8 if str(mode).startswith("int8") else 4
+    dtype = _OPTIMUM_TYPES.get(str(mode))
+    asymmetric = str(mode).endswith("_asym")
+    if dtype == "int8":
+        return {"dtype": dtype, "quantization_config": {"bits": 8, "sym": not asymmetric, "dtype": dtype}}
+    changed = [name for name in ("awq", "scale_estimation", "gptq", "lora_correction") if settings.get(name)]
+    backup = settings.get("backup_mode")
+    if dtype is None or backup not in (None, "none", "int8_asym", "int8_sym") or (dtype == "mxfp4" and changed):
+        return {"dtype": dtype or mode}
     config = {
-        "bits": bits,
-        "sym": not str(mode).endswith("_asym"),
+        "bits": 4,
+        "sym": not asymmetric,
         "group_size": settings.get("group_size"),
         "ratio": settings.get("ratio", 1.0),
         "all_layers": settings.get("all_layers", False),
-        "backup_precision": settings.get("backup_mode"),
+        "backup_precision": backup,
         "scale_estimation": settings.get("scale_estimation", False),
         "gptq": settings.get("gptq", False),
+        "lora_correction": settings.get("lora_correction", False),
         "quant_method": "awq" if settings.get("awq") else "default",
-        "dtype": mode if mode in ("nf4", "mxfp4") else f"int{bits}",
+        "dtype": dtype,
     }
-    return {"dtype": config["dtype"], "quantization_config": config}
+    return {"dtype": dtype, "quantization_config": config}
 
 
 def _save_tokenizer_ir(source: SourceModel, out: Path) -> None:

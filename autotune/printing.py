@@ -73,7 +73,8 @@ def print_plan(told: DryRun, space: str) -> None:
         else:
             about = "" if point.exact else "about "
             rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits a weight"
-            print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}")
+            memory = f"{point.expanded_percent:.0f}% of it expanded" if point.expanded_percent else "kept compressed"
+            print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:
             print(f"    {note}")
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from autotune.compression.settings import ALGORITHMS, FIXED_GROUP_SIZE, INT8_MODES, Settings
+from autotune.compression.format_table import FORMATS
+from autotune.compression.settings import ALGORITHMS, INT8_MODES, Settings
 from autotune.files import fingerprint
 
 __all__ = ["FIXED_ONLY", "ORDER", "Choices", "Parameter", "Range", "SearchSpace", "active_parameters"]
@@ -32,7 +33,7 @@ ORDER = (
 )
 """The parameters that are drawn, in the order in which they are: what a condition needs comes before it."""
 
-FIXED_ONLY = ("ignored_scope", "group_size_fallback")
+FIXED_ONLY = ("codebook", "ignored_scope", "group_size_fallback")
 """Parameters with one value for the whole space; they are part of `SearchSpace.settings`, never drawn."""
 
 Parameter: TypeAlias = "Choices | Range"
@@ -89,21 +90,25 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     """The parameters of `ORDER` that mean something, in that order, given the mode and what was chosen so far.
 
     - the int8 modes compress every weight in one way: only the mode counts;
-    - mxfp4 has its own group size and power-of-two scales: no group_size and no algorithms;
+    - a mode whose format fixes the group size (mxfp4, mxfp8_e4m3, nvfp4) has no group_size;
+    - the 8-bit floating-point modes leave nothing to win back: no algorithms;
     - sensitivity_metric decides between weights only when 0 < ratio < 1 (a ratio not chosen is 1);
     - gptq_act_order is that of gptq, where it is on;
     - gptq leaves no error that lora_correction could catch: with gptq there is none;
     - lora_rank is that of lora_correction, where it is on;
     - with ratio 0 no weight gets the mode, so nothing counts that says how it is applied.
 
-    ignored_scope and group_size_fallback are fixed for a whole space and not listed.
+    codebook (of the mode with this name), ignored_scope and group_size_fallback are fixed for a whole space and not
+    listed.
     """
     if mode in INT8_MODES:
         return ("mode",)
     ratio = chosen.get("ratio", 1.0)
     inactive: set[str] = set()
-    if mode in FIXED_GROUP_SIZE:
-        inactive |= {"group_size", *ALGORITHMS}
+    if FORMATS[mode].fixed_group_size:
+        inactive.add("group_size")
+    if not FORMATS[mode].takes_algorithms:
+        inactive |= set(ALGORITHMS)
     if not 0 < ratio < 1:
         inactive.add("sensitivity_metric")
     if ratio == 0:
@@ -182,6 +187,9 @@ class SearchSpace:
         fixed: dict[str, Any] = {
             name: self.parameters[name].as_data() for name in FIXED_ONLY if name in self.parameters
         }
-        if "ignored_scope" in fixed:
-            fixed["ignored_scope"] = tuple(fixed["ignored_scope"])
+        if point["mode"] != "codebook":
+            fixed.pop("codebook", None)
+        for name in ("codebook", "ignored_scope"):
+            if name in fixed:
+                fixed[name] = tuple(fixed[name])
         return Settings(**self.active(point), **fixed)

@@ -16,6 +16,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from autotune.codebooks import read_codebook
+from autotune.compression.format_table import MOST_LEVELS
 from autotune.compression.settings import ALGORITHMS, BACKUP_MODES, MODES, SENSITIVITY_METRICS, Fallback, Settings
 from autotune.errors import ConfigError
 from autotune.findings import Finding, Invalid, got, nearest, report
@@ -88,7 +90,7 @@ def read_space(spec: Any, *, base_dir: Path) -> SearchSpace:
     if isinstance(spec, SearchSpace):
         return spec
     if isinstance(spec, Mapping):
-        return _Reader(spec).space("inline")
+        return _Reader(spec, base_dir).space("inline")
     if not isinstance(spec, str):
         raise Invalid(Finding((), f"must be a preset's name, a path or a mapping of parameters, got {got(spec)}"))
     if spec.endswith((".yaml", ".yml")) or "/" in spec or "\\" in spec:
@@ -157,7 +159,7 @@ def _from_source(source: Source, name: str) -> SearchSpace:
         said = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"
         raise Invalid(Finding((), said, source))
     try:
-        space = _Reader(source.data).space(name)
+        space = _Reader(source.data, source.file.parent if source.file else Path()).space(name)
     except Invalid as error:
         findings += [finding._replace(source=source) for finding in error.findings]
     if findings:
@@ -166,10 +168,11 @@ def _from_source(source: Source, name: str) -> SearchSpace:
 
 
 class _Reader:
-    """Reads one mapping, collecting everything that is wrong with it."""
+    """Reads one mapping, collecting everything that is wrong with it; relative paths start from `base_dir`."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any], base_dir: Path) -> None:
         self.data = data
+        self.base_dir = base_dir
         self.findings: list[Finding] = []
 
     def space(self, name: str) -> SearchSpace:
@@ -203,6 +206,8 @@ class _Reader:
         before = len(self.findings)
         if key == "ignored_scope":
             parameter: Parameter | None = self.patterns(value)
+        elif key == "codebook":
+            parameter = self.codebook(value)
         elif isinstance(value, dict):
             parameter = self.range(key, value)
         elif isinstance(value, list):
@@ -264,6 +269,24 @@ class _Reader:
                 self.wrong(("ignored_scope", index), f"must be a name or a pattern, got {got(each)}")
         return Choices((tuple(listed),))
 
+    def codebook(self, value: Any) -> Choices:
+        """The table of mode codebook: a list of numbers, or a file that has them."""
+        table: tuple[float, ...] = ()
+        if isinstance(value, str):
+            try:
+                table = read_codebook(self.base_dir / Path(value).expanduser())
+            except ValueError as error:
+                self.wrong(("codebook",), str(error))
+                return Choices(((),))
+        elif isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value):
+            table = tuple(float(each) for each in value)
+        else:
+            self.wrong(("codebook",), f"must be a list of numbers, or a file that has them, got {got(value)}")
+            return Choices(((),))
+        for problem in Settings("codebook", codebook=table).problems():
+            self.wrong(("codebook",), problem.message)
+        return Choices((table,))
+
     def range(self, key: str, value: dict[str, Any]) -> Range | None:
         """``{low, high, step}`` of a number; ends and steps must fit."""
         if key not in NUMBERS:
@@ -307,6 +330,14 @@ class _Reader:
     def check_together(self, parameters: Mapping[str, Parameter]) -> None:
         """Refuse a parameter that no mode of the space can have: no point with it would be valid."""
         modes = parameters["mode"].values or ()
+        if ("codebook" in modes) != ("codebook" in parameters):
+            missing = "codebook" in modes
+            self.wrong(
+                ("mode",) if missing else ("codebook",),
+                "codebook needs a table: add codebook, a list of numbers or a file that has them"
+                if missing
+                else "is the table of mode codebook, which this space does not have",
+            )
         for key, parameter in parameters.items():
             if key in FIXED_ONLY or any(key in active_parameters(mode, {"ratio": 0.5}) for mode in modes):
                 continue
@@ -338,6 +369,8 @@ def space_schema() -> dict[str, Any]:
     properties["group_size"] = either({"type": "integer", "minimum": -1, "not": {"const": 0}}, ranged=True)
     properties["ratio"] = either({"type": "number", "minimum": 0, "maximum": 1}, ranged=True)
     properties |= {name: either({"type": "boolean"}) for name in SWITCHES}
+    table = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": MOST_LEVELS}
+    properties["codebook"] = {"anyOf": [table, {"type": "string"}]}
     properties["ignored_scope"] = {"type": "array", "items": {"type": "string"}}
     properties["group_size_fallback"] = {"enum": list(CATEGORIES["group_size_fallback"])}
     properties["lora_rank"] = either({"type": "integer", "minimum": 1}, ranged=True)

@@ -18,8 +18,8 @@ __all__ = ["nncf_compress"]
 
 def nncf_compress(
     model: ov.Model, settings: Settings, windows: np.ndarray, *, statistics: Path | None = None
-) -> ov.Model:
-    """The model compressed by `nncf.compress_weights`; the given model is not changed.
+) -> ov.Model | None:
+    """The model compressed by `nncf.compress_weights`, None where NNCF refuses; the given model is not changed.
 
     Args:
         model: the original.
@@ -35,6 +35,8 @@ def nncf_compress(
         options |= {"ratio": settings.ratio, "all_layers": settings.all_layers}
         if settings.group_size is not None:
             options["group_size"] = settings.group_size
+        if settings.backup_mode is not None:
+            options["backup_mode"] = nncf.BackupMode(settings.backup_mode)
     metric = settings.sensitivity_metric
     if settings.ratio < 1 and metric not in (None, OUTPUT_ERROR):
         options["sensitivity_metric"] = nncf.SensitivityMetric(metric)
@@ -46,7 +48,10 @@ def nncf_compress(
     if statistics is not None:
         options["advanced_parameters"] = nncf.AdvancedCompressionParameters(statistics_path=str(statistics))
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        return nncf.compress_weights(model.clone(), **options)
+        try:
+            return nncf.compress_weights(model.clone(), **options)
+        except nncf.ParameterNotSupportedError:
+            return None
 
 
 def _inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:

@@ -59,6 +59,21 @@ def data_free() -> Iterator[Settings]:
     yield Settings(mode="int4_asym", group_size=64, all_layers=True)
 
 
+def more_formats() -> Iterator[Settings]:
+    yield Settings(mode="fp4", group_size=64, backup_mode="int8_asym")
+    for mode in ("cb4", "int3_sym", "int2_sym", "fp8_e4m3"):
+        yield Settings(mode=mode, group_size=64)
+    yield Settings(mode="nvfp4")
+    yield Settings(mode="mxfp8_e4m3")
+
+
+def more_formats_with_data() -> Iterator[Settings]:
+    for mode in ("nf4", "fp4", "mxfp4", "nvfp4", "cb4", "int3_sym", "int2_sym"):
+        group_size = None if mode in ("mxfp4", "nvfp4") else 64
+        for algorithms in ("scale_estimation", "awq", "gptq", "gptq scale_estimation"):
+            yield Settings(mode=mode, group_size=group_size, **dict.fromkeys(algorithms.split(), True))
+
+
 def data_aware() -> Iterator[Settings]:
     for ratio in (0.8, 0.6):
         yield Settings(mode="int4_asym", group_size=64, ratio=ratio, sensitivity_metric="output_error")
@@ -121,7 +136,12 @@ def main() -> None:
 
         print("| setting | bytes | KL divergence | NNCF: bytes | KL divergence | ratio | standard errors |")
         print("|---|---:|---:|---:|---:|---:|---:|")
-        for title, rows in (("data-free", data_free()), ("data-aware", data_aware())):
+        for title, rows in (
+            ("data-free", data_free()),
+            ("data-aware", data_aware()),
+            ("more formats", more_formats()),
+            ("more formats, data-aware", more_formats_with_data()),
+        ):
             ratios = []
             for s in rows:
                 if options.only not in label(s):
@@ -129,8 +149,9 @@ def main() -> None:
                 ours = score(engine.apply(engine.plan(s)))
                 mean, error = ours.divergence.mean(), standard_error(ours.divergence)
                 cells = "| | |"
-                if not options.without_nncf:
-                    cells, ratio = compare(ours, score(nncf_compress(model, s, windows)))
+                peer = None if options.without_nncf else nncf_compress(model, s, windows)
+                if peer is not None:
+                    cells, ratio = compare(ours, score(peer))
                     ratios.append(ratio)
                 print(f"| {label(s)} | {ours.footprint:,} | {mean:.6f} ± {error:.6f} | {cells} |", flush=True)
             if ratios:

@@ -38,6 +38,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_codebook_that_cannot_be_read_is_a_wrong_word(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and a sentence that names the option and the file; a table that no mode uses is refused, too."""
+    assert _run(["compress", "model", "out", "--mode", "codebook", "--codebook", "nowhere.npy"]) == 2
+    assert "--codebook: no such file: nowhere.npy" in capsys.readouterr().err
+    assert _run(["compress", "model", "out", "--mode", "codebook"]) != 0
+    assert "--codebook: must be a table of 2 to 256 numbers" in capsys.readouterr().err
+    assert _run(["compress", "model", "out", "--mode", "nf4", "--codebook=-1,0,1"]) != 0
+    assert "--codebook: nf4 has levels of its own" in capsys.readouterr().err
+
+
 WRONG = {
     "unknown key": ("study: {trials: 3}", "stduy: {trials: 3}", ["stduy", "study"]),
     "unknown key inside": ("samples: 4", "sample: 4", ["calibration.sample", "samples"]),

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune import spaces
+from autotune.compression.format_table import FORMATS
 from autotune.compression.settings import MODES, Settings
 from autotune.errors import ConfigError
 from autotune.spaces import ORDER, Choices, Range, active_parameters, load_space, presets, space_schema
@@ -20,6 +21,7 @@ HERE = Path(__file__).parent
 PRESETS = ("accuracy", "footprint", "full", "int4", "quick")
 FULL = {
     "mode": list(MODES),
+    "codebook": [-1.0, -0.25, 0.0, 0.5, 1.0],
     "group_size": [32, -1],
     "ratio": [0.0, 0.5, 1.0],
     "sensitivity_metric": ["weight_quantization_error", "max_activation_variance"],
@@ -39,10 +41,11 @@ def inline_spaces(draw: st.DrawFn) -> dict[str, Any]:
     """Spaces of random parameters with random choices; some are refused, as no mode can have them."""
     names = draw(st.sets(st.sampled_from(ORDER[1:])))
     values: dict[str, Any] = {name: FULL[name] for name in ORDER if name in names or name == "mode"}
-    return {
+    drawn = {
         name: draw(st.lists(st.sampled_from(allowed), min_size=1, max_size=3, unique=True))
         for name, allowed in values.items()
     }
+    return {**drawn, "codebook": FULL["codebook"]} if "codebook" in drawn["mode"] else drawn
 
 
 def test_every_preset_is_there_and_reads() -> None:
@@ -100,10 +103,11 @@ def test_points_are_distinct_valid_and_complete(data: dict[str, Any]) -> None:
 
 
 def test_what_means_nothing_is_not_active() -> None:
-    """The rules: int8 has its mode alone, mxfp4 its own groups, a metric counts only between ratio 0 and 1."""
+    """The rules: int8 has its mode alone, mxfp4 its own groups, fp8 no algorithms, a metric counts only in between."""
     assert active_parameters("int8_sym", {"ratio": 0.5}) == ("mode",)
     assert "group_size" not in active_parameters("mxfp4", {"ratio": 0.5})
-    assert not {"awq", "scale_estimation"} & set(active_parameters("mxfp4", {}))
+    assert {"awq", "scale_estimation", "gptq"} <= set(active_parameters("mxfp4", {}))
+    assert not {"awq", "scale_estimation", "gptq", "lora_correction"} & set(active_parameters("fp8_e4m3", {}))
     assert "sensitivity_metric" not in active_parameters("int4_sym", {})
     assert "sensitivity_metric" not in active_parameters("nf4", {"ratio": 1.0})
     without_gptq = tuple(name for name in ORDER if name != "gptq_act_order")
@@ -195,9 +199,13 @@ def test_adapters_come_only_without_gptq_and_their_rank_only_with_them() -> None
         ({"mode": "nf4", "lora_correction": "on"}, "lora_correction", "write true"),
         ({"mode": "nf4", "lora_correction": True, "lora_rank": 0}, "lora_rank", "at least 1"),
         ({"mode": "int8_asym", "ratio": 0.8}, "ratio", "every weight to 8 bits"),
-        ({"mode": ["int8_asym", "int8_sym"], "awq": True}, "awq", "every weight to 8 bits"),
+        ({"mode": ["int8_asym", "fp8_e4m3"], "awq": True}, "awq", "nothing to win back"),
         ({"mode": "mxfp4", "group_size": 64}, "group_size", "group size 32"),
-        ({"mode": "mxfp4", "scale_estimation": True}, "scale_estimation", "power-of-two"),
+        ({"mode": "codebook"}, "mode", "needs a table"),
+        ({"mode": "nf4", "codebook": [0, 1]}, "codebook", "which this space does not have"),
+        ({"mode": "codebook", "codebook": "nowhere.txt"}, "codebook", "no such file"),
+        ({"mode": "codebook", "codebook": [0, "x"]}, "codebook", "list of numbers"),
+        ({"mode": "codebook", "codebook": [1, 0]}, "codebook", "rising order"),
         ({"mode": "nf4", "name": 3}, "name", "must be a text"),
     ],
 )
@@ -209,12 +217,32 @@ def test_a_wrong_space_is_refused_with_its_key(data: dict[str, Any], key: str | 
     assert said in str(caught.value)
 
 
+def test_a_codebook_is_a_list_or_a_file_beside_the_space(tmp_path: Path) -> None:
+    """The table goes into the settings of mode codebook only, and the space as written holds the numbers themselves."""
+    (tmp_path / "table.txt").write_text("-1 0 0.5")
+    (tmp_path / "mine.yaml").write_text("mode: [codebook, nf4]\ncodebook: table.txt\n")
+    space = load_space("mine.yaml", base_dir=tmp_path)
+    assert space == load_space({"mode": ["codebook", "nf4"], "codebook": [-1, 0, 0.5], "name": "mine"}, base_dir=HERE)
+    assert space.as_dict()["codebook"] == [-1.0, 0.0, 0.5]
+    assert load_space(space.as_dict(), base_dir=HERE) == space
+    assert space.enumerate(9) == [{"mode": "codebook"}, {"mode": "nf4"}]
+    assert space.settings({"mode": "codebook"}).codebook == (-1.0, 0.0, 0.5)
+    assert space.settings({"mode": "nf4"}).codebook == ()
+
+
+def test_default_spaces_have_only_formats_that_the_cpu_computes_with() -> None:
+    """What would save disk space alone must be asked for."""
+    for name in PRESETS:
+        for mode in load_space(name, base_dir=HERE).parameters["mode"].values or ():
+            assert "matmul" in FORMATS[mode].runtime_compressed
+
+
 def test_a_parameter_may_be_idle_in_some_modes() -> None:
     """Combinations that would be invalid are fine where another mode gives the parameter a meaning."""
     space = load_space({"mode": ["int8_asym", "mxfp4", "int4_sym"], "group_size": 64, "awq": True}, base_dir=HERE)
     assert space.enumerate(9) == [
         {"mode": "int8_asym"},
-        {"mode": "mxfp4"},
+        {"mode": "mxfp4", "awq": True},
         {"mode": "int4_sym", "group_size": 64, "awq": True},
     ]
 

@@ -18,7 +18,7 @@ from autotune.compression.formats import Array
 from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
 from autotune.compression.lora import compress_with_adapters
-from autotune.compression.plan import Plan, make_variants, percent_in_bits, weight_bits
+from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
 from autotune.compression.sensitivity import (
     Int8Error,
     int8_error,
@@ -140,17 +140,19 @@ class Engine:
 
     def plan_of(self, variants: Mapping[str, Variant], awq: Sequence[str] = (), notes: Sequence[str] = ()) -> Plan:
         """A plan of these variants, with its sizes; the weights that are not named stay as they are."""
+        expanded, expansions = expanded_at_run_time(self.weights, variants)
         gains = {self._groups[a].gain: a for a in awq}
         footprint = self.sizes.footprint(self.weights, variants, {gain: a for gain, a in gains.items() if gain})
         return Plan(
             variants=variants,
             awq=tuple(awq),
-            notes=tuple(notes),
+            notes=(*notes, *expansions),
             footprint=footprint,
             bits_per_weight=weight_bits(self.weights, variants, self.sizes.nbytes),
             compression_rate=self.sizes.fp32 / footprint,
-            int4_percent=percent_in_bits(self.weights, variants, 4),
-            int8_percent=percent_in_bits(self.weights, variants, 8),
+            int4_percent=percent_in_bits(self.weights, variants, range(5)),
+            int8_percent=percent_in_bits(self.weights, variants, (8,)),
+            expanded_percent=expanded,
         )
 
     def apply(self, plan: Plan) -> ov.Model:
@@ -266,7 +268,7 @@ class Engine:
         total = 0.0
         for activation in (*weight.activations, *([None] if looked_up else [])):
             of_input = None if activation is None else [self.statistics.fingerprint, activation]
-            described = (*self._content(weight), variant.mode, variant.group_size, of_input)
+            described = (*self._content(weight), variant.grid, of_input)
 
             def compute(activation: str | None = activation) -> Mapping[str, Any]:
                 moment = None if activation is None else self.statistics.array(activation, "second_moment")
@@ -278,7 +280,7 @@ class Engine:
     def _awq_scale(self, group: AwqGroup, plan: Plan) -> Array:
         """The channel scale of a group for the variants of its weights."""
         members = [Member(self._by_name[n], plan.variants[n], self._reader(self._by_name[n])) for n in group.weights]
-        described = [(*self._content(m.weight), m.variant.mode, m.variant.group_size) for m in members]
+        described = [(*self._content(m.weight), m.variant.grid) for m in members]
         key = fingerprint("awq", described, self.statistics.fingerprint, group.activation)
 
         def compute() -> Mapping[str, Any]:

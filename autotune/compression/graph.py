@@ -3,6 +3,9 @@
 The decompression patterns are the ones that OpenVINO's plugins fuse into their kernels, with NNCF's names:
 
     packed -> Convert(f16) -> [Subtract(Convert(f16)(zero point))] -> Multiply(scale) -> [Reshape] -> [Convert]
+
+with Gather(Convert(f16)(codebook), indices) in place of the first step where there is a codebook. Scales of eight bits
+are converted to float16 before the product, those of NVFP4 after a product with the second-order scale in float32.
 """
 
 from __future__ import annotations
@@ -69,21 +72,41 @@ def _decompression(weight: Weight, variant: Variant, packed: Packed) -> ov.Node:
     from openvino import opset15 as ops
 
     parts = layout(weight, variant)
-    constants = {name: constant(packed[name], part.shape, part.element_type) for name, part in parts.items()}
+    constants = {
+        name: constant(
+            packed[name] if part.content is None else np.frombuffer(part.content, np.uint8),
+            part.shape,
+            part.element_type,
+        )
+        for name, part in parts.items()
+    }
     name, port = weight.name, weight.uses[0].port
     # The new Constant takes the old one's name, which leaves the model with it.
-    node = ops.convert(_named(constants["weight"], name), np.float16)
+    if "codebook" in parts:
+        table = _to_f16(_named(constants["codebook"], name))
+        indices = _named(constants["weight"], f"{name}_nncf_codebook_idxs")
+        if parts["weight"].element_type == "u4":
+            indices = ops.convert(indices, np.uint8)
+        node = _named(ops.gather(table, indices, constants["codebook_axis"]), f"{name}_nncf_codebook")
+    else:
+        node = _to_f16(_named(constants["weight"], name))
     if "zero_point" in parts:
         zero = _named(constants["zero_point"], f"{name}/zero_point")
-        node = _named(ops.subtract(node, ops.convert(zero, np.float16)), f"{name}/zero_point/subtract")
+        node = _named(ops.subtract(node, _to_f16(zero)), f"{name}/zero_point/subtract")
     scale = _named(constants["scale"], f"{name}/scale")
-    if parts["scale"].element_type != "f16":
-        scale = ops.convert(scale, np.float16)
-    node = _named(ops.multiply(node, scale), f"{name}/fq_weights_{port}")
-    if parts["weight"].shape != weight.shape:
-        target = ops.constant(np.array(weight.shape, np.int64))
-        node = _named(ops.reshape(node, target, special_zero=False), f"{name}/fq_weights_{port}/reshape")
+    if "second_order_scale" in parts:
+        unit = _named(constants["second_order_scale"], f"{name}/second_order_scale")
+        scale = _named(ops.multiply(ops.convert(scale, np.float32), unit), f"{name}/dequantized_scale_{port}")
+    node = _named(ops.multiply(node, _to_f16(scale)), f"{name}/fq_weights_{port}")
+    if "shape" in parts:
+        node = _named(ops.reshape(node, constants["shape"], special_zero=False), f"{name}/fq_weights_{port}/reshape")
     return node
+
+
+def _to_f16(node: ov.Node) -> ov.Node:
+    from openvino import opset15 as ops
+
+    return node if type_name(node) == "f16" else ops.convert(node, np.float16)
 
 
 def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> None:

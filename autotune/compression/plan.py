@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from autotune.compression.awq import AwqGroup
+from autotune.compression.format_table import FORMATS
 from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
 from autotune.compression.variants import Variant, layout
@@ -39,7 +41,10 @@ class Plan:
         footprint: bytes of `openvino_model.bin`.
         bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
         compression_rate: size with all float constants in float32, over `footprint`.
-        int4_percent, int8_percent: share of the weights' elements in 4-bit and in 8-bit formats.
+        int4_percent: share of the weights' elements in formats of at most 4 bits.
+        int8_percent: the same for 8 bits.
+        expanded_percent: share of the weights' elements that the CPU expands when the model is loaded, for it cannot
+            compute from their format: they save disk space, not memory.
         sensitivity: ``metric`` and ``values`` (weight -> number, None for what could not be looked at), where a
             ratio left a choice; it decides nothing any more, so `key` knows nothing of it.
     """
@@ -52,6 +57,7 @@ class Plan:
     compression_rate: float
     int4_percent: float
     int8_percent: float
+    expanded_percent: float
     sensitivity: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -69,6 +75,7 @@ class Plan:
             "compression_rate": self.compression_rate,
             "int4_percent": self.int4_percent,
             "int8_percent": self.int8_percent,
+            "expanded_percent": self.expanded_percent,
             "awq": list(self.awq),
             "notes": list(self.notes),
             "variants": {name: variant.as_dict() for name, variant in self.variants.items()},
@@ -113,9 +120,8 @@ def make_variants(
     sizes, unfit = _group_sizes(settings, _ratio_defining(settings, eligible), notes)
     if settings.group_size_fallback == "ignore":
         left = unfit
-    # A group as wide as the row is one group a row: one name for what is one model.
     primary = {
-        weight.name: Variant(settings.mode, -1 if sizes[weight.name] == weight.columns else sizes[weight.name])
+        weight.name: _variant(settings.mode, sizes[weight.name], weight, settings.codebook)
         for weight in eligible
         if weight.name in sizes
     }
@@ -125,12 +131,32 @@ def make_variants(
     for weight in eligible:
         if weight.name in chosen:
             variants[weight.name] = chosen[weight.name]
-        elif settings.backup_mode != "none" and weight.name not in left:
-            variants[weight.name] = Variant(settings.backup_mode)
+        elif settings.effective_backup_mode != "none" and weight.name not in left:
+            variants[weight.name] = _backup(settings, weight, notes)
     active = _apply_awq(variants, groups) if settings.awq else ()
     if settings.awq and not active:
         notes.append("awq: no place in this model where a channel scale can be merged; it changes nothing")
     return variants, active, notes
+
+
+def _variant(mode: str, group_size: int, weight: Weight, codebook: tuple[float, ...] = ()) -> Variant:
+    # A group as wide as the row is one group a row: one name for what is one model.
+    return Variant(mode, -1 if group_size == weight.columns else group_size, codebook)
+
+
+def _backup(settings: Settings, weight: Weight, notes: list[str]) -> Variant:
+    """The backup variant of a weight; those with groups of their own fit only where these divide the row."""
+    mode = settings.effective_backup_mode
+    fmt = FORMATS[mode]
+    wanted = settings.effective_group_size if mode == "fp8_e4m3" else fmt.group_size
+    if wanted == -1 or (weight.can_group and weight.columns % wanted == 0):
+        return _variant(mode, wanted, weight)
+    why = f"{weight.name}: groups of {wanted} do not fit its {weight.columns} input channels"
+    if fmt.fixed_group_size:
+        notes.append(f"{why}, the only groups of the backup mode {mode}; int8_asym instead")
+        return Variant("int8_asym")
+    notes.append(f"{why}; {mode} with one group a row instead")
+    return Variant(mode)
 
 
 def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes: list[str]) -> Variant:
@@ -210,7 +236,7 @@ def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]
             sizes[weight.name] = wanted
             continue
         adjusted = _adjusted(weight.columns, wanted)
-        if settings.group_size_fallback == "adjust" and settings.mode != "mxfp4" and adjusted is not None:
+        if settings.group_size_fallback == "adjust" and not settings.format.fixed_group_size and adjusted is not None:
             sizes[weight.name] = adjusted
             notes.append(
                 f"{weight.name}: group size {wanted} does not divide its {weight.columns} input channels; "
@@ -225,7 +251,9 @@ def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]
             f"group_size: {wanted} does not divide the input channels of {shown}{more}; use a divisor, -1, or "
             "group_size_fallback: adjust"
         )
-    instead = "left as it is" if settings.group_size_fallback == "ignore" else f"{settings.backup_mode} instead"
+    instead = (
+        "left as it is" if settings.group_size_fallback == "ignore" else f"{settings.effective_backup_mode} instead"
+    )
     for name, columns in unfit.items():
         notes.append(f"{name}: group size {wanted} does not divide its {columns} input channels; {instead}")
     return sizes, set(unfit)
@@ -269,9 +297,7 @@ def _apply_awq(variants: dict[str, Variant], groups: Sequence[AwqGroup]) -> tupl
         needed = (*group.weights, *([group.producer] if group.producer else []))
         if not all(name in variants for name in needed):
             continue
-        if not any(variants[name].format.bits <= 4 for name in group.weights):
-            continue
-        if any(not variants[name].format.searchable for name in needed):
+        if not any(variants[name].format.takes_algorithms for name in group.weights):
             continue
         for name in group.weights:
             variants[name] = replace(variants[name], awq=True)
@@ -287,12 +313,31 @@ def weight_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], stor
     for weight in weights:
         variant = variants.get(weight.name)
         total += 8 * (
-            stored(weight) if variant is None else sum(part.nbytes for part in layout(weight, variant).values())
+            stored(weight)
+            if variant is None
+            else sum(part.nbytes for part in layout(weight, variant).values() if part.content is None)
         )
     return total / max(sum(weight.size for weight in weights), 1)
 
 
-def percent_in_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], bits: int) -> float:
-    """Share of the weights' elements in formats of so many bits, 0 to 100."""
-    matching = sum(w.size for w in weights if w.name in variants and variants[w.name].format.bits == bits)
+def percent_in_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], bits: Container[int]) -> float:
+    """Share of the weights' elements in formats of any of these numbers of bits, 0 to 100."""
+    matching = sum(w.size for w in weights if w.name in variants and variants[w.name].format.bits in bits)
     return 100 * matching / max(sum(weight.size for weight in weights), 1)
+
+
+def expanded_at_run_time(weights: Sequence[Weight], variants: Mapping[str, Variant]) -> tuple[float, list[str]]:
+    """The compressed weights that the CPU does not compute with: share of all elements, 0 to 100, and notes."""
+    found = []
+    for weight in weights:
+        if weight.name not in variants:
+            continue
+        kept = variants[weight.name].format.runtime_compressed
+        unkept = next((use.kind for use in weight.uses if use.kind not in kept), None)
+        if unkept is not None:
+            found.append((weight, f"{variants[weight.name].mode}: the CPU expands {unkept} weights in this format"))
+    notes = [
+        f"{what} when the model is loaded ({count} of them); that saves disk space, not memory"
+        for what, count in Counter(what for _, what in found).items()
+    ]
+    return 100 * sum(weight.size for weight, _ in found) / max(sum(weight.size for weight in weights), 1), notes

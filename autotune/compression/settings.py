@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
+
+from autotune.compression.format_table import (
+    FORMATS,
+    LARGEST_FLOAT16,
+    MOST_LEVELS,
+    Format,
+    codebook_format,
+    float16,
+)
 
 __all__ = ["ALGORITHMS", "BACKUP_MODES", "MODES", "SENSITIVITY_METRICS", "Fallback", "Problem", "Settings"]
 
 Fallback = Literal["adjust", "ignore", "error"]
 
 INT8_MODES = ("int8_asym", "int8_sym")
-MODES = (*INT8_MODES, "int4_asym", "int4_sym", "nf4", "mxfp4")
-FIXED_GROUP_SIZE = {"int8_asym": -1, "int8_sym": -1, "mxfp4": 32}
-"""Modes whose group size is part of the format (-1: one group a row)."""
+"""Modes that compress every weight, whatever it is, in one way."""
 
+MODES = tuple(FORMATS)
 ALGORITHMS = ("awq", "scale_estimation", "gptq", "lora_correction")
-"""What may be applied to weights in 4-bit formats with free scales; each looks at activations."""
+"""What may be applied to weights in formats that lose something; each looks at activations."""
 
-BACKUP_MODES = ("none", "int8_asym", "int8_sym")
+BACKUP_MODES = ("none", "int8_asym", "int8_sym", "fp8_e4m3", "mxfp8_e4m3")
 DATA_FREE_METRIC = "weight_quantization_error"
 DATA_METRICS = (
     "hessian_input_activation",
@@ -44,11 +53,13 @@ class Settings:
     Attributes:
         mode: primary format, one of `MODES`.
         group_size: consecutive input channels that share a scale; -1 is one group a row; None is the mode's default
-            (128; 32 for mxfp4; -1 for int8).
+            (128; 32 for mxfp4 and mxfp8_e4m3, 16 for nvfp4; -1 for int8 and codebooks).
+        codebook: table of the mode ``codebook``: 2 to 256 different numbers in rising order.
         ratio: share of the ratio-defining weights, counted by elements, that get `mode`; the rest gets
             `backup_mode`. 0 means none of them (NNCF reads 0 as 1).
         backup_mode: format of embeddings, last layer and the weights outside the ratio; ``none`` leaves them as
-            they are.
+            they are; None is the mode itself for the 8-bit floating-point modes, int8_asym for all others.
+            fp8_e4m3 has the group size of the mode.
         sensitivity_metric: which weights count as sensitive when ratio < 1; None is output_error where there are
             statistics and weight_quantization_error where there are none.
         all_layers: embeddings and last layer also belong to the ratio-defining set.
@@ -67,8 +78,9 @@ class Settings:
 
     mode: str = "int8_asym"
     group_size: int | None = None
+    codebook: tuple[float, ...] = ()
     ratio: float = 1.0
-    backup_mode: str = "int8_asym"
+    backup_mode: str | None = None
     sensitivity_metric: str | None = None
     all_layers: bool = False
     awq: bool = False
@@ -82,11 +94,20 @@ class Settings:
     group_size_fallback: Fallback = "adjust"
 
     @property
+    def format(self) -> Format:
+        """The format of the mode."""
+        return codebook_format(self.codebook) if self.codebook else FORMATS[self.mode]
+
+    @property
     def effective_group_size(self) -> int:
-        """The group size in force: the format's own, the one asked for, or 128."""
-        if self.mode in FIXED_GROUP_SIZE:
-            return FIXED_GROUP_SIZE[self.mode]
-        return 128 if self.group_size is None else self.group_size
+        """The group size in force: the format's own, the one asked for, or the mode's default."""
+        fmt = FORMATS[self.mode]
+        return fmt.group_size if self.group_size is None or fmt.fixed_group_size else self.group_size
+
+    @property
+    def effective_backup_mode(self) -> str:
+        """The backup mode in force: the one asked for, or the mode's default."""
+        return FORMATS[self.mode].backup if self.backup_mode is None else self.backup_mode
 
     @property
     def needs_statistics(self) -> bool:
@@ -97,13 +118,16 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON and tables."""
-        return {**asdict(self), "ignored_scope": list(self.ignored_scope)}
+        backup = self.effective_backup_mode if self.mode in MODES else self.backup_mode
+        lists = {"ignored_scope": list(self.ignored_scope), "codebook": list(self.codebook)}
+        return {**asdict(self), **lists, "backup_mode": backup}
 
     def problems(self) -> Iterator[Problem]:
         """Every reason why these settings cannot be used with any model (empty when they can)."""
         if self.mode not in MODES:
             yield Problem("mode", f"unknown mode {self.mode!r}; one of {', '.join(MODES)}")
-        if self.backup_mode not in BACKUP_MODES:
+            return
+        if self.backup_mode is not None and self.backup_mode not in BACKUP_MODES:
             yield Problem("backup_mode", f"unknown backup mode {self.backup_mode!r}; one of {', '.join(BACKUP_MODES)}")
         if self.sensitivity_metric is not None and self.sensitivity_metric not in SENSITIVITY_METRICS:
             names = ", ".join(SENSITIVITY_METRICS)
@@ -115,11 +139,13 @@ class Settings:
             yield Problem("ratio", f"must be between 0 and 1, got {self.ratio}")
         if self.group_size is not None and (self.group_size == 0 or self.group_size < -1):
             yield Problem("group_size", f"must be a positive number or -1 (one group a row), got {self.group_size}")
-        fixed = FIXED_GROUP_SIZE.get(self.mode)
-        if fixed is not None and self.group_size not in (None, fixed):
-            yield Problem("group_size", f"{self.mode} has group size {fixed}, got {self.group_size}; leave it out")
+        fmt = FORMATS[self.mode]
+        if fmt.fixed_group_size and self.group_size not in (None, fmt.group_size):
+            message = f"{self.mode} has group size {fmt.group_size}, got {self.group_size}; leave it out"
+            yield Problem("group_size", message)
+        yield from self._codebook_problems()
         if self.mode in INT8_MODES:
-            for key in ("ratio", "all_layers", *ALGORITHMS):
+            for key in ("ratio", "all_layers"):
                 if getattr(self, key) != (1.0 if key == "ratio" else False):
                     message = f"{self.mode} compresses every weight to 8 bits, so {key} means nothing; leave it out"
                     yield Problem(key, message)
@@ -129,7 +155,20 @@ class Settings:
             )
         if self.lora_correction and (self.lora_rank < 1 or self.lora_iterations < 1):
             yield Problem("lora_rank", "rank and iterations of lora_correction must be at least 1")
-        if self.mode == "mxfp4":
+        if not fmt.takes_algorithms:
             for key in ALGORITHMS:
                 if getattr(self, key):
-                    yield Problem(key, f"{self.mode} has power-of-two scales, which {key} cannot adjust; leave it out")
+                    yield Problem(key, f"{self.mode} has 8 bits, which leave {key} nothing to win back; leave it out")
+
+    def _codebook_problems(self) -> Iterator[Problem]:
+        table = self.codebook
+        if self.mode != "codebook":
+            if table:
+                yield Problem("codebook", f"{self.mode} has levels of its own; give a codebook with mode codebook only")
+        elif not 2 <= len(table) <= MOST_LEVELS:
+            yield Problem("codebook", f"must be a table of 2 to {MOST_LEVELS} numbers, got {len(table) or 'none'}")
+        elif not all(abs(value) <= LARGEST_FLOAT16 for value in table):
+            yield Problem("codebook", f"must hold finite numbers up to {LARGEST_FLOAT16}, as float16 stores them")
+        elif any(low >= high for low, high in pairwise(float16(value) for value in table)):
+            message = "must hold different numbers in rising order, different also in float16, which stores them"
+            yield Problem("codebook", message)

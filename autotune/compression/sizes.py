@@ -89,9 +89,10 @@ class Sizes:
                 weight.name if own else "",
             )
             for kind, part in layout(weight, variant).items():
-                parts[kind, *source] = part.nbytes
-            if variant.groups(weight) > 1:
-                parts[_digest_of(np.array(weight.shape, np.int64))] = 8 * len(weight.shape)
+                if part.content is None:
+                    parts[kind, *source] = part.nbytes
+                else:
+                    parts[_digest_of(np.frombuffer(part.content, np.uint8))] = part.nbytes
         return sum(parts.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from autotune.compression.formats import (
     Array,
     Codes,
     Format,
+    codebook_format,
     decode,
     encode,
     initial_scale,
@@ -26,8 +27,10 @@ from autotune.compression.formats import (
     store_scale,
     stored_value,
     unpack,
+    with_second_order_scale,
 )
 from autotune.compression.gptq import Propagation, quantize_columns, quantize_with_best_scales
+from autotune.compression.minifloat import encode_e4m3
 from autotune.compression.parallel import in_parallel
 from autotune.compression.scale_estimation import estimate_scale
 from autotune.compression.weights import Weight, rows_to_shape, rows_view
@@ -43,6 +46,8 @@ BLOCK_ELEMENTS = 1 << 17
 
 GPTQ_BLOCK_ELEMENTS = 1 << 19
 
+SCALE_DTYPES = {"f16": np.float16, "f8e8m0": np.uint8, "f8e4m3": np.uint8}
+
 RowReader = Callable[[int, int], Array]
 
 
@@ -53,6 +58,7 @@ class Variant:
     Attributes:
         mode: name of the format.
         group_size: consecutive input channels that share a scale; -1 is one group a row.
+        codebook: the user's table of the mode ``codebook``; empty for all others.
         scale_estimation: scales and zero points are searched on the calibration activations.
         gptq: each column's rounding error is made up for by the later columns.
         gptq_act_order: they go in the order of falling activation energy; False without GPTQ.
@@ -64,6 +70,7 @@ class Variant:
 
     mode: str
     group_size: int = -1
+    codebook: tuple[float, ...] = ()
     scale_estimation: bool = False
     gptq: bool = False
     gptq_act_order: bool = False
@@ -72,10 +79,18 @@ class Variant:
     lora_rank: int = 0
     lora_iterations: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codebook", tuple(self.codebook))  # a list where it was read from JSON
+
     @property
     def format(self) -> Format:
         """The row of the format table."""
-        return FORMATS[self.mode]
+        return codebook_format(self.codebook) if self.codebook else FORMATS[self.mode]
+
+    @property
+    def grid(self) -> tuple[Any, ...]:
+        """What plain rounding depends on: mode, group size and codebook."""
+        return (self.mode, self.group_size, self.codebook)
 
     @property
     def looks_at_activations(self) -> bool:
@@ -118,7 +133,10 @@ class Treatment:
 
 
 Packed = Mapping[str, Codes]
-"""A compressed weight: part of its `layout` -> the bytes of that constant, flat uint8, in the constant's axis order."""
+"""A compressed weight: part of its `layout` -> the bytes of that constant, flat uint8, in the constant's axis order.
+
+Parts whose content the layout tells are left out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +146,12 @@ class Part:
     Attributes:
         element_type: OpenVINO's short name.
         shape: in elements.
+        content: the bytes, where they follow from shapes and variant alone.
     """
 
     element_type: str
     shape: tuple[int, ...]
+    content: bytes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -156,6 +176,17 @@ def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
     parts = {"weight": Part(fmt.storage, shape), "scale": Part(fmt.scale_storage, scale_shape)}
     if fmt.has_zero_point:
         parts["zero_point"] = Part(fmt.storage, scale_shape)
+    elif fmt.is_offset:
+        parts["zero_point"] = Part("i8", (), bytes([-fmt.lowest]))
+    if fmt.scale_storage == "f8e4m3":
+        parts["second_order_scale"] = Part("f32", (1,) * len(scale_shape))
+    if fmt.table_storage:
+        table = np.array(fmt.levels, np.float32)
+        stored = encode_e4m3(table) if fmt.table_storage == "f8e4m3" else table.astype(np.float16)
+        parts["codebook"] = Part(fmt.table_storage, table.shape, stored.tobytes())
+        parts["codebook_axis"] = Part("i64", (), bytes(8))
+    if groups > 1:
+        parts["shape"] = Part("i64", (len(weight.shape),), np.array(weight.shape, np.int64).tobytes())
     if variant.lora_rank:
         for name, shape in (
             ("lora_a", (variant.lora_rank, weight.columns)),
@@ -170,6 +201,8 @@ def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
 def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
     """The weight that packed constants stand for, adapters left out: float32 [R, K]."""
     fmt = variant.format
+    if "second_order_scale" in packed:
+        fmt = replace(fmt, second_order_scale=float(packed["second_order_scale"].view(np.float32)[0]))
     parts = layout(weight, variant)
     groups = variant.groups(weight)
 
@@ -182,7 +215,7 @@ def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
         return np.moveaxis(shaped, (axis, axis + 1), (-2, -1)).reshape(weight.rows, groups, -1)
 
     codes = rows("weight", unpack(packed["weight"], fmt.bits, weight.size))
-    scale = rows("scale", read_scale(packed["scale"], fmt))
+    scale = rows("scale", read_scale(packed["scale"].view(SCALE_DTYPES[fmt.scale_storage]), fmt))
     zero = None
     if fmt.has_zero_point:
         levels = unpack(packed["zero_point"], fmt.bits, weight.rows * groups)
@@ -219,15 +252,27 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     fmt = variant.format
     groups = variant.groups(weight)
     rows, columns = weight.rows, weight.columns
+    # Carrying errors on is one short operation a column, which wants more rows at a time.
+    step = max(1, (GPTQ_BLOCK_ELEMENTS if variant.gptq else BLOCK_ELEMENTS) // columns)
+    starts = range(0, rows, step)
+
+    def values_of(start: int) -> Array:
+        return treatment.scaled(read(start, min(start + step, rows)), start)
+
+    if fmt.scale_storage == "f8e4m3":
+        fmt = with_second_order_scale(
+            fmt, max(in_parallel(lambda start: float(np.abs(values_of(start)).max()), starts))
+        )
     codes = np.empty((rows, groups, columns // groups), np.uint8)
-    scales = np.empty((rows, groups, 1), np.uint8 if fmt.scale_storage == "f8e8m0" else np.float16)
+    scales = np.empty((rows, groups, 1), SCALE_DTYPES[fmt.scale_storage])
     zeros = np.empty((rows, groups, 1), np.uint8) if fmt.has_zero_point else None
 
     def block(start: int) -> None:
-        stop = min(start + step, rows)
-        values = treatment.scaled(read(start, stop), start).reshape(stop - start, groups, -1)
+        values = values_of(start)
+        stop = start + len(values)
+        values = values.reshape(len(values), groups, -1)
         scale, zero = initial_scale(values, fmt)
-        if fmt.scale_storage == "f16" and np.abs(scale).max() > np.finfo(np.float16).max:
+        if np.abs(scale).max() > np.finfo(np.float16).max:
             raise CompressionError(
                 f"{weight.name}: values up to {np.abs(values).max():.3g} need a scale that float16 cannot hold; add "
                 "the weight to ignored_scope"
@@ -244,20 +289,23 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
             if variant.scale_estimation:
                 assert treatment.second_moment is not None
                 scale, zero = estimate_scale(values, scale, zero, treatment.second_moment, fmt)
+            if variant.looks_at_activations or fmt.second_order_scale:
+                # Plain rounding does not see that a float16 scale is rounded, since NNCF's does not; these do.
+                scale = stored_value(scale, fmt)
             codes[start:stop] = encode(values, scale, zero, fmt)
         scales[start:stop] = store_scale(scale, fmt)
         if zeros is not None and zero is not None:
             zeros[start:stop] = zero
 
-    # Carrying errors on is one short operation a column, which wants more rows at a time.
-    step = max(1, (GPTQ_BLOCK_ELEMENTS if variant.gptq else BLOCK_ELEMENTS) // columns)
-    in_parallel(block, range(0, rows, step))
+    in_parallel(block, starts)
     parts = {
         "weight": pack(rows_to_shape(codes, weight)[0], fmt.bits),
         "scale": _bytes(rows_to_shape(scales, weight)[0]),
     }
     if zeros is not None:
         parts["zero_point"] = pack(rows_to_shape(zeros, weight)[0], fmt.bits)
+    if fmt.second_order_scale:
+        parts["second_order_scale"] = _bytes(np.array([fmt.second_order_scale], np.float32))
     return parts
 
 

@@ -39,6 +39,8 @@ def compress_command(results: StudyResults, number: int) -> str:
         if settings.get(name) is not None:
             value = settings[name]
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    if settings.get("codebook"):
+        words.append(f"--codebook={','.join(f'{level:.8g}' for level in settings['codebook'])}")
     for name in TOGGLES:
         if settings.get(name):
             words.append(f"--{name.replace('_', '-')}")

@@ -58,7 +58,7 @@ def scored(results: StudyResults) -> pd.DataFrame:
 
 
 def applicable(results: StudyResults, name: str) -> pd.DataFrame:
-    """The scored trials in which a setting was in force and free, e.g. no int8 for `group_size`, no mxfp4 for `awq`.
+    """The scored trials in which a setting was in force and free, e.g. no int8 for `group_size`, no mxfp4.
 
     Where the study's parameters carry the setting's name, the trials that decided it count.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compression.settings import FIXED_GROUP_SIZE, OUTPUT_ERROR
+from autotune.compression.settings import INT8_MODES, MODES, OUTPUT_ERROR
 from autotune.reporting.commands import needs_calibration
 
 __all__ = ["Equivalent", "nncf_call", "optimum_command"]
@@ -34,8 +34,8 @@ def _without(settings: Mapping[str, Any]) -> str | None:
     """Why neither peer has such settings; None where they have."""
     mode = settings.get("mode")
     if mode not in WEIGHT_FORMATS:
-        if mode == "mxfp4":
-            return "NNCF stores embeddings and last layer of an mxfp4 model in mxfp8, not in 8-bit integers"
+        if mode in MODES:
+            return f"no call is known that gives the same bytes in mode {mode}, backup formats included"
         return f"its weights are chosen one by one ({mode or 'no mode'}), which no setting of NNCF's describes"
     ratio = settings.get("ratio")
     if ratio == 0:
@@ -63,7 +63,7 @@ def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT"
     weight_format, symmetric = WEIGHT_FORMATS[mode]
     words = ["optimum-cli", "export", "openvino", "--model", model, "--weight-format", weight_format]
     words += ["--sym"] if symmetric else []
-    if mode not in FIXED_GROUP_SIZE:
+    if mode not in INT8_MODES:
         words += ["--group-size", str(settings.get("group_size") or 128), "--ratio", f"{settings.get('ratio', 1.0):g}"]
         words += ["--group-size-fallback", str(settings.get("group_size_fallback") or "adjust")]
         words += ["--backup-precision", str(settings.get("backup_mode") or "int8_asym")]
@@ -86,7 +86,7 @@ def nncf_call(settings: Mapping[str, Any]) -> Equivalent:
     mode = str(settings["mode"])
     arguments = ["model", f"mode=nncf.CompressWeightsMode.{mode.upper()}"]
     note = ""
-    if mode not in FIXED_GROUP_SIZE:
+    if mode not in INT8_MODES:
         arguments += [f"group_size={settings.get('group_size') or 128}", f"ratio={settings.get('ratio', 1.0):g}"]
         if settings.get("ratio", 1.0) < 1:
             arguments.append(f"sensitivity_metric=nncf.SensitivityMetric.{str(settings['sensitivity_metric']).upper()}")

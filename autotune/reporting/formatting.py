@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from autotune.compression.format_table import FORMATS
+
 if TYPE_CHECKING:
     from autotune.evaluation import Metric
 
@@ -13,6 +15,7 @@ __all__ = [
     "DASH",
     "MINUS",
     "algorithms",
+    "default_backup",
     "label",
     "latex_table",
     "markdown_table",
@@ -144,6 +147,11 @@ def algorithms(settings: Mapping[str, Any], *, separator: str = " + ") -> str:
     return separator.join(names)
 
 
+def default_backup(mode: str) -> str:
+    """The backup mode that a mode has where none is asked for."""
+    return FORMATS[mode].backup if mode in FORMATS else "int8_asym"
+
+
 def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
     """One line that names a trial's settings as far as they matter, e.g. ``int4_asym g64 r0.8 all AWQ+SE``.
 
@@ -154,7 +162,8 @@ def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
         return DASH
     parts = [str(mode)]
     group, ratio, backup = settings.get("group_size"), settings.get("ratio"), settings.get("backup_mode")
-    if not is_missing(group) and group is not None and not str(mode).startswith(("int8", "mxfp4")):
+    fixed = str(mode) in FORMATS and FORMATS[str(mode)].fixed_group_size
+    if not is_missing(group) and group is not None and not fixed:
         value = "per channel" if int(group) == -1 else int(group)
         parts.append(f"g{int(group)}" if short else f"group size {value}".replace("group size per", "per"))
     if ratio is not None and not is_missing(ratio) and float(ratio) < 1:
@@ -164,7 +173,7 @@ def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
     if (
         backup is not None
         and not is_missing(backup)
-        and str(backup) != "int8_asym"
+        and str(backup) != default_backup(str(mode))
         and not str(mode).startswith("int8")
     ):
         parts.append(f"backup {backup}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from autotune.compression.format_table import FORMATS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -71,14 +73,14 @@ TEXTS = {
 def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with what does not apply to the mode left out and the group size that was in force.
 
-    int8 has one group a row and neither ratio, metric nor toggles; mxfp4's group is 32; the 4-bit default is 128.
+    int8 has one group a row and neither ratio, metric nor toggles; the other modes have a default group size.
     """
     mode = str(settings.get("mode"))
     effective = dict(settings)
     if mode.startswith("int8"):
         return {key: value for key, value in effective.items() if key not in SETTING_COLUMNS or key == "mode"}
     if effective.get("group_size") is None and "mode" in settings:
-        effective["group_size"] = 32 if mode == "mxfp4" else 128
+        effective["group_size"] = FORMATS[mode].group_size if mode in FORMATS else None
     if effective.get("ratio") == 1:
         effective["sensitivity_metric"] = None
     return effective

@@ -8,6 +8,7 @@ from autotune.reporting.decision import measured
 from autotune.reporting.formatting import (
     DASH,
     algorithms,
+    default_backup,
     is_missing,
     label,
     latex_table,
@@ -71,7 +72,7 @@ def options_text(settings: dict[str, object]) -> str:
     if not is_missing(settings.get("all_layers")) and settings.get("all_layers"):
         parts.append("all layers")
     backup = settings.get("backup_mode")
-    if not is_missing(backup) and backup != "int8_asym":
+    if not is_missing(backup) and backup != default_backup(str(settings.get("mode"))):
         parts.append(f"backup {backup}")
     if settings.get("ignored_scope"):
         parts.append("ignored scope")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotune.compression.settings import FIXED_GROUP_SIZE, INT8_MODES
+from autotune.compression.format_table import FORMATS, Format
+from autotune.compression.settings import INT8_MODES
 from autotune.errors import ConfigError
 from autotune.findings import nearest
 from autotune.search.history import point_key
@@ -45,17 +46,19 @@ DEFAULTS: Mapping[str, Any] = {
     "lora_rank": 8,
 }
 
+OTHER_4_BIT = ("nf4", "fp4", "nvfp4", "mxfp4", "cb4", "codebook")
+
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "int8_asym": ("int8_asym", "int8_sym"),
     "int8_sym": ("int8_sym", "int8_asym"),
-    "int4_asym": ("int4_asym", "int4_sym", "nf4", "mxfp4"),
-    "int4_sym": ("int4_sym", "int4_asym", "nf4", "mxfp4"),
+    "int4_asym": ("int4_asym", "int4_sym", *OTHER_4_BIT),
+    "int4_sym": ("int4_sym", "int4_asym", *OTHER_4_BIT),
 }
 """Which modes stand in for a mode that the space does not allow, nearest first."""
 
 SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "gptq": True}
 MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "gptq": True}
-BACKUP_BITS = {"int8_sym": 8.0, "int8_asym": 8.01, "none": 16.0}
+UNCOMPRESSED_BITS = 16.0
 ROW = 4096
 """Input channels a row, assumed only to compare a group a row with smaller groups."""
 EMBEDDINGS = 0.2
@@ -177,7 +180,7 @@ def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
             if name == "group_size" and isinstance(parameter, Range):
                 return parameter.low if largest else parameter.high
             if name == "backup_mode" and values is not None:
-                return min(values, key=lambda v: sign * BACKUP_BITS[v])
+                return min(values, key=lambda v: sign * backup_bits(v, point.get("group_size", -1)))
             return nearest_value(parameter, wanted.get(name, DEFAULTS[name]))
 
         return walk(space, pick)
@@ -186,15 +189,22 @@ def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return min(points, key=lambda point: sign * estimated_bits(space, point))
 
 
+def format_bits(fmt: Format, group_size: int) -> float:
+    """Bits a weight in this format: an element, and its share of the group's scale and zero point."""
+    return fmt.bits + fmt.bits_per_group / channels(fmt.group_size if fmt.fixed_group_size else group_size)
+
+
+def backup_bits(mode: str, group_size: int) -> float:
+    """Bits a weight in a backup mode."""
+    return UNCOMPRESSED_BITS if mode == "none" else format_bits(FORMATS[mode], group_size)
+
+
 def estimated_bits(space: SearchSpace, point: Mapping[str, Any]) -> float:
     """Rough bits a weight of a typical model, to rank points by size: payload plus a group's share of its scale."""
     settings = space.settings(point)
-    backup = BACKUP_BITS[settings.backup_mode]
     if settings.mode in INT8_MODES:
-        return BACKUP_BITS[settings.mode]
-    group = channels(settings.effective_group_size)
-    scale = {"int4_asym": 20, "mxfp4": 8}.get(settings.mode, 16)  # zero point 4 bits, E8M0 scale 8, f16 scale 16
-    if settings.mode in FIXED_GROUP_SIZE:
-        group = FIXED_GROUP_SIZE[settings.mode]
-    body = settings.ratio * (4 + scale / group) + (1 - settings.ratio) * backup
+        return format_bits(settings.format, -1)
+    group = settings.effective_group_size
+    backup = backup_bits(settings.effective_backup_mode, group)
+    body = settings.ratio * format_bits(settings.format, group) + (1 - settings.ratio) * backup
     return (1 - EMBEDDINGS) * body + EMBEDDINGS * (body if settings.all_layers else backup)

@@ -30,6 +30,7 @@ class PlannedPoint:
         exact: False where the choice of layers waits for the calibration, and the size stands for the choice that
             weights alone would give.
         compression_rate, bits_per_weight: see `compression.plan.Plan`.
+        expanded_percent: share of the weights that the CPU expands when the model is loaded; see the plan.
         notes: what is adjusted for single weights, or why the point is impossible.
     """
 
@@ -39,6 +40,7 @@ class PlannedPoint:
     exact: bool
     compression_rate: float | None
     bits_per_weight: float | None
+    expanded_percent: float | None
     notes: tuple[str, ...]
 
 
@@ -90,9 +92,9 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
         try:
             plan = engine.plan(settings if exact else replace(settings, sensitivity_metric=DATA_FREE_METRIC))
         except PlanError as error:
-            points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, (str(error),)))
+            points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, None, (str(error),)))
             continue
-        size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight)
+        size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
         points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
     found = config.space.enumerate(COUNTED)
     return DryRun(

@@ -12,7 +12,9 @@ import openvino as ov
 from openvino import opset15 as ops
 
 from autotune.compression.arrays import raw_bytes, read_f32, type_name
-from autotune.compression.formats import E2M1_LEVELS, NF4_LEVELS
+from autotune.compression.format_table import BITS, NF4_LEVELS
+from autotune.compression.minifloat import E2M1_LEVELS, decode_e4m3
+from autotune.compression.packing import unpack
 
 FloatArray = npt.NDArray[np.float32]
 Content = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -178,31 +180,34 @@ def distance(a: FloatArray, b: FloatArray) -> float:
 def decoded(model: ov.Model, name: str) -> FloatArray:
     """A compressed weight as its constants stand for, computed here from their bytes: [..., G, g] or as stored."""
     found = constants(model)
-    node = found[name]
+    node = found.get(f"{name}_nncf_codebook_idxs", found[name])
     kind, shape = type_name(node), tuple(node.get_output_shape(0))
-    data = raw_bytes(node).astype(np.int64)
-    if kind in ("u4", "i4", "nf4", "f4e2m1"):
-        data = np.stack([data & 15, data >> 4], axis=-1).reshape(-1)
-    codes = data[: int(np.prod(shape))].reshape(shape)
-    if kind in ("i8", "i4"):
+    codes: npt.NDArray[Any] = unpack(raw_bytes(node), BITS[kind], int(np.prod(shape))).reshape(shape).astype(np.int64)
+    if node is not found[name]:
+        table = found[name]
+        levels = decode_e4m3(raw_bytes(table)) if type_name(table) == "f8e4m3" else table.data
+        codes = np.asarray(levels, np.float64)[codes]
+    elif kind in ("i8", "i4"):
         half = 128 if kind == "i8" else 8
         codes = (codes + half) % (2 * half) - half
     elif kind == "nf4":
-        codes = NF4_LEVELS[codes]
+        codes = np.array(NF4_LEVELS)[codes]
     elif kind == "f4e2m1":
         codes = np.where(codes >= 8, -1, 1) * E2M1_LEVELS[codes % 8]
+    elif kind == "f8e4m3":
+        codes = decode_e4m3(codes.astype(np.uint8))
     scale = found[f"{name}/scale"]
     if type_name(scale) == "f8e8m0":
-        step = 2.0 ** (raw_bytes(scale).astype(np.float64) - 127).reshape(tuple(scale.get_output_shape(0)))
+        step = np.float16(2.0 ** (raw_bytes(scale).astype(np.float64) - 127))
+    elif type_name(scale) == "f8e4m3":
+        step = np.float16(decode_e4m3(raw_bytes(scale)) * found[f"{name}/second_order_scale"].data.item())
     else:
         step = scale.data.astype(np.float64)
+    step = step.astype(np.float64).reshape(tuple(scale.get_output_shape(0)))
     if f"{name}/zero_point" in found:
         zero = found[f"{name}/zero_point"]
-        levels = raw_bytes(zero).astype(np.int64)
-        if type_name(zero) == "u4":
-            levels = np.stack([levels & 15, levels >> 4], axis=-1).reshape(-1)
         shape = tuple(zero.get_output_shape(0))
-        codes = codes - levels[: int(np.prod(shape))].reshape(shape)
+        codes = codes - unpack(raw_bytes(zero), BITS[type_name(zero)], int(np.prod(shape))).reshape(shape)
     return np.asarray(codes * step, np.float32)
 
 

@@ -19,6 +19,7 @@ from builders import cast_weights, chain, content, decompressed, distance, langu
 
 from autotune.compression.bank import Bank
 from autotune.compression.engine import Engine
+from autotune.compression.format_table import FORMATS
 from autotune.compression.settings import Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import Statistics, StatisticsCache
@@ -41,6 +42,16 @@ EVERY_KIND = [
     Settings(mode="nf4", group_size=32, awq=True, scale_estimation=True, all_layers=True),
     Settings(mode="int4_asym", group_size=32, gptq=True),
     Settings(mode="nf4", group_size=32, awq=True, scale_estimation=True, gptq=True, all_layers=True),
+    Settings(mode="mxfp4", awq=True, scale_estimation=True, gptq=True),
+    Settings(mode="nvfp4", scale_estimation=True, all_layers=True),
+    Settings(mode="nvfp4", awq=True, gptq=True),
+    Settings(mode="fp4", group_size=32, backup_mode="fp8_e4m3", scale_estimation=True),
+    Settings(mode="fp8_e4m3", group_size=64),
+    Settings(mode="mxfp8_e4m3", ratio=0.5, backup_mode="int8_sym"),
+    Settings(mode="cb4", group_size=32, scale_estimation=True, gptq=True),
+    Settings(mode="codebook", codebook=tuple((np.arange(-10, 11) / 10).tolist()), awq=True, all_layers=True),
+    Settings(mode="int3_sym", group_size=32, awq=True),
+    Settings(mode="int2_sym", group_size=32, scale_estimation=True, gptq=True, backup_mode="mxfp8_e4m3"),
 ]
 
 
@@ -77,7 +88,8 @@ def test_half_precision_storage_gives_the_same_codes(
         engine = Engine(cast_weights(exact, names, storage), statistics=statistics)
         plan = engine.plan(settings)
         compressed = content(engine.apply(plan))
-        parts = [f"{name}{part}" for name in plan.variants for part in ("", "/scale", "/zero_point")]
+        endings = ("", "/scale", "/zero_point", "/second_order_scale", "_nncf_codebook_idxs")
+        parts = [f"{name}{ending}" for name in plan.variants for ending in endings]
         found.append({part: compressed[part] for part in parts if part in compressed})
     assert len(found[0]) >= 8
     assert found[0] == found[1]
@@ -110,6 +122,9 @@ def weights_in_execution_graph(model: ov.Model) -> Counter[tuple[str, str]]:
         (Settings(mode="int4_sym", group_size=32, all_layers=True), "i4", "i4"),
         (Settings(mode="nf4", group_size=32), "nf4", "u8"),
         (Settings(mode="mxfp4"), "f4e2m1", "u8"),
+        (Settings(mode="fp4", group_size=32), "f4e2m1", "u8"),
+        (Settings(mode="nvfp4"), "f4e2m1", "u8"),
+        (Settings(mode="int2_sym", group_size=32), "u2", "u8"),
         (Settings(mode="int4_sym", group_size=32, awq=True, scale_estimation=True), "i4", "u8"),
     ],
     ids=lambda value: label(value) if isinstance(value, Settings) else value,
@@ -124,6 +139,21 @@ def test_cpu_keeps_weights_compressed_at_run_time(
     expected: Counter[tuple[str, str]] = Counter({("FullyConnected", body): 14, ("Gather", ends): 1})
     expected["FullyConnected", ends] += 1
     assert weights_in_execution_graph(engine.apply(engine.plan(settings))) == expected
+
+
+@pytest.mark.parametrize("mode", sorted(FORMATS))
+def test_the_plan_says_what_the_cpu_expands(mode: str) -> None:
+    """MatMuls and lookups of the execution graph read packed constants, but where the plan says they are expanded."""
+    table = (-1.0, -0.25, 0.0, 0.5, 1.0) if mode == "codebook" else ()
+    model = language_chain([normal(64, 64), normal(64, 64, seed=1)], normal(96, 64))
+    for left_float, kind in (("E", "FullyConnected"), ("W.|H", "Gather")):
+        engine = Engine(model)
+        all_layers = "int8" not in mode
+        plan = engine.plan(Settings(mode, codebook=table, all_layers=all_layers, ignored_scope=(left_float,)))
+        found = weights_in_execution_graph(engine.apply(plan))
+        formats = {storage for layer, storage in found if layer == kind}
+        assert (FORMATS[mode].storage in formats) == (plan.expanded_percent == 0)
+        assert bool(plan.expanded_percent) == any("saves disk space, not memory" in note for note in plan.notes)
 
 
 @pytest.mark.parametrize("settings", EVERY_KIND, ids=label)
@@ -148,7 +178,7 @@ def test_number_of_threads_does_not_change_a_byte(
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4"])
+@pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4", "nvfp4", "cb4", "int3_sym"])
 def test_blocks_of_rows_do_not_change_a_byte(llama: ov.Model, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are quantized alike whether in one block or one by one."""
     found = []

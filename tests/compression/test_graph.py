@@ -32,12 +32,18 @@ from autotune.compression.graph import assemble
 from autotune.compression.settings import Settings
 
 ALL_FORMATS = [("int8_asym", -1), ("int8_sym", -1), ("int4_asym", 32), ("int4_sym", -1), ("nf4", 16), ("mxfp4", 32)]
+ALL_FORMATS += [("fp4", 32), ("nvfp4", 16), ("fp8_e4m3", 32), ("mxfp8_e4m3", 32), ("int3_sym", 32), ("int2_sym", 16)]
+ALL_FORMATS += [("cb4", 32), ("codebook", -1)]
+TABLE = tuple((np.arange(-10, 11) / 10).tolist())
+FARTHEST = {8: 0.1, 4: 0.2, 3: 0.3, 2: 0.6}
+"""Bound of the relative error of normal weights, by bits."""
 
 
 def compress(model: ov.Model, mode: str, group_size: int = -1, **settings: Any) -> ov.Model:
     engine = Engine(model)
-    size = None if mode == "mxfp4" else group_size
-    return engine.apply(engine.plan(Settings(mode=mode, group_size=size, **settings)))
+    size = None if FORMATS[mode].fixed_group_size else group_size
+    table = TABLE if mode == "codebook" else ()
+    return engine.apply(engine.plan(Settings(mode=mode, group_size=size, codebook=table, **settings)))
 
 
 def path_to(model: ov.Model, operation: str) -> list[str]:
@@ -63,6 +69,11 @@ def path_to(model: ov.Model, operation: str) -> list[str]:
         ("int4_sym", 32, ["Multiply"]),
         ("nf4", 16, ["Multiply", "Reshape"]),
         ("mxfp4", 32, ["Multiply"]),
+        ("fp4", 16, ["Multiply", "Reshape"]),
+        ("nvfp4", 16, ["Multiply", "Reshape"]),
+        ("fp8_e4m3", -1, ["Multiply"]),
+        ("int3_sym", 16, ["Subtract", "Multiply", "Reshape"]),
+        ("int2_sym", -1, ["Subtract", "Multiply"]),
     ],
 )
 @pytest.mark.parametrize("storage", ["f32", "f16", "bf16"])
@@ -76,9 +87,23 @@ def test_decompression_has_the_pattern_that_plugins_fuse(
     fmt = FORMATS[mode]
     assert type_name(found["W0"]) == fmt.storage
     assert type_name(found["W0/scale"]) == fmt.scale_storage
-    assert ("W0/zero_point" in found) == fmt.has_zero_point
+    assert ("W0/zero_point" in found) == (fmt.has_zero_point or fmt.is_offset)
     if fmt.has_zero_point:
         assert type_name(found["W0/zero_point"]) == fmt.storage
+
+
+def test_codebooks_are_looked_up_before_they_are_scaled() -> None:
+    """The weight's name goes to the table, as in NNCF; indices of four bits become bytes for the Gather."""
+    model = compress(chain([normal(8, 32)]), "cb4", 16, all_layers=True)
+    assert path_to(model, "M0") == [
+        *("Constant", "Convert(f16)", "Gather", "Multiply", "Reshape", "Convert(f32)"),
+    ]
+    found = constants(model)
+    kinds = {name: type_name(found[name]) for name in ("W0", "W0_nncf_codebook_idxs", "W0/scale")}
+    assert kinds == {"W0": "f8e4m3", "W0_nncf_codebook_idxs": "u4", "W0/scale": "f16"}
+    found = constants(compress(chain([normal(8, 32)]), "codebook", 16, all_layers=True))
+    kinds = {name: type_name(found[name]) for name in ("W0", "W0_nncf_codebook_idxs", "W0/scale")}
+    assert kinds == {"W0": "f16", "W0_nncf_codebook_idxs": "u8", "W0/scale": "f16"}
 
 
 def test_weights_that_are_computed_with_in_half_precision_need_no_convert() -> None:
@@ -104,19 +129,21 @@ def test_every_layout_computes_with_what_is_stored(
     model = result_model([y], [x])
     compressed = compress(model, mode, group_size, all_layers="int8" not in mode)
     restored = decoded(compressed, "W").reshape(values.shape)
-    assert distance(values, restored) < (0.02 if "int8" in mode else 0.2)
+    assert distance(values, restored) < FARTHEST[FORMATS[mode].bits]
     data = normal(3, 64, 64, seed=1)
     expected = outputs_of(decompressed(model, compressed), data)
     assert distance(expected, outputs_of(compressed, data)) < 2e-3
 
 
-@pytest.mark.parametrize("mode", ["int8_asym", "int8_sym", "int4_asym", "int4_sym", "nf4", "mxfp4"])
+@pytest.mark.parametrize("mode", [mode for mode, _ in ALL_FORMATS])
 def test_embeddings_and_convolutions_compute_with_what_is_stored(mode: str) -> None:
     """Tables and kernels, in backup precision or in four bits, give the outputs of their decoded values."""
     all_layers = "int8" not in mode
     model = language_chain([normal(32, 32)], normal(40, 32), tied=True)
     compressed = compress(model, mode, -1, all_layers=all_layers)
-    assert type_name(constants(compressed)["E"]) == FORMATS[mode].storage
+    stored = constants(compressed)
+    expected = "u8" if mode == "codebook" else FORMATS[mode].storage
+    assert type_name(stored.get("E_nncf_codebook_idxs", stored["E"])) == expected
     ids = np.arange(40).reshape(2, 20)
     assert distance(outputs_of(decompressed(model, compressed), ids), outputs_of(compressed, ids)) < 2e-3
 
@@ -126,7 +153,7 @@ def test_embeddings_and_convolutions_compute_with_what_is_stored(mode: str) -> N
         [ops.group_convolution(y, as_constant(normal(2, 3, 4, 1, 1), "G"), [1, 1], [0, 0], [0, 0], [1, 1])], [x]
     )
     compressed = compress(model, mode, -1, all_layers=all_layers)
-    assert type_name(constants(compressed)["G"]) in ("u8", "i8")
+    assert type_name(constants(compressed)["G"]) in ("u8", "i8", "f8e4m3")
     image = normal(1, 4, 8, 8, seed=3)
     assert distance(outputs_of(decompressed(model, compressed), image), outputs_of(compressed, image)) < 2e-3
 

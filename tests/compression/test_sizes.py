@@ -41,6 +41,29 @@ def test_footprint_is_the_saved_file_to_the_byte(
         assert_foretold(engine, settings, tmp_path)
 
 
+FEW, MANY = (-1.0, -0.5, 0.0, 0.5, 1.0), tuple((np.arange(-20, 21) / 20).tolist())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(Settings(mode=mode, group_size=size) for mode in ("fp4", "int3_sym", "int2_sym", "cb4") for size in (32, -1)),
+        *(Settings(mode=mode, all_layers=True) for mode in ("nvfp4", "fp8_e4m3", "mxfp8_e4m3", "int3_sym", "cb4")),
+        *(Settings(mode=mode, ratio=0.5) for mode in ("nvfp4", "fp8_e4m3", "mxfp8_e4m3", "int2_sym")),
+        *(Settings(mode="codebook", codebook=table, group_size=size) for table in (FEW, MANY) for size in (32, -1)),
+        *(Settings(mode="int4_sym", group_size=64, backup_mode=mode) for mode in ("fp8_e4m3", "mxfp8_e4m3")),
+        Settings(mode="nvfp4", gptq=True, scale_estimation=True),
+        Settings(mode="cb4", group_size=64, lora_correction=True, lora_rank=4),
+    ],
+    ids=lambda settings: f"{settings.mode}-{settings.group_size}-{settings.backup_mode}-{settings.ratio}",
+)
+def test_footprint_of_every_format_is_exact(
+    llama: ov.Model, statistics: Callable[[], Statistics], tmp_path: Path, settings: Settings
+) -> None:
+    """Tables that all weights share are counted once, three-bit weights in eights, second-order scales one by one."""
+    assert_foretold(Engine(llama, statistics=statistics), settings, tmp_path)
+
+
 @pytest.mark.parametrize("mode", ["int4_asym", "nf4"])
 @pytest.mark.parametrize(
     "algorithms", [{"awq": True}, {"scale_estimation": True}, {"awq": True, "scale_estimation": True}]
@@ -115,7 +138,7 @@ def test_footprint_counts_equal_constants_once(
     assert Sizes(model).original == bin_size(model, tmp_path)
     engine = Engine(model)
     assert_foretold(engine, Settings(), tmp_path)
-    for mode in ("int4_asym", "int4_sym", "nf4"):
+    for mode in ("int4_asym", "int4_sym", "nf4", "int3_sym", "int2_sym", "cb4", "fp8_e4m3"):
         for group_size in group_sizes:
             for ratio in (1, 0.5):
                 assert_foretold(engine, Settings(mode=mode, group_size=group_size, ratio=ratio), tmp_path)

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from builders import chain, constants, normal
 
 from autotune.compression.formats import FORMATS, encode, initial_scale, pack, store_scale, stored_value
+from autotune.compression.gptq import propagation
+from autotune.compression.lora import compress_with_adapters
 from autotune.compression.scale_estimation import estimate_scale
-from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, layout, read_rows
+from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, layout, read_rows, restore
 from autotune.compression.weights import Weight, find_weights
 from autotune.errors import CompressionError
 
@@ -45,15 +52,20 @@ def test_rows_are_read_as_float32_from_every_storage(storage: str) -> None:
     assert np.array_equal(rows, values)
 
 
+TABLES = {"codebook": (-1.0, 0.0, 0.5, 1.0)}
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @pytest.mark.parametrize("group_size", [-1, 32])
 def test_packed_bytes_are_those_foretold(name: str, group_size: int) -> None:
-    """Weight, scale and zero point are as large as `layout` says from shapes alone."""
+    """Every part is as large as `layout` says from shapes alone, those whose content it knows included."""
     values = normal(5, 96)
     weight, _ = prepared(values)
-    variant = Variant(name, group_size)
+    variant = Variant(name, group_size, TABLES.get(name, ()))
     found = packed(values, variant, Treatment())
-    sizes = {name: part.nbytes for name, part in layout(weight, variant).items()}
+    parts = layout(weight, variant)
+    assert all(part.content is None or len(part.content) == part.nbytes for part in parts.values())
+    sizes = {name: part.nbytes for name, part in parts.items() if part.content is None}
     assert {name: part.nbytes for name, part in found.items()} == sizes
 
 
@@ -84,6 +96,60 @@ def test_scaled_weights_are_compressed_as_what_they_become(estimated: bool) -> N
     assert same(treated, plain)
 
 
+def losing(name: str) -> bool:
+    return FORMATS[name].takes_algorithms
+
+
+@pytest.mark.parametrize("name", sorted(filter(losing, FORMATS)))
+def test_every_algorithm_lowers_the_output_error_of_every_format(name: str) -> None:
+    """Scale estimation, GPTQ, both, and adapters: as stored, each loses less than plain rounding does."""
+    values, moment = normal(16, 128), moments(128)
+    weight, _ = prepared(values)
+    spread = propagation(moment)
+    plain = Variant(name, FORMATS[name].group_size if FORMATS[name].fixed_group_size else 32, TABLES.get(name, ()))
+
+    def loss(compress: Callable[..., Packed], **algorithms: Any) -> float:
+        variant = replace(plain, **algorithms)
+        treatment = Treatment(second_moment=moment, spread=spread if variant.gptq else None)
+        found = compress(lambda start, stop: values[start:stop], weight, variant, treatment)
+        error = restore(found, weight, variant) - values
+        if variant.lora_rank:
+            b, a = (restore_adapter(found, weight, variant, part) for part in ("lora_b", "lora_a"))
+            error += b @ a
+        return float(np.einsum("rk,kl,rl->", error, moment, error))
+
+    rounded = loss(compress_weight)
+    assert loss(compress_weight, scale_estimation=True) < 0.97 * rounded
+    assert loss(compress_weight, gptq=True) < 0.7 * rounded
+    assert loss(compress_weight, scale_estimation=True, gptq=True) < 0.7 * rounded
+    assert loss(compress_with_adapters, lora_rank=8, lora_iterations=2) < 0.7 * rounded
+
+
+def restore_adapter(found: Packed, weight: Weight, variant: Variant, part: str) -> FloatArray:
+    shape = layout(weight, variant)[part].shape
+    zero, scale = found[f"{part}_zero_point"].astype(np.float32), found[f"{part}_scale"].view(np.float16)
+    return (found[part].reshape(shape) - zero[:, None]) * scale.astype(np.float32)[:, None]
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "mxfp8_e4m3", "nvfp4", "int2_sym", "cb4"])
+def test_scales_beyond_float16_are_refused_whatever_they_are_stored_in(name: str) -> None:
+    """The model computes with float16 scales, so one that is stored with a wider range would become infinite."""
+    values = normal(4, 32)
+    values[1, 1] = 4e7
+    with pytest.raises(CompressionError, match=r"W0: values up to 4e\+07 need a scale that float16 cannot hold"):
+        packed(values, Variant(name, 16 if name == "nvfp4" else 32), Treatment())
+
+
+def test_tiny_weights_do_not_vanish_in_nvfp4() -> None:
+    """A group far below the largest gets the smallest scale instead of zero, and keeps what that can tell."""
+    values = normal(2, 32) * np.float32([[1e-3], [1]])
+    values[0, 16:] = 0
+    weight, _ = prepared(values)
+    found = restore(packed(values, Variant("nvfp4", 16), Treatment()), weight, Variant("nvfp4", 16))
+    assert np.abs(found[0, :16] - values[0, :16]).sum() < np.abs(values[0, :16]).sum()
+    assert not found[0, 16:].any()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("storage", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("mode", ["int8_asym", "int4_sym", "nf4", "mxfp4"])
@@ -109,5 +175,5 @@ def test_values_beyond_a_float16_scale_are_refused(estimated: bool) -> None:
 
 def test_variant_comes_back_from_plain_data() -> None:
     """`as_dict` is undone by the constructor."""
-    variant = Variant("nf4", 64, scale_estimation=True, awq=True)
-    assert Variant(**variant.as_dict()) == variant
+    for variant in (Variant("nf4", 64, scale_estimation=True, awq=True), Variant("codebook", 32, (0.0, 0.5, 1.0))):
+        assert Variant(**json.loads(json.dumps(variant.as_dict()))) == variant

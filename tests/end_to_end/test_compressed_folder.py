@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotune.compression.format_table import FORMATS
+from autotune.compression.settings import ALGORITHMS, MODES, Settings
+
 PROMPT = "Mira keeps eleven hens"
 
 
@@ -68,6 +71,48 @@ def test_optimum_and_genai_give_the_same_greedy_answer(compressed: Path) -> None
     pipe = openvino_genai.LLMPipeline(str(compressed), "CPU", **properties)
     config = openvino_genai.GenerationConfig(max_new_tokens=10, do_sample=False, apply_chat_template=False)
     assert pipe.generate(PROMPT, config) == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_optimum_reads_the_configuration_of_every_mode(tmp_path: Path, mode: str) -> None:
+    """`openvino_config.json` never says what optimum-intel refuses, whatever was applied."""
+    from optimum.intel.openvino.configuration import OVConfig
+
+    from autotune.models import _openvino_config
+
+    choices: list[dict[str, Any]] = [{"mode": mode}]
+    if "int8" not in mode:
+        choices += [{"mode": mode, "ratio": 0.8, "all_layers": True}, {"mode": mode, "backup_mode": "fp8_e4m3"}]
+    if FORMATS[mode].takes_algorithms:
+        choices += [{"mode": mode, name: True} for name in ALGORITHMS]
+    for choice in choices:
+        written = _openvino_config({"settings": Settings(**choice).as_dict()})
+        (tmp_path / "openvino_config.json").write_text(json.dumps(written))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read = OVConfig.from_pretrained(tmp_path)
+        assert read.dtype == written["dtype"]
+
+
+def test_a_folder_with_a_users_codebook_loads(tmp_path: Path, tiny_llama_hf: Path, run: Any, workplace: Path) -> None:
+    """From the command line to an answer, with a table in a file."""
+    (tmp_path / "table.json").write_text("[-1, -0.6, -0.3, -0.1, 0, 0.1, 0.3, 0.6, 1]")
+    done = run(
+        *("compress", str(tiny_llama_hf), str(tmp_path / "model"), "--mode", "codebook", "--group-size", "32"),
+        *("--codebook", str(tmp_path / "table.json"), "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["footprint"] == (tmp_path / "model" / "openvino_model.bin").stat().st_size
+    assert told["expanded_percent"] > 50
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optimum's and torch's own
+        from optimum.intel import OVModelForCausalLM
+        from transformers import AutoTokenizer
+
+        model = OVModelForCausalLM.from_pretrained(tmp_path / "model")
+        inputs = AutoTokenizer.from_pretrained(tmp_path / "model")(PROMPT, return_tensors="pt")
+        assert model.generate(**inputs, max_new_tokens=4, do_sample=False).shape[1] > len(inputs["input_ids"][0])
 
 
 def test_the_plugin_keeps_the_weights_compressed(compressed: Path) -> None:

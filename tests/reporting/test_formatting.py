@@ -90,6 +90,8 @@ def test_settings_name_what_matters() -> None:
     assert settings_text(settings) == long
     assert settings_text({"mode": "nf4", "group_size": -1, "ratio": 1.0}) == "nf4, per channel"
     assert settings_text({"mode": "int8_asym"}) == "int8_asym"
+    assert settings_text({"mode": "nvfp4", "group_size": 16, "backup_mode": "int8_asym"}) == "nvfp4"
+    assert settings_text({"mode": "mxfp8_e4m3", "group_size": 32, "backup_mode": "mxfp8_e4m3"}) == "mxfp8_e4m3"
     assert settings_text({}) == DASH
     assert algorithms({"awq": False, "gptq": None}) == ""
     assert algorithms({"gptq": True, "gptq_act_order": True}) == "GPTQ"

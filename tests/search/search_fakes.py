@@ -58,7 +58,8 @@ class FakePlan:
 
     @property
     def key(self) -> str:
-        same = replace(self.settings, backup_mode=self.settings.backup_mode.replace("sym", "asym").replace("aas", "as"))
+        backup = self.settings.effective_backup_mode.replace("sym", "asym").replace("aas", "as")
+        same = replace(self.settings, backup_mode=backup)
         return fingerprint(same.as_dict())[:16]
 
     @property
