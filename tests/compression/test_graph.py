@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,8 @@ def test_the_plan_is_recorded_in_the_model(llama: ov.Model, tmp_path: Path) -> N
     ov.save_model(engine.apply(plan), tmp_path / "m.xml", compress_to_fp16=False)
     model = ov.Core().read_model(tmp_path / "m.xml")
     assert model.get_rt_info(["autotune", "model"]).astype(str) == "0123abcd"
-    assert json.loads(model.get_rt_info(["autotune", "plan"]).astype(str)) == json.loads(json.dumps(plan.as_dict()))
+    expected = replace(plan, sensitivity={}).as_dict()  # what led to it is not part of it
+    assert json.loads(model.get_rt_info(["autotune", "plan"]).astype(str)) == json.loads(json.dumps(expected))
 
 
 @pytest.mark.parametrize(
