@@ -460,6 +460,18 @@ def test_a_text_source_is_checked_wherever_it_is_made(folder: Path) -> None:
         TextSource()
 
 
+def test_texts_may_be_the_models_own(folder: Path) -> None:
+    """synthetic: true is a text source of its own, for calibration and scores, and survives being written."""
+    text = GOOD.replace("path: texts/calibration.txt", "synthetic: true")
+    text = text.replace("path: texts/search.txt", "synthetic: true, samples: 4")
+    config = load_config(write(folder, text))
+    assert config.calibration.synthetic
+    assert config.as_dict()["calibration"] == {"synthetic": True, "samples": 8, "sequence_length": 64}
+    assert load_config(write(folder / "copy", config.to_yaml())).calibration == config.calibration
+    with pytest.raises(ConfigError, match="needs samples beside synthetic"):
+        load_config(write(folder, text.replace("synthetic: true, samples: 4", "synthetic: true")))
+
+
 def test_the_schema_is_of_the_file_as_written() -> None:
     """The JSON Schema has every key of a configuration, and takes quantities as people write them."""
     schema = json.loads(json.dumps(config_schema()))

@@ -15,7 +15,7 @@ from autotune.search.manifest import manifest
 from autotune.search.racing import Race
 from autotune.search.trial import RELATIVE_TO
 from autotune.space_model import Range, SearchSpace
-from autotune.synthetic import recipe
+from autotune.synthetic import cached_windows, recipe
 from autotune.threads import thread_limit
 
 if TYPE_CHECKING:
@@ -167,7 +167,6 @@ class Preparation:
     @cached_property
     def calibration_windows(self) -> IntArray:
         """The calibration text as tokens, int64 [n, T]; written by the model now where that is what is asked for."""
-        from autotune.synthetic import cached_windows
         from autotune.texts import describe_source, token_windows
 
         calibration, runtime = self.config.calibration, self.config.runtime

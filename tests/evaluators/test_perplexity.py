@@ -37,6 +37,13 @@ class TestConformance(EvaluatorConformance):
         return Perplexity(path=self.text, sequence_length=32)
 
 
+class TestSyntheticConformance(EvaluatorConformance):
+    """So it does on text that the original writes."""
+
+    def make(self) -> Evaluator:
+        return Perplexity(synthetic=True, sequence_length=16, samples=4)
+
+
 class TestLargeVocabularyConformance(TestConformance):
     """The same holds where only the top of each distribution is kept."""
 
