@@ -300,7 +300,7 @@ WRONG_VALUES = [
     ("path: texts/calibration.txt", "path: texts/latin.txt", "calibration.path", "not UTF-8 text"),
     ("path: texts/calibration.txt", "path: texts", "calibration.path", "is a folder"),
     ("path: texts/calibration.txt", "path: 5", "calibration.path", "the path of a text file"),
-    ("path: texts/calibration.txt, ", "", "calibration", "needs a text: path (a text file) or dataset"),
+    ("path: texts/calibration.txt, ", "", "calibration", "needs a text: path (a text file), dataset"),
     ("calibration: {path", "calibration: {dataset: a/b, split: train, path", "calibration.path", "keep one of the two"),
     ("calibration: {path", "calibration: {split: train, path", "calibration.split", "belongs to a dataset"),
     ("path: texts/calibration.txt", "dataset: a/b", "calibration.dataset", "needs a split"),
@@ -467,7 +467,7 @@ def test_texts_may_be_the_models_own(folder: Path) -> None:
     config = load_config(write(folder, text))
     assert config.calibration.synthetic
     assert config.as_dict()["calibration"] == {"synthetic": True, "samples": 8, "sequence_length": 64}
-    assert load_config(write(folder / "copy", config.to_yaml())).calibration == config.calibration
+    assert load_config(write(folder, config.to_yaml())).calibration == config.calibration
     with pytest.raises(ConfigError, match="needs samples beside synthetic"):
         load_config(write(folder, text.replace("synthetic: true, samples: 4", "synthetic: true")))
 
