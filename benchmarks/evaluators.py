@@ -1,6 +1,6 @@
 """What the evaluators cost, and what their numbers are worth; one part a command.
 
-    python benchmarks/evaluators.py speed        # similarity by plain decoding and by ours, in turn
+    python benchmarks/evaluators.py speed        # similarity by decoding one prompt at a time and by ours, in turn
     python benchmarks/evaluators.py resolution   # standard errors between neighbouring settings, a metric each
     python benchmarks/evaluators.py coverage     # how often a 95% interval holds the full-data value
     python benchmarks/evaluators.py kept         # the divergence's bias by what is kept of a distribution
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 
 sys.path[0] = str(Path(__file__).parents[1])  # this script has the name of the package that it imports
 
@@ -32,6 +34,7 @@ from autotune.cache import Cache
 from autotune.compression.bank import Bank
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
+from autotune.evaluation import SCORING_CONFIG
 from autotune.models import SourceModel, resolve_model
 from autotune.runtime import OpenVINOLanguageModel, end_token_ids
 from evaluators import _divergence
@@ -78,6 +81,35 @@ class Bench:
         model = self.model if settings is None else self.engine.apply(self.engine.plan(settings))
         return OpenVINOLanguageModel(model, self.tokenizer, eos_token_ids=self.ends)
 
+    @contextmanager
+    def generate(self, settings: Settings) -> Iterator[Any]:
+        """Answers as WhoWhatBench asks for them: optimum-intel's generate(), a prompt at a time, scored in f32."""
+        import torch
+        from optimum.intel import OVModelForCausalLM
+
+        with tempfile.TemporaryDirectory() as folder:
+            for file in self.source.path.glob("*.json"):
+                shutil.copy(file, folder)
+            ov.save_model(
+                self.engine.apply(self.engine.plan(settings)), f"{folder}/openvino_model.xml", compress_to_fp16=False
+            )
+            config = {key: str(value) for key, value in SCORING_CONFIG.items()}
+            model = OVModelForCausalLM.from_pretrained(folder, ov_config=config)
+
+            def answer(prompt: list[int], limit: int) -> list[int]:
+                tokens = torch.tensor([prompt])
+                out = model.generate(
+                    tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    max_new_tokens=limit,
+                    do_sample=False,
+                    pad_token_id=min(self.ends),
+                )
+                return [token for token in out[0, len(prompt) :].tolist() if token not in self.ends]
+
+            answer([1, 2], 2)
+            yield answer
+
 
 def clock(work: Any) -> tuple[Any, float]:
     start = time.perf_counter()
@@ -86,45 +118,49 @@ def clock(work: Any) -> tuple[Any, float]:
 
 
 def speed(bench: Bench, options: argparse.Namespace) -> None:
-    evaluator = Similarity(embedder=options.embedder, decode="front")
-    if options.prompts:
-        evaluator = Similarity(
-            prompts=tuple(evaluator._prompts[: options.prompts]), embedder=options.embedder, decode="front"
-        )
+    every = Similarity()._prompts
+    evaluator = Similarity(prompts=tuple(every[: options.prompts]), embedder=options.embedder, decode="front")
     with bench.open() as original:
         reference = evaluator.reference(original)
     prompts = evaluator._tokenised(original)
-    print(f"{len(prompts)} prompts, answers of {evaluator.options.max_new_tokens} tokens at most, embedding included")
+    print(f"{len(prompts)} prompts, answers of {evaluator.options.max_new_tokens} tokens at most, embedding included.")
+    print("seconds, and how many times faster ours and ours without decoding are; WWB is its call of generate()")
+    print("| setting | WWB | plain loop | ours | without decoding | same answers | answers that pass a tie |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for name, settings in CANDIDATES.items():
-        rounds = []
-        with bench.open(settings) as candidate:
-            for _ in range(options.rounds):
-                rounds.append(_speed_round(evaluator, candidate, reference, prompts))
-        plain, ours, cheap = (statistics.median(column) for column in zip(*(one[:3] for one in rounds), strict=True))
-        same = min(one[3] for one in rounds)
+        with bench.open(settings) as candidate, bench.generate(settings) as generate:
+            rounds = [_speed_round(evaluator, candidate, generate, reference, prompts) for _ in range(options.rounds)]
+        wwb, plain, ours, cheap = (
+            statistics.median(column) for column in zip(*(seconds for seconds, *_ in rounds), strict=True)
+        )
+        same, ties = min(one[1] for one in rounds), rounds[0][2]
         print(
-            f"{name}: plain {plain:.2f} s, ours {ours:.2f} s ({plain / ours:.1f} times), without decoding "
-            f"{cheap:.2f} s ({plain / cheap:.1f} times); {same} of {len(prompts)} answers the same, answer_ties "
-            f"{rounds[0][4]:.2f}, similarity {rounds[0][5]:.6f} and {rounds[0][6]:.6f}",
+            f"| {name} | {wwb:.2f} | {plain:.2f} | {ours:.2f} ({wwb / ours:.1f}x, {plain / ours:.1f}x) | {cheap:.2f} "
+            f"({wwb / cheap:.1f}x, {plain / cheap:.1f}x) | {same} of {len(prompts)} | {100 * ties:.0f}% |",
             flush=True,
         )
 
 
-def _speed_round(evaluator: Similarity, candidate: OpenVINOLanguageModel, reference: Any, prompts: Any) -> Any:
-    """Seconds of plain decoding, of ours and of the preview, then how far their results are the same."""
+def _speed_round(
+    evaluator: Similarity, candidate: OpenVINOLanguageModel, generate: Any, reference: Any, prompts: Any
+) -> tuple[list[float], int, float]:
+    """Seconds of four ways in turn; answers that are the same in all of them; the share that passes a tie."""
     limit, embedder = evaluator.options.max_new_tokens, evaluator.options.embedder
 
-    def plainly() -> tuple[list[list[int]], float]:
-        answers = [candidate.greedy(prompt, limit) for prompt in prompts]
-        texts = [candidate.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    def one_by_one(answer: Any) -> tuple[list[list[int]], float]:
+        answers = [answer(prompt, limit) for prompt in prompts]
+        texts = [candidate.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers]
         return answers, float((embed(embedder, texts) * reference["embeddings"]).sum(axis=1).mean())
 
-    (answers, similarity), plain = clock(plainly)
+    (theirs, similarity), wwb = clock(lambda: one_by_one(generate))
+    (plainly, _), plain = clock(lambda: one_by_one(candidate.greedy))
     scores, ours = clock(lambda: evaluator.evaluate(candidate, reference))
     _, cheap = clock(lambda: evaluator.preview(candidate, reference))
     complete = evaluator._answers(candidate, reference, evaluator._verify(candidate, reference)[0])
-    same = sum(a == b for a, b in zip(answers, complete, strict=True))
-    return plain, ours, cheap, same, scores["answer_ties"].value, similarity, scores["similarity"].value
+    same = sum(a == b == c for a, b, c in zip(theirs, plainly, complete, strict=True))
+    if same == len(prompts) and abs(scores["similarity"].value - similarity) > 1e-5:
+        raise SystemExit(f"similarity {scores['similarity'].value} is not {similarity}")
+    return [wwb, plain, ours, cheap], same, scores["answer_ties"].value
 
 
 def evaluators(options: argparse.Namespace) -> dict[str, Any]:
