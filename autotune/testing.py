@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Evaluator, Measurement, Metric
+from autotune.evaluation import Evaluator, Measurement, Metric, Previewing, StagedEvaluator
 from autotune.references import ReferenceStore
 
 if TYPE_CHECKING:
@@ -224,6 +224,29 @@ class EvaluatorConformance:
         again = self.make().evaluate(self.model(noise=0.5), reference)
         assert {name: one.value for name, one in first.items()} == {name: one.value for name, one in again.items()}
 
+    def test_a_preview_is_part_of_the_scores(self, tmp_path: Path) -> None:
+        """An evaluator with a cheap part measures exactly that in it, with the values that it has in the whole."""
+        evaluator = self.make()
+        if not isinstance(evaluator, Previewing):
+            return
+        reference = self._stored(evaluator, tmp_path)
+        every = evaluator.evaluate(self.model(noise=0.5), reference)
+        cheap = evaluator.preview(self.model(noise=0.5), reference)
+        assert set(cheap) == set(evaluator.previewed) <= set(every)
+        assert {name: one.value for name, one in cheap.items()} == {name: every[name].value for name in cheap}
+
+    def test_the_last_stage_is_the_score(self, tmp_path: Path) -> None:
+        """An evaluator that scores in stages ends where `evaluate` does, each stage with every metric."""
+        evaluator = self.make()
+        if not isinstance(evaluator, StagedEvaluator):
+            return
+        reference = self._stored(evaluator, tmp_path)
+        *stages, last = evaluator.stages(self.model(noise=0.5), reference)
+        every = evaluator.evaluate(self.model(noise=0.5), reference)
+        for scores in (*stages, last):
+            self._check(evaluator, scores)
+        assert {name: one.value for name, one in last.items()} == {name: one.value for name, one in every.items()}
+
     def test_broken_model_is_an_error(self, tmp_path: Path) -> None:
         """A model that gives NaN is an EvaluationError, not a score."""
         import pytest
@@ -244,3 +267,4 @@ class EvaluatorConformance:
         for name, measurement in scores.items():
             assert math.isfinite(measurement.value), name
             assert measurement.stderr is None or measurement.stderr >= 0.0, name
+            assert measurement.noise >= 0.0, name

@@ -122,7 +122,7 @@ def test_one_scan_and_one_decoding(embedder: CountingEmbedder) -> None:
     same = FakeLanguageModel()
     scores = evaluator.evaluate(same, reference)
     assert scores["similarity"].value == 1.0
-    assert same.calls == {"logits": 0, "scan": 1, "greedy": 0, "greedy_batch": 1}
+    assert same.calls == {"logits": 0, "scan": 1, "greedy": 0, "greedy_batch": 1, "sample_batch": 0}
     assert len(embedder.texts) == len(PROMPTS)
 
 
