@@ -26,10 +26,22 @@ __all__ = ["app", "main"]
 SYNTHETIC = "synthetic"
 """The word for a text that the model writes itself; a file of that name is ./synthetic."""
 
+HELP = """\
+Finds the smallest OpenVINO language model that still answers like the original.
+
+\b
+  autotune init MODEL             a hub id or a folder; writes model.yaml
+  autotune search model.yaml      builds and scores compressed models, prints the front
+  open reports/NAME/report.html   what to take, and what it costs
+  autotune export reports/NAME OUT --max-drop 2%
+                                  a folder for optimum-intel and OpenVINO GenAI
+
+Every command has --help with an example. Completion for your shell: autotune --install-completion
+"""
+
 app = typer.Typer(
     name="autotune",
-    help="Finds the smallest OpenVINO language model that still answers like the original.\n\n"
-    "Start with: autotune init MODEL, then autotune search model.yaml",
+    help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -56,18 +68,20 @@ def _common(
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
-def _load(file: Path, overrides: list[str] | None, output: Path | None = None, seed: int | None = None) -> Config:
-    from autotune.config import load_config
+def _load(file: Path, overrides: list[str] | None, output: Path | None = None, seed: int | None = None) -> list[Config]:
+    from autotune.config import load_configs
 
     changes = list(overrides or [])
     if output is not None:
         changes.append(f"output={json.dumps(str(output))}")
     if seed is not None:
         changes.append(f"study.seed={seed}")
-    return load_config(file, changes)
+    return load_configs(file, changes)
 
 
-@app.command(epilog="Example: autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml")
+@app.command(
+    rich_help_panel="A study", epilog="Example: autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml"
+)
 def init(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.yaml"),
@@ -95,7 +109,9 @@ def init(
     print(f"  autotune search {output}   # the search")
 
 
-@app.command(epilog="Example: autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1")
+@app.command(
+    rich_help_panel="A study", epilog="Example: autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1"
+)
 def search(
     file: ConfigFile,
     trials: Annotated[
@@ -119,10 +135,27 @@ def search(
     for key, value in (("trials", trials), ("timeout", timeout), ("workers", workers)):
         if value is not None:
             changes.append(f"study.{key}={value}")
-    config = _load(file, changes, output, seed)
+    configs = _load(file, changes, output, seed)
+    if storage is not None and len(configs) > 1:
+        raise UsageError("--storage holds one study, and this file names several models; leave it out")
     if dry_run:
-        _plan(config, as_json)
+        for config in configs:
+            _plan(config, as_json)
         return
+    told = [_search(config, fresh, storage, start_from, as_json) for config in configs]
+    if len(told) > 1:
+        folders = [config.output for config in configs]
+        cli_results.compare(folders, folders[0].parent / "comparison", as_json=as_json)
+    elif as_json:
+        print_json(told[0])
+    if any(not outcome["front"] for outcome in told):
+        raise typer.Exit(1)
+
+
+def _search(
+    config: Config, fresh: bool, storage: str | None, start_from: Path | None, quiet: bool
+) -> dict[str, Any]:
+    """Run one study and print its front, unless `quiet`; returns its outcome as data."""
     from autotune.reporting.results import load_results
     from autotune.reporting.summary import as_json as outcome_json
     from autotune.search import run_search
@@ -130,21 +163,22 @@ def search(
     with listening() as listener:
         outcome = run_search(config, listener=listener, fresh=fresh, storage=storage, start_from=start_from)
     results = load_results(outcome.folder, storage)
-    if as_json:
-        print_json({**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason})
-    else:
+    told = {**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason}
+    if not quiet:
         print_front(results)
         print_paths(outcome.report)
     if outcome.interrupted:
+        if quiet:
+            print_json(told)
         raise typer.Exit(outcome.exit_code)
-    if not results.front:
-        raise typer.Exit(1)
+    return told
 
 
-@app.command(epilog="Example: autotune plan model.yaml --json")
+@app.command(rich_help_panel="A study", epilog="Example: autotune plan model.yaml --json")
 def plan(file: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
     """Tell what a search would do: sizes to the byte, adjusted and impossible settings."""
-    _plan(_load(file, set_), as_json)
+    for config in _load(file, set_):
+        _plan(config, as_json)
 
 
 def _plan(config: Config, as_json: bool) -> None:
@@ -176,7 +210,10 @@ def _size_asked_for(max_size: str, text: Path | None, settings: Settings) -> tup
     return limit, text
 
 
-@app.command(epilog="Example: autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64")
+@app.command(
+    rich_help_panel="Single steps",
+    epilog="Example: autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64",
+)
 def compress(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the compressed model.")],
@@ -275,7 +312,10 @@ def compress(
     print_json(produced.as_dict()) if as_json else print_produced(produced)
 
 
-@app.command(epilog="Example: autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M --text my.txt --json")
+@app.command(
+    rich_help_panel="Single steps",
+    epilog="Example: autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M --text my.txt --json",
+)
 def evaluate(
     model: Annotated[str, typer.Argument(help="The model to score.")],
     reference: Annotated[str | None, typer.Option(metavar="REF", help="The original to score it against.")] = None,
@@ -325,7 +365,7 @@ def evaluate(
         print(f"{name:{width}}  {score(m.value, m.stderr, name=name)}")
 
 
-@app.command(epilog="Example: autotune cache info")
+@app.command(rich_help_panel="What there is", epilog="Example: autotune cache info")
 def cache(
     action: Annotated[str, typer.Argument(help="info or clear.")] = "info",
     directory: Annotated[Path | None, typer.Option(help="Another cache folder than the default.")] = None,
@@ -348,7 +388,7 @@ def cache(
         print(f"  {room:10}  {size(used)}")
 
 
-@app.command(epilog="Example: autotune spaces")
+@app.command(rich_help_panel="What there is", epilog="Example: autotune spaces")
 def spaces(as_json: Json = False) -> None:
     """List the search-space presets."""
     from autotune.spaces import presets
@@ -361,7 +401,7 @@ def spaces(as_json: Json = False) -> None:
         print(f"{preset.name:10}  {preset.description}  ({preset.origin})")
 
 
-@app.command(epilog="Example: autotune evaluators")
+@app.command(rich_help_panel="What there is", epilog="Example: autotune evaluators")
 def evaluators(as_json: Json = False) -> None:
     """List the evaluators and their metrics."""
     from autotune.registry import available, evaluator_metrics
@@ -387,7 +427,7 @@ def evaluators(as_json: Json = False) -> None:
     print_evaluators(found)
 
 
-@app.command(epilog="Example: autotune schema > model.schema.json")
+@app.command(rich_help_panel="What there is", epilog="Example: autotune schema > model.schema.json")
 def schema() -> None:
     """Print the JSON Schema of model.yaml, for editors."""
     from autotune.config import config_schema

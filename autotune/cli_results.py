@@ -141,4 +141,4 @@ EXAMPLES: dict[Callable[..., None], str] = {
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command, example in EXAMPLES.items():
-        app.command(epilog=f"Example: {example}")(command)
+        app.command(rich_help_panel="The results", epilog=f"Example: {example}")(command)

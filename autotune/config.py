@@ -8,6 +8,7 @@ the current folder, where the user waits for the results.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,7 @@ from autotune.findings import Finding, Invalid, from_validation, got, report
 from autotune.local_files import absolute, local_model, local_or_hub, slug, text_problem
 from autotune.quantities import Constraint, parse_bytes, parse_duration
 from autotune.spaces import SearchSpace, read_space, space_schema
-from autotune.yaml_source import dump_yaml, read_yaml
+from autotune.yaml_source import Source, dump_yaml, read_yaml
 
 __all__ = [
     "SAMPLERS",
@@ -49,6 +50,7 @@ __all__ = [
     "TextSource",
     "config_schema",
     "load_config",
+    "load_configs",
 ]
 
 Sampler = Literal["tpe", "nsga2", "gp", "random", "grid"]
@@ -353,6 +355,41 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: anything wrong with the file or the overrides. The first problem is told in full, the others
             briefly after it.
     """
+    source = _read(path, overrides)
+    if "models" in source.data:
+        raise source.error(("models",), "names several studies, which `autotune search` alone runs; here give `model`")
+    return _checked(source)
+
+
+def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a model.yaml that may name several models: one configuration for each of ``models``, otherwise alike.
+
+    Each study's folder is inside ``output`` (by default `reports`), under the model's short name.
+
+    Raises:
+        ConfigError: as `load_config`; or ``models`` is no list of different models, or ``model`` stands beside it.
+    """
+    source = _read(path, overrides)
+    if "models" not in source.data:
+        return [_checked(source)]
+    models, key = source.data["models"], ("models",)
+    if not isinstance(models, list) or not models or not all(isinstance(model, str) and model for model in models):
+        raise source.error(key, f"must be a list of models, got {got(models)}")
+    if "model" in source.data:
+        raise source.error(key, "give either model or models, and not both")
+    names = [slug(model) for model in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise source.error(key, f"two of them have the short name {twice!r}, so their folders would be one")
+    common = {key: value for key, value in source.data.items() if key != "models"}
+    output = common.get("output", "reports")
+    return [
+        _checked(replace(source, data={**common, "model": model, "output": f"{output}/{name}"}))
+        for model, name in zip(models, names, strict=True)
+    ]
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> Source:
     path = Path(path)
     if not path.exists():
         raise ConfigError("no such file; `autotune init MODEL` writes a model.yaml to start from", file=path)
@@ -364,10 +401,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(source.data, dict):
         problem = f"must be a mapping of keys such as `model: ...`, got {got(source.data)}"
         raise ConfigError(problem, file=path, line=source.line(()))
+    return source
+
+
+def _checked(source: Source) -> Config:
     findings = [Finding(where, message) for where, message in source.problems]
     unread = {finding.path for finding in findings}
+    assert source.file is not None
     try:
-        config = Config.model_validate(source.data, context={"base_dir": path.absolute().parent})
+        config = Config.model_validate(source.data, context={"base_dir": source.file.absolute().parent})
     except ValidationError as error:
         findings += [finding for finding in from_validation(error, Config) if finding.path not in unread]
     if findings:
@@ -378,4 +420,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def config_schema() -> dict[str, Any]:
     """JSON Schema of model.yaml, for editors; it knows keys and types, `load_config` knows what fits together."""
     schema = Config.model_json_schema()
+    several = "Several models instead of `model`: a study for each, compared in the end."
+    schema["properties"]["models"] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "minItems": 1,
+        "description": several,
+    }
+    schema["required"] = [key for key in schema.get("required", ()) if key != "model"]
+    schema["oneOf"] = [{"required": ["model"]}, {"required": ["models"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, CompressionError, ConfigError, PrerequisiteError, reason
 from autotune.files import fingerprint, fingerprint_file, get_or_create_directory
+from autotune.hub import hub_advice, is_hub_problem
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -160,11 +161,7 @@ def _hub_revision(model: str) -> str:
         main: Path = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "refs" / "main"
         if main.is_file():
             return main.read_text().strip()
-        raise PrerequisiteError(
-            f"the model {model} is neither a local folder nor in the local hub cache, and the hub gave no answer "
-            f"({reason(error)}); check the name, the network and, for a gated model, `hf auth login`, or name a "
-            "local folder"
-        ) from error
+        raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
 
 
 def _export(model: str, out: Path, trust_remote_code: bool) -> None:
@@ -181,6 +178,8 @@ def _export(model: str, out: Path, trust_remote_code: bool) -> None:
     except AutotuneError:
         raise
     except Exception as error:
+        if is_hub_problem(error):
+            raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
         raise PrerequisiteError(
             f"optimum-intel could not export {model} to OpenVINO ({reason(error)}); check that it is a causal "
             "language model that `optimum-cli export openvino` supports and that the disk is not full"

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autotune import registry
-from autotune.config import SAMPLERS, Calibration, Config, TextSource, config_schema, load_config
+from autotune.config import SAMPLERS, Calibration, Config, TextSource, config_schema, load_config, load_configs
 from autotune.errors import ConfigError
 from autotune.evaluation import SCORING_CONFIG, Metric
 from autotune.quantities import Constraint
@@ -475,7 +475,7 @@ def test_texts_may_be_the_models_own(folder: Path) -> None:
 def test_the_schema_is_of_the_file_as_written() -> None:
     """The JSON Schema has every key of a configuration, and takes quantities as people write them."""
     schema = json.loads(json.dumps(config_schema()))
-    assert set(schema["properties"]) == set(Config.model_fields)
+    assert set(schema["properties"]) == set(Config.model_fields) | {"models"}
     assert schema["required"] == ["model"]
     assert schema["additionalProperties"] is False
     study = schema["$defs"]["StudyOptions"]["properties"]
@@ -490,3 +490,38 @@ def test_reading_a_configuration_is_light() -> None:
     code = f"import sys, autotune.config, autotune.starter; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_several_models_are_several_studies(folder: Path) -> None:
+    """Alike but for the model and a folder of its own inside `output`; a single model is one study."""
+    (folder / "other").mkdir()
+    (folder / "other" / "config.json").write_text("{}")
+    text = GOOD.replace("model: ./llama", "models: [./llama, ./other]\noutput: many")
+    first, second = load_configs(write(folder, text))
+    assert (first.model, second.model) == (str(folder / "llama"), str(folder / "other"))
+    assert (first.output.name, second.output.parent.name) == ("llama", "many")
+    assert first.space == second.space
+    assert load_configs(write(folder, GOOD)) == [load_config(write(folder, GOOD))]
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("models: []", "must be a list of models"),
+        ("models: ./llama", "must be a list of models"),
+        ("models: [./llama]\nmodel: ./llama", "either model or models"),
+        ("models: [./llama, texts/../llama]", "the short name 'llama'"),
+        ("models: [./llama, ./lama]", "no such folder"),
+    ],
+)
+def test_wrong_lists_of_models_are_refused(folder: Path, models: str, said: str) -> None:
+    """With the file and the line."""
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        load_configs(write(folder, GOOD.replace("model: ./llama", models)))
+    assert "model.yaml:1" in str(caught.value)
+
+
+def test_commands_for_one_study_say_so(folder: Path) -> None:
+    """`load_config` names the command that takes several models."""
+    with pytest.raises(ConfigError, match="`autotune search` alone"):
+        load_config(write(folder, GOOD.replace("model: ./llama", "models: [./llama]")))
