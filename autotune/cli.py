@@ -152,9 +152,7 @@ def search(
         raise typer.Exit(1)
 
 
-def _search(
-    config: Config, fresh: bool, storage: str | None, start_from: Path | None, quiet: bool
-) -> dict[str, Any]:
+def _search(config: Config, fresh: bool, storage: str | None, start_from: Path | None, quiet: bool) -> dict[str, Any]:
     """Run one study and print its front, unless `quiet`; returns its outcome as data."""
     from autotune.reporting.results import load_results
     from autotune.reporting.summary import as_json as outcome_json

@@ -92,3 +92,23 @@ def test_compare_prints_one_table(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| original") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"compare.md", "compare.tex", "compare.csv", "compare.png"}
+
+
+def test_the_tutorial_runs_as_it_stands(workplace: Path, tiny_llama_hf: Path, run: Any, tmp_path: Path) -> None:
+    """Every command of docs/tutorial.md, one after the other, with its model.yaml cut to a few trials."""
+    text = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    shutil.copytree(tiny_llama_hf, tmp_path / "my-model")
+    for name in ("calibration.txt", "search.txt", "prompts.txt"):
+        shutil.copyfile(workplace / name, tmp_path / name)
+    (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    for long, short in (("trials: 40", "trials: 3"), ("samples: 64", "samples: 8"), ("length: 256", "length: 32")):
+        assert long in config
+        config = config.replace(long, short)
+    for command in re.findall(r"^autotune (.*)$", text, re.MULTILINE):
+        if "plan" in command:
+            (tmp_path / "model.yaml").write_text(config)
+        done = run(*command.split(), folder=tmp_path)
+        assert done.returncode == 0, command + done.stderr
+    assert (tmp_path / "reports" / "my-model" / "report.html").is_file()
+    assert (tmp_path / "my-model-small" / "README.md").is_file()
+    assert (tmp_path / "comparison" / "compare.tex").is_file()
