@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo example test lint clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/autotune search examples/demo/model.yaml
+
+# The study that is committed in reports/example.
+example: $(VENV)/.installed-demo
+	rm -rf reports/example
+	$(BIN)/autotune search examples/demo/model.yaml --output reports/example
 
 test: lint
 	$(BIN)/python -m pytest -q

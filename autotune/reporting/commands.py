@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autotune.compression.settings import DATA_FREE_METRIC
 from autotune.reporting.formatting import ALGORITHMS
 from autotune.reporting.view import StudyResults
 
-__all__ = ["compress_command", "export_command", "needs_calibration"]
+__all__ = ["base_folder", "compress_command", "export_command", "needs_calibration", "short_path", "where_to_run"]
 
 TOGGLES = ("all_layers", *ALGORITHMS)
 
@@ -23,9 +25,36 @@ def needs_calibration(settings: Mapping[str, Any]) -> bool:
     return ratio is not None and ratio < 1 and settings.get("sensitivity_metric") != DATA_FREE_METRIC
 
 
+def base_folder(results: StudyResults) -> Path | None:
+    """The folder that holds study, model and calibration text, if one below the root does; None where there is none.
+
+    A page that names paths from there on tells nothing of its author's disk, and reads well.
+    """
+    calibration = results.config.get("calibration") or {}
+    named = [results.config.get("output"), results.config.get("model"), calibration.get("path")]
+    local = [str(path) for path in named if path and Path(str(path)).is_absolute()]
+    if len(local) < 2:
+        return None
+    base = Path(os.path.commonpath(local))
+    return base if len(base.parts) > 2 else None
+
+
+def short_path(results: StudyResults, path: str) -> str:
+    """A path from `base_folder` on; anything else stays as it is."""
+    base = base_folder(results)
+    inside = base is not None and Path(path).is_absolute() and Path(path).is_relative_to(base)
+    return Path(path).relative_to(base).as_posix() if base is not None and inside else path
+
+
+def where_to_run(results: StudyResults) -> str:
+    """A sentence about the folder that the commands' paths start from; empty where they say it themselves."""
+    base = base_folder(results)
+    return "" if base is None else f"Paths start from `{base.name}/`, the folder that holds both model and study."
+
+
 def out_folder(results: StudyResults, number: int) -> str:
     """Where a trial's model goes unless the reader says otherwise."""
-    return f"{results.config.get('output', 'reports/study')}/models/trial-{number}"
+    return f"{short_path(results, str(results.config.get('output', 'reports/study')))}/models/trial-{number}"
 
 
 def compress_command(results: StudyResults, number: int) -> str:
@@ -34,7 +63,8 @@ def compress_command(results: StudyResults, number: int) -> str:
     A note is appended where `compress`, which calibrates on a file, cannot be given the study's texts; `export` can.
     """
     settings = results.records[number].settings
-    words = ["autotune", "compress", str(results.config.get("model", "MODEL")), out_folder(results, number)]
+    model = short_path(results, str(results.config.get("model", "MODEL")))
+    words = ["autotune", "compress", model, out_folder(results, number)]
     for name in ("mode", "group_size", "ratio", "backup_mode", "sensitivity_metric"):
         if settings.get(name) is not None:
             value = settings[name]
@@ -60,7 +90,7 @@ def compress_command(results: StudyResults, number: int) -> str:
         seed = (results.config.get("study") or {}).get("seed", 0)
         text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
         if text:
-            words += ["--calibration", str(text)]
+            words += ["--calibration", short_path(results, str(text))]
             for name in ("samples", "sequence_length"):
                 if calibration.get(name) is not None:
                     words += [f"--{name.replace('_', '-')}", str(calibration[name])]
@@ -71,5 +101,5 @@ def compress_command(results: StudyResults, number: int) -> str:
 
 def export_command(results: StudyResults, number: int) -> str:
     """`autotune export DIR OUT --trial N`, which also brings the study's own texts and statistics."""
-    folder = str(results.config.get("output", "DIR"))
+    folder = short_path(results, str(results.config.get("output", "DIR")))
     return shlex.join(["autotune", "export", folder, out_folder(results, number), "--trial", str(number)])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compression.settings import INT8_MODES, MODES, OUTPUT_ERROR
+from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR
 from autotune.reporting.commands import needs_calibration
 
 __all__ = ["Equivalent", "nncf_call", "optimum_command"]
@@ -34,9 +34,9 @@ def _without(settings: Mapping[str, Any]) -> str | None:
     """Why neither peer has such settings; None where they have."""
     mode = settings.get("mode")
     if mode not in WEIGHT_FORMATS:
-        if mode in MODES:
-            return f"no call is known that gives the same bytes in mode {mode}, backup formats included"
-        return f"its weights are chosen one by one ({mode or 'no mode'}), which no setting of NNCF's describes"
+        if mode is None:
+            return "its weights were chosen one by one, which no setting of NNCF's describes"
+        return f"no call is known that stores {mode} with this backup in the same way"
     ratio = settings.get("ratio")
     if ratio == 0:
         return "NNCF reads ratio 0 as 1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.reporting.commands import compress_command, export_command
+from autotune.reporting.commands import compress_command, export_command, where_to_run
 from autotune.reporting.decision import (
     accuracy_metric,
     baseline,
@@ -184,7 +184,7 @@ def _again(results: StudyResults) -> list[str]:
     lines = [
         "## How to reproduce",
         "",
-        "A trial's model from the study, with its own texts and statistics:",
+        f"A trial's model from the study, with its own texts and statistics. {where_to_run(results)}".rstrip(),
         "",
         "```sh",
     ]

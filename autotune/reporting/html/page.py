@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.reporting.answers import compare_words
-from autotune.reporting.commands import compress_command, export_command
+from autotune.reporting.commands import compress_command, export_command, where_to_run
 from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, ties
 from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, paired_rows
 from autotune.reporting.formatting import label, settings_text
@@ -65,6 +65,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         failed=[
             (r.number, settings_text(r.settings), reason(results, r), remedy(results, r)) for r in failures(results)
         ],
+        where=where_to_run(results),
         exports=[export_command(results, pick.trial) for pick in picks] if results.front else [],
         commands=[compress_command(results, number) for number in results.front],
         metrics=metric_rows(results),
