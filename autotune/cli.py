@@ -172,6 +172,32 @@ def _search(config: Config, fresh: bool, storage: str | None, start_from: Path |
     return told
 
 
+@app.command(
+    rich_help_panel="A study",
+    epilog="Example: autotune worker model.yaml --storage postgresql://user@host/study --workers 4",
+)
+def worker(
+    file: ConfigFile,
+    storage: Annotated[str, typer.Option(help="The Optuna storage URL of the search.")],
+    workers: Annotated[int | None, typer.Option(min=0, help="Trials at the same time.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder for the plans of this machine's trials.")] = None,
+    set_: Set = None,
+) -> None:
+    """Join a running search from another process or machine, until the study has its trials."""
+    from autotune.search import run_worker
+
+    changes = [*(set_ or []), *([] if workers is None else [f"study.workers={workers}"])]
+    configs = _load(file, changes, output)
+    if len(configs) > 1:
+        raise UsageError(f"{file} names several models; a worker joins the study of one: write a file for it alone")
+    (config,) = configs
+    with listening() as listener:
+        outcome = run_worker(config, storage, listener=listener)
+    print(f"{outcome.ran} trials were done here")
+    if outcome.interrupted:
+        raise typer.Exit(outcome.exit_code)
+
+
 @app.command(rich_help_panel="A study", epilog="Example: autotune plan model.yaml --json")
 def plan(file: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
     """Tell what a search would do: sizes to the byte, adjusted and impossible settings."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.search.study import StudyOutcome, run_search
+    from autotune.search.study import StudyOutcome, run_search, run_worker
 
-__all__ = ["StudyOutcome", "run_search"]
+__all__ = ["StudyOutcome", "run_search", "run_worker"]
 
 
 def __getattr__(name: str) -> Any:

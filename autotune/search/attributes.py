@@ -31,8 +31,12 @@ def all_metrics(measured: Mapping[str, Metric]) -> dict[str, Metric]:
     return {**measured, **relative, **PLAN_METRICS}
 
 
-def describe_study(study: optuna.Study, config: Config, prepared: Prepared, folder: Path) -> None:
+def describe_study(
+    study: optuna.Study, config: Config, prepared: Prepared, folder: Path, *, joins: bool = False
+) -> None:
     """Check that the study in the storage is this one, then write the attributes that are missing or may change.
+
+    With `joins` the study is another process's, and nothing is written.
 
     Raises:
         StudyError: the study was started with something else, or is no study of autotune's.
@@ -49,6 +53,8 @@ def describe_study(study: optuna.Study, config: Config, prepared: Prepared, fold
         raise StudyError(
             f"{folder}: the study in this storage was not started by autotune; choose another with --output."
         )
+    if joins:
+        return
     attributes: dict[str, Any] = {
         "config": data,
         "space": config.space.as_dict(),

@@ -38,14 +38,15 @@ class Mirror:
     """A copy of a study in memory, as far as samplers look at it."""
 
     def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[str], space: SearchSpace) -> None:
-        """Copy the finished trials; samplers ignore the failed ones."""
+        """Copy the finished trials, which samplers learn from, and those at work, which they should not repeat."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
         self.space = space
+        self.concurrent = any(trial.state == TrialState.RUNNING for trial in trials)
         self.study = optuna.create_study(directions=list(directions))
         for trial in trials:
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
                 kept = {
                     "params": trial.params,
                     "distributions": trial.distributions,
@@ -65,7 +66,7 @@ class Mirror:
         return self._ask(sampler, (0,))
 
     def _ask(self, sampler: str, seed: Sequence[int]) -> Draft:
-        self.study.sampler = make_sampler(sampler, seed_for(*seed))
+        self.study.sampler = make_sampler(sampler, seed_for(*seed), concurrent=self.concurrent)
         trial = self.study.ask()
         _ = (
             trial.relative_params

@@ -45,6 +45,11 @@ class History:
         return [trial for trial in self.trials if trial.state.name == "WAITING"]
 
     @cached_property
+    def running(self) -> list[FrozenTrial]:
+        """Trials that have begun and are not over."""
+        return [trial for trial in self.trials if trial.state.name == "RUNNING"]
+
+    @cached_property
     def to_retry(self) -> list[FrozenTrial]:
         """Interrupted trials whose point was known and which nobody has begun or queued again."""
         again = {trial.user_attrs.get("retry_of") for trial in self.trials}
@@ -80,8 +85,7 @@ class History:
 
     def at_work_on(self, plan: str) -> int | None:
         """The trial that is being worked on and has this plan."""
-        running = (trial for trial in self.trials if trial.state.name == "RUNNING")
-        return next((trial.number for trial in running if trial.user_attrs.get("plan") == plan), None)
+        return next((trial.number for trial in self.running if trial.user_attrs.get("plan") == plan), None)
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

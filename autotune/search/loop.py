@@ -24,6 +24,7 @@ from autotune.search.progress import Listener, StudyInfo, duration
 from autotune.search.proposing import Proposal, Proposer
 from autotune.search.racing import rivals_of
 from autotune.search.rows import front_rows, front_trials, row_of
+from autotune.search.sharing import Sharing
 from autotune.search.stopping import stands_still
 from autotune.search.telling import begin, mark_interrupted, tell
 from autotune.search.trial import Seen, TrialResult, Twin, describe, duplicate
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Reason", "Search"]
 
 Reason = Literal["trials", "timeout", "patience", "exhausted", "interrupted"]
-
-LOOK_AROUND = 60.0
-"""Seconds of waiting after which the loop looks around, whether or not something happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,7 @@ class Search:
         folder: Path,
         listener: Listener,
         pool: Pool,
+        sharing: Sharing,
         *,
         budget: int,
         earlier_front: Mapping[str, Mapping[str, Any]] | None = None,
@@ -78,6 +77,7 @@ class Search:
             folder: its folder.
             listener: is told how it goes.
             pool: does the trials.
+            sharing: who else works on the study.
             budget: trials that the study is to have.
             earlier_front: label -> settings of another study's front, to be tried first.
 
@@ -89,6 +89,7 @@ class Search:
         self.folder = folder
         self.listener = listener
         self.pool = pool
+        self.sharing = sharing
         self.budget = budget
         self.directions = list(config.objectives.values())
         self.inherited = [*study.user_attrs.get("inherited", [])]
@@ -107,23 +108,29 @@ class Search:
         self.counts: Mapping[str, tuple[int, int]] = {}
         self.signal: int | None = None
         self._at_work: dict[int, AtWork] = {}
-        self._twins: dict[int, int] = {}  # trial -> the trial that is at work on the same plan
+        self._twins: dict[int, tuple[AtWork, int]] = {}  # with the number of the trial that works on the same plan
         self._started = time.monotonic()
 
     def history(self) -> History:
         """The study as its storage has it now."""
         return History(self.study.get_trials(deepcopy=False))
 
-    def run(self, timeout: float | None) -> Reason:
-        """Bring the study's attributes up to date, then run trials until there is a reason to stop."""
+    def run(self, timeout: float | None, *, joins: bool = False) -> Reason:
+        """Bring the study's attributes up to date, then run trials until there is a reason to stop.
+
+        Args:
+            timeout: seconds after which no further trial begins.
+            joins: the study is another process's, which keeps its attributes.
+        """
         self._started = time.monotonic()
         prepared = self.pool.prepared()
-        describe_study(self.study, self.config, prepared, self.folder)
-        with atomic_write(self.folder / "model.yaml") as temporary:
-            temporary.write_text(self.config.to_yaml(), encoding="utf-8")
-        if self.inherited != self.study.user_attrs.get("inherited", []):
-            self.study.set_user_attr("inherited", self.inherited)
-        mark_interrupted(self.study)
+        describe_study(self.study, self.config, prepared, self.folder, joins=joins)
+        if not joins:
+            with atomic_write(self.folder / "model.yaml") as temporary:
+                temporary.write_text(self.config.to_yaml(), encoding="utf-8")
+            if self.inherited != self.study.user_attrs.get("inherited", []):
+                self.study.set_user_attr("inherited", self.inherited)
+        self.recover()
         info = self.info(prepared.metrics)
         self.listener.started(info)
         objectives = dict(self.config.objectives)
@@ -136,11 +143,18 @@ class Search:
             self.signal = stop.signal if isinstance(stop, Stopped) else 2
             return "interrupted"
         finally:
-            mark_interrupted(self.study)
+            mark_interrupted(self.study, [*self._at_work, *self._twins])
             gc.unfreeze()
             self.counts = prepared.counts()
-            if self.ran:
+            if self.ran and not joins:
                 record_manifest(self.study, prepared.manifest())
+
+    def recover(self) -> History:
+        """Mark the trials of processes that are gone, so that they are done again; the study as it is then."""
+        history = self.history()
+        lost = [trial.number for trial in self.sharing.lost(history)]
+        mark_interrupted(self.study, lost)
+        return self.history() if lost else history
 
     def info(self, measured: Mapping[str, Metric]) -> StudyInfo:
         """What stands fixed from here on, for the listener."""
@@ -159,31 +173,35 @@ class Search:
     def loop(self, info: StudyInfo, deadline: float | None) -> Reason:
         """Run trials until there is a reason to stop and none is at work any more."""
         while True:
-            history = self.history()
-            if self.settle_twins(history):
-                continue
-            reason = self.reason_to_stop(history, deadline)
-            if reason is None and self.pool.free:
-                proposal = self.proposer.next(history)
-                if proposal is not None:
-                    self.begin(history, proposal, info, deadline)
+            with self.sharing.claim():
+                history = self.recover()
+                if self.settle_twins(history):
                     continue
-                reason = "exhausted"
-            if reason is not None and not self._at_work:
+                reason = self.reason_to_stop(history, deadline)
+                if reason is None and self.pool.free:
+                    proposal = self.proposer.next(history)
+                    if proposal is not None:
+                        self.begin(history, proposal, info, deadline)
+                        continue
+                    reason = "exhausted"
+            if reason is not None and not self._at_work and self.may_leave(reason, history):
                 return reason
-            finished = self.pool.wait(LOOK_AROUND)
+            finished = self.pool.wait(self.sharing.look_around)
             if finished is not None:
                 self.finish(finished, info, deadline)
 
+    def may_leave(self, reason: Reason, history: History) -> bool:
+        """Whether nobody else is at work either, whose trial might have to be done again."""
+        return reason == "timeout" or not self.sharing.others(history)
+
     def reason_to_stop(self, history: History, deadline: float | None) -> Reason | None:
         """Why no further trial should begin now."""
-        if len(history.finished) + len(self._at_work) >= self.budget:
+        if len(history.finished) + len(history.running) - len(self._twins) >= self.budget:
             return "trials"
         if deadline is not None and time.monotonic() >= deadline:
             return "timeout"
-        if self.config.study.patience is not None and stands_still(
-            history, self.directions, self.config.study.patience
-        ):
+        patience = self.config.study.patience
+        if patience is not None and stands_still(history, self.directions, patience):
             return "patience"
         return None
 
@@ -191,6 +209,7 @@ class Search:
         """Write a trial into the storage and have it worked on."""
         trial, settings = begin(self.study, self.config, history, proposal)
         self._at_work[trial.number] = AtWork(trial, time.monotonic())
+        self.sharing.begun(trial)
         if isinstance(settings, Exception):
             failed = TrialResult("fail", attrs={"error": describe(settings)})
             self.finish(Finished(trial.number, failed), info, deadline)
@@ -202,47 +221,44 @@ class Search:
 
     def answer(self, number: int, plan: str) -> Seen:
         """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's."""
-        history = self.history()
-        earlier = history.earlier(plan)
-        if earlier is not None:
-            return earlier
-        other = history.at_work_on(plan)
-        if other is not None and other != number:
-            return Twin(other)
-        self._at_work[number].trial.set_user_attr("plan", plan)
-        return None
+        with self.sharing.claim():
+            history = self.history()
+            earlier = history.earlier(plan)
+            if earlier is not None:
+                return earlier
+            other = history.at_work_on(plan)
+            if other is not None and other != number:
+                return Twin(other)
+            self._at_work[number].trial.set_user_attr("plan", plan)
+            return None
 
     def finish(self, finished: Finished, info: StudyInfo, deadline: float | None) -> None:
         """Tell the study of a trial's end, or let the trial wait for its twin."""
         number, result = finished.number, finished.result
-        if result.state == "twin":
-            self._twins[number] = result.attrs["duplicate_of"]
-            del self._at_work[number]
-            return
         work = self._at_work.pop(number)
-        tell(self.study, work.trial, result)
+        if result.state == "twin":
+            self._twins[number] = (work, result.attrs["duplicate_of"])
+            return
+        self.sharing.ended(work.trial)
+        if not tell(self.study, work.trial, result):
+            self.listener.note(f"trial {number} was given up for lost and is done again elsewhere")
+            return
         self.ran += "duplicate_of" not in result.attrs
         self.show(number, time.monotonic() - work.begun, info, deadline)
 
     def settle_twins(self, history: History) -> bool:
         """Give the trials that waited for another one's result that result; whether there were any."""
         by_number = {trial.number: trial for trial in history.trials}
-        over = [number for number, leader in self._twins.items() if by_number[leader].state.is_finished()]
+        over = [number for number, (_, leader) in self._twins.items() if by_number[leader].state.is_finished()]
         for number in over:
-            leader = by_number[self._twins.pop(number)]
-            twin = by_number[number]
+            work, leading = self._twins.pop(number)
+            self.sharing.ended(work.trial)
+            leader = by_number[leading]
             if is_interrupted(leader):
-                mark_interrupted(self.study, [twin])
-                continue
-            result = duplicate(leader.number, result_of(leader))
-            tell(self.study, self.study_trial(twin._trial_id), result)
+                mark_interrupted(self.study, [number])
+            else:
+                tell(self.study, work.trial, duplicate(leading, result_of(leader)))
         return bool(over)
-
-    def study_trial(self, trial_id: int) -> optuna.Trial:
-        """A trial of the study that can be written to."""
-        import optuna
-
-        return optuna.Trial(self.study, trial_id)
 
     def show(self, number: int, seconds: float, info: StudyInfo, deadline: float | None) -> None:
         """Tell the listener of a finished trial, with the front and the time left."""

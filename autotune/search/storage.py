@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import Direction
+from autotune.search import sharing
 
 if TYPE_CHECKING:
     import optuna
@@ -88,7 +91,7 @@ def move_aside(folder: Path) -> Path:
 
 @contextmanager
 def open_study(
-    folder: Path, url: str | None, directions: Mapping[str, Direction], *, fresh: bool
+    folder: Path, url: str | None, directions: Mapping[str, Direction], *, fresh: bool = False, joins: bool = False
 ) -> Iterator[optuna.Study]:
     """Open the study of `folder`, created where there is none, in its own SQLite file or at an Optuna storage URL.
 
@@ -97,9 +100,11 @@ def open_study(
         url: an Optuna storage URL, one for each study; None is the folder's `study.db`.
         directions: objective name -> ``minimize`` or ``maximize``; used for a new study only.
         fresh: the caller wants a new study (its folder is already moved aside).
+        joins: the study must be there already.
 
     Raises:
-        StudyError: the storage cannot be opened, is of another version of Optuna, or fails while it is used.
+        StudyError: the study that was to be joined is not there; the storage cannot be opened, is of another version
+            of Optuna, or fails while it is used.
         UsageError: `fresh` with a storage that already holds the study.
     """
     import optuna
@@ -117,9 +122,16 @@ def open_study(
                 "--fresh: the storage already holds a study, and autotune deletes none. Name another database, or "
                 f"delete the study yourself: optuna delete-study --storage URL --study-name {name}"
             )
-        yield (
-            optuna.load_study(study_name=name, storage=storage) if name in names else create(storage, name, directions)
-        )
+        if name in names:
+            study = optuna.load_study(study_name=name, storage=storage)
+        elif not joins:
+            study = create(storage, name, directions)
+        if joins and (name not in names or "schema_version" not in study.user_attrs):
+            raise StudyError(
+                "this storage holds no study yet that a worker could join: start `autotune search model.yaml --storage "
+                "URL` first, and workers when its first trial runs"
+            )
+        yield study
     except (StorageInternalError, SQLAlchemyError) as error:
         problem = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(
@@ -147,8 +159,6 @@ def create_database(path: Path, directions: Mapping[str, Direction]) -> None:
 
 def create(storage: optuna.storages.BaseStorage, name: str, directions: Mapping[str, Direction]) -> optuna.Study:
     """Create an empty study whose values carry the objectives' names."""
-    import warnings
-
     import optuna
 
     study = optuna.create_study(storage=storage, study_name=name, directions=[*directions.values()])
@@ -169,9 +179,17 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     from sqlalchemy import event
 
     sqlite = url.startswith("sqlite")
-    options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {}
+    # A connection of the pool may have been closed by a server that was restarted.
+    options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats: known, accepted
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=math.ceil(sharing.INTERVAL),
+                grace_period=math.ceil(sharing.GRACE),
+            )
     except Exception as error:  # SQLAlchemy's, the driver's or Optuna's own, all without a common base
         where = url if sqlite else f"{url.partition(':')[0]}://…"  # the rest may hold a password
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""`run_search`: one study from its first trial, or from wherever it stopped, to its report."""
+"""`run_search`: one study from its first trial, or from wherever it stopped, to its report. `run_worker` helps it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,17 @@ from autotune.search.history import History
 from autotune.search.loop import Reason, Search
 from autotune.search.pool import Here, Pool, Stopped
 from autotune.search.progress import Listener, make_listener
+from autotune.search.sharing import Alone, Shared, Sharing
 from autotune.search.storage import folder_lock, open_study
 from autotune.search.worker_pool import Limits, WorkerPool
 
 if TYPE_CHECKING:
+    import optuna
+
     from autotune.config import Config
     from autotune.search.preparation import Prepared
 
-__all__ = ["StudyOutcome", "run_search"]
+__all__ = ["StudyOutcome", "run_search", "run_worker"]
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
@@ -117,8 +120,9 @@ def run_search(
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
             ):
-                search = Search(config, study, folder, listener, pool, budget=budget, earlier_front=front)
-                reason = search.run(limit)
+                with open_sharing(study, storage) as sharing:
+                    search = Search(config, study, folder, listener, pool, sharing, budget=budget, earlier_front=front)
+                    reason = search.run(limit)
                 history = History(study.get_trials(deepcopy=False))
             listener.stage("writing the report")
             written = (report or default_report(storage))(folder)
@@ -126,8 +130,13 @@ def run_search(
             listener.finished(message)
     finally:
         listener.close()
+    return replace(outcome_of(search, history, reason, message, started), moved_aside=aside, report=written)
+
+
+def outcome_of(search: Search, history: History, reason: Reason, message: str, started: float) -> StudyOutcome:
+    """How a search ended, without its report."""
     return StudyOutcome(
-        folder=folder,
+        folder=search.folder,
         reason=reason,
         message=message,
         finished=len(history.finished),
@@ -135,10 +144,49 @@ def run_search(
         duplicates=sum("duplicate_of" in trial.user_attrs for trial in history.standing),
         ran=search.ran,
         seconds=time.monotonic() - started,
-        moved_aside=aside,
-        report=written,
         signal=search.signal,
     )
+
+
+def run_worker(
+    config: Config,
+    storage: str,
+    *,
+    listener: Listener | None = None,
+    prepare: Callable[[Config, Callable[[str], None]], Prepared] | None = None,
+) -> StudyOutcome:
+    """Join a study that is being searched, from another process or machine, until it has its trials.
+
+    Args:
+        config: the study's model.yaml; its folder gets the plans of the trials that are done here.
+        storage: the Optuna storage URL of the search.
+        listener: as `run_search`.
+        prepare: as `run_search`.
+
+    Raises:
+        StudyError: there is no such study, or it is one of something else than this model.yaml.
+        Stopped: a signal before the first trial.
+    """
+    started = time.monotonic()
+    listener = make_listener() if listener is None else listener
+    folder = Path(config.output)
+    try:
+        with (
+            quiet_optuna(),
+            open_study(folder, storage, dict(config.objectives), joins=True) as study,
+            open_pool(config, prepare or default_prepare, listener) as pool,
+            stop_signals(pool),
+            open_sharing(study, storage) as sharing,
+        ):
+            budget = study.user_attrs["config"].get("study", {}).get("trials", config.study.trials)
+            search = Search(config, study, folder, listener, pool, sharing, budget=budget)
+            reason = search.run(config.study.timeout, joins=True)
+            history = History(study.get_trials(deepcopy=False))
+        message = search.summary(reason, history)
+        listener.finished(message)
+    finally:
+        listener.close()
+    return outcome_of(search, history, reason, message, started)
 
 
 def front_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -187,6 +235,16 @@ def open_pool(config: Config, prepare: Callable[..., Prepared], listener: Listen
         yield pool
     finally:
         pool.close()
+
+
+@contextmanager
+def open_sharing(study: optuna.Study, storage: str | None) -> Iterator[Sharing]:
+    """A storage at a URL may be shared; that of the folder is the search's own."""
+    sharing: Sharing = Alone() if storage is None else Shared(study)
+    try:
+        yield sharing
+    finally:
+        sharing.close()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.settings import Settings
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import optuna
-    from optuna.trial import FrozenTrial
 
     from autotune.config import Config
 
@@ -54,8 +54,24 @@ def begin(
     return optuna.Trial(study, number), settings
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None:
-    """Write a trial's result into the storage; its state last, so that a half-written trial is still a running one."""
+def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> bool:
+    """Write a trial's result into the storage; its state last, so that a half-written trial is still a running one.
+
+    Returns:
+        Whether it was written. Others may have taken this process for dead, and the trial for interrupted: it is done
+        again then, and this result is dropped.
+    """
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    try:
+        write(study, trial, result)
+    except UpdateFinishedTrialError:
+        return False
+    return True
+
+
+def write(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None:
+    """Write a trial's result into the storage."""
     from optuna.trial import TrialState
 
     for key, value in result.attrs.items():
@@ -68,17 +84,18 @@ def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None:
         study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
 
 
-def mark_interrupted(study: optuna.Study, trials: Iterable[FrozenTrial] | None = None) -> None:
-    """Fail running trials whose process is gone, by default all that say they run: their points are tried again."""
+def mark_interrupted(study: optuna.Study, numbers: Iterable[int]) -> None:
+    """Fail running trials whose process is gone: their points are tried again."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    if trials is None:
-        trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     error = {
         "type": INTERRUPTED,
         "message": "the process ended before the trial did; done again later",
         "traceback": "",
     }
-    for trial in trials:
-        study._storage.set_trial_user_attr(trial._trial_id, "error", error)
-        study.tell(trial.number, state=TrialState.FAIL)
+    for number in numbers:
+        trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+        with suppress(UpdateFinishedTrialError):  # somebody else was faster
+            study._storage.set_trial_user_attr(trial_id, "error", error)
+            study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)

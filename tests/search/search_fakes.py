@@ -19,8 +19,9 @@ from autotune.errors import ConfigError
 from autotune.evaluation import Measurement, Metric
 from autotune.files import fingerprint
 from autotune.quantities import Constraint
+from autotune.search import sharing
 from autotune.search.progress import Row, StudyInfo
-from autotune.search.study import StudyOutcome, run_search
+from autotune.search.study import StudyOutcome, run_search, run_worker
 from autotune.space_model import Choices, Range, SearchSpace
 
 METRICS = {"kl_divergence": Metric("minimize", "nats/token", "", 0.0), "perplexity": Metric("minimize")}
@@ -293,12 +294,22 @@ def search(config: FakeConfig, prepared: FakePrepared | None = None, **options: 
 
 
 def main() -> None:
-    """A search in its own process: folder, log of scored plans, trials, seconds a trial, workers."""
-    folder, log, trials, delay, workers = sys.argv[1:]
+    """A search in its own process: folder, log of scored plans, trials, seconds a trial, workers.
+
+    With ``search URL`` or ``join URL`` more: the study is at a storage URL; each process then believes that it is on a
+    machine of its own, and heartbeats are fast.
+    """
+    folder, log, trials, delay, workers, *shared = sys.argv[1:]
     options = StudyOptions(trials=int(trials), workers=int(workers))
     config = FakeConfig(Path(folder), study=options, faults={"log": Path(log), "delay": float(delay)})
     print(os.getpid(), flush=True)
-    outcome = search(config, prepare=prepare_faulty)
+    if shared:
+        name = f"machine of {os.getpid()}"
+        sharing.machine, sharing.INTERVAL, sharing.GRACE = (lambda: name), 1.0, 3.0  # type: ignore[misc]
+    if shared[:1] == ["join"]:
+        outcome = run_worker(config, shared[1], listener=Recorder(), prepare=prepare_faulty)  # type: ignore[arg-type]
+    else:
+        outcome = search(config, prepare=prepare_faulty, storage=shared[1] if shared else None)
     sys.exit(outcome.exit_code)
 
 

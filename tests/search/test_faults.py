@@ -21,9 +21,9 @@ TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 
 
 def small_files() -> None:
-    """Let no file of this process grow beyond what an empty study needs: writing more fails, as on a full disk."""
+    """Let no file of this process grow beyond what a few trials need: writing more fails, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (220_000, 220_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
