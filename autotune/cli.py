@@ -258,6 +258,9 @@ def compress(
     sensitivity_metric: Annotated[str | None, typer.Option(help=f"{', '.join(SENSITIVITY_METRICS)}.")] = None,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Embeddings and last layer, too.")] = False,
     awq: Annotated[bool, typer.Option("--awq", help="Activation-aware channel scales.")] = False,
+    awq_data_free: Annotated[
+        bool, typer.Option("--awq-data-free", help="Channel scales from the weights alone, as without a text.")
+    ] = False,
     scale_estimation: Annotated[bool, typer.Option("--scale-estimation", help="Searched scales.")] = False,
     gptq: Annotated[bool, typer.Option("--gptq", help="Rounding errors carried on column by column.")] = False,
     gptq_act_order: Annotated[
@@ -308,6 +311,7 @@ def compress(
         sensitivity_metric=sensitivity_metric,
         all_layers=all_layers,
         awq=awq,
+        awq_data_free=awq_data_free,
         scale_estimation=scale_estimation,
         gptq=gptq,
         gptq_act_order=gptq_act_order,

@@ -33,7 +33,7 @@ ORDER = (
 )
 """The parameters that are drawn, in the order in which they are: what a condition needs comes before it."""
 
-FIXED_ONLY = ("codebook", "ignored_scope", "group_size_fallback")
+FIXED_ONLY = ("codebook", "ignored_scope", "group_size_fallback", "awq_data_free")
 """Parameters with one value for the whole space; they are part of `SearchSpace.settings`, never drawn."""
 
 Parameter: TypeAlias = "Choices | Range"
@@ -98,8 +98,8 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     - lora_rank is that of lora_correction, where it is on;
     - with ratio 0 no weight gets the mode, so nothing counts that says how it is applied.
 
-    codebook (of the mode with this name), ignored_scope and group_size_fallback are fixed for a whole space and not
-    listed.
+    codebook (of the mode with this name), ignored_scope, group_size_fallback and awq_data_free are fixed for a whole
+    space and not listed.
     """
     if mode in INT8_MODES:
         return ("mode",)

@@ -48,7 +48,7 @@ CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "backup_mode": BACKUP_MODES,
     "group_size_fallback": get_args(Fallback),
 }
-SWITCHES = ("all_layers", *ALGORITHMS, "gptq_act_order")
+SWITCHES = ("all_layers", *ALGORITHMS, "gptq_act_order", "awq_data_free")
 NUMBERS = ("group_size", "ratio", "lora_rank")
 ABOUT = ("name", "description")
 """Keys of a space that say what it is, and change nothing."""

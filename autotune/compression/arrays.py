@@ -10,7 +10,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["FLOAT_TYPES", "constant", "raw_bytes", "read_f32", "type_name", "widen_bf16"]
+__all__ = ["FLOAT_TYPES", "constant", "narrow", "raw_bytes", "read_f32", "type_name", "widen_bf16"]
 
 FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
 """Storage types of weights that can be compressed."""
@@ -41,6 +41,15 @@ def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
     if type_name(node) == "bf16":
         return widen_bf16(raw_bytes(node).view(np.uint16)).reshape(shape)
     return np.asarray(node.data, dtype=np.float32).reshape(shape)
+
+
+def narrow(values: npt.NDArray[np.float32], kind: str) -> npt.NDArray[Any]:
+    """Float32 numbers rounded to nearest even in another float type, as an array whose bytes are the Constant's."""
+    if kind == "bf16":
+        # The upper half of the float32 bits, rounded.
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind])
 
 
 def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) -> ov.Node:

@@ -1,119 +1,69 @@
-"""Activation-aware scaling of input channels, merged into what produces the activation.
+"""AWQ: input channels are scaled before the weight is quantized, and the activation is divided by the same scale.
 
-After Lin et al., "AWQ: Activation-aware Weight Quantization" (2023), section 3.2: channels that carry large activations
-are multiplied by c before the weight is quantized, and the activation is divided by c. Weights that share an input
-share one c. Only places where the division costs nothing and cannot change anything else are used: every consumer of
-the activation is one of these weights, and the producer is a norm's gain (which takes 1 / c) or a gated product, one
-factor of which comes straight from another weight (whose output rows take 1 / c).
+After Lin et al., "AWQ: Activation-aware Weight Quantization" (2023), section 3.2, with another search. In one group of
+channels with the scale c, the step of a row is proportional to max_j |w_rj| c_j, and an error of the channel j counts
+h_j / c_j², h the channel's mean square. With a p-norm for the maximum the output error is proportional to
+
+    F(c) = Σ_r (Σ_j |w_rj c_j|^p)^(2/p) · Σ_j h_j / c_j²,
+
+whose logarithm is convex in log c (sums of exponentials), so that there is one best scale and no need to try powers of
+the activation's magnitude. Setting the gradient to zero says that every channel must have the same share in the steps
+as in the errors; each iteration moves c_j by the ratio of the two. The scale found, and steps on the way to it, are
+then judged by the error of the format itself; a group of channels stays as it is where none is better.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from autotune.compression.channel_groups import ChannelGroup, Merge
+from autotune.compression.channel_steps import FREE, Labels
 from autotune.compression.formats import Array, initial_scale, round_trip, stored_value
-from autotune.compression.parallel import in_parallel
-from autotune.compression.scale_estimation import blocks_of, output_error
+from autotune.compression.scale_estimation import blocks_of, estimate_scale, output_error
 from autotune.compression.variants import RowReader, Variant
 from autotune.compression.weights import Weight
 
-if TYPE_CHECKING:
-    import openvino as ov
+Doubles = npt.NDArray[np.float64]
 
-__all__ = ["AwqGroup", "Member", "find_groups", "search_scale"]
+__all__ = ["Member", "Scaling", "by_label", "search_scale"]
 
-ALPHAS = tuple(np.linspace(0.0, 1.0, 11).tolist())
+POWER = 6
+"""Of the norm that stands for the largest magnitude of a group."""
+
+ITERATIONS = 12
+STEPS = (0.5, 0.75, 1.0)
+"""Powers of the scale that are judged, one by one for every group of channels."""
+
 ROWS = 256
-"""Rows of each weight that the search looks at, evenly spread."""
+"""Rows of each weight that the search looks at."""
 
-LARGEST = 100.0
-"""Bound of c and 1 / c: keeps gains and scales within float16."""
+RUN = 16
+"""Rows in succession; reading single ones takes longer than the search."""
+
+LARGEST = 32.0
+"""Bound of c and 1 / c."""
+
+LEAST_GAIN = 0.01
+"""Share of the error that a scale has to save: less is within what the sampled rows can tell."""
 
 
 @dataclass(frozen=True, slots=True)
-class AwqGroup:
-    """Weights that share an input and can take a scale together.
+class Scaling:
+    """What a plan does with a group.
 
     Attributes:
-        activation: ``name:port`` of the shared input.
-        weights: names of all weights that it feeds.
-        gain: name of the Constant that takes 1 / c (a norm's gain), or None.
-        producer: name of the weight whose output rows take 1 / c, or None.
+        group: the group.
+        weights: names of those of its weights that are scaled.
+        merge: where the inverse goes; None inserts a Multiply before `weights`.
     """
 
-    activation: str
+    group: ChannelGroup
     weights: tuple[str, ...]
-    gain: str | None = None
-    producer: str | None = None
-
-
-def _computing_consumers(output: ov.Output) -> set[str]:
-    """Names of the operations that use an output's values (not only its shape)."""
-    consumers = (target.get_node() for target in output.get_target_inputs())
-    return {node.get_friendly_name() for node in consumers if node.get_type_name() != "ShapeOf"}
-
-
-def _gain(product: ov.Node, width: int) -> str | None:
-    """The constant factor of a product, if it has one value a channel and no other use."""
-    for port in (0, 1):
-        node = product.input_value(port).get_node()
-        while node.get_type_name() == "Convert" and len(node.output(0).get_target_inputs()) == 1:
-            node = node.input_value(0).get_node()
-        if node.get_type_name() != "Constant" or len(node.output(0).get_target_inputs()) != 1:
-            continue
-        shape = tuple(node.get_output_shape(0))
-        if shape and shape[-1] == width == int(np.prod(shape)):
-            return str(node.get_friendly_name())
-    return None
-
-
-def _producer(product: ov.Node, by_node: dict[str, Weight], width: int) -> str | None:
-    """The weight whose MatMul gives one factor of a product and nothing else."""
-    for port in (0, 1):
-        factor = product.input_value(port)
-        weight = by_node.get(factor.get_node().get_friendly_name())
-        if (
-            weight is not None
-            and len(weight.uses) == 1
-            and len(weight.shape) == 2
-            and weight.rows == width
-            and _computing_consumers(factor) == {product.get_friendly_name()}
-        ):
-            return weight.name
-    return None
-
-
-def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[AwqGroup, ...]:
-    """All groups that can be scaled without any change of the uncompressed function."""
-    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    counts = Counter(node.get_friendly_name() for node in model.get_ordered_ops())
-    by_node = {use.node: weight for weight in weights for use in weight.uses if use.kind == "matmul"}
-    by_activation: dict[str, list[Weight]] = {}
-    for weight in weights:
-        for activation in weight.activations:
-            by_activation.setdefault(activation, []).append(weight)
-    groups = []
-    for activation, members in by_activation.items():
-        name, _, port = activation.rpartition(":")
-        product = nodes[name]
-        used_by = {use.node for weight in members for use in weight.uses}
-        if any(len(weight.uses) > 1 for weight in members) or product.get_type_name() != "Multiply":
-            continue
-        if _computing_consumers(product.output(int(port))) != used_by:
-            continue
-        width = members[0].columns
-        gain = _gain(product, width)
-        if gain is not None and counts[gain] > 1:
-            continue  # its name does not tell it apart
-        producer = None if gain else _producer(product, by_node, width)
-        if gain or producer:
-            groups.append(AwqGroup(activation, tuple(weight.name for weight in members), gain, producer))
-    return tuple(groups)
+    merge: Merge | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,45 +75,129 @@ class Member:
     read: RowReader
 
 
-def search_scale(members: Sequence[Member], moment: Array) -> Array:
-    """The channel scale with the least output error over all members, float32 [K]; all ones if none helps.
+def by_label(scale: Array, labels: Labels) -> Array:
+    """The divisor of each labelled element: its channel's scale, or one."""
+    return np.where(labels == FREE, np.float32(1), scale[labels])
 
-    Candidates are c = m^(alpha / 2) with m the mean square of each channel, normalised around one. The error of a
-    candidate is measured as the scaled weight would be stored, with plain rounding.
+
+def search_scale(
+    members: Sequence[Member],
+    moment: Array,
+    *,
+    shared: Labels | None = None,
+    largest: Doubles | None = None,
+    least_gain: float = LEAST_GAIN,
+) -> Array:
+    """The channel scale with the least output error over all members.
 
     Args:
         members: the weights of a group in the variants that they will have.
-        moment: float32 [K, K], second moments of the shared activation.
+        moment: second moments of the shared activation, float32 [K, K], or their diagonal alone, [K].
+        shared: for each channel the first one that must have the same scale, int64 [K].
+        largest: bound of c and 1 / c for each channel, at least one, float64 [K].
+        least_gain: share of the output error of all members that the scale must save to be used at all.
+
+    Returns:
+        Float32 [K]; all ones if no scale saves enough.
     """
-    energy = np.diagonal(moment).astype(np.float64)
-    positive = energy[energy > 0]
-    if positive.size == 0:
-        return np.ones(energy.size, np.float32)
-    magnitude = np.sqrt(np.maximum(energy, positive.min()))
+    width = members[0].weight.columns
+    ones = np.ones(width, np.float32)
+    energy = (np.diagonal(moment) if moment.ndim == 2 else moment).astype(np.float64)
+    if not (energy > 0).any():
+        return ones
+    block = _block(members)
+    ties = np.arange(width) if shared is None else shared
+    linked = _linked_blocks(ties, block)
     sampled = [(member, _sampled_rows(member)) for member in members]
-    scales: list[Array] = []
-    for alpha in ALPHAS:
-        scale = magnitude**alpha
-        scale /= np.sqrt(scale.max() * scale.min())
-        scales.append(np.clip(scale, 1 / LARGEST, LARGEST).astype(np.float32))
-    losses = in_parallel(
-        lambda scale: sum(_loss(rows, scale, member.variant, moment) for member, rows in sampled), scales
-    )
-    return scales[int(np.argmin(losses))]
+    best = _balanced_scale([rows for _, rows in sampled], energy, ties, block)
+    bound = np.full(width, LARGEST) if largest is None else np.minimum(largest, LARGEST)
+    bound = _least(bound, ties)
+    candidates = [ones] + [np.clip(best**step, 1 / bound, bound).astype(np.float32) for step in STEPS]
+    losses = np.array([_losses(sampled, scale, moment, block) for scale in candidates])  # [candidates, blocks]
+    # Blocks that share a channel's scale are decided together.
+    together = np.zeros((len(candidates), linked.max() + 1))
+    np.add.at(together.T, linked, losses.T)
+    choice = together.argmin(axis=0)[linked]
+    if losses[choice, np.arange(len(choice))].sum() > (1 - least_gain) * losses[0].sum():
+        return ones
+    return np.concatenate([candidates[c][i * block : (i + 1) * block] for i, c in enumerate(choice)])
+
+
+def _block(members: Sequence[Member]) -> int:
+    """Channels that share scales in some member: the largest group size, where it is a multiple of the others."""
+    sizes = [m.weight.columns // m.variant.groups(m.weight) for m in members]
+    return max(sizes) if all(max(sizes) % size == 0 for size in sizes) else members[0].weight.columns
+
+
+def _linked_blocks(ties: Labels, block: int) -> Labels:
+    """For each block a number that it has in common with the blocks whose channels it is tied to."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(ties) // block
+    links = coo_array((np.ones(len(ties), np.int8), (np.arange(len(ties)) // block, ties // block)), (count, count))
+    return np.asarray(connected_components(links, directed=False)[1])
+
+
+def _least(values: Doubles, ties: Labels) -> Doubles:
+    least = np.full(len(values), np.inf)
+    np.minimum.at(least, ties, values)
+    return np.asarray(least[ties])
 
 
 def _sampled_rows(member: Member) -> Array:
+    """Up to `ROWS` rows in runs that are spread evenly, float32 [n, K]."""
     rows = member.weight.rows
-    picks = np.unique(np.linspace(0, rows - 1, min(rows, ROWS), dtype=np.int64))
-    sampled: Array = np.concatenate([member.read(int(row), int(row) + 1) for row in picks])
-    return sampled
+    if rows <= ROWS:
+        return member.read(0, rows)
+    starts = np.linspace(0, rows - RUN, ROWS // RUN).astype(np.int64)
+    return np.concatenate([member.read(int(start), int(start) + RUN) for start in starts])
 
 
-def _loss(rows: Array, scale: Array, variant: Variant, moment: Array) -> float:
-    fmt = variant.format
-    group = rows.shape[1] if variant.group_size == -1 else variant.group_size
-    scaled = (rows * scale).reshape(len(rows), -1, group)
-    step, zero = initial_scale(scaled, fmt)
-    restored = round_trip(scaled, stored_value(step, fmt), zero, fmt).reshape(rows.shape) / scale
-    error = (restored - rows).reshape(scaled.shape)
-    return float(output_error(error, blocks_of(moment, group)).sum(dtype=np.float64))
+def _balanced_scale(sampled: Sequence[Array], energy: Doubles, ties: Labels, block: int) -> Doubles:
+    """The scale where every channel has the same share in the steps and in the errors, float64 [K]."""
+    magnitudes = np.abs(np.concatenate(sampled))
+    powers = magnitudes / max(float(magnitudes.max()), np.finfo(np.float32).tiny)
+    powers = (powers * powers * powers) ** (POWER / 3)
+    rows, width = powers.shape
+    count = width // block
+    by_block = np.ascontiguousarray(powers.reshape(rows, count, block).transpose(1, 0, 2))  # [blocks, rows, block]
+    energy = np.maximum(energy, energy[energy > 0].min()).reshape(count, block)
+    logs = np.zeros((count, block))
+    for _ in range(ITERATIONS):
+        scaled_powers = np.exp(POWER * logs)
+        norms = np.einsum("brk,bk->br", by_block, scaled_powers.astype(np.float32)).astype(np.float64)
+        norms = np.maximum(norms, np.finfo(np.float32).tiny)
+        squares = norms ** (2 / POWER)
+        weights = (squares / norms).astype(np.float32)
+        in_steps = scaled_powers * np.einsum("brk,br->bk", by_block, weights)
+        in_errors = energy * np.exp(-2 * logs)
+        # Both as parts of F: a tied channel has parts in several blocks.
+        steps = _summed(in_steps * in_errors.sum(axis=1, keepdims=True), ties)
+        errors = _summed(in_errors * squares.sum(axis=1, keepdims=True), ties)
+        logs += np.log(np.maximum(errors, 1e-30) / np.maximum(steps, 1e-30)).reshape(logs.shape) / (POWER + 2)
+        # A factor of a whole block changes nothing; where blocks are tied it is theirs together.
+        logs -= logs.mean(axis=1, keepdims=True) if np.array_equal(ties, np.arange(width)) else logs.mean()
+    return np.asarray(np.exp(logs).reshape(-1))
+
+
+def _summed(values: Doubles, ties: Labels) -> Doubles:
+    return np.asarray(np.bincount(ties, values.reshape(-1), minlength=len(ties))[ties], np.float64)
+
+
+def _losses(sampled: Sequence[tuple[Member, Array]], scale: Array, moment: Array, block: int) -> Doubles:
+    """Output error of all members by block of channels, float64 [blocks]."""
+    losses = np.zeros(len(scale) // block)
+    for member, rows in sampled:
+        fmt = member.variant.format
+        group = len(scale) // member.variant.groups(member.weight)
+        scaled = (rows * scale).reshape(len(rows), -1, group)
+        step, zero = initial_scale(scaled, fmt)
+        if member.variant.scale_estimation:
+            divisor = np.outer(scale, scale) if moment.ndim == 2 else scale * scale
+            step, zero = estimate_scale(scaled, step, zero, moment / divisor, fmt)
+        restored = round_trip(scaled, stored_value(step, fmt), zero, fmt).reshape(rows.shape) / scale
+        error = (restored - rows).reshape(scaled.shape)
+        by_group = output_error(error, blocks_of(moment, group)).sum(axis=(0, 2), dtype=np.float64)
+        losses += by_group.reshape(len(losses), -1).sum(axis=1) * (member.weight.rows / len(rows))
+    return losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ class Bank:
     """Named arrays under content-addressed keys, in memory and on disk.
 
     The key of an entry holds everything that its bytes depend on, so an entry is never stale and two processes that
-    write one at the same time write the same bytes. An entry carries a digest; a damaged one counts as absent.
+    write one at the same time write the same bytes; threads may share a bank. An entry carries a digest; a damaged one
+    counts as absent.
 
     Attributes:
         directory: the folder on disk, or None for memory only.
@@ -43,6 +45,7 @@ class Bank:
         self._memory: OrderedDict[str, Entry] = OrderedDict()
         self._memory_limit = memory_limit
         self._memory_used = 0
+        self._lock = threading.Lock()
         self._disk_used: int | None = None
 
     def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> Entry:
@@ -52,18 +55,19 @@ class Bank:
             key: hex digits.
             compute: returns arrays of any dtype that safetensors knows; they must not be changed afterwards.
         """
-        entry = self._memory.get(key)
-        if entry is not None:
-            self._memory.move_to_end(key)
-        else:
+        with self._lock:
+            entry = self._memory.get(key)
+            if entry is not None:
+                self._memory.move_to_end(key)
+        if entry is None:
             entry = self._load(key)
-        if entry is not None:
-            self.counters["reused"] += 1
-        else:
+        reused = entry is not None
+        if entry is None:
             entry = compute()
-            self.counters["computed"] += 1
             self._save(key, entry)
-        self._remember(key, entry)
+        with self._lock:
+            self.counters["reused" if reused else "computed"] += 1
+            self._remember(key, entry)
         return entry
 
     def _remember(self, key: str, entry: Entry) -> None:
@@ -105,6 +109,10 @@ class Bank:
 
     def _make_room(self, added: int) -> None:
         assert self.directory is not None
+        with self._lock:
+            self._count_and_remove(added)
+
+    def _count_and_remove(self, added: int) -> None:
         if self._disk_used is None:
             self._disk_used = sum(size for _, size, _ in self._files())
         else:

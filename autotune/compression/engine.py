@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune import __version__
-from autotune.compression.awq import AwqGroup, Member, find_groups, search_scale
+from autotune.compression.awq import Scaling, by_label
 from autotune.compression.bank import Bank
+from autotune.compression.channel_groups import find_groups
+from autotune.compression.channel_scales import ChannelScales, marked, possible
 from autotune.compression.digest import model_digest
 from autotune.compression.formats import Array
 from autotune.compression.gptq import Propagation, propagation
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_VERSION", "Engine"]
 
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 
@@ -76,10 +78,9 @@ class Engine:
         self._bank = Bank() if bank is None else bank
         self._statistics = statistics
         self._model_fingerprint = model_fingerprint
-        names = {weight.name for weight in self.weights}
-        self._constants = {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_friendly_name() in names}
+        nodes = model.get_ordered_ops()
+        self._constants = {n.get_friendly_name(): n for n in nodes if n.get_type_name() == "Constant"}
         self._by_name = {weight.name: weight for weight in self.weights}
-        self._groups = {group.activation: group for group in find_groups(model, self.weights)}
         self._scaled: tuple[tuple[str, bytes, bool | None], Array, Propagation | None] | None = None
 
     @property
@@ -98,15 +99,25 @@ class Engine:
         assert self._statistics is not None
         return self._statistics()
 
+    @cached_property
+    def channel_scales(self) -> ChannelScales:
+        """Where AWQ can scale channels in this model, and by how much."""
+        groups = find_groups(self.model, self.weights)
+        return ChannelScales(
+            groups, self._by_name, self._constants, self._reader, self._content, self.sizes.digests, self._bank
+        )
+
     def _check_text(self) -> None:
         if self._statistics is None:
             raise PlanError(
-                f"these settings look at activations ({', '.join(ALGORITHMS)} or a data-aware sensitivity_metric) and "
-                "need a calibration text; name one or leave these settings out"
+                f"these settings look at activations ({', '.join(ALGORITHMS[1:])} or a data-aware sensitivity_metric) "
+                "and need a calibration text; name one or leave these settings out"
             )
 
     def resolve(self, settings: Settings) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
+        if self._statistics is None and settings.awq:
+            settings = replace(settings, awq_data_free=True)
         if settings.sensitivity_metric is not None:
             return settings
         data_aware = self._statistics is not None
@@ -134,18 +145,22 @@ class Engine:
             scores[weight.name] = value if math.isfinite(value) else None
             return value
 
-        plan = self.plan_of(*make_variants(settings, self.weights, tuple(self._groups.values()), score))
+        variants, notes = make_variants(settings, self.weights, score)
+        scalings = self._worthwhile(settings, variants, notes) if settings.awq else ()
+        plan = self.plan_of(variants, scalings, notes)
         known = {"metric": settings.sensitivity_metric, "values": scores} if scores else {}
-        return replace(plan, sensitivity=known)
+        return replace(plan, sensitivity=known, awq_data_free=bool(scalings) and settings.awq_data_free)
 
-    def plan_of(self, variants: Mapping[str, Variant], awq: Sequence[str] = (), notes: Sequence[str] = ()) -> Plan:
+    def plan_of(
+        self, variants: Mapping[str, Variant], scalings: Sequence[Scaling] = (), notes: Sequence[str] = ()
+    ) -> Plan:
         """A plan of these variants, with its sizes; the weights that are not named stay as they are."""
+        variants = marked(variants, scalings)
         expanded, expansions = expanded_at_run_time(self.weights, variants)
-        gains = {self._groups[a].gain: a for a in awq}
-        footprint = self.sizes.footprint(self.weights, variants, {gain: a for gain, a in gains.items() if gain})
+        footprint = self.sizes.footprint(self.weights, variants, *_changes(scalings))
         return Plan(
             variants=variants,
-            awq=tuple(awq),
+            awq={s.group.activation: "merged" if s.merge else "inserted" for s in scalings},
             notes=(*notes, *expansions),
             footprint=footprint,
             bits_per_weight=weight_bits(self.weights, variants, self.sizes.nbytes),
@@ -162,28 +177,35 @@ class Engine:
             PlanError: the plan is one for another model.
             CompressionError: a weight holds values that cannot be compressed.
         """
-        for name in (*(set(plan.variants) - set(self._by_name)), *(set(plan.awq) - set(self._groups))):
+        unknown_inputs = set(plan.awq) - set(self.channel_scales.groups) if plan.awq else set()
+        for name in (*(set(plan.variants) - set(self._by_name)), *unknown_inputs):
             raise PlanError(f"the plan is for another model: it compresses {name}, which this one does not have")
-        scales = {activation: self._awq_scale(self._groups[activation], plan) for activation in plan.awq}
-        by_weight = {name: a for a in plan.awq for name in self._groups[a].weights}
-        by_producer = {self._groups[a].producer: a for a in plan.awq}
+        scaled = self._scaled_by(plan)
+        inputs = {name: scale for scaling, scale in scaled for name in scaling.weights}
+        merges = [(scaling.merge, scale) for scaling, scale in scaled if scaling.merge is not None]
+        outputs = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.producers.items()}
+        divided = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.constants.items()}
         compressed = []
         for weight in self.weights:
             variant = plan.variants.get(weight.name)
             if variant is None:
                 continue
             treatment = Treatment(
-                input_scale=scales[by_weight[weight.name]] if variant.awq else None,
-                output_scale=scales[by_producer[weight.name]] if variant.awq_output else None,
+                input_scale=inputs[weight.name] if variant.awq else None,
+                output_scale=outputs[weight.name] if variant.awq_output else None,
             )
             compressed.append((weight, variant, self._packed(weight, variant, treatment)))
-        gains = {self._groups[a].gain: scale for a, scale in scales.items()}
+        inserted = [
+            ([self._by_name[name].uses[0] for name in scaling.weights], scale)
+            for scaling, scale in scaled
+            if scaling.merge is None
+        ]
         record = {
             "version": __version__,
             "model": self._model_fingerprint,
             "plan": replace(plan, sensitivity={}).as_dict(),
         }
-        return assemble(self.model, compressed, {gain: scale for gain, scale in gains.items() if gain}, record)
+        return assemble(self.model, compressed, divided, inserted, record)
 
     def restored(self, weight: Weight, variant: Variant) -> Array:
         """A weight as its compressed form stands for it, float32 [R, K]; compressed now where the bank has it not."""
@@ -277,16 +299,32 @@ class Engine:
             total += float(self._bank.get_or_compute(fingerprint("output_error", described), compute)["error"][0])
         return total
 
-    def _awq_scale(self, group: AwqGroup, plan: Plan) -> Array:
-        """The channel scale of a group for the variants of its weights."""
-        members = [Member(self._by_name[n], plan.variants[n], self._reader(self._by_name[n])) for n in group.weights]
-        described = [(*self._content(m.weight), m.variant.grid) for m in members]
-        key = fingerprint("awq", described, self.statistics.fingerprint, group.activation)
+    def _worthwhile(self, settings: Settings, variants: Mapping[str, Variant], notes: list[str]) -> tuple[Scaling, ...]:
+        """The scalings that lower the error of their weights."""
+        statistics = None if settings.awq_data_free else self.statistics
+        found = possible(variants, self.channel_scales.groups.values(), inserting=statistics is not None)
+        if statistics is not None:
+            found = tuple(s for s in found if all(self._by_name[name].activations for name in s.weights))
+        scales = self.channel_scales.search(found, variants, statistics)
+        chosen = tuple(s for s, scale in zip(found, scales, strict=True) if (scale != 1).any())
+        if len(chosen) < len(found):
+            idle = len(found) - len(chosen)
+            notes.append(f"awq: {idle} of {len(found)} inputs gain too little by a channel scale and have none")
+        elif not found:
+            notes.append("awq: no weight of this model can take a channel scale; it changes nothing")
+        return chosen
 
-        def compute() -> Mapping[str, Any]:
-            return {"scale": search_scale(members, self.statistics.array(group.activation, "second_moment"))}
-
-        return np.asarray(self._bank.get_or_compute(key, compute)["scale"])
+    def _scaled_by(self, plan: Plan) -> list[tuple[Scaling, Array]]:
+        """The scalings of a plan with their scales."""
+        scalings = []
+        for activation, where in plan.awq.items():
+            group = self.channel_scales.groups[activation]
+            names = tuple(name for name in group.weights if name in plan.variants and plan.variants[name].awq)
+            scalings.append(Scaling(group, names, group.merge if where == "merged" else None))
+        if not scalings:
+            return []
+        statistics = None if plan.awq_data_free else self.statistics
+        return list(zip(scalings, self.channel_scales.search(scalings, plan.variants, statistics), strict=True))
 
     def _packed(self, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
         parts = self._variant_key(weight, variant, treatment)
@@ -319,3 +357,14 @@ class Engine:
     def original_bits_per_weight(self) -> float:
         """Mean bits of an element as the original stores its weights."""
         return weight_bits(self.weights, {}, self.sizes.nbytes)
+
+
+def _changes(scalings: Sequence[Scaling]) -> tuple[dict[str, str], list[int]]:
+    """Constants that get other values, with the reason, and the bytes of constants that are new."""
+    replaced = {
+        name: scaling.group.activation
+        for scaling in scalings
+        if scaling.merge is not None
+        for name in scaling.merge.constants
+    }
+    return replaced, [2 * scaling.group.width for scaling in scalings if scaling.merge is None]

@@ -11,15 +11,15 @@ are converted to float16 before the product, those of NVFP4 after a product with
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.compression.arrays import constant, read_f32, type_name
+from autotune.compression.arrays import constant, narrow, read_f32, type_name
 from autotune.compression.formats import Array
 from autotune.compression.variants import Packed, Variant, layout
-from autotune.compression.weights import Weight
+from autotune.compression.weights import Use, Weight
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -31,6 +31,7 @@ def assemble(
     model: ov.Model,
     compressed: Iterable[tuple[Weight, Variant, Packed]],
     divided: Mapping[str, Array],
+    inserted: Iterable[tuple[Sequence[Use], Array]],
     record: Mapping[str, Any],
 ) -> ov.Model:
     """Build the compressed model.
@@ -38,7 +39,8 @@ def assemble(
     Args:
         model: the original.
         compressed: weights with their variants and bytes.
-        divided: constants (a norm's gain) that are divided by a float32 [K] scale.
+        divided: constants (a norm's gain) with the float32 divisor of each element.
+        inserted: MatMuls of one input, which is divided for them by a float32 [K] scale.
         record: plain data that describes the plan, written to the model's rt_info under ``autotune``.
     """
     copy = model.clone()
@@ -46,6 +48,8 @@ def assemble(
     operations = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "MatMul"}
     reshapes = {n.get_friendly_name(): n for n in copy.get_ordered_ops() if n.get_type_name() == "Reshape"}
     reshaped = False
+    for uses, scale in inserted:
+        _insert([operations[use.node].input(1 - use.port) for use in uses], scale)
     for weight, variant, packed in compressed:
         _replace(constants[weight.name], weight, variant, packed)
         for reshape in weight.reshapes:
@@ -158,19 +162,25 @@ def _add_adapters(product: ov.Node, weight: Weight, variant: Variant, packed: Pa
         target.replace_source_output(total.output(0))
 
 
-def _divide(old: ov.Node, scale: Array) -> None:
-    """Replace a constant by itself over a scale, in its own type and shape."""
+def _insert(targets: Sequence[ov.Input], scale: Array) -> None:
+    """A Multiply by the inverse of a scale, in float16, on the way to some inputs that have one source."""
     from openvino import opset15 as ops
 
+    source = targets[0].get_source_output()
+    name = f"{source.get_node().get_friendly_name()}:{source.get_index()}/awq_mul"
+    inverse = _named(ops.constant((1 / scale).astype(np.float16)), f"{name}/scale")
+    if source.get_element_type() != inverse.get_output_element_type(0):
+        inverse = ops.convert(inverse, source.get_element_type())
+    product = _named(ops.multiply(source, inverse), name)
+    for target in targets:
+        target.replace_source_output(product.output(0))
+
+
+def _divide(old: ov.Node, scale: Array) -> None:
+    """Replace a constant by itself over a scale, in its own type and shape."""
     values = read_f32(old) / scale
     name, kind = old.get_friendly_name(), type_name(old)
-    if kind == "bf16":
-        # Round to nearest even on the upper half of the float32 bits.
-        bits = values.view(np.uint32)
-        halves = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        new = constant(halves, values.shape, kind)
-    else:
-        new = ops.constant(values.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind]))
+    new = constant(narrow(values, kind), values.shape, kind)
     old.set_friendly_name(f"{name}/original")
     new.set_friendly_name(name)
     for target in old.output(0).get_target_inputs():

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from autotune.compression.awq import AwqGroup
 from autotune.compression.format_table import FORMATS
 from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
@@ -36,7 +35,9 @@ class Plan:
 
     Attributes:
         variants: variant of each weight that is compressed, by name, in the model's order; the others stay.
-        awq: activations whose AWQ group is scaled.
+        awq: activations that are divided by a channel scale, with where the division went: ``merged`` into constants
+            and weights before them, or ``inserted`` as a Multiply.
+        awq_data_free: those scales come from the weights alone.
         notes: what was adjusted or not applied, with the weight's name and the reason.
         footprint: bytes of `openvino_model.bin`.
         bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
@@ -50,7 +51,7 @@ class Plan:
     """
 
     variants: Mapping[str, Variant]
-    awq: tuple[str, ...]
+    awq: Mapping[str, str]
     notes: tuple[str, ...]
     footprint: int
     bits_per_weight: float
@@ -58,13 +59,14 @@ class Plan:
     int4_percent: float
     int8_percent: float
     expanded_percent: float
+    awq_data_free: bool = False
     sensitivity: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """Equal exactly where the models are equal (for one original and one set of statistics)."""
         variants = {name: variant.as_dict() for name, variant in self.variants.items()}
-        return fingerprint(variants, list(self.awq))[:16]
+        return fingerprint(variants, dict(self.awq), self.awq_data_free)[:16]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `Plan.from_dict` is its inverse."""
@@ -76,7 +78,8 @@ class Plan:
             "int4_percent": self.int4_percent,
             "int8_percent": self.int8_percent,
             "expanded_percent": self.expanded_percent,
-            "awq": list(self.awq),
+            "awq": dict(self.awq),
+            "awq_data_free": self.awq_data_free,
             "notes": list(self.notes),
             "variants": {name: variant.as_dict() for name, variant in self.variants.items()},
             **({"sensitivity": dict(self.sensitivity)} if self.sensitivity else {}),
@@ -87,23 +90,20 @@ class Plan:
         """Read a plan back."""
         values = {key: value for key, value in data.items() if key != "key"}
         values["variants"] = {name: Variant(**variant) for name, variant in data["variants"].items()}
-        values["awq"], values["notes"] = tuple(data["awq"]), tuple(data["notes"])
+        values["awq"], values["notes"] = dict(data["awq"]), tuple(data["notes"])
         return cls(**values)
 
 
-def make_variants(
-    settings: Settings, weights: Sequence[Weight], groups: Sequence[AwqGroup], score: Score
-) -> tuple[dict[str, Variant], tuple[str, ...], list[str]]:
-    """Resolve settings for the weights of one model.
+def make_variants(settings: Settings, weights: Sequence[Weight], score: Score) -> tuple[dict[str, Variant], list[str]]:
+    """Resolve settings for the weights of one model, all but channel scales.
 
     Args:
         settings: valid settings.
         weights: all weights of the model.
-        groups: its AWQ groups.
         score: sensitivities; asked only where `ratio` leaves a choice.
 
     Returns:
-        Variants by name, activations of the AWQ groups in use, and notes.
+        Variants by name, and notes.
 
     Raises:
         PlanError: a pattern of ignored_scope matches nothing, or a group size does not divide and the fallback says
@@ -113,7 +113,7 @@ def make_variants(
     ignored = _ignored(settings.ignored_scope, weights)
     eligible = [weight for weight in weights if weight.name not in ignored]
     if settings.mode in INT8_MODES:
-        return {weight.name: Variant(settings.mode) for weight in eligible}, (), notes
+        return {weight.name: Variant(settings.mode) for weight in eligible}, notes
 
     chosen: dict[str, Variant] = {}
     left: set[str] = set()
@@ -133,10 +133,7 @@ def make_variants(
             variants[weight.name] = chosen[weight.name]
         elif settings.effective_backup_mode != "none" and weight.name not in left:
             variants[weight.name] = _backup(settings, weight, notes)
-    active = _apply_awq(variants, groups) if settings.awq else ()
-    if settings.awq and not active:
-        notes.append("awq: no place in this model where a channel scale can be merged; it changes nothing")
-    return variants, active, notes
+    return variants, notes
 
 
 def _variant(mode: str, group_size: int, weight: Weight, codebook: tuple[float, ...] = ()) -> Variant:
@@ -288,23 +285,6 @@ def _primary(
         taken += weight.size
         chosen.append(weight)
     return chosen
-
-
-def _apply_awq(variants: dict[str, Variant], groups: Sequence[AwqGroup]) -> tuple[str, ...]:
-    """Mark the weights of every group that can be scaled under these variants; return the groups' activations."""
-    active = []
-    for group in groups:
-        needed = (*group.weights, *([group.producer] if group.producer else []))
-        if not all(name in variants for name in needed):
-            continue
-        if not any(variants[name].format.takes_algorithms for name in group.weights):
-            continue
-        for name in group.weights:
-            variants[name] = replace(variants[name], awq=True)
-        if group.producer:
-            variants[group.producer] = replace(variants[group.producer], awq_output=True)
-        active.append(group.activation)
-    return tuple(active)
 
 
 def weight_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], stored: Callable[[Weight], int]) -> float:

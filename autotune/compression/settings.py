@@ -64,6 +64,8 @@ class Settings:
             statistics and weight_quantization_error where there are none.
         all_layers: embeddings and last layer also belong to the ratio-defining set.
         awq: activation-aware scaling of input channels.
+        awq_data_free: scales of awq from the weights alone, also where there is a calibration text; without one
+            they always are.
         scale_estimation: scales and zero points searched for the least error on the calibration activations.
         gptq: columns are quantized one after the other, each one's error made up for by those that follow.
         gptq_act_order: the columns go in the order of falling activation energy, not as they stand.
@@ -84,6 +86,7 @@ class Settings:
     sensitivity_metric: str | None = None
     all_layers: bool = False
     awq: bool = False
+    awq_data_free: bool = False
     scale_estimation: bool = False
     gptq: bool = False
     gptq_act_order: bool = True
@@ -112,7 +115,8 @@ class Settings:
     @property
     def needs_statistics(self) -> bool:
         """Whether a calibration pass is needed to plan or apply these settings."""
-        return any(getattr(self, name) for name in ALGORITHMS) or (
+        data_aware = [name for name in ALGORITHMS if not (name == "awq" and self.awq_data_free)]
+        return any(getattr(self, name) for name in data_aware) or (
             0 < self.ratio < 1 and self.sensitivity_metric in (*DATA_METRICS, OUTPUT_ERROR)
         )
 

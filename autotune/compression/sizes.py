@@ -56,7 +56,13 @@ class Sizes:
         """Bytes of a weight as it is stored in the original."""
         return self._bytes[self.digests[weight.name]]
 
-    def footprint(self, weights: Iterable[Weight], variants: Mapping[str, Variant], replaced: Mapping[str, str]) -> int:
+    def footprint(
+        self,
+        weights: Iterable[Weight],
+        variants: Mapping[str, Variant],
+        replaced: Mapping[str, str],
+        added: Iterable[int] = (),
+    ) -> int:
         """Bytes of `openvino_model.bin` with these variants.
 
         Equal weights in equal variants are written once, like everything else that is equal. Constants that come out
@@ -66,6 +72,7 @@ class Sizes:
             weights: all weights of the model.
             variants: variant of each compressed weight, by name; the others stay as they are.
             replaced: names of other constants that get new values of the same size, with what the values depend on.
+            added: bytes of constants that are new, each one unlike all others.
         """
         weights = tuple(weights)
         bypassed = {reshape for weight in weights if weight.name in variants for reshape in weight.reshapes}
@@ -93,7 +100,7 @@ class Sizes:
                     parts[kind, *source] = part.nbytes
                 else:
                     parts[_digest_of(np.frombuffer(part.content, np.uint8))] = part.nbytes
-        return sum(parts.values())
+        return sum(parts.values()) + sum(added)
 
 
 def _digest_of(array: npt.NDArray[Any]) -> str:

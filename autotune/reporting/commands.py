@@ -19,7 +19,8 @@ TOGGLES = ("all_layers", *ALGORITHMS)
 
 def needs_calibration(settings: Mapping[str, Any]) -> bool:
     """Whether the calibration texts decide anything about these settings."""
-    if any(settings.get(name) for name in ALGORITHMS):
+    data_free = {"awq"} if settings.get("awq_data_free") else set()
+    if any(settings.get(name) for name in {*ALGORITHMS} - data_free):
         return True
     ratio = settings.get("ratio")
     return ratio is not None and ratio < 1 and settings.get("sensitivity_metric") != DATA_FREE_METRIC
@@ -80,6 +81,8 @@ def compress_command(results: StudyResults, number: int) -> str:
         words += ["--lora-rank", str(settings["lora_rank"])]
     for pattern in settings.get("ignored_scope") or ():
         words += ["--ignored-scope", str(pattern)]
+    if settings.get("awq") and settings.get("awq_data_free"):
+        words.append("--awq-data-free")
     if settings.get("group_size_fallback") not in (None, "adjust"):
         words += ["--group-size-fallback", str(settings["group_size_fallback"])]
     if results.config.get("trust_remote_code"):

@@ -28,7 +28,7 @@ class PlannedPoint:
         settings: its settings.
         footprint: bytes of `openvino_model.bin`; None where the settings cannot be planned.
         exact: False where the choice of layers waits for the calibration, and the size stands for the choice that
-            weights alone would give.
+            weights alone would give; and where AWQ may have to insert operations.
         compression_rate, bits_per_weight: see `compression.plan.Plan`.
         expanded_percent: share of the weights that the CPU expands when the model is loaded; see the plan.
         notes: what is adjusted for single weights, or why the point is impossible.
@@ -89,8 +89,11 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
     for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
         exact = not (0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric in DATA_METRICS)
+        known = settings if exact else replace(settings, sensitivity_metric=DATA_FREE_METRIC)
         try:
-            plan = engine.plan(settings if exact else replace(settings, sensitivity_metric=DATA_FREE_METRIC))
+            # Channel scales wait for the calibration as well; where they are merged, no size depends on them.
+            plan = engine.plan(replace(known, awq=False))
+            exact &= not settings.awq or engine.channel_scales.all_merge
         except PlanError as error:
             points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, None, (str(error),)))
             continue

@@ -371,7 +371,8 @@ def may_look_at_activations(space: SearchSpace) -> bool:
             return (default,)
         return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
 
-    if any(True in values(name, False) for name in ALGORITHMS):
+    data_free = {"awq"} if False not in values("awq_data_free", False) else set()
+    if any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
         return True
     data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
     return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))

@@ -151,10 +151,10 @@ def bin_size(model: ov.Model, folder: Path) -> int:
     return (folder / "saved.bin").stat().st_size
 
 
-def outputs_of(model: ov.Model, *inputs: npt.NDArray[Any]) -> FloatArray:
-    """The first output in float32 on the CPU, all compressed weights and activations in float32."""
+def outputs_of(model: ov.Model, *inputs: npt.NDArray[Any], index: int = 0) -> FloatArray:
+    """One output in float32 on the CPU, all compressed weights and activations in float32."""
     config = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-    return np.array(ov.Core().compile_model(model, "CPU", config)(list(inputs))[0], np.float32)
+    return np.array(ov.Core().compile_model(model, "CPU", config)(list(inputs))[index], np.float32)
 
 
 def logits(model: ov.Model, tokens: npt.NDArray[np.int64], config: Mapping[str, str] | None = None) -> FloatArray:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import pytest
 from builders import (
+    FloatArray,
     as_constant,
+    bin_size,
     cast_weights,
     constants,
+    content,
     distance,
     features,
     gated_block,
@@ -20,209 +25,294 @@ from builders import (
     outputs_of,
     result_model,
 )
+from channel_scaling import random_scale
+from hypothesis import given
+from hypothesis import strategies as st
 from openvino import opset15 as ops
 
-from autotune.compression.awq import LARGEST, AwqGroup, Member, find_groups, search_scale
+from autotune.compression.arrays import read_f32, type_name
+from autotune.compression.awq import LARGEST, Member, Scaling, search_scale
+from autotune.compression.channel_groups import find_groups
+from autotune.compression.channel_scales import possible
 from autotune.compression.engine import Engine
-from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.compression.statistics import Statistics
-from autotune.compression.variants import Variant
+from autotune.compression.variants import Treatment, Variant, compress_weight, restore
 from autotune.compression.weights import find_weights
-
-Groups = dict[tuple[str, ...], tuple[str | None, str | None]]
-
-
-def groups_of(model: ov.Model) -> Groups:
-    """Weights of each group -> (gain, producer)."""
-    return {tuple(sorted(g.weights)): (g.gain, g.producer) for g in find_groups(model, find_weights(model))}
-
-
-def test_llama_has_a_group_at_every_norm_and_every_gated_product(llama: ov.Model) -> None:
-    """q, k, v and gate, up share the gain before them, down follows up, the head the last norm; o has no place."""
-    expected: Groups = {("self.lm_head.weight",): ("__module.model.norm.weight", None)}
-    for i in (0, 1):
-        layer, module = f"self.model.layers.{i}", f"__module.model.layers.{i}"
-        qkv = sorted(f"{layer}.self_attn.{name}_proj.weight" for name in "qkv")
-        expected[tuple(qkv)] = (f"{module}.input_layernorm.weight", None)
-        gate_up = (f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight")
-        expected[gate_up] = (f"{module}.post_attention_layernorm.weight", None)
-        expected[(f"{layer}.mlp.down_proj.weight",)] = (None, gate_up[1])
-    assert groups_of(llama) == expected
-
-
-def test_half_precision_gains_are_found_too(llama: ov.Model) -> None:
-    """A gain that comes through a Convert is as good as a plain one."""
-    gains = [gain for gain, _ in groups_of(llama).values() if gain is not None]
-    assert groups_of(cast_weights(llama, gains, "f16")) == groups_of(llama)
-
-
-@pytest.mark.parametrize(
-    ("also_uses", "expected"),
-    [
-        (None, {("gate", "up"): ("gain", None), ("down",): (None, "up")}),
-        ("norm", {("down",): (None, "up")}),
-        ("gain", {("down",): (None, "up")}),
-        ("up", {("gate", "up"): ("gain", None)}),
-        ("product", {("gate", "up"): ("gain", None)}),
-    ],
-)
-def test_an_activation_with_another_consumer_is_left_alone(also_uses: str | None, expected: Groups) -> None:
-    """What anything else in the model reads cannot be scaled without changing the function (NNCF scales it)."""
-    assert groups_of(gated_block(also_uses=also_uses)) == expected
-
-
-def test_a_result_is_a_consumer() -> None:
-    """An activation that is also an output of the model is left alone."""
-    model = gated_block()
-    normed = next(n for n in model.get_ordered_ops() if n.get_friendly_name() == "normed")
-    model.add_results([ops.result(normed)])
-    assert groups_of(model) == {("down",): (None, "up")}
-
-
-def test_a_gain_whose_name_is_not_its_own_is_left_alone() -> None:
-    """Gains are found again by name when they are divided, so a name that occurs twice is none."""
-    model = gated_block()
-    ones = named(ops.constant(np.ones((1, 1, 32), np.float32)), "gain")
-    result = model.get_results()[0]
-    result.input(0).replace_source_output(ops.multiply(result.input_value(0), ones).output(0))
-    assert groups_of(model) == {("down",): (None, "up")}
-
-
-def test_tied_weights_are_left_alone() -> None:
-    """A weight that two operations share would take the scale of one of them into the other."""
-    x = features(16)
-    gain, shared = as_constant(normal(1, 1, 16), "gain"), as_constant(normal(16, 16), "shared")
-    first = ops.matmul(named(ops.multiply(ops.tanh(x), gain), "normed"), shared, False, True)
-    assert groups_of(result_model([ops.matmul(ops.tanh(first), shared, False, True)], [x])) == {}
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1,), (1, 16, 1)])
-def test_a_factor_without_a_value_for_each_channel_is_no_gain(shape: tuple[int, ...]) -> None:
-    """One number for all channels, or one for each token, cannot take a channel scale."""
-    x = named(ops.parameter([1, 16, 16], np.float32), "x")
-    normed = ops.multiply(ops.tanh(x), as_constant(normal(*shape), "factor"))
-    assert groups_of(result_model([ops.matmul(normed, as_constant(normal(4, 16), "W"), False, True)], [x])) == {}
-
 
 LOSSLESS = Variant("int4_asym", 1)
 """One value a group is an end of its own range: nothing is lost but the rounding of its scale to float16."""
 
+INT4 = Settings(mode="int4_sym", group_size=32)
 
-def scaled_everywhere(engine: Engine, model: ov.Model) -> Plan:
-    """A plan with every AWQ group of a model, in a format that loses next to nothing."""
-    groups = find_groups(model, find_weights(model))
-    scaled = {name for group in groups for name in group.weights}
-    producers = {group.producer for group in groups}
-    plan = engine.plan(Settings())
-    variants = {
-        w.name: replace(LOSSLESS, awq=w.name in scaled, awq_output=w.name in producers)
-        for w in engine.weights
-        if w.kind == "matmul"
-    }
-    return replace(plan, variants=variants, awq=tuple(group.activation for group in groups))
+
+def with_random_scales(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the search find a random scale for every group."""
+
+    def search(scalings: Sequence[Scaling], *_: Any) -> list[FloatArray]:
+        return [random_scale(s.group, merged=s.merge is not None, seed=i) for i, s in enumerate(scalings)]
+
+    monkeypatch.setattr(engine.channel_scales, "search", search)
 
 
 @pytest.mark.parametrize("storage", ["f32", "f16"])
 def test_awq_does_not_change_the_function(
-    llama: ov.Model, statistics: Callable[[], Statistics], tokens: npt.NDArray[np.int64], storage: str
+    llama: ov.Model, tokens: npt.NDArray[np.int64], storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a format without loss, logits with every scale applied differ from the original's as little as without."""
+    """In a format without loss, logits with every group scaled differ from the original's as little as without."""
     model = cast_weights(llama, [n for n in constants(llama) if n.endswith(".weight")], storage)
-    engine = Engine(model, statistics=statistics)
-    plan = scaled_everywhere(engine, model)
-    plain = replace(
-        plan, variants={n: replace(v, awq=False, awq_output=False) for n, v in plan.variants.items()}, awq=()
-    )
-    assert len(plan.awq) == 7
+    engine = Engine(model)
+    with_random_scales(engine, monkeypatch)
+    planned = engine.plan(replace(INT4, awq=True, all_layers=True))
+    assert len(planned.awq) == 9
+    lossless = {
+        n: replace(v, mode=LOSSLESS.mode, group_size=1) for n, v in planned.variants.items() if "embed" not in n
+    }
+    plain = {n: replace(v, awq=False, awq_output=False) for n, v in lossless.items()}
     original = logits(model, tokens)
-    without, with_awq = (distance(original, logits(engine.apply(p), tokens)) for p in (plain, plan))
+    without = distance(original, logits(engine.apply(replace(planned, variants=plain, awq={})), tokens))
+    with_awq = distance(original, logits(engine.apply(replace(planned, variants=lossless)), tokens))
     assert without < 0.01
     assert with_awq < 2 * without
 
 
-def test_awq_scales_are_really_applied(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
-    """Gains are the original ones over a scale that differs from channel to channel, nowhere beyond float16's reach."""
-    engine = Engine(llama, statistics=statistics)
-    plan = engine.plan(Settings(mode="int4_sym", group_size=32, awq=True))
-    before, after = constants(llama), constants(engine.apply(plan))
-    gains = [gain for gain, _ in groups_of(llama).values() if gain is not None and "layers" in gain]
-    assert len(gains) == 4
-    for gain in gains:
-        scale = before[gain].data / after[gain].data
-        assert scale.max() > 1.05 * scale.min()
-        assert 1 / LARGEST <= scale.min() <= scale.max() <= LARGEST
+def gelu_block(width: int = 32, inner: int = 64) -> ov.Model:
+    """fc1 -> GELU -> fc2: fc2's input can be divided by nothing that is there."""
+    x = features(width)
+    first = ops.matmul(x, as_constant(normal(inner, width, seed=1), "fc1"), False, True)
+    active = named(ops.gelu(first, "erf"), "active")
+    second = ops.matmul(active, as_constant(normal(width, inner, seed=2), "fc2"), False, True)
+    head = ops.matmul(ops.tanh(second), as_constant(normal(8, width, seed=3), "head"), False, True)
+    return result_model([head], [x])
 
 
-def test_awq_leaves_producers_of_uncompressed_weights_alone(
-    llama: ov.Model, statistics: Callable[[], Statistics]
+@pytest.mark.parametrize("storage", ["f32", "f16"])
+def test_an_inserted_multiply_is_counted_and_changes_nothing_else(
+    storage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A group is not scaled where one of its weights, or the weight before it, stays as it is."""
-    engine = Engine(llama, statistics=statistics)
-    ignored = (".*layers.0.mlp.up_proj.*", ".*layers.1.self_attn.q_proj.*")
-    plan = engine.plan(Settings(mode="int4_sym", group_size=32, awq=True, ignored_scope=ignored))
-    assert sorted(plan.awq) == [
-        "__module.model.layers.0.input_layernorm/aten::mul/Multiply_1:0",
-        "__module.model.layers.1.mlp/aten::mul/Multiply:0",
-        "__module.model.layers.1.post_attention_layernorm/aten::mul/Multiply_1:0",
-    ]
-    marked = {name for name, variant in plan.variants.items() if variant.awq}
-    assert not any("layers.0.mlp" in name or "layers.1.self_attn" in name for name in marked)
+    """The footprint is exact to the byte with Multiplies, the original has none, and only scaled weights see them."""
+    model = cast_weights(gelu_block(), ["fc1", "fc2", "head"], storage)
+    engine = Engine(model)
+    plan = engine.plan(INT4)
+    (fc2,) = (group for group in engine.channel_scales.groups.values() if group.weights == ("fc2",))
+    with_random_scales(engine, monkeypatch)
+    variants = {**plan.variants, "fc2": replace(plan.variants["fc2"], awq=True)}
+    scaled = replace(plan, variants=variants, awq={fc2.activation: "inserted"}, awq_data_free=True)
+    compressed = engine.apply(scaled)
+    assert [n for n in constants(compressed) if n.endswith("awq_mul/scale")] == ["active:0/awq_mul/scale"]
+    assert bin_size(compressed, tmp_path) == plan.footprint + 2 * 64
+    assert not any("awq_mul" in node.get_friendly_name() for node in model.get_ordered_ops())
+    x = normal(2, 7, 32, seed=9)
+    lossless = {n: replace(v, mode=LOSSLESS.mode, group_size=1) for n, v in variants.items()}
+    assert distance(outputs_of(model, x), outputs_of(engine.apply(replace(scaled, variants=lossless)), x)) < 2e-3
 
 
-def member(rows: npt.NDArray[np.float32], mode: str = "int4_sym") -> Member:
+def variants_of(model: ov.Model, **other: str | None) -> dict[str, Variant]:
+    """int4_sym everywhere, but for the named weights: another mode, or not compressed."""
+    modes = {weight.name: other.get(weight.name, "int4_sym") for weight in find_weights(model)}
+    return {name: Variant(mode) for name, mode in modes.items() if mode is not None}
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({}, {("gate", "up"): True, ("down",): True}),
+        ({"down": "int8_asym"}, {("gate", "up"): True}),
+        ({"gate": "int8_asym"}, {("gate", "up"): True, ("down",): True}),
+        ({"gate": None}, {("up",): False, ("down",): True}),
+        ({"up": None}, {("gate",): False, ("down",): False}),
+        ({"gate": "int8_asym", "up": "int8_asym", "down": "int8_asym"}, {}),
+    ],
+)
+def test_what_is_not_compressed_cannot_take_a_scale(
+    other: dict[str, str | None], expected: dict[tuple[str, ...], bool]
+) -> None:
+    """A scale is merged where all that it touches is compressed, else inserted before the weights of few bits."""
+    model = gated_block()
+    found = possible(variants_of(model, **other), find_groups(model, find_weights(model)))
+    assert {s.weights: s.merge is not None for s in found} == expected
+
+
+def member(rows: FloatArray, variant: Variant = Variant("int4_sym", 32)) -> Member:  # noqa: B008
     """A member of a group over these rows [R, K]."""
     x = features(rows.shape[1])
     (weight,) = find_weights(result_model([ops.matmul(x, as_constant(rows, "W"), False, True)], [x]))
-    return Member(weight, Variant(mode, 32), lambda start, stop: rows[start:stop])
+    return Member(weight, variant, lambda start, stop: rows[start:stop])
 
 
-def test_search_protects_channels_with_large_activations() -> None:
-    """Where a few channels carry the activation, they get the larger scales, and the output error goes down."""
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(64, 64)).astype(np.float32)
-    x = rng.normal(size=(200, 64)) * np.where(np.arange(64) % 16 == 0, 20, 1)
-    scale = search_scale([member(rows)], (x.T @ x / len(x)).astype(np.float32))
-    assert scale.shape == (64,)
+def uneven(count: int, width: int, seed: int = 0, strength: float = 1.0) -> FloatArray:
+    """Second moments of correlated activations whose channels differ in strength."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, width)) @ (np.eye(width) + 0.2 * rng.normal(size=(width, width)))
+    x *= np.exp(strength * rng.normal(size=width))
+    return np.asarray(x.T @ x / count, np.float32)
+
+
+def error_of(rows: FloatArray, scale: FloatArray, moment: FloatArray, variant: Variant) -> float:
+    """tr(E H Eᵀ) of the weight as it is really stored."""
+    one = member(rows, variant)
+    packed = compress_weight(one.read, one.weight, variant, Treatment(input_scale=scale))
+    error = restore(packed, one.weight, variant) / scale - rows
+    return float(np.einsum("rk,kl,rl->", error, moment, error, dtype=np.float64))
+
+
+@pytest.mark.parametrize("variant", [Variant(m, g) for m in ("int4_sym", "int4_asym", "nf4") for g in (16, 64)])
+def test_the_search_lowers_the_error_of_the_stored_weight(variant: Variant) -> None:
+    """With uneven activations the whole output error, blocks and all, is at least a tenth smaller."""
+    rows, moment = normal(96, 128), uneven(400, 128)
+    scale = search_scale([member(rows, variant)], moment)
+    plain = error_of(rows, np.ones(128, np.float32), moment, variant)
+    assert error_of(rows, scale, moment, variant) < 0.9 * plain
+
+
+@given(seed=st.integers(0, 99), strength=st.floats(0, 3))
+def test_the_search_is_never_worse_than_no_scale(seed: int, strength: float) -> None:
+    """Where all of H lies within groups, the error that is minimised is the real one."""
+    rows, moment = normal(24, 32, seed=seed), uneven(64, 32, seed, strength)
+    scale = search_scale([member(rows)], moment)
+    assert 1 / LARGEST <= scale.min() <= scale.max() <= LARGEST
+    plain = error_of(rows, np.ones(32, np.float32), moment, Variant("int4_sym", 32))
+    assert error_of(rows, scale, moment, Variant("int4_sym", 32)) <= plain * (1 + 1e-5)
+
+
+def test_channels_with_large_activations_get_larger_scales() -> None:
+    """Where a few channels carry the activation, they are the ones that are protected."""
+    strength = np.where(np.arange(64) % 16 == 0, 400, 1).astype(np.float32)
+    scale = search_scale([member(normal(64, 64))], np.diag(strength))
     assert scale[::16].min() > 1.5 * np.delete(scale, np.s_[::16]).max()
+    assert np.array_equal(scale, search_scale([member(normal(64, 64))], strength))  # a diagonal alone is enough
 
 
-def test_search_without_any_activation_scales_nothing() -> None:
-    """Dead channels only: all ones."""
-    found = search_scale([member(normal(8, 32))], np.zeros((32, 32), np.float32))
-    assert np.array_equal(found, np.ones(32, np.float32))
+def test_a_group_that_gains_nothing_has_no_scale() -> None:
+    """Dead channels only, and a saving that is asked to be larger than it can be: all ones."""
+    ones = np.ones(32, np.float32)
+    assert np.array_equal(search_scale([member(normal(8, 32))], np.zeros((32, 32), np.float32)), ones)
+    assert np.array_equal(search_scale([member(normal(8, 32))], uneven(64, 32), least_gain=0.99), ones)
 
 
-def test_even_activations_scale_nothing() -> None:
-    """Channels of equal strength need no scale: it is the same for all of them."""
-    found = search_scale([member(normal(8, 32))], np.eye(32, dtype=np.float32) * 3)
-    assert np.allclose(found, 1, rtol=1e-6)
+def test_tied_channels_have_equal_scales_within_their_bounds() -> None:
+    """Across groups, too; no scale and no inverse of one exceeds its channel's bound."""
+    shared = np.arange(64) % 16
+    bounds = np.where(np.arange(64) % 16 < 8, 1.5, 8.0)
+    scale = search_scale([member(normal(48, 64))], uneven(200, 64, strength=2), shared=shared, largest=bounds)
+    assert np.array_equal(scale, scale[shared])
+    assert scale.max() > 1.2
+    assert (np.maximum(scale, 1 / scale) <= bounds * (1 + 1e-6)).all()
 
 
-def test_group_says_where_it_is() -> None:
-    """A group names the activation by operation and port."""
-    model = gated_block()
-    assert find_groups(model, find_weights(model))[0] == AwqGroup("normed:0", ("gate", "up"), gain="gain")
+def test_members_share_the_search() -> None:
+    """A weight with nothing to gain does not hide that another gains, and both get one scale."""
+    moment = uneven(200, 64, strength=2)
+    members = [member(normal(32, 64)), member(normal(16, 64, seed=1), Variant("int8_asym"))]
+    assert (search_scale(members, moment) != 1).any()
 
 
-def test_small_block_computes_the_same_after_scaling() -> None:
-    """The gated block, scaled in both places with random scales by the engine's own pieces, gives the same outputs."""
-    from autotune.compression.graph import assemble
-    from autotune.compression.variants import Treatment, compress_weight, read_rows
+def test_awq_scales_are_really_applied(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
+    """Gains are the original ones over a scale that differs from channel to channel; the plan says where."""
+    engine = Engine(llama, statistics=statistics)
+    plan = engine.plan(replace(INT4, awq=True))
+    assert set(plan.awq.values()) == {"merged"}
+    before, after = constants(llama), constants(engine.apply(plan))
+    gains = [name for name in before if name.endswith("layernorm.weight")]
+    changed = [name for name in gains if before[name].data.tobytes() != after[name].data.tobytes()]
+    assert changed
+    for name in changed:
+        scale = before[name].data / after[name].data
+        assert scale.max() > 1.05 * scale.min()
+    groups = [engine.channel_scales.groups[activation] for activation in plan.awq]
+    marked = {name for group in groups for name in group.weights}
+    assert {name for name, variant in plan.variants.items() if variant.awq} == marked
 
-    rng = np.random.default_rng(2)
-    model = gated_block()
-    first = np.exp(rng.normal(size=32)).astype(np.float32)
-    second = np.exp(rng.normal(size=64)).astype(np.float32)
-    treatments = {
-        "gate": Treatment(input_scale=first),
-        "up": Treatment(input_scale=first, output_scale=second),
-        "down": Treatment(input_scale=second),
-    }
-    compressed = []
-    for weight in find_weights(model):
-        read = read_rows(constants(model)[weight.name], weight)
-        compressed.append((weight, LOSSLESS, compress_weight(read, weight, LOSSLESS, treatments[weight.name])))
-    scaled = assemble(model, compressed, {"gain": first}, {})
-    x = normal(2, 7, 32, seed=9)
-    assert distance(outputs_of(model, x), outputs_of(scaled, x)) < 0.001
+
+@pytest.mark.parametrize("storage", ["f16", "bf16"])
+def test_a_gain_of_few_digits_is_divided_without_loss(
+    llama: ov.Model, statistics: Callable[[], Statistics], storage: str
+) -> None:
+    """The scale found is the one that the stored quotient stands for, so that no rounding changes the function."""
+    model = cast_weights(llama, [n for n in constants(llama) if n.endswith("norm.weight")], storage)
+    engine = Engine(model, statistics=statistics)
+    plan = engine.plan(replace(INT4, awq=True))
+    before, after = constants(model), constants(engine.apply(plan))
+    scalings = possible(plan.variants, (engine.channel_scales.groups[activation] for activation in plan.awq))
+    gains = 0
+    for scaling, scale in zip(
+        scalings, engine.channel_scales.search(scalings, plan.variants, statistics()), strict=True
+    ):
+        assert scaling.merge is not None
+        for name in scaling.merge.constants:
+            gains += 1
+            assert type_name(after[name]) == storage
+            assert np.allclose(read_f32(after[name]) * scale, read_f32(before[name]), rtol=1e-6, atol=0)
+    assert gains
+
+
+def test_scales_come_from_the_bank(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
+    """Planning again, and applying, search no scale anew; and compressing the same twice gives the same bytes."""
+    engine = Engine(llama, statistics=statistics)
+    settings = replace(INT4, awq=True, scale_estimation=True)
+    plan = engine.plan(settings)
+    computed = engine._bank.counters["computed"]
+    assert engine.plan(settings) == plan
+    assert engine._bank.counters["computed"] == computed
+    first = sorted(content(engine.apply(plan)).values())
+    other = Engine(llama, statistics=statistics)
+    assert sorted(content(other.apply(other.plan(settings))).values()) == first
+
+
+def test_a_group_without_gain_leaves_the_plan(
+    llama: ov.Model, statistics: Callable[[], Statistics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every scale is one, the plan with AWQ is the plan without, and its note says so."""
+    engine = Engine(llama, statistics=statistics)
+    monkeypatch.setattr(
+        engine.channel_scales, "search", lambda scalings, *_: [np.ones(s.group.width, np.float32) for s in scalings]
+    )
+    found = engine.plan(replace(INT4, awq=True))
+    assert found.key == engine.plan(INT4).key
+    assert [note for note in found.notes if note.startswith("awq: ")]
+
+
+def test_planning_without_awq_looks_at_no_group(llama: ov.Model) -> None:
+    """Nothing is searched, and no weight read, for settings that do not ask for it."""
+    engine = Engine(llama)
+    engine.plan(INT4)
+    assert "channel_scales" not in vars(engine)
+
+
+def block_with_gain(spread: float) -> ov.Model:
+    """A gated block whose gain differs from channel to channel by so much, and a head behind it."""
+    model = gated_block(64)
+    gain = constants(model)["gain"]
+    values = np.exp(spread * np.random.default_rng(3).normal(size=(1, 1, 64))).astype(np.float32)
+    new = as_constant(values, "gain")
+    gain.set_friendly_name("old")
+    for target in gain.output(0).get_target_inputs():
+        target.replace_source_output(new.output(0))
+    head = ops.matmul(model.get_results()[0].input_value(0), as_constant(normal(8, 64, seed=8), "head"), False, True)
+    return result_model([head], model.get_parameters())
+
+
+def test_data_free_scales_follow_the_gain() -> None:
+    """Without a text AWQ takes a gain's square for the activation's energy; where that is uneven the error falls."""
+    model = block_with_gain(1.5)
+    engine = Engine(model)
+    plan = engine.plan(replace(INT4, awq=True))
+    assert plan.awq == {"normed:0": "merged"}
+    assert plan.awq_data_free
+    x = normal(4, 32, 64, seed=9)
+    original = outputs_of(model, x)
+    scaled, plain = (distance(original, outputs_of(engine.apply(p), x)) for p in (plan, engine.plan(INT4)))
+    assert scaled < 0.95 * plain
+
+
+def test_data_free_leaves_even_weights_alone(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
+    """It is a guess, so it has to promise more; asked for beside a text, it looks at no statistics."""
+
+    def refuse() -> Statistics:
+        raise AssertionError
+
+    even = block_with_gain(0)
+    assert Engine(even).plan(replace(INT4, awq=True)).key == Engine(even).plan(INT4).key
+    engine = Engine(llama, statistics=refuse)
+    asked = engine.plan(replace(INT4, awq=True, awq_data_free=True))
+    assert asked == Engine(llama).plan(replace(INT4, awq=True))

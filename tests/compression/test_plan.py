@@ -98,10 +98,9 @@ def test_output_error_comes_as_close_to_the_ratio_as_it_can(metric: str, expecte
     rows = {"W0": 32, "W1": 160, "W2": 32}
     weights = find_weights(parallel([normal(count, 32, seed=i) for i, count in enumerate(rows.values())]))
     order = ["W0", "W1", "W2"]
-    variants, _, _ = make_variants(
+    variants, _ = make_variants(
         Settings(mode="int4_sym", group_size=16, ratio=0.5, all_layers=True, sensitivity_metric=metric),
         weights,
-        (),
         lambda _, weight, __: float(order.index(weight.name)),
     )
     assert {name for name, variant in variants.items() if variant.mode == "int4_sym"} == expected
@@ -258,7 +257,7 @@ def test_settings_that_cannot_be_are_refused_by_key(settings: dict[str, Any], ke
         plan(language_model(), **settings)
 
 
-@pytest.mark.parametrize("algorithm", ["awq", "scale_estimation"])
+@pytest.mark.parametrize("algorithm", ["gptq", "scale_estimation"])
 def test_algorithms_without_a_text_are_refused(algorithm: str) -> None:
     """What looks at activations needs a calibration text, and the message says so."""
     with pytest.raises(PlanError, match="calibration text"):
@@ -353,11 +352,11 @@ def test_weights_without_activations_are_rounded(statistics: Callable[[], Statis
     assert [note for note in found.notes if note.startswith(f"E: no {algorithm}")]
 
 
-def test_awq_without_a_place_is_noted(statistics: Callable[[], Statistics]) -> None:
+def test_awq_without_a_place_is_noted() -> None:
     """Where no scale can be merged, AWQ changes nothing and the plan says so: it is the plan without."""
-    engine = Engine(language_model(), statistics=statistics)
+    engine = Engine(language_model())
     found = engine.plan(Settings(mode="int4_sym", group_size=16, awq=True))
-    assert found.awq == ()
+    assert found.awq == {}
     assert any(note.startswith("awq:") for note in found.notes)
     assert found.key == engine.plan(Settings(mode="int4_sym", group_size=16)).key
 
