@@ -33,6 +33,9 @@ ALGORITHMS = {
 SETTINGS: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in MODES}
 SETTINGS |= {name: {**INT4, **options} for name, options in ALGORITHMS.items()}
 
+LARGEST_ERROR = {"int8_asym": 0.04, "int8_sym": 0.04, "int3_sym": 0.9, "int2_sym": 1.5}
+"""Of the logits, relative; 0.5 where it is not said. Random weights bear coarse formats badly."""
+
 Family = Callable[[str], "Original"]
 
 
@@ -81,10 +84,7 @@ def test_every_setting_gives_a_model_that_runs(family: str, name: str, original:
     compressed = source.engine.apply(plan)
     assert bin_size(compressed, tmp_path) == plan.footprint
     error = distance(source.logits, logits(compressed, TOKENS))
-    if FAMILIES[family].routed:
-        assert error < (0.15 if name.startswith("int8") else 0.6)
-    else:
-        assert error < (0.04 if name.startswith("int8") else 0.5)
+    assert error < (0.1 if FAMILIES[family].routed else 0) + LARGEST_ERROR.get(name, 0.5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
