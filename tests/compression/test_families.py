@@ -30,7 +30,7 @@ ALGORITHMS = {
     "awq-gptq-scale_estimation": {"awq": True, "gptq": True, "scale_estimation": True},
     "awq-scale_estimation-lora": {"awq": True, "scale_estimation": True, "lora_correction": True},
 }
-SETTINGS: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in MODES}
+SETTINGS: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in MODES if mode != "codebook"}
 SETTINGS |= {name: {**INT4, **options} for name, options in ALGORITHMS.items()}
 
 LARGEST_ERROR = {"int8_asym": 0.04, "int8_sym": 0.04, "int3_sym": 0.9, "int2_sym": 1.5}
