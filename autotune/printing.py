@@ -65,7 +65,7 @@ def print_plan(told: DryRun, space: str) -> None:
 
     points = "more than 100,000 or infinitely many" if told.distinct_settings is None else f"{told.distinct_settings:,}"
     print(f"{told.model}: {told.weights} weights, {told.elements:,} elements, {size(told.original_footprint)}")
-    print(f"space {space}: {points} different settings; the study is to have {told.trials} trials")
+    print(f"space {space}: {points} different settings{_plans(told)}; the study is to have {told.trials} trials")
     print("\nit begins with")
     for point in told.points:
         if point.footprint is None:
@@ -77,6 +77,21 @@ def print_plan(told: DryRun, space: str) -> None:
             print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:
             print(f"    {note}")
+    for impossible, title in ((True, "cannot be tried with this model"), (False, "adjusted or left out in the space")):
+        found = [finding for finding in told.findings if finding.impossible == impossible]
+        if found:
+            print(f"\n{title}")
+        for finding in found:
+            more = f" and {len(finding.settings) - 3} more" if len(finding.settings) > 3 else ""
+            print(f"  {finding.text} ({', '.join(finding.settings[:3])}{more})")
+
+
+def _plans(told: DryRun) -> str:
+    """How many plans the settings come to, for the line about the space."""
+    least, most = told.plans_at_least, told.plans_at_most
+    if least is None:
+        return ""
+    return f", {least:,} different models" if least == most else f", {least:,} to {most:,} different models"
 
 
 def print_produced(produced: Produced) -> None:

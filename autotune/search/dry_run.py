@@ -6,9 +6,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.compression.settings import DATA_FREE_METRIC, DATA_METRICS
 from autotune.errors import PlanError
 from autotune.search.anchors import anchors, wished
+from autotune.search.survey import (
+    Finding,
+    chosen_by_calibration,
+    count_plans,
+    findings,
+    plan_without_calibration,
+)
 
 if TYPE_CHECKING:
     from autotune.config import Config
@@ -54,8 +60,11 @@ class DryRun:
         weights: how many compressible weights there are.
         elements: how many elements they have.
         distinct_settings: points of the space; None where it is continuous or has more than 100,000.
+        plans_at_least, plans_at_most: how many different plans these points come to; None for more than 2,000 points.
+            They differ where calibration chooses layers.
         trials: how many trials the study is to have.
         points: those that it begins with.
+        findings: what is adjusted, left out or impossible anywhere in the space.
     """
 
     model: str
@@ -63,8 +72,11 @@ class DryRun:
     weights: int
     elements: int
     distinct_settings: int | None
+    plans_at_least: int | None
+    plans_at_most: int | None
     trials: int
     points: tuple[PlannedPoint, ...]
+    findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -76,8 +88,6 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
 
     Where statistics are needed to choose layers, sizes stand for the choice that the weights alone would give.
     """
-    from dataclasses import replace
-
     from autotune.search.preparation import prepare
 
     prepared = prepare(config, stage)
@@ -88,24 +98,26 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
     points = []
     for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
-        exact = not (0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric in DATA_METRICS)
-        known = settings if exact else replace(settings, sensitivity_metric=DATA_FREE_METRIC)
+        # Where channel scales are merged, no size depends on them.
+        exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
         try:
-            # Channel scales wait for the calibration as well; where they are merged, no size depends on them.
-            plan = engine.plan(replace(known, awq=False))
-            exact &= not settings.awq or engine.channel_scales.all_merge
+            plan = plan_without_calibration(engine, settings)
         except PlanError as error:
             points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, None, (str(error),)))
             continue
         size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
         points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
     found = config.space.enumerate(COUNTED)
+    plans = count_plans(config.space, engine)
     return DryRun(
         model=config.model,
         original_footprint=engine.sizes.original,
         weights=len(engine.weights),
         elements=sum(weight.size for weight in engine.weights),
         distinct_settings=None if found is None else len(found),
+        plans_at_least=None if plans is None else plans[0],
+        plans_at_most=None if plans is None else plans[1],
         trials=config.study.trials,
         points=tuple(points),
+        findings=tuple(findings(config.space, engine)),
     )
