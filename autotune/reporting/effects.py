@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,6 +26,9 @@ __all__ = [
     "paired_rows",
     "varying_settings",
 ]
+
+_APPLICABLE: WeakKeyDictionary[StudyResults, dict[str, pd.DataFrame]] = WeakKeyDictionary()
+"""What `applicable` found; every plot of a study asks for the same few."""
 
 ABOUT_IMPORTANCES = (
     "PED-ANOVA: how much each parameter separates the good trials from the rest; they describe the trials of this "
@@ -62,6 +66,13 @@ def applicable(results: StudyResults, name: str) -> pd.DataFrame:
 
     Where the study's parameters carry the setting's name, the trials that decided it count.
     """
+    known = _APPLICABLE.setdefault(results, {})
+    if name not in known:
+        known[name] = _applicable(results, name)
+    return known[name]
+
+
+def _applicable(results: StudyResults, name: str) -> pd.DataFrame:
     trials = scored(results)
     trials = trials[trials[name].notna()]
     deciders = [number for number, record in results.records.items() if name in record.sampled]

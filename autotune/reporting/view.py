@@ -108,7 +108,7 @@ class TrialRecord:
         return " ".join(": ".join(part for part in parts if part).split())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class StudyResults:
     """A study, ready to be drawn and printed. Nothing in it depends on where the study is stored.
 
