@@ -12,7 +12,15 @@ from autotune.compression.settings import DATA_FREE_METRIC
 from autotune.reporting.formatting import ALGORITHMS
 from autotune.reporting.view import StudyResults
 
-__all__ = ["base_folder", "compress_command", "export_command", "needs_calibration", "short_path", "where_to_run"]
+__all__ = [
+    "base_folder",
+    "compress_command",
+    "export_command",
+    "needs_calibration",
+    "portable",
+    "short_path",
+    "where_to_run",
+]
 
 TOGGLES = ("all_layers", *ALGORITHMS)
 
@@ -49,8 +57,16 @@ def short_path(results: StudyResults, path: str) -> str:
 
 def where_to_run(results: StudyResults) -> str:
     """A sentence about the folder that the commands' paths start from; empty where they say it themselves."""
-    base = base_folder(results)
-    return "" if base is None else f"Paths start from `{base.name}/`, the folder that holds both model and study."
+    return "" if base_folder(results) is None else "Paths start from the folder that holds both model and study."
+
+
+def portable(results: StudyResults, value: Any) -> Any:
+    """Plain data with every path in it as `short_path` writes it."""
+    if isinstance(value, Mapping):
+        return {key: portable(results, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(results, item) for item in value]
+    return short_path(results, value) if isinstance(value, str) else value
 
 
 def out_folder(results: StudyResults, number: int) -> str:

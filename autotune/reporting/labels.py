@@ -181,6 +181,7 @@ class LabelPlacer:
             va={-1: "top", 0: "center", 1: "bottom"}[up],
             arrowprops=arrow,
             zorder=9,
+            multialignment="left",
             **style,
         )
         # A wide text near the frame slides inwards; whether it then covers anything is the caller's question.
@@ -188,7 +189,6 @@ class LabelPlacer:
         slide = max(0.0, self.frame[0] + 6 - left) - max(0.0, right - self.frame[2] + 6)
         if slide and right - left < self.frame[2] - self.frame[0] - 12:
             note.xyann = (across * reach + slide * POINT, up * reach)
-            note.set_multialignment("left" if slide > 0 else "right")
         return note
 
     def _overlap(self, box: Box, margin: float) -> float:

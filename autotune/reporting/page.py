@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.reporting.commands import compress_command, export_command, where_to_run
+from autotune.reporting.commands import compress_command, export_command, portable, where_to_run
 from autotune.reporting.decision import (
     accuracy_metric,
     baseline,
@@ -200,7 +200,9 @@ def _measured(results: StudyResults) -> list[str]:
     if rows:
         lines += [markdown_table(["metric", "unit", "better", "original", "what it is"], rows, "lllrl"), ""]
     described = {
-        key: results.config[key] for key in ("calibration", "evaluators", "runtime", "study") if results.config.get(key)
+        key: portable(results, results.config[key])
+        for key in ("calibration", "evaluators", "runtime", "study")
+        if results.config.get(key)
     }
     lines += [f"- {key}: {_flat(value)}" for key, value in described.items()]
     lines += [f"- {key.replace('_', ' ')}: {_flat(value)}" for key, value in sorted(results.manifest.items())]

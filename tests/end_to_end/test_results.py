@@ -61,7 +61,7 @@ def test_every_trial_has_the_same_bytes_again(
     """Built anew from the inputs alone, whatever the algorithms."""
     with (workplace / "study" / "trials.csv").open(encoding="utf-8") as stream:
         complete = [row for row in csv.DictReader(stream) if row["state"] == "COMPLETE"]
-    chosen = [row for row in complete if row["awq"] == "True" or row["scale_estimation"] == "True"][:2] + complete[:1]
+    chosen = [row for row in complete if row["awq"] == "True" or row["scale_estimation"] == "True"][:1] + complete[:1]
     for row in chosen:
         done = run("reproduce", "study", "--trial", row["trial"], "--json")
         assert done.returncode == 0, done.stdout + done.stderr

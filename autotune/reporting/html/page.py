@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.reporting.answers import compare_words
-from autotune.reporting.commands import compress_command, export_command, where_to_run
+from autotune.reporting.commands import compress_command, export_command, portable, where_to_run
 from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, ties
 from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, paired_rows
 from autotune.reporting.formatting import label, settings_text
@@ -70,7 +70,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         commands=[compress_command(results, number) for number in results.front],
         metrics=metric_rows(results),
         described=[
-            (key, stat_rows(results.config[key]))
+            (key, stat_rows(portable(results, results.config[key])))
             for key in ("calibration", "evaluators", "runtime", "study")
             if results.config.get(key)
         ],
@@ -154,5 +154,5 @@ def _answers(results: StudyResults) -> dict[str, Any] | None:
 
 
 def _parts(entry: Mapping[str, Any]) -> dict[str, Any]:
-    original, ours = compare_words(str(entry["original"]), str(entry["answer"]))
+    original, ours = compare_words(str(entry["original"]).strip(), str(entry["answer"]).strip())
     return {"prompt": str(entry["prompt"]), "score": f"{entry['score']:.3f}", "original": original, "ours": ours}
