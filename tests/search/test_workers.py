@@ -83,7 +83,7 @@ def test_a_worker_that_dies_costs_one_trial(tmp_path: Path, kind: str, said: str
 @pytest.mark.parametrize(
     ("kind", "options", "named"),
     [
-        ("hang", {"trial_timeout": 1.0}, ["trial timeout", "study.trial_timeout"]),
+        ("hang", {"trial_timeout": 8.0}, ["trial timeout", "study.trial_timeout"]),
         ("memory", {"memory_limit": 300_000_000}, ["memory limit", "study.memory_limit"]),
     ],
 )
