@@ -75,7 +75,7 @@ def test_optimum_cli_takes_the_command(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mode": "mxfp4"}, "mxfp8"),
+        ({"mode": "mxfp4"}, "stores mxfp4"),
         ({"mode": "int4_sym", "ratio": 0.0}, "ratio 0 as 1"),
         ({"mode": "int4_sym", "ratio": 0.5, "sensitivity_metric": "output_error"}, "output_error"),
         ({"budget": 3.5}, "one by one"),
