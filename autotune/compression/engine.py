@@ -31,7 +31,16 @@ from autotune.compression.sensitivity import (
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import Statistics
-from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, read_rows, restore
+from autotune.compression.variants import (
+    Packed,
+    RowReader,
+    Treatment,
+    Variant,
+    compress_weight,
+    largest_magnitude,
+    read_rows,
+    restore,
+)
 from autotune.compression.weights import Weight, find_weights
 from autotune.errors import PlanError
 from autotune.files import fingerprint
@@ -41,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_VERSION", "Engine"]
 
-ENGINE_VERSION = 4
+ENGINE_VERSION = 5
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 
@@ -81,6 +90,7 @@ class Engine:
         nodes = model.get_ordered_ops()
         self._constants = {n.get_friendly_name(): n for n in nodes if n.get_type_name() == "Constant"}
         self._by_name = {weight.name: weight for weight in self.weights}
+        self._magnitudes: dict[str, float] = {}
         self._scaled: tuple[tuple[str, bytes, bool | None], Array, Propagation | None] | None = None
 
     @property
@@ -157,7 +167,8 @@ class Engine:
         """A plan of these variants, with its sizes; the weights that are not named stay as they are."""
         variants = marked(variants, scalings)
         expanded, expansions = expanded_at_run_time(self.weights, variants)
-        footprint = self.sizes.footprint(self.weights, variants, *_changes(scalings))
+        replaced, added = _changes(scalings)
+        footprint = self.sizes.footprint(self.weights, variants, replaced, self._largest, added)
         return Plan(
             variants=variants,
             awq={s.group.activation: "merged" if s.merge else "inserted" for s in scalings},
@@ -238,6 +249,13 @@ class Engine:
 
     def _reader(self, weight: Weight) -> RowReader:
         return read_rows(self._constants[weight.name], weight)
+
+    def _largest(self, weight: Weight) -> float:
+        """The largest magnitude in a weight; looked for once."""
+        digest = self.sizes.digests[weight.name]
+        if digest not in self._magnitudes:
+            self._magnitudes[digest] = largest_magnitude(self._reader(weight), weight, Treatment())
+        return self._magnitudes[digest]
 
     def _content(self, weight: Weight) -> list[Any]:
         """What a variant's bytes depend on, of the weight itself."""

@@ -85,7 +85,22 @@ def initial_scale(rows: Array, fmt: Format) -> tuple[Array, Array | None]:
         return _at_least_epsilon(signed), None
     largest = np.maximum(rows.max(axis=-1, keepdims=True), -rows.min(axis=-1, keepdims=True))
     scale = _at_least_epsilon(largest / np.float32(fmt.largest))
-    return (power_of_two_above(scale) if fmt.scale_storage == "f8e8m0" else scale), None
+    if fmt.scale_storage == "f8e8m0":
+        scale = power_of_two_above(scale)
+    return (_of_least_square_error(rows, scale, fmt) if fmt.scale_factors else scale), None
+
+
+def _of_least_square_error(rows: Array, scale: Array, fmt: Format) -> Array:
+    """The scale itself or that of its multiples with the least square error, as it will be stored."""
+    best = stored_value(scale, fmt)
+    least = np.square(round_trip(rows, best, None, fmt) - rows).sum(axis=-1, keepdims=True)
+    for factor in fmt.scale_factors:
+        other = stored_value(scale * np.float32(factor), fmt)
+        error = np.square(round_trip(rows, other, None, fmt) - rows).sum(axis=-1, keepdims=True)
+        better = error < least
+        np.copyto(best, other, where=better)
+        np.copyto(least, error, where=better)
+    return best
 
 
 def with_second_order_scale(fmt: Format, largest: float) -> Format:

@@ -5,13 +5,14 @@ OpenVINO writes every distinct run of bytes once, so the size is that of the set
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from autotune.compression.arrays import FLOAT_TYPES, raw_bytes, type_name
+from autotune.compression.formats import with_second_order_scale
 from autotune.compression.variants import Variant, layout
 from autotune.compression.weights import Weight
 
@@ -61,17 +62,20 @@ class Sizes:
         weights: Iterable[Weight],
         variants: Mapping[str, Variant],
         replaced: Mapping[str, str],
+        largest: Callable[[Weight], float],
         added: Iterable[int] = (),
     ) -> int:
         """Bytes of `openvino_model.bin` with these variants.
 
         Equal weights in equal variants are written once, like everything else that is equal. Constants that come out
-        equal by accident (zero points of tiny weights) are counted twice: only compressing them could tell.
+        equal by accident (zero points of tiny weights, second-order scales where AWQ or adapters change the weights)
+        are counted twice: only compressing them could tell.
 
         Args:
             weights: all weights of the model.
             variants: variant of each compressed weight, by name; the others stay as they are.
             replaced: names of other constants that get new values of the same size, with what the values depend on.
+            largest: the largest magnitude in a weight, on which second-order scales depend; asked for these only.
             added: bytes of constants that are new, each one unlike all others.
         """
         weights = tuple(weights)
@@ -95,11 +99,14 @@ class Sizes:
                 variant,
                 weight.name if own else "",
             )
+            changed = variant.awq or variant.awq_output or variant.lora_rank > 0
             for kind, part in layout(weight, variant).items():
-                if part.content is None:
-                    parts[kind, *source] = part.nbytes
-                else:
-                    parts[_digest_of(np.frombuffer(part.content, np.uint8))] = part.nbytes
+                content = part.content
+                if kind == "second_order_scale" and not changed:
+                    scaled = with_second_order_scale(variant.format, largest(weight))
+                    content = np.float32(scaled.second_order_scale).tobytes()
+                key = (kind, *source) if content is None else _digest_of(np.frombuffer(content, np.uint8))
+                parts[key] = part.nbytes
         return sum(parts.values()) + sum(added)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.compression.arrays import raw_bytes, type_name, widen_bf16
+from autotune.compression.format_table import LARGEST_FLOAT16
 from autotune.compression.formats import (
     BITS,
     FORMATS,
@@ -39,7 +40,18 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Packed", "Part", "RowReader", "Treatment", "Variant", "compress_weight", "layout", "read_rows", "restore"]
+__all__ = [
+    "Packed",
+    "Part",
+    "RowReader",
+    "Treatment",
+    "Variant",
+    "compress_weight",
+    "largest_magnitude",
+    "layout",
+    "read_rows",
+    "restore",
+]
 
 BLOCK_ELEMENTS = 1 << 17
 """Elements of a block of rows: its float32 copies stay in a core's second-level cache."""
@@ -241,6 +253,16 @@ def read_rows(node: ov.Node, weight: Weight) -> RowReader:
     return read
 
 
+def largest_magnitude(read: RowReader, weight: Weight, treatment: Treatment) -> float:
+    """Of all elements of a weight with its scales applied."""
+
+    def of_rows(start: int) -> float:
+        return float(np.abs(treatment.scaled(read(start, min(start + step, weight.rows)), start)).max())
+
+    step = max(1, BLOCK_ELEMENTS // weight.columns)
+    return max(in_parallel(of_rows, range(0, weight.rows, step)))
+
+
 def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
     """Quantize and pack one weight.
 
@@ -260,9 +282,10 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
         return treatment.scaled(read(start, min(start + step, rows)), start)
 
     if fmt.scale_storage == "f8e4m3":
-        fmt = with_second_order_scale(
-            fmt, max(in_parallel(lambda start: float(np.abs(values_of(start)).max()), starts))
-        )
+        largest = largest_magnitude(read, weight, treatment)
+        if largest / fmt.largest > LARGEST_FLOAT16:
+            raise _too_large(weight, largest)
+        fmt = with_second_order_scale(fmt, largest)
     codes = np.empty((rows, groups, columns // groups), np.uint8)
     scales = np.empty((rows, groups, 1), SCALE_DTYPES[fmt.scale_storage])
     zeros = np.empty((rows, groups, 1), np.uint8) if fmt.has_zero_point else None
@@ -272,11 +295,8 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
         stop = start + len(values)
         values = values.reshape(len(values), groups, -1)
         scale, zero = initial_scale(values, fmt)
-        if np.abs(scale).max() > np.finfo(np.float16).max:
-            raise CompressionError(
-                f"{weight.name}: values up to {np.abs(values).max():.3g} need a scale that float16 cannot hold; add "
-                "the weight to ignored_scope"
-            )
+        if np.abs(scale).max() > LARGEST_FLOAT16:
+            raise _too_large(weight, float(np.abs(values).max()))
         if variant.gptq:
             assert treatment.second_moment is not None
             assert treatment.spread is not None
@@ -307,6 +327,13 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     if fmt.second_order_scale:
         parts["second_order_scale"] = _bytes(np.array([fmt.second_order_scale], np.float32))
     return parts
+
+
+def _too_large(weight: Weight, magnitude: float) -> CompressionError:
+    return CompressionError(
+        f"{weight.name}: values up to {magnitude:.3g} need a scale that float16 cannot hold; add the weight to "
+        "ignored_scope"
+    )
 
 
 def _bytes(array: npt.NDArray[Any]) -> Codes:

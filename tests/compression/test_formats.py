@@ -266,14 +266,14 @@ def test_e4m3_conversion_is_openvinos(value: float) -> None:
 
 @given(hnp.arrays(np.float32, (3, 2, 16), elements=st.floats(-1e4, 1e4, width=32)))
 def test_nvfp4_scales_are_read_back_as_they_were_stored(rows: npt.NDArray[np.float32]) -> None:
-    """Storing what was read changes nothing, no scale is zero, and the largest one is nearly the largest of E4M3."""
+    """Storing what was read changes nothing, no scale is zero, and the largest is one of the two largest of E4M3."""
     fmt = with_second_order_scale(FORMATS["nvfp4"], float(np.abs(rows).max()))
     scale, _ = initial_scale(rows, fmt)
     stored = store_scale(scale, fmt)
     value = read_scale(stored, fmt)
     assert np.array_equal(read_scale(store_scale(value, fmt), fmt), value)
     assert np.all(value > 0)
-    assert stored.max() == 126 or fmt.second_order_scale == np.float32(2.0**-23)
+    assert stored.max() >= 125 or fmt.second_order_scale == np.float32(2.0**-23)
 
 
 def test_codebooks_are_stored_in_float16() -> None:

@@ -159,29 +159,23 @@ def test_minifloats_equal_nncf_but_for_its_defects(mode: str, group_size: int) -
         assert np.all(error <= its_error * (1 + 1e-6))
 
 
-def test_nvfp4_has_scales_of_nncf_and_no_element_a_larger_error() -> None:
-    """NNCF rounds elements by scales that it does not store; ours are the nearest ones under the stored scale."""
+def test_nvfp4_has_the_second_order_scale_of_nncf_and_a_lower_error() -> None:
+    """NNCF rounds elements by scales that it does not store; ours is the best of three scales for every group."""
     engine = Engine(model_of_edge_cases())
     found = engine.apply(engine.plan(Settings(mode="nvfp4")))
     expected = nncf.compress_weights(model_of_edge_cases(), mode=nncf.CompressWeightsMode.NVFP4)
     assert by_name(content(found)).keys() == by_name(content(expected)).keys()
-    improved = 0
     for seed, (rows, _, _) in enumerate(LAYOUTS):
         name = f"W{rows}_{seed}"
         original = in_groups(model_of_edge_cases(), name, "numbers", K // 16)
         unit, its_unit = (second_order_scale(model, name) for model in (found, expected))
         assert unit == its_unit
-        stored, its_stored = (in_groups(model, name, "scale", K // 16)[..., 0] for model in (found, expected))
-        zero = its_stored == 0
-        assert np.array_equal(stored[~zero], its_stored[~zero])
-        assert np.all(stored[zero] == 1)
         error, its_error = (
-            np.abs(in_groups(model, name, "numbers", K // 16).astype(np.float64) - original)
+            np.square(in_groups(model, name, "numbers", K // 16).astype(np.float64) - original).sum(axis=-1)
             for model in (found, expected)
         )
         assert np.all(error <= its_error * (1 + 1e-6))
-        improved += int((error < its_error).sum())
-    assert improved > 1000
+        assert error.sum() < 0.9 * its_error.sum()
 
 
 def second_order_scale(model: ov.Model, name: str) -> float:

@@ -126,6 +126,16 @@ def same_bytes_in_two_shapes() -> ov.Model:
     return result_model([ops.matmul(y, as_constant(normal(8, 96), "L"), False, True)], [x, z])
 
 
+def test_equal_second_order_scales_are_counted_once(tmp_path: Path) -> None:
+    """Weights with one largest value, as coarse storage types make them, share the scale over their scales."""
+    weights = [normal(32, 32, seed=seed) for seed in range(3)]
+    for w in weights[:2]:
+        w[0, 0] = 7
+    engine = Engine(language_chain(weights, normal(40, 32)))
+    for settings in (Settings(mode="nvfp4"), Settings(mode="nvfp4", all_layers=True)):
+        assert_foretold(engine, settings, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("build", "group_sizes"),
     [(odd, (-1, 7)), (tied, (-1, 16)), (equal_weights, (-1, 16)), (same_bytes_in_two_shapes, (-1,))],
