@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, CompressionError, ConfigError, PrerequisiteError, reason
 from autotune.files import fingerprint, fingerprint_file, get_or_create_directory
+from autotune.gptq_checkpoint import Checkpoint, find_checkpoint, keep_integers, write_float_copy
 from autotune.hub import hub_advice, is_hub_problem
 
 if TYPE_CHECKING:
@@ -165,16 +167,50 @@ def _hub_revision(model: str) -> str:
 
 
 def _export(model: str, out: Path, trust_remote_code: bool) -> None:
-    """Export with optimum-intel in the precision the weights are stored in, and add the tokenizer's files."""
+    """Bring a Hugging Face model into OpenVINO's form; the integers of a GPTQ checkpoint stay what they are."""
+    checkpoint = find_checkpoint(model)
+    if checkpoint is None:
+        _export_float(model, model, out, trust_remote_code)
+    else:
+        with TemporaryDirectory(dir=out.parent, prefix="float-") as folder:
+            write_float_copy(checkpoint, Path(folder))
+            _export_float(model, folder, out, trust_remote_code)
+        _keep_integers(checkpoint, out)
+    written = SourceModel(model, out)
+    record = f"{written.fingerprint} {written.tokenizer_fingerprint}"
+    (out / _EXPORT_RECORD).write_text(record, encoding="utf-8")
+
+
+def _keep_integers(checkpoint: Checkpoint, out: Path) -> None:
+    import openvino as ov
+
+    whole = out / "kept"
+    kept = keep_integers(ov.Core().read_model(out / MODEL_FILE), checkpoint)
+    ov.save_model(kept, whole / MODEL_FILE, compress_to_fp16=False)
+    # What is mapped from the float export stays readable until it is let go.
+    for name in (MODEL_FILE, WEIGHTS_FILE):
+        (whole / name).replace(out / name)
+    whole.rmdir()
+
+
+def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) -> None:
+    """Export with optimum-intel in the precision the weights are stored in, and add the tokenizer's files.
+
+    Args:
+        model: what the user calls it.
+        files: the folder or hub id that it is read from.
+        out: an empty folder.
+        trust_remote_code: whether code that comes with the model may run.
+    """
     from optimum.intel import OVModelForCausalLM
 
     try:
         with _quiet_export():
             exported = OVModelForCausalLM.from_pretrained(
-                model, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
+                files, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
             )
             exported.save_pretrained(out)
-            _add_tokenizer(model, out, trust_remote_code)
+            _add_tokenizer(files, out, trust_remote_code)
     except AutotuneError:
         raise
     except Exception as error:
@@ -186,9 +222,6 @@ def _export(model: str, out: Path, trust_remote_code: bool) -> None:
         ) from error
     if not (out / MODEL_FILE).is_file():
         raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; only text models can be tuned")
-    written = SourceModel(model, out)
-    record = f"{written.fingerprint} {written.tokenizer_fingerprint}"
-    (out / _EXPORT_RECORD).write_text(record, encoding="utf-8")
 
 
 @contextmanager

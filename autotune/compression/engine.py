@@ -41,7 +41,7 @@ from autotune.compression.variants import (
     read_rows,
     restore,
 )
-from autotune.compression.weights import Weight, find_weights
+from autotune.compression.weights import Weight, compressed_already, find_weights
 from autotune.errors import PlanError
 from autotune.files import fingerprint
 
@@ -157,6 +157,12 @@ class Engine:
 
         variants, notes = make_variants(settings, self.weights, score)
         scalings = self._worthwhile(settings, variants, notes) if settings.awq else ()
+        kept = len(compressed_already(self.model))
+        if kept:
+            notes.append(
+                f"{kept} weights are compressed in this model already and stay as they are; these settings, and the "
+                f"percentages, are of the other {len(self.weights)}"
+            )
         plan = self.plan_of(variants, scalings, notes)
         known = {"metric": settings.sensitivity_metric, "values": scores} if scores else {}
         return replace(plan, sensitivity=known, awq_data_free=bool(scalings) and settings.awq_data_free)

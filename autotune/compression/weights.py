@@ -17,7 +17,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Kind", "Use", "Weight", "find_weights", "rows_to_shape", "rows_view"]
+__all__ = ["Kind", "Use", "Weight", "compressed_already", "find_weights", "rows_to_shape", "rows_view"]
 
 Kind = Literal["matmul", "embedding", "convolution"]
 
@@ -28,6 +28,7 @@ _CONVOLUTION_CHANNEL_AXES = {
     "GroupConvolutionBackpropData": (0, 2),
 }
 _ROTARY = {"Sin", "Cos"}
+_DECOMPRESSION = {"Convert", "Subtract", "Multiply", "Reshape"}
 _TRANSPARENT_TO_ROTARY = {"Transpose", "Concat"}
 
 
@@ -288,6 +289,21 @@ def _in_use(constant: ov.Node) -> tuple[tuple[int, ...], tuple[str, ...]]:
                 return tuple(constant.get_output_shape(0)), ()
     shapes = set(reshapes.values())
     return (shapes.pop(), tuple(reshapes)) if len(shapes) == 1 else (tuple(constant.get_output_shape(0)), ())
+
+
+def compressed_already(model: ov.Model) -> tuple[str, ...]:
+    """Names of the integer or low-precision constants that MatMuls use as weights through a decompression."""
+    found: dict[str, None] = {}
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul":
+            continue
+        for port in (0, 1):
+            node = product.input_value(port).get_node()
+            while node.get_type_name() in _DECOMPRESSION:
+                node = node.input_value(0).get_node()
+            if node.get_type_name() == "Constant" and type_name(node) not in FLOAT_TYPES:
+                found[node.get_friendly_name()] = None
+    return tuple(found)
 
 
 def _check_names(model: ov.Model, weights: tuple[Weight, ...]) -> None:
