@@ -12,6 +12,7 @@ from autotune.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from autotune.cache import Cache
     from autotune.compression.engine import Engine
+    from autotune.compression.moments import Depth
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.config import Calibration, Config
@@ -89,7 +90,12 @@ def compress(
     for problem in settings.problems():
         raise PlanError(f"--{problem.key.replace('_', '-')}: {problem.message}")
     source, engine = open_engine(
-        model, calibration=calibration, cache=cache, stage=stage, trust_remote_code=trust_remote_code
+        model,
+        calibration=calibration,
+        cache=cache,
+        stage=stage,
+        trust_remote_code=trust_remote_code,
+        depth=lambda engine: engine.depth(settings),
     )
     plan = engine.plan(settings)
     stage("compressing")
@@ -97,11 +103,17 @@ def compress(
 
 
 def open_engine(
-    model: str, *, calibration: Calibration | None, cache: Cache, stage: Stage, trust_remote_code: bool
+    model: str,
+    *,
+    calibration: Calibration | None,
+    cache: Cache,
+    stage: Stage,
+    trust_remote_code: bool,
+    depth: Callable[[Engine], Depth] = lambda engine: "full",
 ) -> tuple[SourceModel, Engine]:
     """A model and its engine, which calibrates when statistics are first needed; texts are read at once.
 
-    Args and errors as for `compress`.
+    Args and errors as for `compress`; `depth` is that of the calibration, if there will be one.
     """
     from autotune.compression.bank import Bank
     from autotune.compression.engine import Engine
@@ -119,12 +131,16 @@ def open_engine(
         windows = _windows(calibration, texts, source, original, cache, stage)
         stage(f"calibrating on {len(windows)} windows of {calibration.sequence_length} tokens")
         return StatisticsCache(cache.statistics).get_or_collect(
-            original, engine.activations, windows, model_fingerprint=source.fingerprint
+            original,
+            engine.activations,
+            windows,
+            model_fingerprint=source.fingerprint,
+            depth=depth(engine),
         )
 
     engine = Engine(
         original,
-        bank=Bank(cache.bank, limit=cache.limit),
+        bank=Bank(cache.bank, limit=cache.limit, memory_limit=0),
         statistics=None if calibration is None else statistics,
         model_fingerprint=source.fingerprint,
     )

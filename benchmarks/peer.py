@@ -13,7 +13,7 @@ import openvino as ov
 
 from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
 
-__all__ = ["nncf_compress"]
+__all__ = ["inputs", "nncf_compress"]
 
 
 def nncf_compress(
@@ -43,7 +43,7 @@ def nncf_compress(
     algorithms = {name: True for name in ALGORITHMS if getattr(settings, name)}
     options |= algorithms
     if settings.needs_statistics:
-        options["dataset"] = nncf.Dataset([_inputs(row) for row in windows])
+        options["dataset"] = nncf.Dataset([inputs(row) for row in windows])
         options["subset_size"] = len(windows)
     if statistics is not None:
         options["advanced_parameters"] = nncf.AdvancedCompressionParameters(statistics_path=str(statistics))
@@ -54,7 +54,7 @@ def nncf_compress(
             return None
 
 
-def _inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
+def inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
     tokens = tokens[None]
     return {
         "input_ids": tokens,

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import openvino as ov
+from common import DEMO, label
 from peer import nncf_compress
 
 from autotune.cache import Cache
@@ -30,8 +31,6 @@ from autotune.models import resolve_model
 from autotune.runtime import OpenVINOLanguageModel
 from autotune.texts import token_windows
 from evaluators.perplexity import Perplexity
-
-DEMO = Path(__file__).parents[1] / "examples" / "demo"
 
 
 class Scored(NamedTuple):
@@ -81,13 +80,6 @@ def data_aware() -> Iterator[Settings]:
         yield Settings(mode="int4_asym", group_size=64, **dict.fromkeys(algorithms.split(), True))
     for algorithms in ("lora_correction", "awq scale_estimation lora_correction"):
         yield Settings(mode="int4_asym", group_size=64, **dict.fromkeys(algorithms.split(), True))
-
-
-def label(s: Settings) -> str:
-    parts = [s.mode, "" if s.group_size is None else f"g{s.group_size}", "" if s.ratio == 1 else f"ratio {s.ratio}"]
-    parts += [s.sensitivity_metric or "", "all_layers" if s.all_layers else "", "AWQ" if s.awq else ""]
-    parts += ["SE" if s.scale_estimation else "", "GPTQ" if s.gptq else "", "LoRA" if s.lora_correction else ""]
-    return " ".join(part for part in parts if part)
 
 
 def standard_error(values: np.ndarray) -> float:

@@ -34,6 +34,8 @@ class Bank:
         directory: the folder on disk, or None for memory only.
         limit: bytes on disk; the entries that were not used for the longest time go first.
         counters: ``computed`` and ``reused`` entries in this process.
+
+    With a `memory_limit` of 0 nothing is kept in memory, which is right where each entry is asked for once.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Bank:
         return entry
 
     def _remember(self, key: str, entry: Entry) -> None:
-        if key in self._memory:
+        if key in self._memory or not self._memory_limit:
             return
         self._memory[key] = entry
         self._memory_used += _nbytes(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from autotune.compression.formats import Array
 from autotune.compression.gptq import Propagation, propagation
 from autotune.compression.graph import assemble
 from autotune.compression.lora import compress_with_adapters
+from autotune.compression.moments import BLOCK, Depth
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
+from autotune.compression.scale_estimation import MAX_BLOCK
 from autotune.compression.sensitivity import (
     Int8Error,
     int8_error,
@@ -76,7 +78,7 @@ class Engine:
 
         Args:
             model: the original.
-            bank: where variants are kept; in memory only by default.
+            bank: where variants are kept; nowhere by default, so that the compressed model is all that takes memory.
             statistics: gives the calibration statistics when they are first needed; None if there is no text.
             model_fingerprint: recorded in the compressed model.
         """
@@ -84,7 +86,7 @@ class Engine:
         self.weights = find_weights(model)
         self.sizes = Sizes(model)
         self.counters = {"variants_computed": 0, "variants_reused": 0}
-        self._bank = Bank() if bank is None else bank
+        self._bank = Bank(memory_limit=0) if bank is None else bank
         self._statistics = statistics
         self._model_fingerprint = model_fingerprint
         nodes = model.get_ordered_ops()
@@ -132,6 +134,14 @@ class Engine:
             return settings
         data_aware = self._statistics is not None
         return replace(settings, sensitivity_metric=OUTPUT_ERROR if data_aware else DATA_FREE_METRIC)
+
+    def depth(self, settings: Settings) -> Depth:
+        """How much of the second moments these settings look at: GPTQ, adapters and AWQ at all, others in groups."""
+        within_groups = not (settings.gptq or settings.lora_correction or settings.awq)
+        # Groups of these sizes, whole rows among them, are searched in blocks that none of the known ones cuts.
+        fits = settings.group_size in (None, -1) or BLOCK % settings.group_size == 0
+        fits = fits and all(weight.columns % MAX_BLOCK == 0 for weight in self.weights if weight.activations)
+        return "blocks" if within_groups and fits else "full"
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings for this model.
@@ -202,16 +212,19 @@ class Engine:
         merges = [(scaling.merge, scale) for scaling, scale in scaled if scaling.merge is not None]
         outputs = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.producers.items()}
         divided = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.constants.items()}
-        compressed = []
-        for weight in self.weights:
-            variant = plan.variants.get(weight.name)
-            if variant is None:
-                continue
-            treatment = Treatment(
-                input_scale=inputs[weight.name] if variant.awq else None,
-                output_scale=outputs[weight.name] if variant.awq_output else None,
-            )
-            compressed.append((weight, variant, self._packed(weight, variant, treatment)))
+
+        def compressed() -> Iterator[tuple[Weight, Variant, Packed]]:
+            # One at a time: what is in the new model need not be kept here.
+            for weight in self.weights:
+                variant = plan.variants.get(weight.name)
+                if variant is None:
+                    continue
+                treatment = Treatment(
+                    input_scale=inputs[weight.name] if variant.awq else None,
+                    output_scale=outputs[weight.name] if variant.awq_output else None,
+                )
+                yield weight, variant, self._packed(weight, variant, treatment)
+
         inserted = [
             ([self._by_name[name].uses[0] for name in scaling.weights], scale)
             for scaling, scale in scaled
@@ -222,7 +235,7 @@ class Engine:
             "model": self._model_fingerprint,
             "plan": replace(plan, sensitivity={}).as_dict(),
         }
-        return assemble(self.model, compressed, divided, inserted, record)
+        return assemble(self.model, compressed(), divided, inserted, record)
 
     def restored(self, weight: Weight, variant: Variant) -> Array:
         """A weight as its compressed form stands for it, float32 [R, K]; compressed now where the bank has it not."""

@@ -74,16 +74,16 @@ def initial_scale(rows: Array, fmt: Format) -> tuple[Array, Array | None]:
         numbers) or None.
     """
     if fmt.family == "asymmetric":
-        low = np.minimum(rows.min(axis=-1, keepdims=True), 0)
-        high = np.maximum(rows.max(axis=-1, keepdims=True), 0)
+        low = np.minimum(_reduce(np.minimum, rows), 0)
+        high = np.maximum(_reduce(np.maximum, rows), 0)
         scale = _at_least_epsilon((high - low) / np.float32(fmt.highest))
         return scale, zero_point(low, scale, fmt)
     if fmt.family == "symmetric":
-        low = np.abs(rows.min(axis=-1, keepdims=True))
-        high = rows.max(axis=-1, keepdims=True)
+        low = np.abs(_reduce(np.minimum, rows))
+        high = _reduce(np.maximum, rows)
         signed = np.where(low >= high, low, -high) / np.float32(-fmt.lowest)
         return _at_least_epsilon(signed), None
-    largest = np.maximum(rows.max(axis=-1, keepdims=True), -rows.min(axis=-1, keepdims=True))
+    largest = np.maximum(_reduce(np.maximum, rows), -_reduce(np.minimum, rows))
     scale = _at_least_epsilon(largest / np.float32(fmt.largest))
     if fmt.scale_storage == "f8e8m0":
         scale = power_of_two_above(scale)
@@ -107,6 +107,12 @@ def with_second_order_scale(fmt: Format, largest: float) -> Format:
     """The format for a weight with this largest magnitude: its largest group scale is the largest that E4M3 holds."""
     scale = max(np.float32(largest) / np.float32(fmt.largest), EPSILON)
     return replace(fmt, second_order_scale=float(max(scale / E4M3_MAX, EPSILON)))
+
+
+def _reduce(extreme: np.ufunc, rows: Array) -> Any:
+    """Smallest or largest of each group, [R, G, 1]; over short last axes `reduceat` is faster than `reduce`."""
+    starts = np.arange(0, rows.size, rows.shape[-1])
+    return extreme.reduceat(rows.reshape(-1), starts).reshape(*rows.shape[:-1], 1)
 
 
 def zero_point(low: Array, scale: Array, fmt: Format) -> Array:

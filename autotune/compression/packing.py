@@ -29,7 +29,9 @@ def pack(codes: Codes, bits: int) -> Codes:
         return flat
     flat = _padded(flat, {2: 4, 3: 8, 4: 2}[bits])
     if bits == 4:
-        return np.asarray(flat[0::2] | (flat[1::2] << np.uint8(4)))
+        # Both elements of a byte as one number of 16 bits, 0x0b0a: shifted onto itself, its low byte is 0xba.
+        pairs = np.ascontiguousarray(flat).view("<u2")
+        return np.asarray((pairs | (pairs >> np.uint16(4))).astype(np.uint8))
     if bits == 2:
         lower, upper = (flat[i::4] | (flat[i + 1 :: 4] << np.uint8(2)) for i in (0, 2))
         return np.asarray(lower | (upper << np.uint8(4)))

@@ -14,7 +14,7 @@ from autotune.threads import thread_limit, usable_cores
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-__all__ = ["in_parallel", "one_blas_thread"]
+__all__ = ["cores", "in_parallel", "one_blas_thread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +26,7 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     NumPy releases the interpreter lock, so threads are enough. Matrix products inside `work` run on one thread each:
     the cores are taken already, and the result must not depend on how a product is divided among threads.
     """
-    with one_blas_thread(), ThreadPoolExecutor(thread_limit() or usable_cores()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(work, items))
 
 
@@ -44,3 +44,8 @@ def _blas_libraries(with_scipy: bool) -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def cores() -> int:
+    """Threads that this process should use at once."""
+    return thread_limit() or usable_cores()

@@ -63,14 +63,25 @@ def output_error(error: Array, blocks: Array) -> Array:
     Returns:
         float32 [R, G, 1].
     """
-    rows, groups, _ = error.shape
+    (own,) = _inner_products(error, (error,), blocks)
+    return own
+
+
+def _inner_products(left: Array, rights: Sequence[Array], blocks: Array) -> list[Array]:
+    """a H bᵀ of every group, for one a and several b; all [R, G, g], results [R, G, 1]."""
+    rows, groups, _ = left.shape
     if blocks.ndim == 2:
-        return np.asarray((np.square(error) * blocks).sum(axis=-1, keepdims=True))
+        weighted = left * blocks
+        return [np.vecdot(weighted, right)[..., None] for right in rights]
     count, block, _ = blocks.shape
-    by_block = np.ascontiguousarray(error.reshape(rows, count, block).transpose(1, 0, 2))
-    weighted: Array = np.matmul(by_block, blocks)
-    weighted *= by_block
-    return np.asarray(weighted.sum(axis=-1).T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True))
+
+    def by_block(values: Array) -> Array:
+        return np.ascontiguousarray(values.reshape(rows, count, block).transpose(1, 0, 2))
+
+    ours = by_block(left)
+    weighted = np.matmul(ours, blocks)
+    products = [np.vecdot(weighted, ours if right is left else by_block(right)) for right in rights]
+    return [product.T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True) for product in products]
 
 
 def _candidates(
@@ -140,9 +151,7 @@ def estimate_scale(
 def _closed_form(rows: Array, scale: Array, zero: Array | None, blocks: Array, fmt: Format) -> Array:
     """The scale that minimises the output error for the integers that `scale` gives; `scale` where undefined."""
     levels = round_trip(rows, scale, zero, fmt) / scale
-    # a H bᵀ from three quadratic forms, since H is symmetric.
-    own = output_error(levels, blocks)
-    cross = (output_error(levels + rows, blocks) - own - output_error(rows, blocks)) / 2
+    own, cross = _inner_products(levels, (levels, rows), blocks)
     safe = np.where(own > 0, own, 1)
     return np.where((own > 0) & (cross * scale > 0), cross / safe, scale)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.arrays import raw_bytes, type_name, widen_bf16
+from autotune.compression.arrays import raw_bytes, type_name, widen_bf16, widen_f16
 from autotune.compression.format_table import LARGEST_FLOAT16
 from autotune.compression.formats import (
     BITS,
@@ -53,8 +53,8 @@ __all__ = [
     "restore",
 ]
 
-BLOCK_ELEMENTS = 1 << 17
-"""Elements of a block of rows: its float32 copies stay in a core's second-level cache."""
+BLOCK_ELEMENTS = 1 << 18
+"""Elements of a block of rows: few enough for the caches, enough to hide what a block costs by itself."""
 
 GPTQ_BLOCK_ELEMENTS = 1 << 19
 
@@ -240,12 +240,13 @@ def read_rows(node: ov.Node, weight: Weight) -> RowReader:
 
     The reader raises CompressionError where a block holds NaN or infinity.
     """
-    upper_halves = type_name(node) == "bf16"
-    values = raw_bytes(node).view(np.uint16) if upper_halves else node.data
+    kind = type_name(node)
+    values = raw_bytes(node).view(np.uint16) if kind == "bf16" else node.data
     rows = rows_view(values.reshape(weight.shape), weight)
+    widen = _WIDEN.get(kind, _converted)
 
     def read(start: int, stop: int) -> Array:
-        block: Array = widen_bf16(rows[start:stop]) if upper_halves else rows[start:stop].astype(np.float32)
+        block = widen(rows[start:stop])
         if not np.isfinite(block).all():
             raise CompressionError(f"{weight.name}: holds values that are not finite; check where the model comes from")
         return block
@@ -261,6 +262,13 @@ def largest_magnitude(read: RowReader, weight: Weight, treatment: Treatment) -> 
 
     step = max(1, BLOCK_ELEMENTS // weight.columns)
     return max(in_parallel(of_rows, range(0, weight.rows, step)))
+
+
+def _converted(values: npt.NDArray[Any]) -> Array:
+    return values.astype(np.float32)
+
+
+_WIDEN: Mapping[str, Callable[[npt.NDArray[Any]], Array]] = {"bf16": widen_bf16, "f16": widen_f16}
 
 
 def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
@@ -286,7 +294,7 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
         if largest / fmt.largest > LARGEST_FLOAT16:
             raise _too_large(weight, largest)
         fmt = with_second_order_scale(fmt, largest)
-    codes = np.empty((rows, groups, columns // groups), np.uint8)
+    codes = _PackedCodes(weight, groups, fmt.bits)
     scales = np.empty((rows, groups, 1), SCALE_DTYPES[fmt.scale_storage])
     zeros = np.empty((rows, groups, 1), np.uint8) if fmt.has_zero_point else None
 
@@ -304,7 +312,8 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
                 found = quantize_with_best_scales(values, scale, zero, treatment.second_moment, treatment.spread, fmt)
             else:
                 found = quantize_columns(values, stored_value(scale, fmt), zero, treatment.spread, fmt)
-            codes[start:stop], scale, zero = found.codes, found.scale, found.zero
+            codes.put(start, found.codes)
+            scale, zero = found.scale, found.zero
         else:
             if variant.scale_estimation:
                 assert treatment.second_moment is not None
@@ -312,14 +321,14 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
             if variant.looks_at_activations or fmt.second_order_scale:
                 # Plain rounding does not see that a float16 scale is rounded, since NNCF's does not; these do.
                 scale = stored_value(scale, fmt)
-            codes[start:stop] = encode(values, scale, zero, fmt)
+            codes.put(start, encode(values, scale, zero, fmt))
         scales[start:stop] = store_scale(scale, fmt)
         if zeros is not None and zero is not None:
             zeros[start:stop] = zero
 
     in_parallel(block, starts)
     parts = {
-        "weight": pack(rows_to_shape(codes, weight)[0], fmt.bits),
+        "weight": codes.packed(),
         "scale": _bytes(rows_to_shape(scales, weight)[0]),
     }
     if zeros is not None:
@@ -334,6 +343,33 @@ def _too_large(weight: Weight, magnitude: float) -> CompressionError:
         f"{weight.name}: values up to {magnitude:.3g} need a scale that float16 cannot hold; add the weight to "
         "ignored_scope"
     )
+
+
+class _PackedCodes:
+    """Takes the codes of a weight, some rows at a time, and packs them: at once, where rows stay as they are.
+
+    Where the constant's axes are in another order, elements that share a byte come from several rows.
+    """
+
+    def __init__(self, weight: Weight, groups: int, bits: int) -> None:
+        self._weight = weight
+        self._bits = bits
+        rank = len(weight.shape)
+        in_order = weight.reduction_axes == tuple(range(rank - len(weight.reduction_axes), rank))
+        self._row_bytes = weight.columns * bits // 8 if in_order and weight.columns * bits % 8 == 0 else 0
+        shape = (weight.rows, self._row_bytes) if self._row_bytes else (weight.rows, groups, weight.columns // groups)
+        self._rows = np.empty(shape, np.uint8)
+
+    def put(self, start: int, codes: Codes) -> None:
+        """Rows from `start` on, uint8 [n, G, g]."""
+        rows = pack(codes, self._bits).reshape(len(codes), -1) if self._row_bytes else codes
+        self._rows[start : start + len(codes)] = rows
+
+    def packed(self) -> Codes:
+        """The bytes of the constant, flat."""
+        if self._row_bytes:
+            return self._rows.reshape(-1)
+        return pack(rows_to_shape(self._rows, self._weight)[0], self._bits)
 
 
 def _bytes(array: npt.NDArray[Any]) -> Codes:

@@ -44,4 +44,4 @@ def statistics(
 
     cache = StatisticsCache(tmp_path_factory.mktemp("statistics"))
     activations = Engine(llama).activations
-    return lambda: cache.get_or_collect(llama, activations, tokens, model_fingerprint="llama")
+    return lambda: cache.get_or_collect(llama, activations, tokens, model_fingerprint="llama", precision="f32")

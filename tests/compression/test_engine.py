@@ -172,7 +172,7 @@ def test_number_of_threads_does_not_change_a_byte(
     monkeypatch.setattr("autotune.compression.variants.BLOCK_ELEMENTS", 512)
     found = []
     for cores in (1, 2, 7):
-        monkeypatch.setattr("autotune.compression.parallel.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("autotune.compression.parallel.cores", lambda cores=cores: cores)
         engine = Engine(llama, statistics=statistics)
         found.append(named_content(engine.apply(engine.plan(settings))))
     assert found[0] == found[1] == found[2]

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,15 @@ import pytest
 from builders import as_constant, features, language_chain, named, normal, result_model
 from openvino import opset15 as ops
 
-from autotune.compression import statistics as module
+from autotune.compression import calibration
+from autotune.compression.calibration import Precision
 from autotune.compression.engine import Engine
+from autotune.compression.moments import Depth
 from autotune.compression.statistics import Statistics, StatisticsCache, collect
 from autotune.errors import CompressionError
 
 Tokens = npt.NDArray[np.int64]
-ARRAYS = ("second_moment", "mean", "mean_magnitude", "largest", "tokens")
+ARRAYS = ("second_moment", "mean", "largest")
 SCALARS = (
     "max_activation_variance",
     "mean_activation_variance",
@@ -46,7 +49,7 @@ def activations(llama: ov.Model, tokens: Tokens) -> dict[str, npt.NDArray[np.flo
     return {name: np.array(found[i + 1], np.float64) for i, name in enumerate(names)}
 
 
-def opened(folder: Path, model: ov.Model, tokens: Tokens, **options: int) -> Statistics:
+def opened(folder: Path, model: ov.Model, tokens: Tokens, **options: Any) -> Statistics:
     """Statistics collected anew into a folder."""
     folder.mkdir()
     collect(model, Engine(model).activations, tokens, folder, **options)
@@ -69,27 +72,13 @@ def test_second_moments_are_those_of_the_activations(
 def test_channel_numbers_are_those_of_the_activations(
     statistics: Callable[[], Statistics], activations: dict[str, npt.NDArray[np.float64]]
 ) -> None:
-    """Mean, mean magnitude and largest magnitude of every channel over all tokens."""
+    """Mean and largest magnitude of every channel over all tokens."""
     assert statistics().tokens == 6 * 32
     for name, values in activations.items():
         x = values.reshape(-1, values.shape[-1])
         close = {"rtol": 1e-4, "atol": 1e-5 * np.abs(x).max()}
         assert np.allclose(statistics().array(name, "mean"), x.mean(axis=0), **close)
-        assert np.allclose(statistics().array(name, "mean_magnitude"), np.abs(x).mean(axis=0), **close)
         assert np.allclose(statistics().array(name, "largest"), np.abs(x).max(axis=0), **close)
-
-
-def test_sampled_tokens_are_tokens_of_every_window(
-    statistics: Callable[[], Statistics], activations: dict[str, npt.NDArray[np.float64]]
-) -> None:
-    """The sample holds rows of the activation, as many from each window, and never a window's first token."""
-    for name, values in activations.items():
-        sample = statistics().array(name, "tokens")
-        windows = sample.reshape(len(values), -1, values.shape[-1])
-        for window, rows in zip(values, windows, strict=True):
-            distances = np.abs(rows[:, None, :] - window[None]).max(axis=-1)
-            assert np.all(distances.min(axis=1) < 1e-4 * np.abs(window).max())
-            assert 0 not in distances.argmin(axis=1)
 
 
 def test_scalars_follow_their_formulas(
@@ -116,33 +105,27 @@ def test_scalars_of_a_worked_example(tmp_path: Path) -> None:
     assert values == pytest.approx([32 / 9, 14 / 9, 7 / 3, 42 / 9])
 
 
-@pytest.mark.parametrize("limit", [2 * 8 * 128 * 128, 1])
-def test_several_passes_give_the_same_numbers(
-    llama: ov.Model, tokens: Tokens, statistics: Callable[[], Statistics], tmp_path: Path, limit: int
-) -> None:
-    """A memory limit cuts the layers into parts that fit, in their order, one pass each, and changes no number."""
-    activations = Engine(llama).activations
-    parts = module._parts(llama, activations, limit)
-    assert 1 < len(parts) <= len(activations)
-    assert [name for part in parts for name in part] == [
-        n for p in module._parts(llama, activations, 1 << 40) for n in p
-    ]
-    assert all(len(part) == 1 or sum(8 * width**2 for width in part.values()) <= limit for part in parts)
-    found = opened(tmp_path / "s", llama, tokens, memory_limit=limit)
-    for name in activations:
+def assert_close(found: Statistics, expected: Statistics, names: Iterable[str]) -> None:
+    for name in names:
         for array in ARRAYS:
-            assert np.allclose(found.array(name, array), statistics().array(name, array), rtol=1e-5, atol=1e-5)
+            close = {"rtol": 1e-4, "atol": 1e-4 * np.abs(expected.array(name, array)).max()}
+            assert np.allclose(found.array(name, array), expected.array(name, array), **close)
+        for metric in SCALARS:
+            assert found.scalar(name, metric) == pytest.approx(expected.scalar(name, metric), rel=1e-4)
 
 
-def test_a_pass_is_only_as_deep_as_its_part(llama: ov.Model) -> None:
-    """What lies above the last activation that is looked at is not in the model that is run, states included."""
-    activations = list(module._parts(llama, Engine(llama).activations, 1 << 40)[0])
-    depths = []
-    for name in (activations[0], activations[1], activations[-1]):
-        reduced = module._with_reductions(llama, [name], np.array([1]))
-        depths.append((len(reduced.get_ordered_ops()), len(reduced.get_sinks())))
-    assert depths[0][0] < depths[1][0] < depths[2][0]
-    assert [sinks for _, sinks in depths] == [0, 2, 4]
+@pytest.mark.parametrize("limit", [1 << 20, 1])
+def test_segments_give_the_same_numbers(
+    llama: ov.Model,
+    tokens: Tokens,
+    statistics: Callable[[], Statistics],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+) -> None:
+    """A limit on the memory cuts the model into segments that run one after the other, and changes no number."""
+    monkeypatch.setattr(calibration, "SEGMENT_BYTES", limit)
+    assert_close(opened(tmp_path / "s", llama, tokens), statistics(), Engine(llama).activations)
 
 
 def test_batches_of_windows_give_the_same_numbers(
@@ -153,25 +136,64 @@ def test_batches_of_windows_give_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows in batches of four, the last batch smaller, give what one batch gives."""
-    monkeypatch.setattr(module, "TOKENS_PER_INFERENCE", 4 * 32)
-    found = opened(tmp_path / "s", llama, tokens)
+    monkeypatch.setattr(calibration, "TOKENS_PER_BATCH", (4 * 32, 4 * 32))
+    assert_close(opened(tmp_path / "s", llama, tokens), statistics(), Engine(llama).activations)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_number_of_threads_does_not_change_a_bit(
+    llama: ov.Model, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """One, two or five batches at a time: their sums are the same to the last bit, in segments too."""
+    monkeypatch.setattr(calibration, "TOKENS_PER_BATCH", (32, 32))
+    monkeypatch.setattr(calibration, "SEGMENT_BYTES", 1 << 20)
+    written = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(calibration, "cores", lambda cores=cores: cores)
+        opened(tmp_path / f"{cores}", llama, tokens, precision=precision)
+        written.append({path.name: path.read_bytes() for path in (tmp_path / f"{cores}").iterdir()})
+    assert written[0] == written[1] == written[2]
+
+
+def test_diagonal_blocks_are_those_of_the_full_second_moments(tmp_path: Path) -> None:
+    """The shallow depth has the same bits within its blocks and zeros outside, also where the last block is smaller."""
+    width = 1100
+    model = language_chain([normal(width, width)], normal(10, width))
+    tokens = np.arange(40).reshape(4, 10) % 10
+    full, blocks = (opened(tmp_path / d, model, tokens, depth=d) for d in ("full", "blocks"))
+    expected, found = full.array("embed:0", "second_moment"), blocks.array("embed:0", "second_moment")
+    block = np.arange(width) // 512
+    inside = block[:, None] == block
+    assert np.array_equal(found[inside], expected[inside])
+    assert not found[~inside].any()
+    assert np.array_equal(expected, expected.T)
+    assert (tmp_path / "blocks/0000.safetensors").stat().st_size < (tmp_path / "full/0000.safetensors").stat().st_size
+
+
+def test_bfloat16_is_close(
+    llama: ov.Model, tokens: Tokens, statistics: Callable[[], Statistics], tmp_path: Path
+) -> None:
+    """The faster precision moves second moments by its rounding, and the scalars by less."""
+    found = opened(tmp_path / "s", llama, tokens, precision="bf16")
     for name in Engine(llama).activations:
-        for array in ARRAYS:
-            close = {"rtol": 1e-4, "atol": 1e-4 * np.abs(statistics().array(name, array)).max()}
-            assert np.allclose(found.array(name, array), statistics().array(name, array), **close)
+        expected = statistics().array(name, "second_moment")
+        assert np.abs(found.array(name, "second_moment") - expected).max() < 0.02 * np.abs(expected).max()
         for metric in SCALARS:
-            assert found.scalar(name, metric) == pytest.approx(statistics().scalar(name, metric), rel=1e-5)
+            assert found.scalar(name, metric) == pytest.approx(statistics().scalar(name, metric), rel=0.02)
 
 
-def test_progress_ends_with_all_windows(tmp_path: Path) -> None:
-    """Progress counts the windows of every pass and ends at their number."""
-    model = language_chain([normal(16, 16)], normal(10, 16))
+def test_progress_ends_with_all_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress counts the windows of every segment and ends at their number."""
+    monkeypatch.setattr(calibration, "SEGMENT_BYTES", 1)
+    model = language_chain([normal(64, 64), normal(64, 64)], normal(40, 64))
     seen: list[tuple[int, int]] = []
     collect(
-        model, Engine(model).activations, np.zeros((3, 4), np.int64), tmp_path, memory_limit=1,
+        model, Engine(model).activations, np.zeros((3, 4), np.int64), tmp_path,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert seen == [(3, 6), (6, 6)]
+    total = seen[0][1]
+    assert total > 3
+    assert seen == [(done, total) for done in range(3, total + 1, 3)]
 
 
 def small() -> tuple[ov.Model, tuple[str, ...], Tokens]:
@@ -207,6 +229,17 @@ def test_cache_asks_again_for_another_model_other_tokens_or_activations(tmp_path
     keys = [cache.get_or_collect(model, a, t, model_fingerprint=f).fingerprint for a, t, f in asked]
     assert len(set(keys)) == len(asked)
     assert cache.counters == {"computed": 5, "reused": 0}
+
+
+def test_a_deeper_pass_serves_the_shallower_question(tmp_path: Path) -> None:
+    """Full second moments answer for their blocks; the other way round a new pass is needed."""
+    model, activations, tokens = small()
+    cache = StatisticsCache(tmp_path)
+    asked: list[Depth] = ["blocks", "full", "blocks"]
+    found = [cache.get_or_collect(model, activations, tokens, model_fingerprint="m", depth=d) for d in asked]
+    assert cache.counters == {"computed": 2, "reused": 1}
+    assert [statistics.depth for statistics in found] == ["blocks", "full", "full"]
+    assert len({statistics.fingerprint for statistics in found}) == 1
 
 
 def flip_a_byte(path: Path) -> None:
@@ -293,11 +326,53 @@ def test_unknown_inputs_are_refused(tmp_path: Path) -> None:
         collect(model, ["x:0"], np.zeros((1, 2), np.int64), tmp_path)
 
 
-def test_activations_of_another_rank_are_refused(tmp_path: Path) -> None:
-    """An activation that is not [B, T, K] is named, with its shape."""
+@pytest.mark.parametrize("rank", [2, 4])
+def test_activations_of_any_rank_are_seen(tmp_path: Path, rank: int) -> None:
+    """Channels come last; all that comes before them are tokens."""
+    table = normal(10, 8)
+    model = language_chain([normal(8, 8)], table)
+    embed = next(node for node in model.get_ordered_ops() if node.get_friendly_name() == "embed")
+    users = embed.output(0).get_target_inputs()
+    flat = named(ops.reshape(embed, np.array([-1, 8] if rank == 2 else [-1, 1, 1, 8]), False), "flat")
+    back = ops.reshape(flat, np.array([2, -1, 8]), False)
+    for user in users:
+        user.replace_source_output(back.output(0))
+    folder = tmp_path / "s"
+    folder.mkdir()
+    tokens = np.arange(10).reshape(2, 5)
+    collect(model, ["flat:0", "embed:0"], tokens, folder)
+    found = Statistics.open(folder, "")
+    for array in ARRAYS:
+        assert np.allclose(found.array("flat:0", array), found.array("embed:0", array), rtol=1e-5)
+
+
+def test_an_activation_that_no_token_reaches_is_zero(tmp_path: Path) -> None:
+    """An expert may be chosen by no token: its statistics are zeros, not an error; a seldom one counts its tokens."""
+    ids = named(ops.parameter([-1, -1], np.int64, name="input_ids"), "input_ids")
+    table = normal(10, 8)
+    flat = ops.reshape(ids, np.array([-1]), False)
+    branches = []
+    for expert, chosen in (("never", 99), ("seldom", 3)):
+        places = ops.reshape(ops.non_zero(ops.equal(flat, np.int64(chosen)), "i64"), np.array([-1]), False)
+        rows = ops.gather(flat, places, np.int64(0))
+        branches.append(named(ops.gather(as_constant(table, f"{expert}_table"), rows, np.int64(0)), expert))
+    model = result_model(branches, [ids])
+    folder = tmp_path / "s"
+    folder.mkdir()
+    collect(model, ["never:0", "seldom:0"], np.array([[1, 3, 5, 7], [3, 3, 2, 1]]), folder)
+    found = Statistics.open(folder, "")
+    for array in ARRAYS:
+        assert not found.array("never:0", array).any()
+    expected = 3 / 8 * np.outer(table[3], table[3])
+    assert np.allclose(found.array("seldom:0", "second_moment"), expected, rtol=1e-5, atol=1e-6)
+    assert np.allclose(found.array("seldom:0", "mean"), table[3], rtol=1e-5)
+
+
+def test_activations_without_a_known_width_are_refused(tmp_path: Path) -> None:
+    """An activation whose channels are not known beforehand is named, with its shape."""
     ids = named(ops.parameter([-1, -1], np.int64, name="input_ids"), "input_ids")
     flat = named(ops.convert(ids, np.float32), "flat")
-    model = result_model([ops.matmul(flat, as_constant(normal(4, 2), "W"), False, True)], [ids])
+    model = result_model([flat], [ids])
     with pytest.raises(CompressionError, match=r"flat:0 has shape \[\?,\?\]"):
         collect(model, ["flat:0"], np.zeros((1, 2), np.int64), tmp_path)
 
