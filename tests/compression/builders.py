@@ -135,7 +135,7 @@ def by_name(found: Content) -> Content:
     return {
         name: (kind, tuple(size for size in shape if size != 1), data)
         for name, (kind, shape, data) in found.items()
-        if not name.startswith("Constant_")
+        if "Constant_" not in name
     }
 
 

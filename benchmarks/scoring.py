@@ -1,10 +1,10 @@
 """What the evaluators cost, and what their numbers are worth; one part a command.
 
-    python benchmarks/evaluators.py speed        # similarity by decoding one prompt at a time and by ours, in turn
-    python benchmarks/evaluators.py errors       # standard errors between neighbouring settings; coverage of intervals
-    python benchmarks/evaluators.py kept         # the divergence's bias by what is kept of a distribution
-    python benchmarks/evaluators.py memory       # peak memory at a vocabulary of 131,072 tokens
-    python benchmarks/evaluators.py harness      # word perplexity and lambada beside lm_eval's own
+    python benchmarks/scoring.py speed        # similarity by decoding one prompt at a time and by ours, in turn
+    python benchmarks/scoring.py errors       # standard errors between neighbouring settings; coverage of intervals
+    python benchmarks/scoring.py kept         # the divergence's bias by what is kept of a distribution
+    python benchmarks/scoring.py memory       # peak memory at a vocabulary of 131,072 tokens
+    python benchmarks/scoring.py harness      # word perplexity and lambada beside lm_eval's own
 
 Every command takes --model DIR and --text FILE; the default is the demo model with its texts.
 """
@@ -16,7 +16,6 @@ import json
 import math
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-
-sys.path[0] = str(Path(__file__).parents[1])  # this script has the name of the package that it imports
 
 from autotune.cache import Cache
 from autotune.compression.bank import Bank
