@@ -140,7 +140,7 @@ def open_engine(
 
     engine = Engine(
         original,
-        bank=Bank(cache.bank, limit=cache.limit, memory_limit=0),
+        bank=Bank(cache.bank, limit=cache.limit, weights_in_memory=False),
         statistics=None if calibration is None else statistics,
         model_fingerprint=source.fingerprint,
     )

@@ -125,7 +125,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
 
 def in_process(job: dict[str, Any]) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", json.dumps(job)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

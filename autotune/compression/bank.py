@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 2 << 30
 
+SMALL = 64 << 10
+"""Bytes: errors and channel scales are below, weights above."""
+
 
 class Bank:
     """Named arrays under content-addressed keys, in memory and on disk.
@@ -34,18 +37,29 @@ class Bank:
         directory: the folder on disk, or None for memory only.
         limit: bytes on disk; the entries that were not used for the longest time go first.
         counters: ``computed`` and ``reused`` entries in this process.
-
-    With a `memory_limit` of 0 nothing is kept in memory, which is right where each entry is asked for once.
     """
 
     def __init__(
-        self, directory: Path | None = None, *, limit: int = 20 << 30, memory_limit: int = MEMORY_LIMIT
+        self,
+        directory: Path | None = None,
+        *,
+        limit: int = 20 << 30,
+        memory_limit: int = MEMORY_LIMIT,
+        weights_in_memory: bool = True,
     ) -> None:
+        """Open or make a bank.
+
+        Args:
+            directory, limit: see the class.
+            memory_limit: bytes in memory.
+            weights_in_memory: False where each variant is asked for once, and would only be there twice.
+        """
         self.directory = directory
         self.limit = limit
         self.counters = {"computed": 0, "reused": 0}
         self._memory: OrderedDict[str, Entry] = OrderedDict()
         self._memory_limit = memory_limit
+        self._small_only = not weights_in_memory
         self._memory_used = 0
         self._lock = threading.Lock()
         self._disk_used: int | None = None
@@ -73,7 +87,7 @@ class Bank:
         return entry
 
     def _remember(self, key: str, entry: Entry) -> None:
-        if key in self._memory or not self._memory_limit:
+        if key in self._memory or (self._small_only and _nbytes(entry) > SMALL):
             return
         self._memory[key] = entry
         self._memory_used += _nbytes(entry)

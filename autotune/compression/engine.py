@@ -78,7 +78,7 @@ class Engine:
 
         Args:
             model: the original.
-            bank: where variants are kept; nowhere by default, so that the compressed model is all that takes memory.
+            bank: where variants are kept; by default only small ones, in memory.
             statistics: gives the calibration statistics when they are first needed; None if there is no text.
             model_fingerprint: recorded in the compressed model.
         """
@@ -86,7 +86,7 @@ class Engine:
         self.weights = find_weights(model)
         self.sizes = Sizes(model)
         self.counters = {"variants_computed": 0, "variants_reused": 0}
-        self._bank = Bank(memory_limit=0) if bank is None else bank
+        self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
         self._model_fingerprint = model_fingerprint
         nodes = model.get_ordered_ops()

@@ -131,7 +131,9 @@ def estimate_scale(
         candidate = stored_value(candidate, fmt)
         usable = candidate != 0
         candidate = np.where(usable, candidate, best_scale)
-        loss = output_error(round_trip(rows, candidate, candidate_zero, fmt) - rows, blocks)
+        error = round_trip(rows, candidate, candidate_zero, fmt)
+        error -= rows
+        loss = output_error(error, blocks)
         better = usable & (loss < best_loss)
         np.copyto(best_scale, candidate, where=better)
         np.copyto(best_loss, loss, where=better)

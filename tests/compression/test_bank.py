@@ -168,6 +168,16 @@ def test_folder_of_an_earlier_run_counts(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 5_000
 
 
+def test_without_weights_in_memory_only_small_entries_stay() -> None:
+    """Channel scales and errors are at hand when they are asked for again; a weight is computed again."""
+    bank = Bank(weights_in_memory=False)
+    scale, weight = {"scale": np.ones(4096, np.float32)}, {"weight": np.ones(1 << 17, np.uint8)}
+    for _ in range(2):
+        bank.get_or_compute("aa", lambda: scale)
+        bank.get_or_compute("bb", lambda: weight)
+    assert bank.counters == {"computed": 3, "reused": 1}
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Only as many entries as fit are held; the others come from disk, and the newest one is always held."""
     bank = Bank(tmp_path, memory_limit=5_000)
