@@ -1,4 +1,4 @@
-"""GPTQ checkpoints of Hugging Face: their integers, scales and zero points go into the OpenVINO model as they are.
+"""GPTQ checkpoints of Hugging Face, read from their safetensors files.
 
 A quantized layer X of such a checkpoint has, in the place of X.weight [N, K] and for b bits:
 
@@ -9,15 +9,12 @@ A quantized layer X of such a checkpoint has, in the place of X.weight [N, K] an
 
 and stands for W[n, k] = scales[g, n] (code[k, n] - zero[g, n]) with g = g_idx[k].
 
-optimum-intel exports the model from a float copy of the checkpoint; then the integers take the place of the constants.
-Where channels of one group are not consecutive (desc_act), weight and activation are permuted alike.
+`gptq_export` brings such a model into OpenVINO's form.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,26 +23,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.arrays import read_f32
 from autotune.compression.formats import FORMATS, Array, Codes, pack
-from autotune.compression.graph import assemble
 from autotune.compression.variants import Packed, Variant
-from autotune.compression.weights import Weight, find_weights, rows_to_shape, rows_view
+from autotune.compression.weights import Weight, rows_to_shape
 from autotune.errors import PrerequisiteError
 from autotune.hub import hub_advice
 
 if TYPE_CHECKING:
-    import openvino as ov
     import torch
 
-__all__ = ["Checkpoint", "Layer", "find_checkpoint", "keep_integers", "write_float_copy"]
+__all__ = ["PARTS", "Checkpoint", "Layer", "find_checkpoint"]
 
 CONFIG = "config.json"
 QUANTIZATION = "quantization_config"
 BITS = (4, 8)
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,6 +133,11 @@ class Checkpoint:
                 "with save_pretrained, which writes safetensors"
             )
         return cls(folder, config, files)
+
+    @property
+    def float_config(self) -> dict[str, Any]:
+        """Its config.json without the quantization."""
+        return {key: value for key, value in self.config.items() if key != QUANTIZATION}
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -241,100 +238,3 @@ def _unpack(words: npt.NDArray[np.int32], bits: int) -> Codes:
     unsigned = np.ascontiguousarray(words).view(np.uint32)
     codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
     return codes.astype(np.uint8).reshape(len(words), -1)
-
-
-def write_float_copy(checkpoint: Checkpoint, out: Path) -> None:
-    """Write the model that the checkpoint stands for with float weights, in the type of its scales.
-
-    Args:
-        checkpoint: the model.
-        out: an empty folder.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    for file in checkpoint.folder.iterdir():
-        if file.is_file() and file.suffix not in (".safetensors", ".bin", ".pt") and ".index." not in file.name:
-            shutil.copyfile(file, out / file.name)
-    config = {key: value for key, value in checkpoint.config.items() if key != QUANTIZATION}
-    (out / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-    layers = set(checkpoint.layers)
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(checkpoint.stored_in().values()):
-        tensors: dict[str, torch.Tensor] = {}
-        for name in names:
-            layer, _, part = name.rpartition(".")
-            if layer not in layers or part not in PARTS:
-                tensors[name] = checkpoint.tensor(name)
-            elif part == "qweight":
-                kind = checkpoint.tensor(f"{layer}.scales").dtype
-                tensors[f"{layer}.weight"] = torch.from_numpy(checkpoint.layer(layer).values).to(kind).contiguous()
-        file_name = f"part-{number:05d}.safetensors"
-        save_file(tensors, out / file_name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, file_name)
-    index = {"metadata": {}, "weight_map": weight_map}
-    (out / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
-    """A copy of the exported float model in which the checkpoint's integers are the weights.
-
-    Raises:
-        PrerequisiteError: the exported model does not have a layer of the checkpoint as a weight of its own.
-    """
-    weights = find_weights(model)
-    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"}
-    compressed: list[tuple[Weight, Variant, Packed]] = []
-    permuted: list[tuple[Weight, npt.NDArray[np.int64]]] = []
-    rounded: list[str] = []
-    for name in checkpoint.layers:
-        layer = checkpoint.layer(name)
-        # optimum-intel calls the constant X.weight, or X._openvino_orig_weight where the model is in 16 bits.
-        weight = next((w for w in weights if f".{w.name.rpartition('.')[0]}".endswith(f".{name}")), None)
-        if weight is None or len(weight.uses) != 1 or not _stands_for(nodes[weight.name], weight, layer):
-            raise PrerequisiteError(
-                f"{checkpoint.folder}: the exported model does not hold the layer {name} as one weight, so that its "
-                "integers cannot be kept; name the original model instead"
-            )
-        if not np.array_equal(layer.scales.astype(np.float16).astype(np.float32), layer.scales):
-            rounded.append(name)
-        compressed.append((weight, layer.variant, layer.packed(weight)))
-        if layer.order is not None:
-            permuted.append((weight, layer.order))
-    if rounded:
-        log.warning(
-            "%d layers have scales that float16 does not hold exactly and are rounded to it: %s ...",
-            len(rounded),
-            rounded[0],
-        )
-    kept = assemble(
-        model, compressed, {}, {}, {"gptq_checkpoint": f"integers, scales and zero points of {len(compressed)}"}
-    )
-    _permute_activations(kept, permuted)
-    return kept
-
-
-def _stands_for(node: ov.Node, weight: Weight, layer: Layer) -> bool:
-    """Whether a constant of the exported model has a layer's values, but for the rounding of the float copy."""
-    values = layer.values
-    if (weight.rows, weight.columns) != values.shape:
-        return False
-    return bool(np.allclose(rows_view(read_f32(node), weight), values, rtol=1e-2, atol=1e-6 * np.abs(values).max()))
-
-
-def _permute_activations(model: ov.Model, permuted: list[tuple[Weight, npt.NDArray[np.int64]]]) -> None:
-    """Put the channels that feed these weights into their order, once for all weights with one input and one order."""
-    from openvino import opset15 as ops
-
-    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    gathered: dict[tuple[str, int, bytes], ov.Node] = {}
-    for weight, order in permuted:
-        use = weight.uses[0]
-        target = nodes[use.node].input(1 - use.port)
-        source = target.get_source_output()
-        key = (source.get_node().get_friendly_name(), source.get_index(), order.tobytes())
-        if key not in gathered:
-            gathered[key] = ops.gather(source, ops.constant(order.astype(np.int32)), ops.constant(np.int64(-1)))
-            gathered[key].set_friendly_name(f"{use.node}/g_idx")
-        target.replace_source_output(gathered[key].output(0))
-    model.validate_nodes_and_infer_types()

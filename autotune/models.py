@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, CompressionError, ConfigError, PrerequisiteError, reason
 from autotune.files import fingerprint, fingerprint_file, get_or_create_directory
-from autotune.gptq_checkpoint import Checkpoint, find_checkpoint, keep_integers, write_float_copy
+from autotune.gptq_checkpoint import Checkpoint, find_checkpoint
+from autotune.gptq_export import keep_integers, write_float_copy
 from autotune.hub import hub_advice, is_hub_problem
 
 if TYPE_CHECKING:

@@ -114,6 +114,9 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     before, after = _sizes(node.input_value(0)), _sizes(node.output(0))
     if not before or not after:
         return
+    if None not in (*before, *after):
+        yield Step({0: _regrouped([size or 0 for size in before], [size or 0 for size in after], labels)})
+        return
     # What follows the last unknown size keeps its order whatever comes before it.
     tail_before, tail_after = _tail(before), _tail(after)
     own = labels.shape[labels.ndim - len(tail_after) :]
@@ -128,6 +131,30 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     if _segments(before) == _segments(after):
         full = np.broadcast_to(labels, [size or 1 for size in after])
         yield Step({0: full.reshape([size or 1 for size in before])})
+
+
+def _regrouped(before: Sequence[int], after: Sequence[int], labels: Labels) -> Labels:
+    """Labels through a reshape of known sizes: runs of axes that hold the same elements, each for itself.
+
+    A run whose elements share their labels stays of size 1; so tokens and heads are told apart.
+    """
+    pieces: list[tuple[int, ...]] = []
+    kept: list[tuple[int, ...]] = []
+    old = new = 0
+    while old < len(before) or new < len(after):
+        ends = [min(old + 1, len(before)), min(new + 1, len(after))]
+        while True:
+            products = (np.prod(before[old : ends[0]]), np.prod(after[new : ends[1]]))
+            if products[0] == products[1]:
+                break
+            ends[int(products[0] > products[1])] += 1
+        have = labels.shape[new : ends[1]]
+        whole = all(size == 1 for size in have)
+        kept.append(have if whole else tuple(after[new : ends[1]]))
+        pieces.append((1,) * (ends[0] - old) if whole else tuple(before[old : ends[0]]))
+        old, new = ends
+    full = np.broadcast_to(labels, tuple(size for run in kept for size in run))
+    return full.reshape(tuple(size for run in pieces for size in run))
 
 
 def _tail(sizes: Sequence[int | None]) -> tuple[int, ...]:
