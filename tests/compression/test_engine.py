@@ -204,7 +204,8 @@ from autotune.compression.statistics import StatisticsCache
 folder = Path(sys.argv[2])
 model, tokens = ov.Core().read_model(folder / "m.xml"), np.load(folder / "tokens.npy")
 cache = StatisticsCache(folder / "statistics")
-engine = Engine(model, statistics=lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint=""))
+found = lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint="", precision="f32")
+engine = Engine(model, statistics=found)
 for settings in EVERY_KIND[-3:]:
     print(digest_of(engine.apply(engine.plan(settings))))
 """
@@ -292,8 +293,10 @@ def test_other_statistics_give_other_searched_variants_only(
     for engine in (first, second):
         for settings in (plain, searched, scaled):
             models[engine, settings] = named_content(engine.apply(engine.plan(settings)))
-    # Embedding and head are never searched, o_proj never scaled.
-    assert second.counters == {"variants_computed": 14 + 12, "variants_reused": 16 + 2 + 4}
+    # Embedding and head are never searched; a scale is not worth it everywhere.
+    changed = sum(v.awq or v.awq_output for v in second.plan(scaled).variants.values())
+    assert 8 <= changed <= 14
+    assert second.counters == {"variants_computed": 14 + changed, "variants_reused": 16 + 2 + 16 - changed}
     assert models[first, plain] == models[second, plain]
     assert models[first, searched] != models[second, searched]
     assert models[first, scaled] != models[second, scaled]

@@ -190,7 +190,7 @@ def test_divided_constants_keep_type_and_shape(storage: str) -> None:
     values, scale = normal(1, 1, 64), np.exp(rng.normal(size=64)).astype(np.float32)
     x = features(64)
     model = result_model([ops.multiply(x, as_constant(values, "gain", storage))], [x])
-    divided = assemble(model, [], {"gain": scale}, {})
+    divided = assemble(model, [], {"gain": scale}, [], {})
     found = constants(divided)["gain"]
     assert (type_name(found), tuple(found.get_output_shape(0))) == (storage, (1, 1, 64))
     exact = values / scale

@@ -354,7 +354,9 @@ def test_weights_without_activations_are_rounded(statistics: Callable[[], Statis
 
 def test_awq_without_a_place_is_noted() -> None:
     """Where no scale can be merged, AWQ changes nothing and the plan says so: it is the plan without."""
-    engine = Engine(language_model())
+    engine = Engine(
+        chain([normal(32, 32), normal(8, 32, seed=1)])
+    )  # nothing stands before the first, the last has 8 bits
     found = engine.plan(Settings(mode="int4_sym", group_size=16, awq=True))
     assert found.awq == {}
     assert any(note.startswith("awq:") for note in found.notes)
