@@ -55,7 +55,7 @@ def test_wished_points_come_first(tmp_path: Path) -> None:
         ({"group_size": 32}, "mode", "needs a mode"),
         ({"mode": "nf4", "group_sizes": 32}, "group_sizes", "group_size"),
         ({"mode": "nf4", "group_size": 48}, "group_size", "outside the space"),
-        ({"mode": "mxfp4", "awq": True}, "awq", "means nothing"),
+        ({"mode": "int8_asym", "awq": True}, "awq", "means nothing"),
     ],
 )
 def test_a_wish_outside_the_space_is_refused(tmp_path: Path, wish: dict[str, object], key: str, said: str) -> None:
