@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,10 @@ def begin(
     space, options, draft = config.space, config.study, proposal.draft
     if draft is None:
         study.sampler = make_sampler(options.sampler, seed_for(options.seed, history.position))
-        trial = study.ask()
+        with warnings.catch_warnings():
+            # Optuna beats only inside its own `optimize`; a search beats by itself.
+            warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+            trial = study.ask()
         trial.set_user_attr("origin", proposal.origin)
         try:
             settings = space.settings(draw(trial, space))
