@@ -15,7 +15,7 @@ example: $(VENV)/.installed-demo
 	$(BIN)/autotune search examples/demo/model.yaml --output reports/example
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
