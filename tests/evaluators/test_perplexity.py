@@ -202,3 +202,9 @@ def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) ->
         score = evaluator.evaluate(compressed, reference)["kl_divergence"]
     assert score.stderr is not None
     assert 1e-6 < score.value < 0.1
+
+
+def test_synthetic_text_needs_a_number_of_windows() -> None:
+    """How much the model is to write is not guessed."""
+    with pytest.raises(ValueError, match="needs samples beside synthetic"):
+        Perplexity(synthetic=True)
