@@ -156,9 +156,9 @@ def stored_value(scale: Array, fmt: Format) -> Array:
     return read_scale(store_scale(scale, fmt), fmt)
 
 
-def _levels(rows: Array, scale: Array, zero: Array | None, fmt: Format) -> Array:
+def _levels(rows: Array, scale: Array, zero: Array | None, fmt: Format, out: Array | None = None) -> Array:
     """Nearest integer levels, float32 [R, G, g]; ties to even."""
-    levels = rows / scale
+    levels: Array = np.divide(rows, scale, out=out)
     if zero is not None:
         levels += zero
     np.rint(levels, out=levels)
@@ -214,11 +214,14 @@ def decode(codes: Codes, scale: Array, zero: Array | None, fmt: Format) -> Array
     return np.asarray(signed.astype(np.float32) * scale)
 
 
-def round_trip(rows: Array, scale: Array, zero: Array | None, fmt: Format) -> Array:
-    """What `rows` become when they are quantized with this scale and read back, float32 [R, G, g]."""
+def round_trip(rows: Array, scale: Array, zero: Array | None, fmt: Format, *, out: Array | None = None) -> Array:
+    """What `rows` become when they are quantized with this scale and read back, float32 [R, G, g].
+
+    `out`, if given, is written over; the result may be another array.
+    """
     if fmt.family in ("levels", "minifloat"):
         return decode(encode(rows, scale, zero, fmt), scale, zero, fmt)
-    levels = _levels(rows, scale, zero, fmt)
+    levels = _levels(rows, scale, zero, fmt, out)
     if zero is not None:
         levels -= zero
     levels *= scale

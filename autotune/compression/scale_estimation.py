@@ -63,25 +63,13 @@ def output_error(error: Array, blocks: Array) -> Array:
     Returns:
         float32 [R, G, 1].
     """
-    (own,) = _inner_products(error, (error,), blocks)
-    return own
-
-
-def _inner_products(left: Array, rights: Sequence[Array], blocks: Array) -> list[Array]:
-    """a H bᵀ of every group, for one a and several b; all [R, G, g], results [R, G, 1]."""
-    rows, groups, _ = left.shape
+    rows, groups, _ = error.shape
     if blocks.ndim == 2:
-        weighted = left * blocks
-        return [np.vecdot(weighted, right)[..., None] for right in rights]
+        return np.asarray(np.vecdot(error * blocks, error)[..., None])
     count, block, _ = blocks.shape
-
-    def by_block(values: Array) -> Array:
-        return np.ascontiguousarray(values.reshape(rows, count, block).transpose(1, 0, 2))
-
-    ours = by_block(left)
-    weighted = np.matmul(ours, blocks)
-    products = [np.vecdot(weighted, ours if right is left else by_block(right)) for right in rights]
-    return [product.T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True) for product in products]
+    by_block = np.ascontiguousarray(error.reshape(rows, count, block).transpose(1, 0, 2))
+    products = np.vecdot(np.matmul(by_block, blocks), by_block)
+    return np.asarray(products.T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True))
 
 
 def _candidates(
@@ -122,40 +110,80 @@ def estimate_scale(
     Returns:
         Scale (float32 values that float16 holds exactly) and zero point, [R, G, 1].
     """
-    blocks = blocks_of(moment, rows.shape[-1])
-    best_scale = stored_value(scale, fmt)
-    best_zero = None if zero is None else zero.copy()
-    best_loss = output_error(round_trip(rows, best_scale, best_zero, fmt) - rows, blocks)
-
-    def offer(candidate: Array, candidate_zero: Array | None) -> None:
-        candidate = stored_value(candidate, fmt)
-        usable = candidate != 0
-        candidate = np.where(usable, candidate, best_scale)
-        error = round_trip(rows, candidate, candidate_zero, fmt)
-        error -= rows
-        loss = output_error(error, blocks)
-        better = usable & (loss < best_loss)
-        np.copyto(best_scale, candidate, where=better)
-        np.copyto(best_loss, loss, where=better)
-        if best_zero is not None and candidate_zero is not None:
-            np.copyto(best_zero, candidate_zero, where=better)
-
+    search = _Search(rows, scale, zero, blocks_of(moment, rows.shape[-1]), fmt)
     for candidate, candidate_zero in _candidates(rows, scale, fmt, shrink_factors)[1:]:
-        offer(candidate, candidate_zero)
-    if best_zero is not None:
+        search.offer(_by_channel(candidate), None if candidate_zero is None else _by_channel(candidate_zero))
+    if search.zero is not None:
         for step in (-1, 1):
-            offer(best_scale, np.clip(best_zero + np.float32(step), fmt.lowest, fmt.highest))
+            search.offer(search.scale, np.clip(search.zero + np.float32(step), fmt.lowest, fmt.highest))
     for _ in range(REFINEMENTS):
-        offer(_closed_form(rows, best_scale, best_zero, blocks, fmt), best_zero)
-    return best_scale, best_zero
+        search.offer(search.closed_form(), search.zero)
+    return _by_row(search.scale), None if search.zero is None else _by_row(search.zero)
 
 
-def _closed_form(rows: Array, scale: Array, zero: Array | None, blocks: Array, fmt: Format) -> Array:
-    """The scale that minimises the output error for the integers that `scale` gives; `scale` where undefined."""
-    levels = round_trip(rows, scale, zero, fmt) / scale
-    own, cross = _inner_products(levels, (levels, rows), blocks)
-    safe = np.where(own > 0, own, 1)
-    return np.where((own > 0) & (cross * scale > 0), cross / safe, scale)
+def _by_channel(values: Array) -> Array:
+    """[R, G, n] as [G, 1, n, R]: rows lie side by side, so that what a group shares is read in long runs."""
+    return np.ascontiguousarray(values.transpose(1, 2, 0))[:, None]
+
+
+def _by_row(values: Array) -> Array:
+    """The inverse for n = 1, [R, G, 1]."""
+    return np.ascontiguousarray(values[:, 0].transpose(2, 0, 1))
+
+
+class _Search:
+    """The best scales so far, and what it takes to judge others without a new array for each.
+
+    Attributes:
+        scale, zero: the best so far, [G, 1, 1, R], as stored.
+    """
+
+    def __init__(self, rows: Array, scale: Array, zero: Array | None, blocks: Array, fmt: Format) -> None:
+        """Start from a scale and zero point; shapes as for `estimate_scale`, blocks from `blocks_of`."""
+        count, groups, group = rows.shape
+        block = blocks.shape[-1]
+        shape = (groups, group // block, block, count)
+        self._rows = _by_channel(rows).reshape(shape)
+        self._blocks = blocks[:, None, :, None] if blocks.ndim == 2 else blocks.reshape(*shape[:2], block, block)
+        self._error, self._weighted = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._fmt = fmt
+        self.scale = stored_value(_by_channel(scale), fmt)
+        self.zero = None if zero is None else _by_channel(zero)
+        self._loss = self._judge(self.scale, self.zero)
+
+    def _product(self, left: Array, right: Array) -> Array:
+        """a H bᵀ of every group, [G, 1, 1, R]; `left` may be the buffer that the result goes through."""
+        if self._blocks.shape[-1] == 1:
+            np.multiply(left, self._blocks, out=self._weighted)
+        else:
+            np.matmul(self._blocks, left, out=self._weighted)
+        return np.asarray(np.einsum("gnkr,gnkr->gr", self._weighted, right))[:, None, None]
+
+    def _judge(self, scale: Array, zero: Array | None) -> Array:
+        error = round_trip(self._rows, scale, zero, self._fmt, out=self._error)
+        error -= self._rows
+        return self._product(error, error)
+
+    def offer(self, scale: Array, zero: Array | None) -> None:
+        """Take another scale and zero point in the groups where they lower the error."""
+        scale = stored_value(scale, self._fmt)
+        usable = scale != 0
+        scale = np.where(usable, scale, self.scale)
+        loss = self._judge(scale, zero)
+        better = usable & (loss < self._loss)
+        np.copyto(self.scale, scale, where=better)
+        np.copyto(self._loss, loss, where=better)
+        if self.zero is not None and zero is not None:
+            np.copyto(self.zero, zero, where=better)
+
+    def closed_form(self) -> Array:
+        """The scale that minimises the output error for the integers of the best; that one where undefined."""
+        levels = round_trip(self._rows, self.scale, self.zero, self._fmt, out=self._error)
+        levels /= self.scale
+        own = self._product(levels, levels)
+        cross = np.einsum("gnkr,gnkr->gr", self._weighted, self._rows)[:, None, None]
+        safe = np.where(own > 0, own, 1)
+        return np.where((own > 0) & (cross * self.scale > 0), cross / safe, self.scale)
 
 
 def fit_scales(
