@@ -14,7 +14,6 @@ from autotune.compression.bank import Bank
 from autotune.compression.channel_groups import ChannelGroup, Merge
 from autotune.compression.channel_steps import FREE, Labels
 from autotune.compression.formats import Array
-from autotune.compression.gptq import propagation
 from autotune.compression.parallel import in_parallel
 from autotune.compression.statistics import Statistics
 from autotune.compression.variants import BLOCK_ELEMENTS, RowReader, Variant
@@ -172,11 +171,6 @@ class ChannelScales:
                 for name, labels in merge.producers.items()
             ],
         ]
-
-    def _moment(self, weight: Weight, variants: Mapping[str, Variant], statistics: Statistics) -> Array:
-        moment = statistics.array(weight.activations[0], "second_moment")
-        # With GPTQ an error costs what is left of it once the later columns have made up for it.
-        return propagation(moment).importance if any(v.gptq for v in variants.values()) else moment
 
     def _as_stored(self, scale: Array, merge: Merge | None) -> Array:
         """The scale nearby whose inverse loses nothing where it is stored, so that the function stays exactly.
