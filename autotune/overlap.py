@@ -19,7 +19,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shared_parts(texts: Mapping[str, Texts]) -> dict[str, float]:
-    """``"a and b"`` -> the share of b's tokens that stand in a, for each pair of sets with any texts, in their order."""
+    """``"a and b"`` -> the share of b's tokens that stand in a, for each pair of sets that have texts, in order."""
     used = {name: part for name, part in texts.items() if any(len(text) for text in part)}
     return {f"{a} and {b}": shared_share(used[b], used[a]) for a, b in combinations(used, 2)}
 
