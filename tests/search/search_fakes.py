@@ -248,7 +248,7 @@ def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrep
         return score(settings)
 
     engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0))
-    return FakePrepared(engine, scorer)
+    return FakePrepared(engine, scorer, report=faults.get("report"))
 
 
 def fault(name: str) -> None:
