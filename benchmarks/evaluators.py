@@ -159,10 +159,14 @@ def _speed_round(
         texts = [candidate.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers]
         return answers, float((embed(embedder, texts) * reference["embeddings"]).sum(axis=1).mean())
 
+    def afresh(score: Any) -> Any:
+        evaluator._verified = None  # what `evaluate` takes over from `preview` would be free here
+        return score(candidate, reference)
+
     (theirs, similarity), wwb = clock(lambda: one_by_one(generate))
     (plainly, _), plain = clock(lambda: one_by_one(candidate.greedy))
-    scores, ours = clock(lambda: evaluator.evaluate(candidate, reference))
-    _, cheap = clock(lambda: evaluator.preview(candidate, reference))
+    scores, ours = clock(lambda: afresh(evaluator.evaluate))
+    _, cheap = clock(lambda: afresh(evaluator.preview))
     complete = evaluator._answers(candidate, reference, evaluator._verify(candidate, reference)[0])
     same = sum(a == b == c for a, b, c in zip(theirs, plainly, complete, strict=True))
     if same == len(prompts) and abs(scores["similarity"].value - similarity) > 1e-5:
