@@ -33,6 +33,7 @@ from autotune.evaluator_options import (
     read_constraints,
     read_evaluators,
     read_objectives,
+    read_report,
 )
 from autotune.findings import Finding, Invalid, from_validation, got, report
 from autotune.local_files import absolute, local_model, local_or_hub, slug, text_problem
@@ -268,6 +269,20 @@ class Config(Section):
         WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "pattern": "^\\s*[<>]=.+$"}}),
     ] = Field(default_factory=dict)
     """Limits that a model must keep, e.g. footprint: "<= 1.2 GB"."""
+    report: Annotated[
+        dict[str, dict[str, Any]] | Literal[False] | None,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"const": False},
+                    {"type": "null"},
+                    {"type": "object", "additionalProperties": {"type": "object"}},
+                ]
+            }
+        ),
+    ] = None
+    """The texts that the front is scored on once more in the end, as options by evaluator, e.g. {perplexity: {path:
+    report.txt}}; null takes what the search leaves of its own texts, false does without."""
     study: StudyOptions = StudyOptions()
     """How the search goes."""
     runtime: RuntimeOptions = RuntimeOptions()
@@ -310,6 +325,11 @@ class Config(Section):
             return default_objectives(evaluators) if evaluators else {"footprint": "minimize"}
         return read_objectives(value, evaluators)
 
+    @field_validator("report", mode="before")
+    @classmethod
+    def _known_report(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_report(value, info.data.get("evaluators"), _base_dir(info))
+
     @field_validator("constraints", mode="before")
     @classmethod
     def _known_constraints(cls, value: Any, info: ValidationInfo) -> dict[str, Constraint]:
@@ -331,6 +351,7 @@ class Config(Section):
             "calibration": sections["calibration"],
             "space": self.space.as_dict(),
             "evaluators": {name: dict(options) for name, options in self.evaluators.items()},
+            **({} if self.report is None else {"report": self.report}),
             "objectives": dict(self.objectives),
             "constraints": {name: constraint.text for name, constraint in self.constraints.items()},
             "study": sections["study"],

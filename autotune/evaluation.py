@@ -25,6 +25,7 @@ __all__ = [
     "Direction",
     "Evaluator",
     "Example",
+    "HeldOut",
     "LanguageModel",
     "Measurement",
     "Metric",
@@ -227,6 +228,21 @@ class Previewing(Protocol):
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Measure exactly `previewed`, with the same values that `evaluate` gives."""
+
+
+@runtime_checkable
+class HeldOut(Protocol):
+    """An evaluator that knows texts like its own, on which a front can be scored that was chosen by its scores.
+
+    The best of many trials looks better on the texts that it was chosen by than it is. How much better, only texts tell
+    that the search has not seen; and only if all of them are others than those, hence `passages`.
+    """
+
+    def held_out(self) -> Evaluator | None:
+        """The same measurement on other texts of the same kind; None where the options leave none."""
+
+    def passages(self, tokenizer: Any) -> Sequence[Sequence[int]]:
+        """The texts that scores come from, as token ids; none for texts that the model writes."""
 
 
 def follow_draft(

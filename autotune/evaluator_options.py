@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -18,7 +18,14 @@ from autotune.findings import Finding, Invalid, from_validation, got, nearest
 from autotune.local_files import absolute, local_or_hub, looks_like_path, text_problem
 from autotune.quantities import Constraint, parse_constraint
 
-__all__ = ["default_objectives", "known_evaluators", "read_constraints", "read_evaluators", "read_objectives"]
+__all__ = [
+    "default_objectives",
+    "known_evaluators",
+    "read_constraints",
+    "read_evaluators",
+    "read_objectives",
+    "read_report",
+]
 
 STUDY_METRICS = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
@@ -28,6 +35,9 @@ STUDY_METRICS = {
 
 RELATIVE_TO = ("similarity", "perplexity")
 """The metrics behind relative_error: at least one of them must be scored."""
+
+_SOURCE = frozenset(("path", "dataset", "name", "split", "column", "synthetic", "skip"))
+"""The options that say where a text is from: one of them given anew replaces them all."""
 
 DIRECTIONS = ("minimize", "maximize")
 BETTER = {"minimize": "smaller", "maximize": "larger"}
@@ -66,6 +76,46 @@ def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
                 other = owners.get(metric, "the search itself")
                 findings.append(Finding((name,), f"measures {metric}, which {other} measures too; name one of them"))
             owners[metric] = name
+    if findings:
+        raise Invalid(*findings)
+    return read
+
+
+def read_report(
+    raw: Any, evaluators: Mapping[str, Mapping[str, Any]] | None, base_dir: Path
+) -> dict[str, dict[str, Any]] | Literal[False] | None:
+    """The evaluators' options on the report texts, where the file gives them; False for no report texts at all.
+
+    What is given is laid over the options of the search; a text or prompts of its own take the place of theirs.
+
+    Args:
+        raw: what the file says; None leaves the report texts to the evaluators.
+        evaluators: options of the search by evaluator; None where they are not known (they were refused already).
+        base_dir: where relative paths start.
+
+    Raises:
+        Invalid: an evaluator that the study does not have, or a wrong option.
+    """
+    if raw is None or raw is False or evaluators is None:
+        return None if raw is not False else False
+    if not isinstance(raw, Mapping):
+        raise Invalid(Finding((), f"must be false or a mapping of evaluators and their other texts, got {got(raw)}"))
+    findings: list[Finding] = []
+    read: dict[str, dict[str, Any]] = {}
+    for name, given in raw.items():
+        if name not in evaluators:
+            known = f"the evaluators here are {', '.join(evaluators)}"
+            findings.append(Finding((name,), f"is no evaluator of this study{nearest(name, evaluators)}; {known}"))
+        elif not isinstance(given, Mapping) or not given:
+            findings.append(
+                Finding((name,), f"must be a mapping of options such as {{path: report.txt}}, got {got(given)}")
+            )
+        else:
+            own = {
+                key: value for key, value in evaluators[name].items() if not (_SOURCE & set(given) and key in _SOURCE)
+            }
+            read[name], problems = _options(name, {**own, **given}, base_dir)
+            findings += [finding.inside((name,)) for finding in problems]
     if findings:
         raise Invalid(*findings)
     return read

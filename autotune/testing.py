@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Evaluator, Measurement, Metric, Previewing, StagedEvaluator
+from autotune.evaluation import Evaluator, HeldOut, Measurement, Metric, Previewing, StagedEvaluator
 from autotune.references import ReferenceStore
 
 if TYPE_CHECKING:
@@ -246,6 +246,20 @@ class EvaluatorConformance:
         for scores in (*stages, last):
             self._check(evaluator, scores)
         assert {name: one.value for name, one in last.items()} == {name: one.value for name, one in every.items()}
+
+    def test_held_out_texts_are_others(self) -> None:
+        """An evaluator that knows other texts measures the same on them, and none of its own is among them."""
+        evaluator = self.make()
+        if not isinstance(evaluator, HeldOut):
+            return
+        other, tokenizer = evaluator.held_out(), self.model().tokenizer
+        if other is None:
+            return
+        assert set(other.metrics) == set(evaluator.metrics)
+        assert other.fingerprint() != evaluator.fingerprint()
+        assert isinstance(other, HeldOut)
+        own = {tuple(passage) for passage in evaluator.passages(tokenizer)}
+        assert not own & {tuple(passage) for passage in other.passages(tokenizer)}
 
     def test_broken_model_is_an_error(self, tmp_path: Path) -> None:
         """A model that gives NaN is an EvaluationError, not a score."""

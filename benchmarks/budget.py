@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import DEMO
 
 from autotune.allocation.allocator import Allocator, Point, Texts
 from autotune.allocation.menus import default_settings, make_menus
@@ -27,8 +28,6 @@ from autotune.models import resolve_model
 from autotune.runtime import OpenVINOLanguageModel
 from autotune.texts import token_windows
 from evaluators.perplexity import Perplexity
-
-DEMO = Path(__file__).parents[1] / "examples" / "demo"
 
 
 def main() -> None:

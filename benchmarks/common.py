@@ -1,10 +1,18 @@
-"""What the benchmarks of the engine share."""
+"""What the benchmarks share. Each script imports it before autotune, for what it does to the import path."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from autotune.compression.settings import Settings
+# A script's own folder comes first on the import path, where evaluators.py would hide the package of that name.
+_FOLDER = Path(__file__).resolve().parent
+sys.path[:] = [
+    *(entry for entry in sys.path if Path(entry).resolve() != _FOLDER),
+    *(entry for entry in sys.path if Path(entry).resolve() == _FOLDER),
+]
+
+from autotune.compression.settings import Settings  # noqa: E402
 
 __all__ = ["DEMO", "label"]
 

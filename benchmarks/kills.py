@@ -19,13 +19,13 @@ import time
 from pathlib import Path
 
 import optuna
+from common import DEMO
 
 from autotune.search.history import History, is_interrupted
 from autotune.search.rows import front_trials
 from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
 from autotune.tensors import DAMAGE, read_tensors
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo"
 CONFIG = """\
 model: {demo}/model
 output: study

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from autotune.errors import EvaluationError
+from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.prompts import read_prompts
 from autotune.texts import describe_source, read_texts
-from evaluators._likelihood import Request, encode_pair, log_likelihoods
+from evaluators._likelihood import Request, encode, encode_pair, log_likelihoods
 from evaluators._statistics import mean, standard_error
 
 __all__ = ["Lambada", "Options"]
@@ -41,6 +41,7 @@ class Options(BaseModel):
     split: str | None = Field(None, description="The dataset's split.")
     column: str | None = Field(None, description="The dataset's text column; `text` by default.")
     samples: int | None = Field(None, ge=1, strict=True, description="At most so many passages; all by default.")
+    skip: int = Field(0, ge=0, strict=True, description="Passages at the beginning that are left out.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
@@ -64,7 +65,22 @@ class Lambada:
     @cached_property
     def _passages(self) -> list[str]:
         texts = read_texts(self.options) if self.options.path is None else read_prompts(self.options.path)
-        return texts[: self.options.samples]
+        if len(texts) <= self.options.skip:
+            raise ConfigError(
+                f"{describe_source(self.options)} has {len(texts)} passages, so none is left after the first "
+                f"{self.options.skip}."
+            )
+        return texts[self.options.skip :][: self.options.samples]
+
+    def held_out(self) -> Lambada | None:
+        """The passages after those that are scored; None where all are (the option `samples` leaves some)."""
+        if self.options.samples is None:
+            return None
+        return Lambada(**{**self.options.model_dump(), "skip": self.options.skip + self.options.samples})
+
+    def passages(self, tokenizer: Any) -> list[list[int]]:
+        """The passages; see `autotune.evaluation.HeldOut`."""
+        return [encode(tokenizer, passage) for passage in self._passages]
 
     def fingerprint(self) -> str:
         """Changes with the passages."""

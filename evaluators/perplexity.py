@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autotune.errors import ConfigError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.synthetic import EVALUATION, generate_windows, recipe
@@ -54,6 +55,8 @@ class Options(BaseModel):
         None, ge=1, strict=True, description="At most so many windows, from the start; all by default."
     )
 
+    skip: int = Field(0, ge=0, strict=True, description="Windows at the beginning that are left out.")
+
     @model_validator(mode="after")
     def _one_source(self) -> Options:
         if (self.path is not None) + (self.dataset is not None) + self.synthetic != 1:
@@ -82,20 +85,45 @@ class Perplexity:
     def _texts(self) -> list[str]:
         if self.options.synthetic:
             assert self.options.samples is not None
-            return [recipe(self.options.samples, self.options.sequence_length, _SEED, EVALUATION)]
+            return [recipe(self._until or 0, self.options.sequence_length, _SEED, EVALUATION)]
         return read_texts(self.options)
 
+    @property
+    def _until(self) -> int | None:
+        """The window after the last one that is scored."""
+        return None if self.options.samples is None else self.options.skip + self.options.samples
+
     def _windows(self, original: LanguageModel) -> npt.NDArray[np.int64]:
-        length, samples = self.options.sequence_length, self.options.samples
-        if self.options.synthetic:
-            assert samples is not None
-            return generate_windows(original, samples=samples, sequence_length=length, seed=_SEED, purpose=EVALUATION)
-        name = describe_source(self.options)
-        return token_windows(original.tokenizer, self._texts, sequence_length=length, samples=samples, name=name)
+        if not self.options.synthetic:
+            return self._read_windows(original.tokenizer)
+        until, length = self._until, self.options.sequence_length
+        assert until is not None
+        windows = generate_windows(original, samples=until, sequence_length=length, seed=_SEED, purpose=EVALUATION)
+        return windows[self.options.skip :]
+
+    def _read_windows(self, tokenizer: Any) -> npt.NDArray[np.int64]:
+        name, skip, length = describe_source(self.options), self.options.skip, self.options.sequence_length
+        windows = token_windows(tokenizer, self._texts, sequence_length=length, samples=self._until, name=name)
+        if skip and len(windows) <= skip:
+            raise ConfigError(
+                f"{name} has {len(windows)} windows of {length} tokens, so none is left after the first {skip}."
+            )
+        return windows[skip:]
+
+    def held_out(self) -> Perplexity | None:
+        """The windows after those that are scored; None where all are (the option `samples` leaves some)."""
+        if self._until is None:
+            return None
+        return Perplexity(**{**self.options.model_dump(), "skip": self._until})
+
+    def passages(self, tokenizer: Any) -> list[list[int]]:
+        """The windows; see `autotune.evaluation.HeldOut`."""
+        return [] if self.options.synthetic else self._read_windows(tokenizer).tolist()
 
     def fingerprint(self) -> str:
         """Changes with the text's content and the windows, not with where the text lies."""
-        return fingerprint(_VERSION, self.options.sequence_length, self.options.samples, *self._texts)
+        skip = [f"skip {self.options.skip}"] if self.options.skip else []
+        return fingerprint(_VERSION, self.options.sequence_length, self.options.samples, *skip, *self._texts)
 
     def reference(self, original: LanguageModel) -> Reference:
         """Tokens int64 [n, T], likelihoods float64 [n, T - 1], distributions at all n T positions, self-noise [3]."""

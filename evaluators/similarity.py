@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -55,10 +56,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompts: Literal["default", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
+    prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
-        description="`default`, `short`, `long` (a thousand tokens and more), `languages` (other than English), a file "
-        "(txt with one a line, csv, yaml, jsonl), or the prompts themselves.",
+        description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
+        "`languages` (other than English), a file (txt with one a line, csv, yaml, jsonl), or the prompts themselves.",
     )
     max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
     embedder: str = Field(
@@ -109,6 +110,7 @@ class Similarity:
         self.options = Options(**options)
         if self.options.decode == "never":
             self.metrics = ANSWER_METRICS
+        self._verified: tuple[Any, Reference, Any] | None = None
         self.previewed = frozenset(METRICS if self.options.decode == "always" else ANSWER_METRICS)
 
     @cached_property
@@ -117,6 +119,16 @@ class Similarity:
         if isinstance(prompts, tuple):
             return list(prompts)
         return read_prompts(prompt_sets().get(str(prompts), Path(prompts)))
+
+    def held_out(self) -> Similarity | None:
+        """The prompts `report` in the place of `default`; of other sets and of a user's there are no others."""
+        if self.options.prompts != "default":
+            return None
+        return Similarity(**{**self.options.model_dump(), "prompts": "report"})
+
+    def passages(self, tokenizer: Any) -> list[list[int]]:
+        """The prompts; see `autotune.evaluation.HeldOut`."""
+        return [[int(token) for token in tokenizer(prompt)["input_ids"]] for prompt in self._prompts]
 
     def fingerprint(self) -> str:
         """Changes with the prompts themselves, the embedder and the other options."""
@@ -188,9 +200,14 @@ class Similarity:
     def _verify(
         self, candidate: LanguageModel, reference: Reference
     ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
-        answers = _split(reference)
-        path = _along.along(self._tokenised(candidate), answers, self.options.max_new_tokens)
-        return _along.verify(candidate, reference, path, answers)
+        """The pass along the original's answers; the last one is kept, so that `evaluate` goes on after `preview`."""
+        seen = self._verified
+        if seen is None or seen[0]() is not candidate or seen[1] is not reference:
+            answers = _split(reference)
+            path = _along.along(self._tokenised(candidate), answers, self.options.max_new_tokens)
+            seen = (weakref.ref(candidate), reference, _along.verify(candidate, reference, path, answers))
+            self._verified = seen
+        return seen[2]
 
     def _decode(
         self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from autotune.errors import EvaluationError
+from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.texts import describe_source, read_texts
@@ -41,6 +41,7 @@ class Options(BaseModel):
     split: str | None = Field(None, description="The dataset's split.")
     column: str | None = Field(None, description="The dataset's text column; `text` by default.")
     samples: int | None = Field(None, ge=1, strict=True, description="At most so many documents; all by default.")
+    skip: int = Field(0, ge=0, strict=True, description="Documents at the beginning that are left out.")
     max_length: int = Field(2048, ge=2, strict=True, description="Tokens of a window: the model's context length.")
     detokenize: bool = Field(True, description="Undo the spaces that wikitext puts around punctuation.")
 
@@ -67,7 +68,25 @@ class WordPerplexity:
     def _documents(self) -> list[str]:
         texts = read_texts(self.options)
         pages = documents(texts[0]) if self.options.path is not None else texts
-        return pages[: self.options.samples]
+        if len(pages) <= self.options.skip:
+            raise ConfigError(
+                f"{describe_source(self.options)} has {len(pages)} documents, so none is left after the first "
+                f"{self.options.skip}."
+            )
+        return pages[self.options.skip :][: self.options.samples]
+
+    def held_out(self) -> WordPerplexity | None:
+        """The documents after those that are scored; None where all are (the option `samples` leaves some)."""
+        if self.options.samples is None:
+            return None
+        return WordPerplexity(**{**self.options.model_dump(), "skip": self.options.skip + self.options.samples})
+
+    def passages(self, tokenizer: Any) -> list[list[int]]:
+        """The documents; see `autotune.evaluation.HeldOut`."""
+        return [self._encode(tokenizer, page) for page in self._documents]
+
+    def _encode(self, tokenizer: Any, page: str) -> list[int]:
+        return encode(tokenizer, detokenise(page) if self.options.detokenize else page)
 
     def fingerprint(self) -> str:
         """Changes with the documents and how they are cut."""
@@ -106,7 +125,7 @@ class WordPerplexity:
         prefix = prefix_token(model.tokenizer)
         requests, owners = [], []
         for index, page in enumerate(self._documents):
-            tokens = encode(model.tokenizer, detokenise(page) if self.options.detokenize else page)
+            tokens = self._encode(model.tokenizer, page)
             if not tokens:
                 raise EvaluationError(
                     f"document {index} of {describe_source(self.options)} has no tokens; leave it out."

@@ -441,6 +441,25 @@ def test_a_metric_of_two_evaluators_is_refused(folder: Path) -> None:
         load_config(write(folder, text))
 
 
+def test_report_texts_are_laid_over_the_searchs(folder: Path) -> None:
+    """A text given there takes the place of the search's with all that chose a part of it; the rest stays."""
+    text = GOOD + "report: {perplexity: {path: texts/calibration.txt}}\n"
+    config = load_config(write(folder, text))
+    assert config.report == {"perplexity": {"path": str(folder / "texts/calibration.txt"), "sequence_length": 64}}
+    assert load_config(write(folder, config.to_yaml())).report == config.report
+    assert load_config(write(folder, GOOD + "report: false\n")).report is False
+    assert load_config(write(folder, GOOD)).report is None
+    for wrong, said in (
+        ("{perplexit: {path: texts/search.txt}}", "did you mean 'perplexity'"),
+        ("{perplexity: {path: texts/nowhere.txt}}", "nowhere.txt"),
+        ("{perplexity: {}}", "must be a mapping of options"),
+        ("[perplexity]", "must be false or a mapping"),
+        ("true", "must be false or a mapping"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(write(folder, f"{GOOD}report: {wrong}\n"))
+
+
 def test_relative_error_needs_something_to_be_relative_to(folder: Path) -> None:
     """relative_error is an objective where similarity or perplexity is scored, and only there."""
     text = "model: a/b\nobjectives: {relative_error: minimize, footprint: minimize}\n"

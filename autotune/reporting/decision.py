@@ -216,7 +216,8 @@ def broken_limits(results: StudyResults, trial: int) -> list[str]:
 
 
 def ties(results: StudyResults) -> list[tuple[int, int]]:
-    """Neighbours on the front whose accuracy differs by less than two standard errors of the difference.
+    """Neighbours on the front whose accuracy differs by less than two standard errors of the difference, or by less
+    than the original's own noise (how far it is from itself in another batch).
 
     The errors are added as if independent; on the same texts they are positively correlated, so that this
     declares rather too many ties than too few. The second of each pair is the smaller model.
@@ -230,9 +231,16 @@ def ties(results: StudyResults) -> list[tuple[int, int]]:
             (results.value(a, metric), results.value(b, metric)),
             (results.stderr(a, metric), results.stderr(b, metric)),
         )
-        if None in values or None in errors:
+        if None in values:
             continue
         difference = abs(float(values[0] or 0) - float(values[1] or 0))
-        if difference < 2 * math.hypot(float(errors[0] or 0), float(errors[1] or 0)):
+        noise = max(_noise(results, a, metric), _noise(results, b, metric))
+        unsure = 0.0 if None in errors else 2 * math.hypot(float(errors[0] or 0), float(errors[1] or 0))
+        if difference < max(unsure, noise):
             found.append((a, b))
     return found
+
+
+def _noise(results: StudyResults, trial: int, name: str) -> float:
+    measured = results.records[trial].metrics.get(name)
+    return 0.0 if measured is None else measured.noise

@@ -10,9 +10,9 @@ from autotune.compression.format_table import FORMATS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.reporting.view import TrialRecord
+    from autotune.reporting.view import Score, TrialRecord
 
-__all__ = ["MEASURE_COLUMNS", "SETTING_COLUMNS", "build_frame", "effective_settings"]
+__all__ = ["MEASURE_COLUMNS", "SETTING_COLUMNS", "add_unseen", "build_frame", "effective_settings"]
 
 SETTING_COLUMNS = (
     "mode",
@@ -150,6 +150,15 @@ def build_frame(records: Mapping[int, TrialRecord], objectives: Iterable[str], m
         {name: _column(pd, name, [cells.get(name) for cells in rows]) for name in columns},
         index=pd.Index([cells["trial"] for cells in rows], name="number"),
     )
+
+
+def add_unseen(frame: pd.DataFrame, scores: Mapping[int, Mapping[str, Score]]) -> None:
+    """Add ``report_<metric>`` and its ``_stderr``: the scores on the report texts, trial number -> metric -> score."""
+    for name in dict.fromkeys(name for found in scores.values() for name in found):
+        known = {trial: found[name] for trial, found in scores.items() if name in found}
+        for column, part in ((f"report_{name}", "value"), (f"report_{name}_stderr", "stderr")):
+            values = [getattr(known.get(int(trial)), part, None) for trial in frame["trial"]]
+            frame[column] = [float("nan") if value is None else float(value) for value in values]
 
 
 def _column(pd: Any, name: str, values: list[Any]) -> Any:

@@ -28,6 +28,7 @@ from autotune.reporting.formatting import (
 )
 from autotune.reporting.remedies import failures, reason, remedy
 from autotune.reporting.tables import front_table_markdown, legend, metric_rows
+from autotune.reporting.unseen import unseen_markdown
 from autotune.reporting.view import StudyResults
 
 __all__ = ["report_markdown"]
@@ -39,6 +40,7 @@ def report_markdown(results: StudyResults, plots: list[str]) -> str:
         [f"# {results.model}: what the search found", "", counts(results)],
         _decision(results),
         _front(results, [name for name in plots if name.startswith("front")]),
+        unseen_markdown(results),
         _settings(results, [name for name in plots if name.startswith("settings")]),
         _course(plots),
         _failed(results),
@@ -118,7 +120,7 @@ def _front(results: StudyResults, plots: list[str]) -> list[str]:
         lines += [
             "",
             f"By {label(metric)} the neighbours {pairs} cannot be told apart (they differ by less than two standard "
-            "errors): of such a pair take the smaller model, the second.",
+            "errors, or than the original does from itself): of such a pair take the smaller model, the second.",
         ]
     outside = [
         int(n)
@@ -201,17 +203,18 @@ def _measured(results: StudyResults) -> list[str]:
         lines += [markdown_table(["metric", "unit", "better", "original", "what it is"], rows, "lllrl"), ""]
     described = {
         key: portable(results, results.config[key])
-        for key in ("calibration", "evaluators", "runtime", "study")
+        for key in ("calibration", "evaluators", "report", "runtime", "study")
         if results.config.get(key)
     }
     lines += [f"- {key}: {_flat(value)}" for key, value in described.items()]
     lines += [f"- {key.replace('_', ' ')}: {_flat(value)}" for key, value in sorted(results.manifest.items())]
-    lines += [
-        "",
-        "Not measured here: speed and memory at run time, and scores on texts that the search has not seen; the best "
-        "of many trials looks a little better on the search's own texts than it is.",
-    ]
-    return lines
+    lacking = "Not measured here unless a metric says so: speed and memory at run time"
+    if results.unseen is None:
+        lacking += (
+            ", and scores on texts that the search has not seen; the best of many trials looks a little better on the "
+            "search's own texts than it is"
+        )
+    return [*lines, "", f"{lacking}."]
 
 
 def _flat(value: Any) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autotune.errors import StudyError
 from autotune.evaluation import Direction, Metric
-from autotune.reporting.frame import SIZE_COLUMNS, TIME_COLUMNS, build_frame, effective_settings
-from autotune.reporting.view import Constraint, Original, Score, StudyResults, TrialRecord
+from autotune.reporting.frame import SIZE_COLUMNS, TIME_COLUMNS, add_unseen, build_frame, effective_settings
+from autotune.reporting.view import Constraint, Original, Score, StudyResults, TrialRecord, Unseen
 
 if TYPE_CHECKING:
     import optuna
@@ -109,6 +109,9 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     frame = build_frame(records, objectives, metrics)
     front, knee_trial, nearest = _verdicts(frame, records, objectives, constraints)
     original = attributes.get("original")
+    unseen = _unseen(attributes.get("report"))
+    if unseen is not None:
+        add_unseen(frame, unseen.trials)
     return StudyResults(
         trials=frame,
         records=records,
@@ -123,6 +126,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         config=attributes.get("config") or {},
         space=attributes.get("space") or {},
         manifest=attributes.get("manifest") or {},
+        unseen=unseen,
     )
 
 
@@ -149,13 +153,21 @@ def _original(attribute: Mapping[str, Any]) -> Original:
     )
 
 
+def _unseen(attribute: Mapping[str, Any] | None) -> Unseen | None:
+    trials = {int(number): _scores(kept.get("metrics")) for number, kept in (attribute or {}).get("trials", {}).items()}
+    if attribute is None or not any(trials.values()):
+        return None
+    return Unseen(trials, attribute.get("overlaps") or {}, tuple(attribute.get("notes") or ()))
+
+
 def _scores(attribute: Mapping[str, Any] | None) -> dict[str, Score]:
     scores = {}
     for name, measured in (attribute or {}).items():
         if measured.get("value") is not None:
             error = measured.get("stderr")
             finite = error is not None and math.isfinite(error)
-            scores[name] = Score(float(measured["value"]), float(error) if finite else None)
+            noise = float(measured.get("noise") or 0.0)
+            scores[name] = Score(float(measured["value"]), float(error) if finite else None, noise)
     return scores
 
 

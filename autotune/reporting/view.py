@@ -14,15 +14,16 @@ from autotune.reporting.formatting import is_missing
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Constraint", "Original", "Score", "StudyResults", "TrialRecord"]
+__all__ = ["Constraint", "Original", "Score", "StudyResults", "TrialRecord", "Unseen"]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A measured value and its standard error (None where it cannot be said)."""
+    """A measured value, its standard error (None where it cannot be said), and what arithmetic alone may move."""
 
     value: float
     stderr: float | None = None
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,21 @@ class TrialRecord:
         return " ".join(": ".join(part for part in parts if part).split())
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Scores on the report texts, which the search has not seen.
+
+    Attributes:
+        trials: trial number -> metric -> score, of the front's trials.
+        overlaps: pair of texts -> the share of the second's tokens that stand in the first.
+        notes: evaluators without report texts, and why.
+    """
+
+    trials: Mapping[int, Mapping[str, Score]]
+    overlaps: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class StudyResults:
     """A study, ready to be drawn and printed. Nothing in it depends on where the study is stored.
@@ -123,6 +139,7 @@ class StudyResults:
         least_infeasible: where no trial is feasible but some broke a limit (also known from the plan alone, without
             being scored), the one nearest to its limits.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
+        unseen: scores on the report texts; None where there are none.
     """
 
     trials: pd.DataFrame
@@ -138,6 +155,7 @@ class StudyResults:
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    unseen: Unseen | None = None
 
     @property
     def model(self) -> str:

@@ -73,6 +73,7 @@ class Call:
     """To a worker: call a method, or get an attribute, of its `Prepared`; it answers with `Returned`."""
 
     name: str
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,21 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC
-from autotune.evaluation import Evaluator, LanguageModel, Measurement, Metric, Reference, StagedEvaluator
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
+from autotune.evaluation import (
+    Evaluator,
+    LanguageModel,
+    Measurement,
+    Metric,
+    Previewing,
+    Reference,
+    StagedEvaluator,
+)
 from autotune.files import fingerprint
 from autotune.search.manifest import manifest
 from autotune.search.racing import Race
-from autotune.search.trial import RELATIVE_TO
+from autotune.search.report_texts import ReportTexts
+from autotune.search.trial import PLAN_METRICS, RELATIVE_TO
 from autotune.space_model import Range, SearchSpace
 from autotune.synthetic import cached_windows, recipe
 from autotune.threads import thread_limit
@@ -60,6 +69,15 @@ class Prepared(Protocol):
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """What was (computed, found ready): statistics, references, variants."""
+
+    def report_fingerprint(self) -> str | None:
+        """Changes with the report texts, on which the front is scored in the end; None where there are none."""
+
+    def report_texts(self) -> dict[str, Any]:
+        """What the report texts are and what the original scores on them; see `ReportTexts.describe`."""
+
+    def report_scores(self, settings: Settings) -> dict[str, Any]:
+        """The scores of one model on the report texts, as data; see `ReportTexts.scores`."""
 
     def settle_in(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
         """Called in a worker process before all else: time to import what will be needed.
@@ -225,7 +243,11 @@ class Preparation:
 
     @cached_property
     def references(self) -> dict[str, Reference]:
-        """Evaluator name -> what it keeps of the original, which is compiled only where one is missing."""
+        """Evaluator name -> what it keeps of the original."""
+        return self.references_of(self.evaluators)
+
+    def references_of(self, evaluators: Mapping[str, Evaluator]) -> dict[str, Reference]:
+        """The references of any evaluators; the original is compiled only where one is missing."""
         from autotune.references import reference_key
 
         runtime = self.config.runtime
@@ -239,7 +261,7 @@ class Preparation:
                 self.stage(f"the original model's reference for {name}")
                 return evaluator.reference(opened[0])
 
-            for name, evaluator in self.evaluators.items():
+            for name, evaluator in evaluators.items():
                 key = reference_key(
                     name,
                     evaluator,
@@ -280,9 +302,12 @@ class Preparation:
                 if race is not None and name not in self.deciding and race.is_beaten(measured):
                     break
                 self.stage(f"scoring: {name}")
-                for partial in stages(self.evaluators[name], candidate, references[name]):
+                evaluator = self.evaluators[name]
+                for partial in stages(evaluator, candidate, references[name], preview=race is not None):
                     if race is not None:
                         race.check({**measured, **partial})
+                        if is_preview(evaluator, partial) and self.is_settled(race, {**measured, **partial}):
+                            break
                 measured.update(partial)
         return {name: measured[name] for name in self.metrics if name in measured}
 
@@ -292,6 +317,28 @@ class Preparation:
         wanted = {*self.config.objectives, *self.config.constraints}
         wanted |= set(RELATIVE_TO) if "relative_error" in wanted else set()
         return frozenset(name for name, evaluator in self.evaluators.items() if wanted & set(evaluator.metrics))
+
+    def is_settled(self, race: Race, measured: Mapping[str, Measurement]) -> bool:
+        """Whether the model is beaten, and every number that the study needs of it is there."""
+        wanted = {*self.config.objectives, *self.config.constraints}
+        return wanted <= {*measured, *PLAN_METRICS} and race.is_beaten(measured)
+
+    @cached_property
+    def report(self) -> ReportTexts:
+        """The texts that the front is scored on in the end."""
+        return ReportTexts(self)
+
+    def report_fingerprint(self) -> str | None:
+        """See `Prepared`."""
+        return self.report.fingerprint()
+
+    def report_texts(self) -> dict[str, Any]:
+        """See `Prepared`."""
+        return self.report.describe()
+
+    def report_scores(self, settings: Settings) -> dict[str, Any]:
+        """See `Prepared`."""
+        return self.report.scores(settings)
 
     @property
     def deciding_first(self) -> list[str]:
@@ -354,12 +401,24 @@ class Preparation:
         }
 
 
-def stages(evaluator: Evaluator, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
-    """The evaluator's measurements, on ever more of the texts where it can do that; the last are those of all texts."""
+def stages(
+    evaluator: Evaluator, candidate: LanguageModel, reference: Reference, *, preview: bool = False
+) -> Iterator[Mapping[str, Measurement]]:
+    """The evaluator's measurements, on ever more of the texts where it can do that; the last are those of all texts.
+
+    With `preview` the cheap part of an evaluator that has one comes first.
+    """
     if isinstance(evaluator, StagedEvaluator):
         yield from evaluator.stages(candidate, reference)
     else:
+        if preview and isinstance(evaluator, Previewing) and set(evaluator.previewed) < set(evaluator.metrics):
+            yield evaluator.preview(candidate, reference)
         yield evaluator.evaluate(candidate, reference)
+
+
+def is_preview(evaluator: Evaluator, measured: Mapping[str, Measurement]) -> bool:
+    """Whether this is the cheap part of the evaluator's measurements, and the rest is still to come."""
+    return isinstance(evaluator, Previewing) and set(measured) < set(evaluator.metrics)
 
 
 def may_look_at_activations(space: SearchSpace) -> bool:

@@ -16,6 +16,7 @@ from autotune.search.history import History
 from autotune.search.loop import Reason, Search
 from autotune.search.pool import Here, Pool, Stopped
 from autotune.search.progress import Listener, make_listener
+from autotune.search.rescoring import rescore_front
 from autotune.search.sharing import Alone, Shared, Sharing
 from autotune.search.storage import folder_lock, open_study
 from autotune.search.worker_pool import Limits, WorkerPool
@@ -123,6 +124,8 @@ def run_search(
                 with open_sharing(study, storage) as sharing:
                     search = Search(config, study, folder, listener, pool, sharing, budget=budget, earlier_front=front)
                     reason = search.run(limit)
+                    if reason != "interrupted":
+                        reason = finish(search, listener, reason)
                 history = History(study.get_trials(deepcopy=False))
             listener.stage("writing the report")
             written = (report or default_report(storage))(folder)
@@ -131,6 +134,16 @@ def run_search(
     finally:
         listener.close()
     return replace(outcome_of(search, history, reason, message, started), moved_aside=aside, report=written)
+
+
+def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
+    """Score the front on the report texts; a stop signal ends that, and the next run takes it up again."""
+    try:
+        rescore_front(search.study, search.config, search.history(), search.pool.prepared(), listener)
+    except KeyboardInterrupt as stop:
+        search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        return "interrupted"
+    return reason
 
 
 def outcome_of(search: Search, history: History, reason: Reason, message: str, started: float) -> StudyOutcome:

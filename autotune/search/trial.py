@@ -258,7 +258,10 @@ def stopped(
 
 def as_data(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
     """Measurements as a storage keeps them."""
-    return {name: {"value": m.value, "stderr": m.stderr} for name, m in measurements.items()}
+    return {
+        name: {"value": m.value, "stderr": m.stderr, **({"noise": m.noise} if m.noise else {})}
+        for name, m in measurements.items()
+    }
 
 
 def plan_saver(folder: Path) -> Callable[[Plan], str]:

@@ -96,9 +96,9 @@ class Worker:
         match message:
             case Adopt(found):
                 prepared.adopt(found)
-            case Call(name):
+            case Call(name, arguments):
                 attribute = getattr(prepared, name)
-                self.say(Returned(attribute() if callable(attribute) else attribute))
+                self.say(Returned(attribute(*arguments) if callable(attribute) else attribute))
             case Run():
                 self.run(message, prepared)
 

@@ -119,14 +119,14 @@ class WorkerPool:
         """See `Pool`: a stand-in whose methods are called in the first worker."""
         return Remote(self)  # type: ignore[return-value]
 
-    def call(self, name: str) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
         """Have the first worker call a method, or get an attribute, of its `Prepared`.
 
         Raises:
             StudyError: the worker died over it.
         """
         place = self._places[0]
-        place.process.send(Call(name))
+        place.process.send(Call(name, arguments))
         while True:
             sender, message = self._inbox.get()
             if sender is not None and sender is not place.process:
@@ -313,6 +313,19 @@ class Remote:
     def original(self) -> dict[str, Any]:
         """See `Prepared`."""
         return dict(self._pool.call("original"))
+
+    def report_fingerprint(self) -> str | None:
+        """See `Prepared`."""
+        found: str | None = self._pool.call("report_fingerprint")
+        return found
+
+    def report_texts(self) -> dict[str, Any]:
+        """See `Prepared`."""
+        return dict(self._pool.call("report_texts"))
+
+    def report_scores(self, settings: Settings) -> dict[str, Any]:
+        """See `Prepared`."""
+        return dict(self._pool.call("report_scores", settings))
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """See `Prepared`: of all workers."""

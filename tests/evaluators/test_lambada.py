@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotune.errors import EvaluationError
+from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import Evaluator
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
 from evaluators.lambada import Lambada
@@ -32,6 +32,17 @@ class TestConformance(EvaluatorConformance):
 
     def make(self) -> Evaluator:
         return Lambada(path=self.passages)
+
+
+def test_the_held_out_passages_are_the_next_ones(passages: Path) -> None:
+    """As many as the search has, and none of its own."""
+    some = Lambada(path=passages, samples=2)
+    other = some.held_out()
+    assert other is not None
+    assert other._passages == PASSAGES[2:]
+    assert other.fingerprint() not in (some.fingerprint(), Lambada(path=passages).fingerprint())
+    with pytest.raises(ConfigError, match="none is left after the first 4"):
+        Lambada(path=passages, samples=1, skip=4).fingerprint()
 
 
 def test_the_score_is_the_definition(passages: Path) -> None:

@@ -120,6 +120,31 @@ def test_samples_are_the_first_windows(text: Path) -> None:
     assert values[0][:5] == values[1]
 
 
+def test_the_held_out_windows_are_the_next_ones(text: Path) -> None:
+    """They go on where the search's own end, and a text that is used up has none."""
+    every = Perplexity(path=text, sequence_length=32)
+    some = Perplexity(path=text, sequence_length=32, samples=5)
+    model = FakeLanguageModel()
+    other = some.held_out()
+    assert other is not None
+    np.testing.assert_array_equal(other.reference(model)["tokens"], every.reference(model)["tokens"][5:10])
+    assert every.held_out() is None
+    last = Perplexity(path=text, sequence_length=32, samples=500).held_out()
+    assert last is not None
+    with pytest.raises(ConfigError, match="none is left after the first 500"):
+        last.reference(model)
+
+
+def test_the_models_own_text_has_more_of_it() -> None:
+    """Windows that the original writes for the report are others than those for the search."""
+    some, model = Perplexity(synthetic=True, sequence_length=16, samples=3), FakeLanguageModel()
+    other = some.held_out()
+    assert other is not None
+    tokens = [one.reference(model)["tokens"] for one in (some, other)]
+    assert tokens[0].shape == tokens[1].shape
+    assert not {tuple(row) for row in tokens[0].tolist()} & {tuple(row) for row in tokens[1].tolist()}
+
+
 def test_the_noise_of_another_batch_shape_is_measured(text: Path) -> None:
     """What the original differs from itself, run window by window, is told with every score it concerns."""
 

@@ -208,7 +208,7 @@ def test_a_tie_is_a_draft_that_could_have_gone_otherwise() -> None:
     assert evaluator.original(evaluator.reference(FakeLanguageModel()))["answer_ties"].value == 0.0
 
 
-@pytest.mark.parametrize("name", ["default", "short", "long", "languages"])
+@pytest.mark.parametrize("name", ["default", "report", "short", "long", "languages"])
 def test_prompt_sets_are_what_they_say(name: str) -> None:
     """No prompt is there twice; the long ones are of a thousand tokens or so, the others many and short."""
     prompts = Similarity(prompts=name)._prompts
@@ -222,7 +222,7 @@ def test_prompt_sets_are_what_they_say(name: str) -> None:
         assert max(lengths) < 600
     if name == "languages":
         assert sum(not prompt.isascii() for prompt in prompts) > len(prompts) / 2
-    if name == "default":
+    if name in ("default", "report"):
         assert min(lengths) < 30
         assert max(lengths) > 200
         assert sum(not prompt.isascii() for prompt in prompts) >= 5
@@ -230,7 +230,7 @@ def test_prompt_sets_are_what_they_say(name: str) -> None:
 
 def test_an_unknown_set_of_prompts_is_refused() -> None:
     """A bare word that is no set is told the sets there are."""
-    with pytest.raises(ValueError, match="there are default, languages, long, short, or name a file"):
+    with pytest.raises(ValueError, match="there are default, languages, long, report, short, or name a file"):
         Similarity(prompts="longer")
 
 

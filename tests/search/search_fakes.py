@@ -133,6 +133,9 @@ class FakePrepared:
     scorer: Callable[[Settings], Mapping[str, Measurement]] = score
     changed: dict[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    report: str | None = None
+    report_error: BaseException | None = None
+    reported: list[Settings] = field(default_factory=list)
 
     def settle_in(self, shared: Any) -> None: ...
 
@@ -148,6 +151,19 @@ class FakePrepared:
     def original(self) -> dict[str, Any]:
         scores = {"kl_divergence": {"value": 0.0, "stderr": None}, "perplexity": {"value": 40.0, "stderr": None}}
         return {"footprint": 16_000_000, "bits_per_weight": 16.0, "fp32_bytes": 32_000_000, "metrics": scores}
+
+    def report_fingerprint(self) -> str | None:
+        return self.report
+
+    def report_texts(self) -> dict[str, Any]:
+        return {"original": self.original()["metrics"], "overlaps": {"search and report": 0.0}, "notes": []}
+
+    def report_scores(self, settings: Settings) -> dict[str, Any]:
+        self.reported.append(settings)
+        if self.report_error is not None:
+            raise self.report_error
+        found = score(settings)
+        return {"metrics": {name: {"value": 1.1 * m.value, "stderr": m.stderr} for name, m in found.items()}}
 
     def score(self, model: Settings, race: Any) -> Mapping[str, Measurement]:
         found = self.scorer(model)
@@ -232,7 +248,7 @@ def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrep
         return score(settings)
 
     engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0))
-    return FakePrepared(engine, scorer)
+    return FakePrepared(engine, scorer, report=faults.get("report"))
 
 
 def fault(name: str) -> None:

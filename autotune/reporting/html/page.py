@@ -18,6 +18,7 @@ from autotune.reporting.html.theme import theme_css
 from autotune.reporting.page import counts
 from autotune.reporting.remedies import failures, reason, remedy
 from autotune.reporting.tables import front_rows, legend, metric_rows
+from autotune.reporting.unseen import unseen_rows, unseen_sentences
 from autotune.reporting.view import StudyResults
 from autotune.reporting.weight_map import WeightMap, known_sensitivity, read_plan, weight_map
 
@@ -54,6 +55,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         front_table=front_rows(results) if results.front or results.least_infeasible is not None else None,
         front_numbers=([None] if results.original is not None else []) + list(results.front),
         front_legend=[line.removeprefix("- ") for line in legend(results)],
+        unseen=(unseen_rows(results), unseen_sentences(results)),
         table=trial_table(results) if results.records else None,
         settings=setting_drawings(results),
         paired=paired_rows(results),
@@ -71,7 +73,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         metrics=metric_rows(results),
         described=[
             (key, stat_rows(portable(results, results.config[key])))
-            for key in ("calibration", "evaluators", "runtime", "study")
+            for key in ("calibration", "evaluators", "report", "runtime", "study")
             if results.config.get(key)
         ],
         manifest=stat_rows(results.manifest),

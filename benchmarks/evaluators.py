@@ -1,12 +1,15 @@
 """What the evaluators cost, and what their numbers are worth; one part a command.
 
-    python benchmarks/scoring.py speed        # similarity by decoding one prompt at a time and by ours, in turn
-    python benchmarks/scoring.py errors       # standard errors between neighbouring settings; coverage of intervals
-    python benchmarks/scoring.py kept         # the divergence's bias by what is kept of a distribution
-    python benchmarks/scoring.py memory       # peak memory at a vocabulary of 131,072 tokens
-    python benchmarks/scoring.py harness      # word perplexity and lambada beside lm_eval's own
+    python benchmarks/evaluators.py speed        # similarity by decoding one prompt at a time and by ours, in turn
+    python benchmarks/evaluators.py errors       # standard errors between neighbouring settings; coverage of intervals
+    python benchmarks/evaluators.py kept         # the divergence's bias by what is kept of a distribution
+    python benchmarks/evaluators.py memory       # peak memory at a vocabulary of 131,072 tokens
+    python benchmarks/evaluators.py harness      # word perplexity and lambada beside lm_eval's own
 
-Every command takes --model DIR and --text FILE; the default is the demo model with its texts.
+Every command takes --model DIR and --text FILE; the default is the demo model with its texts. `speed` on a model of
+1.1 B parameters that is made up (see random_llama.py), with anybody's tokenizer:
+
+    python benchmarks/evaluators.py speed --model LLAMA --tokenizer examples/demo/model --prompts 4 --rounds 1
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from common import DEMO
 
 from autotune.cache import Cache
 from autotune.compression.bank import Bank
@@ -38,7 +42,6 @@ from evaluators._embedder import embed
 from evaluators.perplexity import Perplexity
 from evaluators.similarity import Similarity
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo"
 CANDIDATES = {
     "int8_asym": Settings(mode="int8_asym"),
     "int4_asym g32": Settings(mode="int4_asym", group_size=32),
@@ -68,7 +71,8 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: str) -> None:
         self.source: SourceModel = resolve_model(options.model, cache=Cache.resolve(folder))
-        self.model, self.tokenizer = self.source.read(), self.source.tokenizer()
+        self.model = self.source.read()
+        self.tokenizer = tokenizer_of(options.tokenizer) if options.tokenizer else self.source.tokenizer()
         self.ends = end_token_ids(self.source.path, self.tokenizer)
         self.engine = Engine(self.model, bank=Bank())
 
@@ -107,6 +111,12 @@ class Bench:
             yield answer
 
 
+def tokenizer_of(folder: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def clock(work: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     result = work()
@@ -123,7 +133,8 @@ def speed(bench: Bench, options: argparse.Namespace) -> None:
     print("seconds, and how many times faster ours and ours without decoding are; WWB is its call of generate()")
     print("| setting | WWB | plain loop | ours | without decoding | same answers | answers that pass a tie |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    for name, settings in CANDIDATES.items():
+    for name in options.settings or CANDIDATES:
+        settings = CANDIDATES[name]
         with bench.open(settings) as candidate, bench.generate(settings) as generate:
             rounds = [_speed_round(evaluator, candidate, generate, reference, prompts) for _ in range(options.rounds)]
         wwb, plain, ours, cheap = (
@@ -148,10 +159,14 @@ def _speed_round(
         texts = [candidate.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers]
         return answers, float((embed(embedder, texts) * reference["embeddings"]).sum(axis=1).mean())
 
+    def afresh(score: Any) -> Any:
+        evaluator._verified = None  # what `evaluate` takes over from `preview` would be free here
+        return score(candidate, reference)
+
     (theirs, similarity), wwb = clock(lambda: one_by_one(generate))
     (plainly, _), plain = clock(lambda: one_by_one(candidate.greedy))
-    scores, ours = clock(lambda: evaluator.evaluate(candidate, reference))
-    _, cheap = clock(lambda: evaluator.preview(candidate, reference))
+    scores, ours = clock(lambda: afresh(evaluator.evaluate))
+    _, cheap = clock(lambda: afresh(evaluator.preview))
     complete = evaluator._answers(candidate, reference, evaluator._verify(candidate, reference)[0])
     same = sum(a == b == c for a, b, c in zip(theirs, plainly, complete, strict=True))
     if same == len(prompts) and abs(scores["similarity"].value - similarity) > 1e-5:
@@ -232,11 +247,9 @@ def kept(bench: Bench, options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """A random model with 131,072 tokens; the reference of 16,384 positions is written, mapped and used."""
-    import transformers
-
     from autotune.references import ReferenceStore
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    tokenizer = tokenizer_of(options.tokenizer or options.model)
     with tempfile.TemporaryDirectory() as folder:
         source = resolve_model(
             str(_random_model(Path(folder) / "hf", tokenizer)), cache=Cache.resolve(f"{folder}/cache")
@@ -335,6 +348,8 @@ def main() -> None:
     commands = {"speed": speed, "errors": errors, "kept": kept, "harness": harness}
     parser.add_argument("command", choices=[*commands, "memory"])
     parser.add_argument("--model", default=str(DEMO / "model"))
+    parser.add_argument("--tokenizer", help="folder of one, for a model that has none")
+    parser.add_argument("--settings", nargs="*", choices=[*CANDIDATES], help="only these, in `speed`")
     parser.add_argument("--text", type=Path, default=DEMO / "report.txt")
     parser.add_argument("--embedder", default="minilm")
     parser.add_argument("--prompts", type=int, help="only so many prompts, for a large model")
