@@ -393,6 +393,9 @@ def evaluate(
         print(f"{name:{width}}  {score(m.value, m.stderr, name=name)}")
 
 
+cli_results.add_to(app)  # here, so that help lists them before what there is
+
+
 @app.command(rich_help_panel="What there is", epilog="Example: autotune cache info")
 def cache(
     action: Annotated[str, typer.Argument(help="info or clear.")] = "info",
@@ -461,9 +464,6 @@ def schema() -> None:
     from autotune.config import config_schema
 
     print_json(config_schema())
-
-
-cli_results.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from autotune.reporting.formatting import DASH, is_missing, label, percent, signed_percent
 from autotune.reporting.frame import SETTING_COLUMNS
+from autotune.reporting.results import ENOUGH_FOR_IMPORTANCES
 from autotune.reporting.view import StudyResults
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "PairedChange",
     "applicable",
     "importance_rows",
+    "importances_missing",
     "paired_changes",
     "paired_rows",
     "varying_settings",
@@ -161,6 +163,14 @@ def importance_rows(results: StudyResults) -> tuple[list[str], list[list[str]]]:
     header = ["setting", *(label(name) for name in results.importances)]
     rows = [[label(n), *(percent(100 * s[n]) if n in s else DASH for s in results.importances.values())] for n in names]
     return header, rows
+
+
+def importances_missing(results: StudyResults) -> str:
+    """Why there are no importances, as a sentence; empty where there are some, or nothing was scored."""
+    count = len(results.complete)
+    if results.importances or not count or count >= ENOUGH_FOR_IMPORTANCES:
+        return ""
+    return f"Importances are told from {ENOUGH_FOR_IMPORTANCES} complete trials on, below which they are noise."
 
 
 def _word(value: Any) -> str:

@@ -27,6 +27,7 @@ def draw_labels(
     path: list[tuple[float, float]],
     *,
     small: bool = False,
+    boxed: bool = True,
 ) -> None:
     """Write every text of a front plot, the important ones first, so that these get the good places.
 
@@ -38,6 +39,7 @@ def draw_labels(
         members: the trials whose numbers are written where there is room.
         path: corners of the step line in data coordinates.
         small: leave out what a small figure has no room for.
+        boxed: frame the note on the original; not where another font will be used than the one measured here.
     """
     x, y = in_units(drawn, scales)
     at = {int(n): (float(a), float(b)) for n, a, b in zip(drawn.index, x, y, strict=True)}
@@ -54,7 +56,7 @@ def draw_labels(
         axes.scatter(*at[ringed], s=250, facecolors="none", edgecolors=INK, linewidths=1.5, zorder=7)
         placer.avoid_points([at[ringed]], 17)
     _name_limits(axes, results, scales, placer)
-    _mark_original(axes, results, scales, placer, small=small)
+    _mark_original(axes, results, scales, placer, small=small, boxed=boxed)
     across, up = (-1 if scale.direction == "minimize" else 1 for scale in scales)
     around = [(across, up), (0, up), (across, 0), (-across, up), (across, -up), (0, -up), (-across, 0), (-across, -up)]
     if ringed in at:
@@ -117,7 +119,9 @@ def _values(results: StudyResults, number: int, scales: Scales) -> str:
     return " · ".join(shown)
 
 
-def _mark_original(axes: Axes, results: StudyResults, scales: Scales, placer: LabelPlacer, *, small: bool) -> None:
+def _mark_original(
+    axes: Axes, results: StudyResults, scales: Scales, placer: LabelPlacer, *, small: bool, boxed: bool
+) -> None:
     """A star where the original is in view, else its name and numbers at the edge beyond which it lies."""
     scores = [results.original_score(scale.name) for scale in scales]
     if scores[0] is None or scores[1] is None:
@@ -162,5 +166,5 @@ def _mark_original(axes: Axes, results: StudyResults, scales: Scales, placer: La
         f"{sign} {text}",
         fontsize=8.5,
         color=INK,
-        bbox={"boxstyle": "round,pad=0.3", "fc": "#f6f8fa", "ec": GRID},
+        bbox={"boxstyle": "round,pad=0.3", "fc": "#f6f8fa", "ec": GRID} if boxed else None,
     )

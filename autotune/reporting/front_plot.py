@@ -62,7 +62,7 @@ def front_figure(results: StudyResults, x: str, y: str, sheet: Sheet = PICTURE) 
     path = _draw_line(axes, drawn.loc[line], scales)
     tied = _draw_ties(axes, results, drawn, scales)
     _draw_limits(axes, results, scales)
-    draw_labels(axes, results, drawn, scales, line or members, path, small=sheet is PHONE)
+    draw_labels(axes, results, drawn, scales, line or members, path, small=sheet is PHONE, boxed=sheet.headed)
     if sheet.headed:
         _headings(figure, results, drawn, scales)
         _legend(figure, drawn, shown, has_line=len(line) > 1, ringed=ring_text(results), tied=tied)

@@ -24,6 +24,8 @@ PANEL = 2.3
 """Inches from one row of panels to the next."""
 
 MOST_CATEGORIES = 7
+FEW_CATEGORIES = 3
+"""Up to so many, a panel has room for whole words."""
 SHORT = {
     "weight_quantization_error": "weight\nerror",
     "hessian_input_activation": "Hes-\nsian",
@@ -116,6 +118,8 @@ def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: 
             zorder=5,
         )
         texts = [SHORT.get(_text(value), _text(value).replace("_", "\n")) for value in categories]
+        if len(categories) <= FEW_CATEGORIES:
+            texts = [text.replace("-\n", "") for text in texts]
         axes.set_xticks(range(len(categories)), [""] * len(categories))
         for position, text in enumerate(texts):
             _under(axes, position, text)

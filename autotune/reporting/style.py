@@ -183,6 +183,8 @@ def plain_axis(axis: Axis, ticks: int = 7, *, whole: bool = False) -> None:
 def _plain(value: float) -> str:
     if value == 0:
         return "0"
+    if 1e-5 <= abs(value) < 1e-4:  # one notation along an axis where the figure has room for it
+        return f"{value:.8f}".rstrip("0").replace("-", MINUS)
     text = re.sub(r"e([+-])0*", r"e\1", f"{value:.8g}").replace("e+", "e")
     return text.replace("-", MINUS)
 

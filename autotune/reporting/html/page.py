@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.reporting.answers import compare_words
 from autotune.reporting.commands import compress_command, export_command, portable, where_to_run
 from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, ties
-from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, paired_rows
+from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, importances_missing, paired_rows
 from autotune.reporting.formatting import label, settings_text
 from autotune.reporting.html.figures import front_drawings, progress_drawing, setting_drawings
 from autotune.reporting.html.sections import budget_rows, cards, front_legend, stat_rows, trial_table
@@ -60,6 +60,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         settings=setting_drawings(results),
         paired=paired_rows(results),
         importances=importance_rows(results),
+        too_few=importances_missing(results),
         about_importances=ABOUT_IMPORTANCES,
         maps=_maps(results, folder),
         answers=_answers(results),
