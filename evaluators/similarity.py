@@ -103,6 +103,7 @@ class Similarity:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    repeatable = True
 
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is read or loaded yet."""

@@ -20,6 +20,7 @@ from autotune.evaluation import Measurement, Metric
 from autotune.files import fingerprint
 from autotune.quantities import Constraint
 from autotune.search import sharing
+from autotune.search.candidate import Candidate
 from autotune.search.progress import Row, StudyInfo
 from autotune.search.study import StudyOutcome, run_search, run_worker
 from autotune.space_model import Choices, Range, SearchSpace
@@ -149,7 +150,8 @@ class FakePrepared:
         scores = {"kl_divergence": {"value": 0.0, "stderr": None}, "perplexity": {"value": 40.0, "stderr": None}}
         return {"footprint": 16_000_000, "bits_per_weight": 16.0, "fp32_bytes": 32_000_000, "metrics": scores}
 
-    def score(self, model: Settings, race: Any) -> Mapping[str, Measurement]:
+    def score(self, candidate: Candidate, race: Any) -> Mapping[str, Measurement]:
+        model = candidate.model
         found = self.scorer(model)
         if race is not None:
             for count in (8, 16, 32):
