@@ -1,7 +1,7 @@
 """A whole search beside the same settings by NNCF, each scored as WhoWhatBench does it: seconds, and both fronts.
 
     python benchmarks/search.py ours --model DIR --calibration FILE --text FILE --work DIR   # 48 trials, three times
-    python benchmarks/search.py nncf --work DIR --seconds 480       # repeat until it says that nothing is left
+    python benchmarks/search.py nncf --work DIR
     python benchmarks/search.py table --work DIR
 
 `ours` runs `autotune search` over the preset `full` with everything else at its default (but for the texts and for the
@@ -9,7 +9,7 @@ embedder, where there is no hub): with an empty cache, with a warm one without s
 seconds are those of the whole command. `nncf` takes the same settings one by one: `nncf.compress_weights` with a
 `statistics_path`, the model saved, optimum-intel's `generate` on one prompt after the other, embeddings and their
 cosine. Its seconds are of those calls alone; reading libraries, and the divergence for the front, are left out. What is
-done is kept in DIR/nncf.jsonl, so the work can be done in pieces.
+done is kept in DIR, so the work can be done in pieces: the same command with `--seconds` goes on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ study: {{trials: {trials}}}
 """
 """Everything that has a default has it; the default texts are on the hub, the number of windows is theirs."""
 
-RUNS = {"cold": ("models", "statistics", "references", "bank", "scores"), "warm": ("scores",), "scores known": ()}
+TIMES = "ours.json"
+RUNS = {"cold": ("models", "statistics", "references", "bank"), "warm": ("references/scores",), "known": ()}
 """What is forgotten before each run."""
 
 
@@ -61,32 +62,41 @@ def ours(options: argparse.Namespace) -> None:
         trials=options.trials,
     )
     (work / "model.yaml").write_text(config, encoding="utf-8")
-    cache = work / "cache"
-    for name, rooms in RUNS.items():
-        if options.only and name != options.only:
-            continue
-        for room in rooms:
+    begun = time.monotonic()
+    for name in [options.only] if options.only else RUNS:
+        left = options.seconds - (time.monotonic() - begun)
+        if left > 0 and not times(work).get(name, {}).get("finished"):
+            run(work, name, left)
+
+
+def run(work: Path, name: str, seconds: float) -> None:
+    """Begin one of the runs, or go on with it, for so long at most."""
+    cache, folder = work / "cache", work / name
+    known = times(work)
+    if name not in known:
+        for room in RUNS[name]:
             shutil.rmtree(cache / room, ignore_errors=True)
-        folder = work / name
         shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", "autotune", "search", str(work / "model.yaml"), "--output", str(folder)]
-        started = time.perf_counter()
-        done = subprocess.run(
-            command, env={**os.environ, "AUTOTUNE_CACHE": str(cache)}, capture_output=True, text=True, check=False
-        )
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            sys.exit(done.stderr)
-        keep(work, name, seconds)
-        print(f"{name}: {seconds:.1f} s; {done.stderr.strip().splitlines()[-1]}", flush=True)
+    command = [sys.executable, "-m", "autotune", "search", str(work / "model.yaml"), "--output", str(folder), "--json"]
+    command += ["--timeout", f"{seconds:.0f}s"] if seconds < 1e6 else []
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, env={**os.environ, "AUTOTUNE_CACHE": str(cache)}, capture_output=True, text=True, check=False
+    )
+    spent = known.get(name, {}).get("seconds", 0.0) + time.perf_counter() - started
+    if done.returncode:
+        sys.exit(done.stderr)
+    finished = json.loads(done.stdout)["ended"] != "timeout"
+    with atomic_write(work / TIMES) as temporary:
+        temporary.write_text(json.dumps({**known, name: {"seconds": spent, "finished": finished}}))
+    print(f"{name}: {spent:.1f} s{'' if finished else ' so far'}; {done.stderr.strip()}", flush=True)
 
 
-def keep(work: Path, name: str, seconds: float) -> None:
-    """Remember how long a run took."""
-    file = work / "ours.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps({**known, name: seconds}))
+def times(work: Path) -> dict[str, Any]:
+    """Run -> its seconds so far, and whether it is finished."""
+    file = work / TIMES
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
 
 
 def trials_of(folder: Path) -> list[dict[str, Any]]:
@@ -248,18 +258,17 @@ def table(options: argparse.Namespace) -> None:
     total = sum(steps.values())
     parts = ", ".join(f"{step} {seconds:.0f}" for step, seconds in steps.items())
     print(f"NNCF and WhoWhatBench's way: {total:.0f} s for {len(scored)} settings ({parts}); {len(refused)} refused")
-    # What NNCF refuses, autotune has done all the same: its share is left in.
-    for name, seconds in json.loads((options.work / "ours.json").read_text()).items():
-        print(f"autotune search, {name}: {seconds:.1f} s, {total / seconds:.1f} times faster")
+    for name, took in times(options.work).items():
+        about = "" if took["finished"] else " (not finished)"
+        print(f"autotune search, {name}{about}: {took['seconds']:.1f} s, {total / took['seconds']:.1f} times faster")
     points = {
         "autotune": np.array([t["values"] for t in mine.values() if t["state"] == "COMPLETE"], np.float64),
         "NNCF": np.array([[line["kl_divergence"], line["footprint"]] for line in scored], np.float64),
     }
     fronts = {name: values[nondominated(values)] for name, values in points.items()}
     on_front = [t for t in mine.values() if t["values"] and list(t["values"]) in fronts["autotune"].tolist()]
-    print(
-        f"front of autotune: {len(on_front)} trials, {sum(t['similarity'] is not None for t in on_front)} with a similarity"
-    )
+    similar = sum(trial["similarity"] is not None for trial in on_front)
+    print(f"front of autotune: {len(on_front)} trials, {similar} of them with a similarity")
     for name, scale in (
         ("KL", lambda values: values),
         ("log KL", lambda values: np.column_stack([np.log(values[:, 0]), values[:, 1]])),
@@ -283,7 +292,7 @@ def main() -> None:
     parser.add_argument("--embedder", default="minilm")
     parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--only", choices=RUNS, help="one of the runs of `ours`")
-    parser.add_argument("--seconds", type=float, default=1e9, help="`nncf` begins no further setting after this")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no further trial or setting after this")
     options = parser.parse_args()
     commands[options.command](options)
 
