@@ -199,17 +199,25 @@ def worker(
 
 
 @app.command(rich_help_panel="A study", epilog="Example: autotune plan model.yaml --json")
-def plan(file: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
-    """Tell what a search would do: sizes to the byte, adjusted and impossible settings."""
+def plan(
+    file: ConfigFile,
+    set_: Set = None,
+    forecast: Annotated[
+        bool,
+        typer.Option("--forecast/--no-forecast", help="Time small pieces of the work to tell what all of it takes."),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Tell what a search would do: sizes to the byte, adjusted and impossible settings, time, memory and disk."""
     for config in _load(file, set_):
-        _plan(config, as_json)
+        _plan(config, as_json, forecast)
 
 
-def _plan(config: Config, as_json: bool) -> None:
+def _plan(config: Config, as_json: bool, forecast: bool = True) -> None:
     from autotune.search.dry_run import dry_run
 
     with listening() as listener:
-        told = dry_run(config, listener.stage)
+        told = dry_run(config, listener.stage, measure=forecast)
     if as_json:
         print_json(told.as_dict())
         return

@@ -195,7 +195,9 @@ class Evaluator(Protocol):
     """How a compressed model is scored against the original.
 
     `metrics` maps each metric's name to its meaning. `reference` runs once for each (original model, options);
-    its arrays come back to every `evaluate`.
+    its arrays come back to every `evaluate`. With an attribute ``repeatable = True`` the evaluator says that its scores
+    follow from the models and from `fingerprint` alone (they are no times, and a change of its code changes the
+    fingerprint): they are then kept, and a model that any study has scored is not scored again.
     """
 
     metrics: Mapping[str, Metric]

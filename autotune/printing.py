@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autotune.reporting.report import ReportPaths
     from autotune.reporting.view import StudyResults
     from autotune.search.dry_run import DryRun
+    from autotune.search.forecast import Forecast
     from autotune.single import Produced
 
 __all__ = [
@@ -66,6 +67,8 @@ def print_plan(told: DryRun, space: str) -> None:
     points = "more than 100,000 or infinitely many" if told.distinct_settings is None else f"{told.distinct_settings:,}"
     print(f"{told.model}: {told.weights} weights, {told.elements:,} elements, {size(told.original_footprint)}")
     print(f"space {space}: {points} different settings{_plans(told)}; the study is to have {told.trials} trials")
+    if told.forecast is not None:
+        print(_forecast(told.forecast))
     print("\nit begins with")
     for point in told.points:
         if point.footprint is None:
@@ -84,6 +87,21 @@ def print_plan(told: DryRun, space: str) -> None:
         for finding in found:
             more = f" and {len(finding.settings) - 3} more" if len(finding.settings) > 3 else ""
             print(f"  {finding.text} ({', '.join(finding.settings[:3])}{more})")
+
+
+def _forecast(told: Forecast) -> str:
+    """What the study takes, in two lines."""
+    from autotune.reporting.formatting import size
+    from autotune.search.progress import duration
+
+    text = (
+        f"with one worker and an empty cache it takes about {duration(told.seconds)}: "
+        f"{duration(told.preparation_seconds)} to calibrate and score the original, up to "
+        f"{duration(told.trial_seconds)} a trial"
+    )
+    if told.not_measured:
+        text += f" (without the time of {', '.join(told.not_measured)})"
+    return f"{text}\na worker holds up to {size(told.memory)} in memory; cache and study take {size(told.disk)} on disk"
 
 
 def _plans(told: DryRun) -> str:

@@ -265,4 +265,4 @@ def evaluate(model: str, config: Config, *, stage: Stage) -> dict[str, Measureme
     if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score")
     candidate = resolve_model(model, cache=prepared.cache, trust_remote_code=config.trust_remote_code)
-    return dict(prepared.score(candidate.read()))
+    return prepared.scorer.model(candidate.read())

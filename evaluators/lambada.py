@@ -57,6 +57,7 @@ class Lambada:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    repeatable = True
 
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is read yet."""

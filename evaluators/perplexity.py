@@ -26,6 +26,7 @@ __all__ = ["Options", "Perplexity"]
 _log = logging.getLogger(__name__)
 _VERSION = 2  # of the numbers: raised when the same options would give other scores
 _SEED = 0  # of synthetic text
+_FEW = 8  # windows that show how long all of them take
 _NOISE_WINDOWS = 2  # run once more, each alone, to see what the shape of a batch does
 _LARGE_REFERENCE = 2 * 2**30
 
@@ -76,6 +77,7 @@ class Perplexity:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    repeatable = True
 
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is read yet."""
@@ -119,6 +121,13 @@ class Perplexity:
     def passages(self, tokenizer: Any) -> list[list[int]]:
         """The windows; see `autotune.evaluation.HeldOut`."""
         return [] if self.options.synthetic else self._read_windows(tokenizer).tolist()
+
+    def shrunk(self, original: LanguageModel) -> tuple[Perplexity, float]:
+        """The same on a few windows; the whole takes as many times as long as it has more of them."""
+        samples = self.options.samples if self.options.synthetic else len(self._windows(original))
+        assert samples is not None
+        few = min(_FEW, samples)
+        return Perplexity(**{**self.options.model_dump(exclude_none=True), "samples": few}), samples / few
 
     def fingerprint(self) -> str:
         """Changes with the text's content and the windows, not with where the text lies."""

@@ -104,6 +104,7 @@ class Similarity:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    repeatable = True
 
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is read or loaded yet."""
@@ -173,6 +174,11 @@ class Similarity:
         """Score `candidate`'s answers against those of the reference; see `Evaluator.evaluate`."""
         verified, measured = self._verify(candidate, reference)
         return measured if self.options.decode == "never" else self._decode(candidate, reference, verified) | measured
+
+    def shrunk(self, original: LanguageModel) -> tuple[Similarity, float]:
+        """The same on every second prompt, as many of which run together as a rule; the whole takes twice as long."""
+        few = tuple(self._prompts[::2])
+        return Similarity(**{**self.options.model_dump(), "prompts": few}), len(self._prompts) / len(few)
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """The metrics `previewed`; see `autotune.evaluation.Previewing`."""

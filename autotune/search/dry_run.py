@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import PlanError
+from autotune.errors import ConfigError, PlanError
 from autotune.search.anchors import anchors, wished
+from autotune.search.forecast import Forecast, forecast
 from autotune.search.survey import (
     Finding,
     chosen_by_calibration,
@@ -65,6 +66,7 @@ class DryRun:
         trials: how many trials the study is to have.
         points: those that it begins with.
         findings: what is adjusted, left out or impossible anywhere in the space.
+        forecast: what the study will take; None where nobody asked.
     """
 
     model: str
@@ -77,16 +79,26 @@ class DryRun:
     trials: int
     points: tuple[PlannedPoint, ...]
     findings: tuple[Finding, ...]
+    forecast: Forecast | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return asdict(self)
 
 
-def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
-    """Plan the points that a study begins with; reads the model, runs nothing.
+def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = False) -> DryRun:
+    """Plan the points that a study begins with.
 
     Where statistics are needed to choose layers, sizes stand for the choice that the weights alone would give.
+
+    Args:
+        config: the study's.
+        stage: is told what happens.
+        measure: also forecast time, memory and disk, for which small pieces of the work are done and timed; without,
+            the model is read and nothing is run.
+
+    Raises:
+        ConfigError: a worker would need more than `study.memory_limit`.
     """
     from autotune.search.preparation import prepare
 
@@ -109,6 +121,14 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
         points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
     found = config.space.enumerate(COUNTED)
     plans = count_plans(config.space, engine)
+    told = forecast(config, prepared) if measure else None
+    limit = config.study.memory_limit
+    if told is not None and limit is not None and told.memory > limit:
+        raise ConfigError(
+            f"is {limit / 1e9:.2f} GB, and a worker is going to hold about {told.memory / 1e9:.2f} GB for itself; "
+            "raise it, or give the evaluators and the calibration fewer or shorter texts",
+            key="study.memory_limit",
+        )
     return DryRun(
         model=config.model,
         original_footprint=engine.sizes.original,
@@ -120,4 +140,5 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
         trials=config.study.trials,
         points=tuple(points),
         findings=tuple(findings(config.space, engine)),
+        forecast=told,
     )

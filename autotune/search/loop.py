@@ -290,6 +290,12 @@ class Search:
         if self.ran:
             lines[0] += f"; {self.ran} trials in {duration(time.monotonic() - self._started)} this time"
         if self.counts:
-            parts = (f"{what} {new} computed, {reused} reused" for what, (new, reused) in self.counts.items())
+            parts = (counted(what, *count) for what, count in self.counts.items())
             lines.append("; ".join(parts))
         return "\n".join(lines)
+
+
+def counted(what: str, new: int, old: int) -> str:
+    """``variants 3 computed, 20 reused``."""
+    done, found = ("measured", "known") if what == "scores" else ("computed", "reused")
+    return f"{what} {new} {done}, {old} {found}"

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
-from autotune.evaluation import (
-    Evaluator,
-    LanguageModel,
-    Measurement,
-    Metric,
-    Previewing,
-    Reference,
-    StagedEvaluator,
-)
+from autotune.errors import ConfigError
+from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
+from autotune.scores import ScoreStore
 from autotune.search.manifest import manifest
-from autotune.search.racing import Race
 from autotune.search.report_texts import ReportTexts
-from autotune.search.trial import PLAN_METRICS, RELATIVE_TO
+from autotune.search.scoring import Scorer
+from autotune.search.trial import RELATIVE_TO
 from autotune.space_model import Range, SearchSpace
 from autotune.synthetic import cached_windows, recipe
 from autotune.threads import thread_limit
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
+    from autotune.compression.plan import Plan
     from autotune.compression.statistics import Statistics, StatisticsCache
     from autotune.config import Config
     from autotune.evaluation import IntArray
@@ -36,6 +31,8 @@ if TYPE_CHECKING:
     from autotune.references import ReferenceStore
     from autotune.runtime import OpenVINOLanguageModel
     from autotune.search import trial
+    from autotune.search.candidate import Candidate
+    from autotune.search.racing import Race
 
 __all__ = ["Preparation", "Prepared", "prepare"]
 
@@ -57,8 +54,10 @@ class Prepared(Protocol):
     def original(self) -> dict[str, Any]:
         """The original model: footprint, bits_per_weight, fp32_bytes, metrics; the study's schema."""
 
-    def score(self, model: Any, race: Race | None) -> Mapping[str, Measurement]:
-        """The metrics of one compressed model: all of them, or what it takes to know that it is beaten.
+    def score(self, candidate: Candidate, race: Race | None) -> Mapping[str, Measurement]:
+        """The metrics of a trial's model: all of them, or what it takes to know that it is beaten.
+
+        What is known from earlier is not measured again; where that is everything, the model is not even made.
 
         Raises:
             Beaten: see `Race.check`.
@@ -68,7 +67,7 @@ class Prepared(Protocol):
         """Versions, machine, hashes, seeds, runtime properties."""
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """What was (computed, found ready): statistics, references, variants."""
+        """What was (computed, found ready): statistics, references, variants, scores."""
 
     def report_fingerprint(self) -> str | None:
         """Changes with the report texts, on which the front is scored in the end; None where there are none."""
@@ -215,12 +214,14 @@ class Preparation:
         from autotune.compression.engine import Engine
 
         with self.shared():
-            return Engine(
+            engine = Engine(
                 self.model,
                 bank=Bank(self.cache.bank, limit=self.cache.limit),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
             )
+        check_memory(self.config.study.memory_limit, engine.sizes.original)
+        return engine
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -248,9 +249,6 @@ class Preparation:
 
     def references_of(self, evaluators: Mapping[str, Evaluator]) -> dict[str, Reference]:
         """The references of any evaluators; the original is compiled only where one is missing."""
-        from autotune.references import reference_key
-
-        runtime = self.config.runtime
         found: dict[str, Reference] = {}
         with self.shared(), ExitStack() as stack:
             opened: list[Any] = []
@@ -262,13 +260,7 @@ class Preparation:
                 return evaluator.reference(opened[0])
 
             for name, evaluator in evaluators.items():
-                key = reference_key(
-                    name,
-                    evaluator,
-                    model_fingerprint=self.source.fingerprint,
-                    tokenizer_fingerprint=self.source.tokenizer_fingerprint,
-                    ov_config={"device": runtime.device, **runtime.ov_config},
-                )
+                key = self.reference_key(name, evaluator)
                 found[name], _ = self.store.get_or_create(key, partial(create, name, evaluator))
         return found
 
@@ -289,27 +281,52 @@ class Preparation:
         self.runtime_properties = dict(compiled.properties)
         return compiled
 
-    def score(self, model: Any, race: Race | None = None) -> dict[str, Measurement]:
-        """Compile a compressed model and measure every metric; the stage says which evaluator is at work.
+    def score(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
+        """See `Prepared`."""
+        return self.scorer.candidate(candidate, race)
 
-        In a race the evaluators that decide come first, and the others only score models that are not beaten by then.
-        """
-        references = self.references
-        measured: dict[str, Measurement] = {}
-        self.stage("compiling")
-        with self.compiled(model) as candidate:
-            for name in self.deciding_first if race else self.evaluators:
-                if race is not None and name not in self.deciding and race.is_beaten(measured):
-                    break
-                self.stage(f"scoring: {name}")
-                evaluator = self.evaluators[name]
-                for partial in stages(evaluator, candidate, references[name], preview=race is not None):
-                    if race is not None:
-                        race.check({**measured, **partial})
-                        if is_preview(evaluator, partial) and self.is_settled(race, {**measured, **partial}):
-                            break
-                measured.update(partial)
-        return {name: measured[name] for name in self.metrics if name in measured}
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Scores models with the evaluators, and keeps the scores for later studies beside the references."""
+        return Scorer(
+            self.evaluators,
+            self.deciding,
+            {*self.config.objectives, *self.config.constraints},
+            lambda: self.references,
+            self.compiled,
+            lambda text: self.stage(text),
+            ScoreStore(self.cache.references / "scores"),
+            self.score_key,
+        )
+
+    def score_key(self, name: str, plan: Plan) -> str:
+        """The key of what an evaluator tells of a plan: changes with everything that could change its numbers."""
+        from autotune.compression.calibration import native_precision
+        from autotune.compression.engine import ENGINE_VERSION
+        from autotune.compression.statistics import VERSION
+
+        calibrated = plan.awq and not plan.awq_data_free
+        calibrated = calibrated or any(variant.looks_at_activations for variant in plan.variants.values())
+        learned_from = [VERSION, native_precision(), self.calibration_fingerprint] if calibrated else []
+        return fingerprint("scores", self.reference_keys[name], ENGINE_VERSION, learned_from, plan.key)
+
+    def reference_key(self, name: str, evaluator: Evaluator) -> str:
+        """The key of what an evaluator keeps of the original."""
+        from autotune.references import reference_key
+
+        runtime = self.config.runtime
+        return reference_key(
+            name,
+            evaluator,
+            model_fingerprint=self.source.fingerprint,
+            tokenizer_fingerprint=self.source.tokenizer_fingerprint,
+            ov_config={"device": runtime.device, **runtime.ov_config},
+        )
+
+    @cached_property
+    def reference_keys(self) -> dict[str, str]:
+        """Evaluator name -> the key of its reference."""
+        return {name: self.reference_key(name, evaluator) for name, evaluator in self.evaluators.items()}
 
     @cached_property
     def deciding(self) -> frozenset[str]:
@@ -317,11 +334,6 @@ class Preparation:
         wanted = {*self.config.objectives, *self.config.constraints}
         wanted |= set(RELATIVE_TO) if "relative_error" in wanted else set()
         return frozenset(name for name, evaluator in self.evaluators.items() if wanted & set(evaluator.metrics))
-
-    def is_settled(self, race: Race, measured: Mapping[str, Measurement]) -> bool:
-        """Whether the model is beaten, and every number that the study needs of it is there."""
-        wanted = {*self.config.objectives, *self.config.constraints}
-        return wanted <= {*measured, *PLAN_METRICS} and race.is_beaten(measured)
 
     @cached_property
     def report(self) -> ReportTexts:
@@ -339,11 +351,6 @@ class Preparation:
     def report_scores(self, settings: Settings) -> dict[str, Any]:
         """See `Prepared`."""
         return self.report.scores(settings)
-
-    @property
-    def deciding_first(self) -> list[str]:
-        """All evaluators, `deciding` ones first, otherwise in their order."""
-        return sorted(self.evaluators, key=lambda name: name not in self.deciding)
 
     def original(self) -> dict[str, Any]:
         """Size and scores of the original, in the study's schema."""
@@ -394,31 +401,27 @@ class Preparation:
         statistics = parts["statistics_cache"].counters if "statistics_cache" in parts else {}
         references = parts["store"].counters if "store" in parts else {}
         variants = parts["engine"].counters if "engine" in parts else {}
+        scores = parts["scorer"].store.counters if "scorer" in parts else {}
         return {
             "statistics": (statistics.get("computed", 0), statistics.get("reused", 0)),
             "references": (references.get("created", 0), references.get("reused", 0)),
             "variants": (variants.get("variants_computed", 0), variants.get("variants_reused", 0)),
+            "scores": (scores.get("measured", 0), scores.get("reused", 0)),
         }
 
 
-def stages(
-    evaluator: Evaluator, candidate: LanguageModel, reference: Reference, *, preview: bool = False
-) -> Iterator[Mapping[str, Measurement]]:
-    """The evaluator's measurements, on ever more of the texts where it can do that; the last are those of all texts.
+def check_memory(limit: int | None, least: int) -> None:
+    """Refuse a `study.memory_limit` in bytes that the original model alone, of `least` bytes, does not fit in.
 
-    With `preview` the cheap part of an evaluator that has one comes first.
+    Raises:
+        ConfigError: it does not; what a worker needs in all, `autotune plan` tells.
     """
-    if isinstance(evaluator, StagedEvaluator):
-        yield from evaluator.stages(candidate, reference)
-    else:
-        if preview and isinstance(evaluator, Previewing) and set(evaluator.previewed) < set(evaluator.metrics):
-            yield evaluator.preview(candidate, reference)
-        yield evaluator.evaluate(candidate, reference)
-
-
-def is_preview(evaluator: Evaluator, measured: Mapping[str, Measurement]) -> bool:
-    """Whether this is the cheap part of the evaluator's measurements, and the rest is still to come."""
-    return isinstance(evaluator, Previewing) and set(measured) < set(evaluator.metrics)
+    if limit is not None and limit < least:
+        raise ConfigError(
+            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
+            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
+            key="study.memory_limit",
+        )
 
 
 def may_look_at_activations(space: SearchSpace) -> bool:

@@ -22,6 +22,7 @@ from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, Stu
 from autotune.evaluation import Direction, Example, Measurement, Metric
 from autotune.files import atomic_write
 from autotune.quantities import Constraint
+from autotune.search.candidate import Candidate
 from autotune.search.racing import Beaten, Race, Rival
 
 __all__ = [
@@ -141,8 +142,8 @@ class Workplace:
 
     Attributes:
         engine: plans and applies.
-        score: the metrics of one compressed model; given a race, those that matter to it first, and not further than
-            it takes to know that the model is beaten.
+        score: the metrics of the trial's model, which it makes if it has to; given a race, those that matter to it
+            first, and not further than it takes to know that the model is beaten.
         objectives: metric name -> which way is better, in the study's order.
         limits: metric name -> the limit it must keep.
         original: metric name -> the original model's value, for `relative_error`.
@@ -152,7 +153,7 @@ class Workplace:
     """
 
     engine: Engine
-    score: Callable[[Any, Race | None], Mapping[str, Measurement]]
+    score: Callable[[Candidate, Race | None], Mapping[str, Measurement]]
     objectives: Mapping[str, Direction]
     limits: Mapping[str, Constraint]
     original: Mapping[str, float]
@@ -177,7 +178,6 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()
     try:
         place.stage("planning")
         started = time.perf_counter()
-        before = dict(place.engine.counters)
         plan = place.engine.plan(settings)
         planning = time.perf_counter() - started
         attrs["plan"] = plan.key
@@ -191,14 +191,7 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()
         known = {name: violation(limit, attrs[name]) for name, limit in place.limits.items() if name in PLAN_METRICS}
         if any(over > 0 for over in known.values()):
             return TrialResult("pruned", attrs=attrs, constraints=known)
-        place.stage("compressing")
-        started = time.perf_counter()
-        model = place.engine.apply(plan)
-        attrs["seconds_compress"] = planning + time.perf_counter() - started
-        for counter in ("variants_computed", "variants_reused"):
-            attrs[counter] = place.engine.counters.get(counter, 0) - before.get(counter, 0)
-        attrs["digest"] = place.engine.digest(model)
-        return scored(model, attrs, known, place, rivals)
+        return scored(Candidate(place.engine, plan, place.stage), planning, attrs, known, place, rivals)
     except (ConfigError, PrerequisiteError):
         raise  # what is wrong with the set-up would be wrong with every trial
     except OSError as error:
@@ -211,25 +204,35 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()
     except Exception as error:  # whatever went wrong inside a trial costs that trial, never the study
         return TrialResult("fail", attrs={**attrs, "error": describe(error)})
     finally:
-        model = None
         gc.collect()  # the compressed model is large and may sit in reference cycles of its bindings
 
 
 def scored(
-    model: Any, attrs: dict[str, Any], known: Mapping[str, float], place: Workplace, rivals: Sequence[Rival]
+    candidate: Candidate,
+    planning: float,
+    attrs: dict[str, Any],
+    known: Mapping[str, float],
+    place: Workplace,
+    rivals: Sequence[Rival],
 ) -> TrialResult:
-    """Score a compressed model and turn the measurements into objective values and constraint violations."""
-    place.stage("scoring")
+    """Have the model made and scored, and turn the measurements into objective values and constraint violations."""
     started = time.perf_counter()
     numbers = {name: float(attrs[name]) for name in PLAN_METRICS}
     of_plan = {name: numbers[name] for name in place.objectives if name in numbers}
     race = Race(place.objectives, rivals, of_plan) if rivals else None
+    beaten = None
     try:
-        measurements = with_relative_error(place.score(model, race), place.original)
-    except Beaten as beaten:
-        attrs["seconds_evaluate"] = time.perf_counter() - started
+        measurements = with_relative_error(place.score(candidate, race), place.original)
+    except Beaten as stop:
+        beaten = stop.with_traceback(None)  # it would keep the model alive
+    finally:
+        attrs["seconds_compress"] = planning + candidate.seconds
+        attrs["seconds_evaluate"] = time.perf_counter() - started - candidate.seconds
+        attrs |= candidate.counted()
+        if candidate.digest is not None:
+            attrs["digest"] = candidate.digest
+    if beaten is not None:
         return stopped(beaten, attrs, known, numbers, place)
-    attrs["seconds_evaluate"] = time.perf_counter() - started
     attrs["metrics"] = as_data(measurements)
     attrs["sequences"] = {name: list(measurements[name].values) for name in place.objectives if name in measurements}
     attrs |= shown_answers([example for m in measurements.values() for example in m.examples])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from autotune.search.memory import own_memory
 from autotune.search.messages import Begin, receive, send
 from autotune.threads import environment_for
 
@@ -77,13 +78,7 @@ class WorkerProcess:
 
     def memory(self) -> int:
         """Bytes that the process holds for itself; what is mapped from files does not count. 0 where it is gone."""
-        import psutil
-
-        try:
-            info = psutil.Process(self.pid).memory_info()
-        except psutil.Error:
-            return 0
-        return int(info.rss - getattr(info, "shared", 0))
+        return own_memory(self.pid)
 
     def kill(self) -> None:
         """End the process now, whatever it is at."""

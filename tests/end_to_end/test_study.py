@@ -103,6 +103,23 @@ def test_a_second_study_starts_warm(searched: subprocess.CompletedProcess[str], 
     assert {what: int(computed) for what, computed, _ in counts} == {"statistics": 0, "references": 0, "variants": 0}
     scores = [(row["plan"], row["kl_divergence"], row["footprint"]) for row in rows(workplace / "study")]
     assert [(row["plan"], row["kl_divergence"], row["footprint"]) for row in rows(workplace / "warm")] == scores
+    assert re.search(r"variants 0 computed, 0 reused; scores 0 measured, [1-9]\d* known", warm.stderr), warm.stderr
+
+
+def test_without_its_scores_a_study_is_the_same(
+    searched: subprocess.CompletedProcess[str], workplace: Path, tmp_path: Path, tiny_llama_hf: Path
+) -> None:
+    """Measured again with a warm bank, every trial has state and scores of the study whose scores were known."""
+    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
+    shutil.copytree(workplace / "cache", tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache" / "references" / "scores")
+    process = shared.start(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")  # type: ignore[attr-defined]
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert re.search(r"variants 0 computed, [1-9]\d* reused; scores [1-9]\d* measured, 0 known", stderr), stderr
+    columns = ("plan", "state", "kl_divergence", "similarity", "footprint", "on_front")
+    mine, theirs = rows(tmp_path / "study"), rows(workplace / "study")
+    assert [[row.get(name) for name in columns] for row in mine] == [[r.get(name) for name in columns] for r in theirs]
 
 
 def test_a_killed_search_goes_on_without_repeating_a_trial(

@@ -20,6 +20,7 @@ from autotune.evaluation import Measurement, Metric
 from autotune.files import fingerprint
 from autotune.quantities import Constraint
 from autotune.search import sharing
+from autotune.search.candidate import Candidate
 from autotune.search.progress import Row, StudyInfo
 from autotune.search.study import StudyOutcome, run_search, run_worker
 from autotune.space_model import Choices, Range, SearchSpace
@@ -165,7 +166,8 @@ class FakePrepared:
         found = score(settings)
         return {"metrics": {name: {"value": 1.1 * m.value, "stderr": m.stderr} for name, m in found.items()}}
 
-    def score(self, model: Settings, race: Any) -> Mapping[str, Measurement]:
+    def score(self, candidate: Candidate, race: Any) -> Mapping[str, Measurement]:
+        model = candidate.model
         found = self.scorer(model)
         if race is not None:
             for count in (8, 16, 32):
