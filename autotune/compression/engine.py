@@ -73,6 +73,7 @@ class Engine:
         bank: Bank | None = None,
         statistics: Callable[[], Statistics] | None = None,
         model_fingerprint: str = "",
+        allocate: Callable[[Settings], Plan] | None = None,
     ) -> None:
         """Look at a model.
 
@@ -81,6 +82,7 @@ class Engine:
             bank: where variants are kept; by default only small ones, in memory.
             statistics: gives the calibration statistics when they are first needed; None if there is no text.
             model_fingerprint: recorded in the compressed model.
+            allocate: gives the plan of settings with a budget, which takes measurements; None refuses them.
         """
         self.model = model
         self.weights = find_weights(model)
@@ -89,6 +91,7 @@ class Engine:
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
         self._model_fingerprint = model_fingerprint
+        self._allocate = allocate
         nodes = model.get_ordered_ops()
         self._constants = {n.get_friendly_name(): n for n in nodes if n.get_type_name() == "Constant"}
         self._by_name = {weight.name: weight for weight in self.weights}
@@ -128,6 +131,8 @@ class Engine:
 
     def resolve(self, settings: Settings) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
+        if settings.allocation == "budget":
+            return settings
         if self._statistics is None and settings.awq:
             settings = replace(settings, awq_data_free=True)
         if settings.sensitivity_metric is not None:
@@ -155,6 +160,10 @@ class Engine:
             raise PlanError(
                 "this model has no float weights to compress; if it is compressed already, name the original"
             )
+        if settings.allocation == "budget":
+            if self._allocate is None:
+                raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
+            return self._allocate(settings)
         settings = self.resolve(settings)
         if settings.needs_statistics:
             self._check_text()

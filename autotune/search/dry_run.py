@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import PlanError
 from autotune.search.anchors import anchors, wished
 from autotune.search.survey import (
@@ -17,6 +18,7 @@ from autotune.search.survey import (
 )
 
 if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
     from autotune.config import Config
 
 __all__ = ["DryRun", "PlannedPoint", "dry_run"]
@@ -83,6 +85,17 @@ class DryRun:
         return asdict(self)
 
 
+def planned_budget(label: str, settings: Settings, engine: Engine) -> PlannedPoint:
+    """A point whose plan waits for measured errors: at most as large as its budget says."""
+    from autotune.allocation.planner import bytes_of
+
+    assert settings.budget is not None
+    limit = bytes_of(engine, settings.budget)
+    bits = settings.budget if settings.budget <= MOST_BITS else None
+    note = "at most; which weight gets which format waits for their measured errors"
+    return PlannedPoint(label, settings.as_dict(), limit, False, engine.sizes.fp32 / limit, bits, None, (note,))
+
+
 def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
     """Plan the points that a study begins with; reads the model, runs nothing.
 
@@ -98,6 +111,9 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
     points = []
     for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
+        if settings.budget is not None:
+            points.append(planned_budget(anchor.label, settings, engine))
+            continue
         # Where channel scales are merged, no size depends on them.
         exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
         try:

@@ -19,7 +19,10 @@ from autotune.synthetic import cached_windows, recipe
 from autotune.threads import thread_limit
 
 if TYPE_CHECKING:
+    from autotune.allocation.planner import BudgetPlanner
     from autotune.compression.engine import Engine
+    from autotune.compression.plan import Plan
+    from autotune.compression.settings import Settings
     from autotune.compression.statistics import Statistics, StatisticsCache
     from autotune.config import Config
     from autotune.evaluation import IntArray
@@ -202,7 +205,21 @@ class Preparation:
                 bank=Bank(self.cache.bank, limit=self.cache.limit),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
+                allocate=self.allocate if "budget" in self.config.space.allocations else None,
             )
+
+    def allocate(self, settings: Settings) -> Plan:
+        """The plan of settings with a budget."""
+        assert settings.budget is not None
+        return self.planner.plan(settings.budget)
+
+    @cached_property
+    def planner(self) -> BudgetPlanner:
+        """Spends budgets by measured errors, which the first worker to come here measures, for all others."""
+        from autotune.search.budgets import open_planner
+
+        with self.shared():
+            return open_planner(self)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -372,7 +389,7 @@ def may_look_at_activations(space: SearchSpace) -> bool:
         return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
 
     data_free = {"awq"} if False not in values("awq_data_free", False) else set()
-    if any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
+    if "budget" in space.allocations or any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
         return True
     data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
     return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))

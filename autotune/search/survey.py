@@ -52,6 +52,8 @@ def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
     Raises:
         PlanError: the settings cannot be used with this model.
     """
+    if settings.allocation == "budget":
+        raise ValueError("what a budget buys waits for measurements")
     waits = chosen_by_calibration(engine, settings)
     known = replace(settings, awq=False)
     return engine.plan(replace(known, sensitivity_metric=DATA_FREE_METRIC) if waits else known)
@@ -70,6 +72,10 @@ def count_plans(space: SearchSpace, engine: Engine) -> tuple[int, int] | None:
     most: set[tuple[str, str | None, bool]] = set()
     for point in points:
         settings = space.settings(point)
+        if settings.allocation == "budget":  # two budgets may buy the same, or not
+            least.add("budget")
+            most.add((f"budget {settings.budget}", None, False))
+            continue
         try:
             key = plan_without_calibration(engine, settings).key
         except PlanError:
@@ -97,7 +103,8 @@ def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
 
 
 def probes(space: SearchSpace) -> Iterator[Settings]:
-    """Few settings that show everything that can happen to a weight of any point of the space."""
+    """Few settings that show everything that can happen to a weight of any point of the space, or on any budget."""
+    space = space.uniform()
 
     def completed(chosen: Mapping[str, Any]) -> Settings:
         def choose(name: str, parameter: Parameter, _: Mapping[str, Any]) -> Any:
