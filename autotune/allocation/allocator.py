@@ -32,6 +32,8 @@ NEIGHBOURS = (0.94, 1.06)
 """Sizes beside the one asked for, as shares of it: their plans say how the sum goes wrong there."""
 REFINED_AT = 12
 """Sizes at which decisions are looked at before a weight is measured a second time."""
+RIVALS = 1.5
+"""Uniform plans are measured where their prediction is at most so many times what the best plan measured."""
 DIGITS = 6
 """Significant digits of a measured divergence that count: the last bits depend on the number of threads."""
 COLLAPSE = 10.0
@@ -265,12 +267,14 @@ class Allocator:
         return found
 
     def _verify_uniform(self, sizes: Sequence[int]) -> None:
-        """Measure the uniform plan that each size would allow, so that nothing returned is worse than it."""
+        """Measure the uniform plans that each size would allow and that may be best, so that nothing is worse."""
         fitting = []
         for size in sizes:
             below = [plan for plan in self.table.menus.uniform if plan.footprint <= size]
-            if below:
-                fitting.append(min(below, key=lambda plan: self.table.predicted(plan.variants)))
+            own = [point.measured.value for point in self.points if point.plan.footprint <= size]
+            predicted = [self.table.predicted(plan.variants) for plan in below]
+            limit = max(RIVALS * min(own, default=0.0), min(predicted, default=0.0))
+            fitting += [plan for plan, value in zip(below, predicted, strict=True) if value <= limit]
         self._verify(fitting, uniform=True)
 
     def _values(self, name: str, variant: Variant) -> Array:

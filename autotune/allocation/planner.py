@@ -104,16 +104,17 @@ class BudgetPlanner:
             if best.uniform:
                 notes.append("one mode and group size for all weights is the best of this size here")
         notes += protections(table, plan, self.allocator.collapsing())
-        return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(plan, predicted))
+        return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(predicted))
 
-    def _errors(self, plan: Plan, predicted: float) -> dict[str, Any]:
+    def _errors(self, predicted: float) -> dict[str, Any]:
         """What the plan's file tells of the table: the map of errors, and what was foretold."""
         table = self.allocator.table
         errors = {}
         for name, choices in table.menus.choices.items():
             costs = zip(choices, table.costs(name), strict=True)
             errors[name] = {described(c.variant): cost for c, cost in costs if c.variant is not None}
-        values = {name: table.cost(name, plan.variants.get(name)) for name in table.menus.choices}
+        # By its worst format, a weight's place does not depend on what this plan gave it.
+        values = {name: max(table.costs(name)) for name in table.menus.choices}
         return {"metric": ERROR_METRIC, "values": values, "predicted": predicted, "errors": errors}
 
 
