@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autotune.reporting.report import ReportPaths
     from autotune.reporting.view import StudyResults
     from autotune.search.dry_run import DryRun
+    from autotune.search.measuring import Measuring
     from autotune.single import Produced
 
 __all__ = [
@@ -77,6 +78,8 @@ def print_plan(told: DryRun, space: str) -> None:
             print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:
             print(f"    {note}")
+    if told.measuring is not None:
+        print(f"\n{_measuring(told.measuring)}")
     for impossible, title in ((True, "cannot be tried with this model"), (False, "adjusted or left out in the space")):
         found = [finding for finding in told.findings if finding.impossible == impossible]
         if found:
@@ -84,6 +87,17 @@ def print_plan(told: DryRun, space: str) -> None:
         for finding in found:
             more = f" and {len(finding.settings) - 3} more" if len(finding.settings) > 3 else ""
             print(f"  {finding.text} ({', '.join(finding.settings[:3])}{more})")
+
+
+def _measuring(told: Measuring) -> str:
+    """What the budgets wait for, once."""
+    from autotune.search.progress import duration
+
+    return (
+        f"budgets wait for errors that are measured once: {told.variants:,} variants of {told.weights:,} weights, "
+        f"{told.token_forwards:,} token-forwards ({told.per_weight:,.0f} a weight) and up to {told.verification:,} for "
+        f"plans that correct them; about {duration(told.seconds)} here, compressing not counted"
+    )
 
 
 def _plans(told: DryRun) -> str:

@@ -24,6 +24,9 @@ from autotune.files import fingerprint
 
 __all__ = ["Allocator", "Point", "Texts"]
 
+TOKENS_PER_WEIGHT = 2048
+"""Token-forwards that a table of errors may take, for each weight on average."""
+
 ROUNDS = 3
 AGREEMENT = 0.03
 """Median relative difference between prediction and measurement that ends the correction, where the standard error of
@@ -101,7 +104,7 @@ class Allocator:
         *,
         short: Texts,
         full: Texts,
-        tokens_per_weight: int = 2048,
+        tokens_per_weight: int = TOKENS_PER_WEIGHT,
         stage: Stage | None = None,
     ) -> None:
         """Measure the error table.

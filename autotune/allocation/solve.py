@@ -10,7 +10,7 @@ from autotune.compression.variants import Variant
 
 __all__ = ["limits", "solve"]
 
-REFINEMENTS = 4
+REFINEMENTS = 2
 """How often a solution is solved again with the pairs that it has itself."""
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from autotune.files import fingerprint, locked
 
 if TYPE_CHECKING:
+    from autotune.allocation.menus import Menus
     from autotune.allocation.planner import BudgetPlanner
+    from autotune.compression.engine import Engine
     from autotune.config import Config
     from autotune.search.preparation import Preparation
 
-__all__ = ["measured_on", "open_planner"]
+__all__ = ["allowed_menus", "measured_on", "open_planner", "windows_of"]
 
 SINGLE_TOKENS = 1024
 """Tokens on which single weights are measured."""
@@ -27,17 +29,12 @@ def open_planner(prepared: Preparation) -> BudgetPlanner:
     Raises:
         PlanError: no weight can have any of the formats that the space allows.
     """
-    from autotune.allocation.allowed import allowed_settings
-    from autotune.allocation.menus import make_menus
     from autotune.allocation.planner import BudgetPlanner
     from autotune.allocation.probe import Probe
     from autotune.allocation.texts import texts_from
 
     config, engine, runtime = prepared.config, prepared.engine, prepared.config.runtime
-    space = config.space
-    kept = space.parameters.get("runtime_compressed")
-    runtime_compressed = kept is None or bool((kept.values or (True,))[0])
-    menus = make_menus(engine, allowed_settings(space), runtime_compressed=runtime_compressed)
+    menus = allowed_menus(config, engine)
     short, full = (
         texts_from(
             {**measured_on(config), **windows},
@@ -60,6 +57,16 @@ def open_planner(prepared: Preparation) -> BudgetPlanner:
     most = limit.value if limit is not None and limit.op == "<=" else None
     with locked(prepared.cache.bank / fingerprint("allocation", prepared.source.fingerprint, short.key)):
         return BudgetPlanner(engine, menus, open_probe, short=short, full=full, most=most, stage=prepared.stage)
+
+
+def allowed_menus(config: Config, engine: Engine) -> Menus:
+    """What the study's space allows each weight to become."""
+    from autotune.allocation.allowed import allowed_settings
+    from autotune.allocation.menus import make_menus
+
+    kept = config.space.parameters.get("runtime_compressed")
+    runtime_compressed = kept is None or bool((kept.values or (True,))[0])
+    return make_menus(engine, allowed_settings(config.space), runtime_compressed=runtime_compressed)
 
 
 def measured_on(config: Config) -> dict[str, Any]:

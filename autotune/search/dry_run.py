@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import PlanError
 from autotune.search.anchors import anchors, wished
+from autotune.search.measuring import Measuring, forecast_measuring
 from autotune.search.survey import (
     Finding,
     chosen_by_calibration,
@@ -67,6 +68,7 @@ class DryRun:
         trials: how many trials the study is to have.
         points: those that it begins with.
         findings: what is adjusted, left out or impossible anywhere in the space.
+        measuring: what it takes to measure the errors that budgets are spent by; None without budgets.
     """
 
     model: str
@@ -79,6 +81,7 @@ class DryRun:
     trials: int
     points: tuple[PlannedPoint, ...]
     findings: tuple[Finding, ...]
+    measuring: Measuring | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -91,7 +94,8 @@ def planned_budget(label: str, settings: Settings, engine: Engine) -> PlannedPoi
 
     assert settings.budget is not None
     limit = bytes_of(engine, settings.budget)
-    bits = settings.budget if settings.budget <= MOST_BITS else None
+    elements = sum(weight.size for weight in engine.weights)
+    bits = settings.budget if settings.budget <= MOST_BITS else 8 * (limit - bytes_of(engine, 0.0)) / elements
     note = "at most; which weight gets which format waits for their measured errors"
     return PlannedPoint(label, settings.as_dict(), limit, False, engine.sizes.fp32 / limit, bits, None, (note,))
 
@@ -136,4 +140,5 @@ def dry_run(config: Config, stage: Callable[[str], None]) -> DryRun:
         trials=config.study.trials,
         points=tuple(points),
         findings=tuple(findings(config.space, engine)),
+        measuring=forecast_measuring(config, engine) if "budget" in config.space.allocations else None,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC
+from autotune.errors import AutotuneError
 from autotune.evaluation import Evaluator, LanguageModel, Measurement, Metric, Reference, StagedEvaluator
 from autotune.files import fingerprint
 from autotune.search.manifest import manifest
@@ -96,6 +97,7 @@ class Preparation:
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
         self.runtime_properties: dict[str, str] = {}
+        self._not_allocated: Exception | None = None
 
     def settle_in(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
         """See `Prepared`."""
@@ -211,7 +213,14 @@ class Preparation:
     def allocate(self, settings: Settings) -> Plan:
         """The plan of settings with a budget."""
         assert settings.budget is not None
-        return self.planner.plan(settings.budget)
+        if self._not_allocated is not None:
+            raise self._not_allocated  # what could not be measured once is not tried again for every budget
+        try:
+            planner = self.planner
+        except (AutotuneError, RuntimeError) as error:
+            self._not_allocated = error
+            raise
+        return planner.plan(settings.budget)
 
     @cached_property
     def planner(self) -> BudgetPlanner:

@@ -21,6 +21,9 @@ __all__ = ["Finding", "chosen_by_calibration", "count_plans", "findings", "plan_
 COUNTED = 2_000
 """Spaces of more points are not planned out: each takes some milliseconds."""
 
+EIGHT_BITS = 6.0
+"""Bits a weight from which most weights have 8."""
+
 LISTED = ("mode", "group_size", "all_layers")
 """Parameters that decide by themselves what a weight can have; algorithms are looked at one at a time."""
 
@@ -52,8 +55,8 @@ def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
     Raises:
         PlanError: the settings cannot be used with this model.
     """
-    if settings.allocation == "budget":
-        raise ValueError("what a budget buys waits for measurements")
+    if settings.budget is not None:  # what it buys waits for measurements; a uniform plan of about that size stands in
+        settings = Settings(mode="int8_asym" if settings.budget >= EIGHT_BITS else "int4_sym", all_layers=True)
     waits = chosen_by_calibration(engine, settings)
     known = replace(settings, awq=False)
     return engine.plan(replace(known, sensitivity_metric=DATA_FREE_METRIC) if waits else known)
