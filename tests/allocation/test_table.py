@@ -91,13 +91,12 @@ def test_a_weight_that_ruins_the_model_is_protected_and_named(world: World, allo
     watching = Allocator.__new__(Allocator)
     watching.table = table
     assert list(watching.collapsing()) == [name]
-    smallest, largest = limits(world.engine, table, 2)
-    plan = solve(world.engine, table, largest)
+    plan = solve(world.engine, table, world.engine.sizes.original)
     assert name not in plan.variants
     assert any(
         note.startswith(name) and "ruins the model" in note for note in protections(table, plan, watching.collapsing())
     )
-    forced = solve(world.engine, table, smallest)
+    forced = solve(world.engine, table, limits(world.engine, table, 2)[0])
     assert name in forced.variants
     assert any(note.startswith(name) for note in protections(table, forced, watching.collapsing()))
 
