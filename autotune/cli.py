@@ -294,6 +294,12 @@ def compress(
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text on which --max-size measures divergences.")
     ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="int2|int3", help="With --max-size: formats of fewer bits; repeatable.")
+    ] = None,
+    runtime_compressed: Annotated[
+        bool, typer.Option(help="With --max-size: only formats that the CPU keeps compressed in memory.")
+    ] = True,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -306,6 +312,12 @@ def compress(
 
     if group_size_fallback not in ("adjust", "ignore", "error"):
         raise UsageError(f"--group-size-fallback must be adjust, ignore or error, got {group_size_fallback!r}")
+    if max_size is None and (allow or not runtime_compressed):
+        raise UsageError("--allow and --no-runtime-compressed belong to --max-size; without it --mode says it all")
+    if set(allow or ()) - {"int2", "int3"}:
+        raise UsageError(f"--allow must be int2 or int3, got {', '.join(allow or ())}")
+    if "int3" in (allow or ()) and runtime_compressed:
+        raise UsageError("--allow int3: the CPU expands it when it loads a model; add --no-runtime-compressed")
     try:
         table = () if codebook is None else parse_codebook(codebook)
     except ValueError as error:
@@ -343,7 +355,8 @@ def compress(
             produced = single.compress(model, out, settings, **common)
         else:
             limit, measured_on = _size_asked_for(max_size, text, settings)
-            common["ignored_scope"] = settings.ignored_scope
+            common |= {"ignored_scope": settings.ignored_scope, "small": tuple(allow or ())}
+            common["runtime_compressed"] = runtime_compressed
             produced = compress_to_size(model, out, limit, text=measured_on, **common)
     print_json(produced.as_dict()) if as_json else print_produced(produced)
 

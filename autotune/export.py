@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError
 from autotune.files import atomic_write, fingerprint_file
@@ -13,6 +14,9 @@ from autotune.models import MODEL_FILE, WEIGHTS_FILE
 from autotune.reporting.choosing import Wish, choose
 from autotune.reporting.view import TrialRecord
 from autotune.single import Produced, Stage, check_empty, write_model
+
+if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
 
 __all__ = ["export", "settings_of"]
 
@@ -44,7 +48,7 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: S
     number = choose(results, wish, where=str(folder))
     record = results.records[number]
     prepared = prepare(load_config(folder / "model.yaml"), stage)
-    plan = prepared.engine.plan(settings_of(record))
+    plan = planned_again(prepared.engine, folder, record)
     if plan.key != record.plan:
         raise StudyError(
             f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
@@ -66,6 +70,15 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: S
     with atomic_write(out / CARD) as temporary:
         temporary.write_text(model_card(results, number, settings), encoding="utf-8")
     return Produced(produced.folder, produced.plan, produced.original_footprint, trial=number, settings=settings)
+
+
+def planned_again(engine: Engine, folder: Path, record: TrialRecord) -> Plan:
+    """The plan of a trial's settings; that of a budget is read, since making it takes measurements of the study."""
+    settings = settings_of(record)
+    path = folder / "plans" / f"{record.plan}.json"
+    if settings.allocation == "budget" and path.is_file():
+        return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return engine.plan(settings)
 
 
 def add_hashes(out: Path) -> None:

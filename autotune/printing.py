@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autotune.reporting.view import StudyResults
     from autotune.search.dry_run import DryRun
     from autotune.search.forecast import Forecast
+    from autotune.search.measuring import Measuring
     from autotune.single import Produced
 
 __all__ = [
@@ -80,6 +81,8 @@ def print_plan(told: DryRun, space: str) -> None:
             print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:
             print(f"    {note}")
+    if told.measuring is not None:
+        print(f"\n{_measuring(told.measuring)}")
     for impossible, title in ((True, "cannot be tried with this model"), (False, "adjusted or left out in the space")):
         found = [finding for finding in told.findings if finding.impossible == impossible]
         if found:
@@ -102,6 +105,17 @@ def _forecast(told: Forecast) -> str:
     if told.not_measured:
         text += f" (without the time of {', '.join(told.not_measured)})"
     return f"{text}\na worker holds up to {size(told.memory)} in memory; cache and study take {size(told.disk)} on disk"
+
+
+def _measuring(told: Measuring) -> str:
+    """What the budgets wait for, once."""
+    from autotune.search.progress import duration
+
+    return (
+        f"budgets wait for errors that are measured once: {told.variants:,} variants of {told.weights:,} weights, "
+        f"{told.token_forwards:,} token-forwards ({told.per_weight:,.0f} a weight) and up to {told.verification:,} for "
+        f"plans that correct them; about {duration(told.seconds)} here, compressing not counted"
+    )
 
 
 def _plans(told: DryRun) -> str:

@@ -12,10 +12,13 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from autotune.compression.format_table import FORMATS
-from autotune.compression.settings import ALGORITHMS, INT8_MODES, Settings
+from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, Settings
 from autotune.files import fingerprint
 
-__all__ = ["FIXED_ONLY", "ORDER", "Choices", "Parameter", "Range", "SearchSpace", "active_parameters"]
+__all__ = ["FIXED_ONLY", "ORDER", "SPENDING", "Choices", "Parameter", "Range", "SearchSpace", "active_parameters"]
+
+SPENDING = ("allocation", "budget")
+"""How a plan comes about, and what it may take where that is by a budget; drawn before all others."""
 
 ORDER = (
     "mode",
@@ -33,8 +36,11 @@ ORDER = (
 )
 """The parameters that are drawn, in the order in which they are: what a condition needs comes before it."""
 
-FIXED_ONLY = ("codebook", "ignored_scope", "group_size_fallback", "awq_data_free")
-"""Parameters with one value for the whole space; they are part of `SearchSpace.settings`, never drawn."""
+FIXED_ONLY = ("codebook", "ignored_scope", "group_size_fallback", "awq_data_free", "runtime_compressed")
+"""Parameters with one value for the whole space; they are part of `SearchSpace.settings`, never drawn.
+
+(`runtime_compressed` is not: it says which variants a budget may be spent on.)
+"""
 
 Parameter: TypeAlias = "Choices | Range"
 
@@ -86,9 +92,11 @@ class Range:
         return {"low": self.low, "high": self.high, **step}
 
 
-def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
+def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     """The parameters of `ORDER` that mean something, in that order, given the mode and what was chosen so far.
 
+    - with allocation budget only the budget counts, and there is no mode: the other parameters say which variants are
+      allowed, all of them at once. Without it (or with ratio) there is no budget;
     - the int8 modes compress every weight in one way: only the mode counts;
     - a mode whose format fixes the group size (mxfp4, mxfp8_e4m3, nvfp4) has no group_size;
     - the 8-bit floating-point modes leave nothing to win back: no algorithms;
@@ -101,8 +109,13 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     codebook (of the mode with this name), ignored_scope, group_size_fallback and awq_data_free are fixed for a whole
     space and not listed.
     """
+    first = ("allocation",) if "allocation" in chosen else ()
+    if chosen.get("allocation") == "budget":
+        return (*first, "budget")
+    if mode is None:
+        return (*first, "mode")
     if mode in INT8_MODES:
-        return ("mode",)
+        return (*first, "mode")
     ratio = chosen.get("ratio", 1.0)
     inactive: set[str] = set()
     if FORMATS[mode].fixed_group_size:
@@ -119,7 +132,7 @@ def active_parameters(mode: str, chosen: Mapping[str, Any]) -> tuple[str, ...]:
         inactive.add("gptq_act_order")
     if "lora_correction" in inactive or not chosen.get("lora_correction"):
         inactive.add("lora_rank")
-    return tuple(name for name in ORDER if name not in inactive)
+    return (*first, *(name for name in ORDER if name not in inactive))
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,16 @@ class SearchSpace:
         """Changes whenever what may be tried changes (the order of choices included: Optuna's storages keep it)."""
         return fingerprint("space", {name: parameter.as_data() for name, parameter in self.parameters.items()})
 
+    @property
+    def allocations(self) -> tuple[str, ...]:
+        """How plans may come about: ``ratio``, ``budget`` or both."""
+        return tuple(self.parameters["allocation"].values or ()) if "allocation" in self.parameters else ("ratio",)
+
+    def uniform(self) -> SearchSpace:
+        """The same space without budgets: what it has of `ratio`, and where it has none, what the variants are of."""
+        left = {name: p for name, p in self.parameters.items() if name not in ("allocation", "budget")}
+        return SearchSpace(self.name, left, self.description)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `load_space` reads back as an equal space."""
         about = {"name": self.name, **({"description": self.description} if self.description else {})}
@@ -148,7 +171,7 @@ class SearchSpace:
 
     def active(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """`point` without the parameters that mean nothing in it."""
-        names = active_parameters(point["mode"], point)
+        names = active_parameters(point.get("mode"), point)
         return {name: point[name] for name in names if name in point}
 
     def enumerate(self, limit: int) -> list[dict[str, Any]] | None:
@@ -167,7 +190,9 @@ class SearchSpace:
 
     def _points(self, chosen: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
         """Every completion of `chosen`; None where a continuous range is in the way."""
-        active = active_parameters(chosen["mode"], chosen) if chosen else ("mode",)
+        active: tuple[str, ...] = active_parameters(chosen.get("mode"), chosen)
+        if not chosen and "allocation" in self.parameters:
+            active = ("allocation",)
         undecided = next((name for name in active if name in self.parameters and name not in chosen), None)
         if undecided is None:
             yield self.active(chosen)
@@ -187,6 +212,11 @@ class SearchSpace:
         fixed: dict[str, Any] = {
             name: self.parameters[name].as_data() for name in FIXED_ONLY if name in self.parameters
         }
+        fixed.pop("runtime_compressed", None)
+        if point.get("allocation") == "budget":
+            kept = {name: fixed[name] for name in ("group_size_fallback",) if name in fixed}
+            scope = tuple(fixed.get("ignored_scope", ()))
+            return Settings(mode=MIXED, allocation="budget", budget=point["budget"], ignored_scope=scope, **kept)
         if point["mode"] != "codebook":
             fixed.pop("codebook", None)
         for name in ("codebook", "ignored_scope"):

@@ -17,11 +17,30 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from autotune.codebooks import read_codebook
-from autotune.compression.format_table import MOST_LEVELS
-from autotune.compression.settings import ALGORITHMS, BACKUP_MODES, MODES, SENSITIVITY_METRICS, Fallback, Settings
+from autotune.compression.format_table import FORMATS, MOST_LEVELS
+from autotune.compression.settings import (
+    ALGORITHMS,
+    ALLOCATIONS,
+    BACKUP_MODES,
+    MODES,
+    MOST_BITS,
+    SENSITIVITY_METRICS,
+    Fallback,
+    Settings,
+)
 from autotune.errors import ConfigError
 from autotune.findings import Finding, Invalid, got, nearest, report
-from autotune.space_model import FIXED_ONLY, ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
+from autotune.quantities import parse_bytes
+from autotune.space_model import (
+    FIXED_ONLY,
+    ORDER,
+    SPENDING,
+    Choices,
+    Parameter,
+    Range,
+    SearchSpace,
+    active_parameters,
+)
 from autotune.yaml_source import KeyPath, Source, parse_yaml, read_yaml
 
 __all__ = [
@@ -43,18 +62,25 @@ ENTRY_POINTS = "autotune.search_spaces"
 OWN_PACKAGE = "search_spaces"
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
+    "allocation": ALLOCATIONS,
     "mode": MODES,
     "sensitivity_metric": SENSITIVITY_METRICS,
     "backup_mode": BACKUP_MODES,
     "group_size_fallback": get_args(Fallback),
 }
-SWITCHES = ("all_layers", *ALGORITHMS, "gptq_act_order", "awq_data_free")
-NUMBERS = ("group_size", "ratio", "lora_rank")
+SWITCHES = ("all_layers", *ALGORITHMS, "gptq_act_order", "awq_data_free", "runtime_compressed")
+NUMBERS = ("group_size", "ratio", "lora_rank", "budget")
 ABOUT = ("name", "description")
 """Keys of a space that say what it is, and change nothing."""
 
 MOST_VALUES = 1000
 """More steps than this in one range are a slip of the pen."""
+
+BUDGET_STEPS = 64
+"""Steps of a range of bytes that names none."""
+
+QUARTER = 0.25
+"""Steps of bits a weight, where a space with budgets names none."""
 
 
 class Preset(NamedTuple):
@@ -177,7 +203,7 @@ class _Reader:
 
     def space(self, name: str) -> SearchSpace:
         """The space, or `Invalid` with all findings."""
-        allowed = (*ORDER, *FIXED_ONLY)
+        allowed = (*SPENDING, *ORDER, *FIXED_ONLY)
         read: dict[str, Parameter] = {}
         for key, value in self.data.items():
             if key in ABOUT:
@@ -191,7 +217,9 @@ class _Reader:
                     read[key] = parameter
         if "mode" not in self.data:
             self.wrong((), f"has no mode; a space needs at least mode, one or more of {', '.join(MODES)}")
-        parameters = {key: read[key] for key in (*ORDER, *FIXED_ONLY) if key in read}
+        parameters = {key: read[key] for key in allowed if key in read}
+        if not self.findings and "budget" not in read and "budget" in SearchSpace("", parameters).allocations:
+            parameters = {"allocation": parameters["allocation"], "budget": usual_budgets(parameters), **parameters}
         if not self.findings:
             self.check_together(parameters)
         if self.findings:
@@ -204,8 +232,10 @@ class _Reader:
     def parameter(self, key: str, value: Any) -> Parameter | None:
         """One parameter in any of its forms; None when it is wrong."""
         before = len(self.findings)
-        if key == "ignored_scope":
-            parameter: Parameter | None = self.patterns(value)
+        if key == "budget" and isinstance(value, dict):
+            parameter: Parameter | None = self.budgets(value)
+        elif key == "ignored_scope":
+            parameter = self.patterns(value)
         elif key == "codebook":
             parameter = self.codebook(value)
         elif isinstance(value, dict):
@@ -244,6 +274,8 @@ class _Reader:
                 problem = f"must be a whole number or -1, got {got(value)}"
             else:
                 problem = next((each.message for each in Settings("int4_sym", group_size=value).problems()), None)
+        elif key == "budget":
+            value, problem = read_budget(value)
         elif key == "lora_rank":
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 problem = f"must be a whole number of at least 1, got {got(value)}"
@@ -251,7 +283,7 @@ class _Reader:
             problem = f"must be a number between 0 and 1, got {got(value)}"
         elif not 0 <= value <= 1:
             problem = f"must be between 0 and 1, got {value}"
-        else:
+        elif key == "ratio":
             value = float(value)
         if problem is None:
             return value
@@ -313,6 +345,30 @@ class _Reader:
             self.wrong((key,), "a range of group sizes needs a step; or list them, as in [32, 64, 128]")
         return Range(low, high, float(step) if key == "ratio" and isinstance(step, (int, float)) else step)
 
+    def budgets(self, value: dict[str, Any]) -> Range | None:
+        """A range of budgets, its ends both in bits a weight or both in bytes."""
+        found = self.range("budget", {name: end for name, end in value.items() if name != "step"})
+        if found is None:
+            return None
+        in_bytes = [end > MOST_BITS for end in (found.low, found.high)]
+        if in_bytes[0] != in_bytes[1]:
+            self.wrong(("budget",), "has one end in bits a weight and the other in bytes; give both in one unit")
+            return None
+        step = value.get("step")
+        if not in_bytes[0]:
+            low, high = float(found.low), float(found.high)
+            if step is not None:
+                self.check_step("budget", low, high, step)
+            return Range(low, high, step if step is None else float(step)) if not self.findings else None
+        if isinstance(step, str):
+            step, problem = read_budget(step)
+            if problem is not None:
+                self.wrong(("budget", "step"), problem)
+                return None
+        step = step or max(1, (int(found.high) - int(found.low)) // BUDGET_STEPS)
+        steps = (int(found.high) - int(found.low)) // int(step)
+        return Range(int(found.low), int(found.low) + steps * int(step), int(step))
+
     def check_step(self, key: str, low: float, high: float, step: Any) -> None:
         kind = int if key == "group_size" else (int, float)
         if not isinstance(step, kind) or isinstance(step, bool) or not math.isfinite(step) or step <= 0:
@@ -330,6 +386,10 @@ class _Reader:
     def check_together(self, parameters: Mapping[str, Parameter]) -> None:
         """Refuse a parameter that no mode of the space can have: no point with it would be valid."""
         modes = parameters["mode"].values or ()
+        with_budget = "budget" in SearchSpace("", parameters).allocations
+        for key in ("budget", "runtime_compressed"):
+            if key in parameters and not with_budget:
+                self.wrong((key,), "belongs to allocation: budget, which this space does not have")
         if ("codebook" in modes) != ("codebook" in parameters):
             missing = "codebook" in modes
             self.wrong(
@@ -339,7 +399,7 @@ class _Reader:
                 else "is the table of mode codebook, which this space does not have",
             )
         for key, parameter in parameters.items():
-            if key in FIXED_ONLY or any(key in active_parameters(mode, {"ratio": 0.5}) for mode in modes):
+            if key in (*FIXED_ONLY, *SPENDING) or any(key in active_parameters(mode, {"ratio": 0.5}) for mode in modes):
                 continue
             values = (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
             problems = [
@@ -349,6 +409,28 @@ class _Reader:
             ]
             if all(problems):
                 self.wrong((key,), f"fits no mode of this space: {problems[0][0]}")
+
+
+def read_budget(value: Any) -> tuple[float | int | None, str | None]:
+    """What a model may take, and what is wrong with it: bits a weight as float, or bytes as int.
+
+    Sizes have a unit, such as ``13.8MB``; a number is bits a weight up to `MOST_BITS` and bytes above.
+    """
+    wanted = "must be bits a weight such as 4.5, or a size such as 13.8MB"
+    if isinstance(value, str):
+        try:
+            return parse_bytes(value), None
+        except ValueError as error:
+            return None, f"{wanted}: {error}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0 or not math.isfinite(value):
+        return None, f"{wanted}, got {got(value)}"
+    return (float(value), None) if value <= MOST_BITS else (int(value), None)
+
+
+def usual_budgets(parameters: Mapping[str, Parameter]) -> Range:
+    """Bits a weight in quarters, from what no plan is below (the smallest is meant) to 8 bits with their scales."""
+    least = float(min(FORMATS[mode].bits for mode in parameters["mode"].values or ()))
+    return Range(least, max(8.0, least) + QUARTER, QUARTER)
 
 
 def space_schema() -> dict[str, Any]:
@@ -367,6 +449,17 @@ def space_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {name: {"type": "string"} for name in ABOUT}
     properties |= {name: either({"enum": list(values)}) for name, values in CATEGORIES.items()}
     properties["group_size"] = either({"type": "integer", "minimum": -1, "not": {"const": 0}}, ranged=True)
+    span = {"type": ["number", "string"]}
+    properties["budget"] = either(span)
+    properties["budget"]["anyOf"].append(
+        {
+            "type": "object",
+            "properties": {"low": span, "high": span, "step": span},
+            "required": ["low", "high"],
+            "additionalProperties": False,
+        }
+    )
+    properties["runtime_compressed"] = {"type": "boolean"}
     properties["ratio"] = either({"type": "number", "minimum": 0, "maximum": 1}, ranged=True)
     properties |= {name: either({"type": "boolean"}) for name in SWITCHES}
     table = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": MOST_LEVELS}

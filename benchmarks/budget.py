@@ -3,6 +3,8 @@
     python benchmarks/budget.py                       # the demo model
     python benchmarks/budget.py --model DIR --calibration FILE --text FILE --report FILE
     python benchmarks/budget.py --sizes 11.83 12.9 13.79 16.4 17.5   # MB, beside the front
+    python benchmarks/budget.py --small int2                         # 2 bits allowed
+    python benchmarks/budget.py --small int2 int3 --no-runtime-compressed   # also what the CPU expands
 
 Divergences are predicted and verified on `--text`; the last column is on `--report`, with the compressed model itself.
 """
@@ -17,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from common import DEMO
 
-from autotune.allocation.allocator import Allocator, Point, Texts
+from autotune.allocation.allocator import Allocator, Point
 from autotune.allocation.menus import default_settings, make_menus
 from autotune.allocation.probe import Probe
+from autotune.allocation.texts import FULL, SHORT, texts_of
 from autotune.cache import Cache
 from autotune.compression.bank import Bank
 from autotune.compression.engine import Engine
@@ -38,17 +41,20 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=DEMO / "report.txt")
     parser.add_argument("--sizes", type=float, nargs="*", default=[], help="in MB (1,000,000 bytes)")
     parser.add_argument("--points", type=int, default=14)
+    parser.add_argument("--small", nargs="*", default=[], choices=["int2", "int3"], help="formats of fewer bits, too")
+    parser.add_argument("--runtime-compressed", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
 
     start = time.perf_counter()
 
     def stage(message: str) -> None:
-        print(f"{time.perf_counter() - start:7.1f} s  {message}")
+        print(f"{time.perf_counter() - start:7.1f} s  {message}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache.resolve(folder)
         source = resolve_model(options.model, cache=cache)
         model, tokenizer = source.read(), source.tokenizer()
+        stage("the model is exported")
         text = options.calibration.read_text(encoding="utf-8")
         windows = token_windows(tokenizer, [text], sequence_length=256, samples=128)
         statistics = StatisticsCache(cache.statistics)
@@ -57,25 +63,34 @@ def main() -> None:
             return statistics.get_or_collect(model, engine.activations, windows, model_fingerprint=source.fingerprint)
 
         engine = Engine(model, bank=Bank(), statistics=collect)
-        short = Perplexity(path=options.text, sequence_length=256, samples=8)
-        full = Perplexity(path=options.text, sequence_length=512, samples=16)
         unseen = Perplexity(path=options.report, sequence_length=512, samples=32)
-        with OpenVINOLanguageModel(model, tokenizer) as original:
-            texts = [Texts(evaluator, evaluator.reference(original)) for evaluator in (short, full, unseen)]
-        stage("references")
-        menus = make_menus(engine, default_settings(data_aware=True))
+        texts = [texts_of(options.text, source, engine, cache, **windows) for windows in (SHORT, FULL)]
+        menus = make_menus(
+            engine,
+            default_settings(data_aware=True, small=options.small),
+            runtime_compressed=options.runtime_compressed,
+        )
         weights = {weight.name: weight for weight in engine.weights if weight.name in menus.choices}
-        probe = Probe(model, weights, tokenizer, device="CPU", ov_config={})
-        allocator = Allocator(engine, menus, probe, short=texts[0], full=texts[1], stage=lambda _: None)
-        stage(f"errors of {len(weights)} weights, {probe.tokens / len(weights):,.0f} token-forwards a weight")
+        opened: list[Probe] = []
+
+        def probe() -> Probe:
+            if not opened:
+                opened.append(Probe(model, weights, tokenizer, device="CPU", ov_config={}))
+            return opened[0]
+
+        allocator = Allocator(engine, menus, probe, short=texts[0], full=texts[1])
+        forwards = allocator.token_forwards / len(weights)
+        stage(f"errors of {len(weights)} weights, {forwards:,.0f} token-forwards a weight")
         front = allocator.front(options.points)
-        stage(f"{len(allocator.points)} plans verified, {probe.tokens:,} token-forwards in all")
+        stage(f"{len(allocator.points)} plans verified, {allocator.token_forwards:,} token-forwards in all")
         asked = [allocator.best(round(size * 1e6)) for size in options.sizes]
         stage("the sizes asked for")
+        with OpenVINOLanguageModel(model, tokenizer) as original:
+            reported = unseen.reference(original)
 
         def row(point: Point) -> str:
             with OpenVINOLanguageModel(engine.apply(point.plan), tokenizer) as candidate:
-                seen = texts[2].evaluator.evaluate(candidate, texts[2].reference)["kl_divergence"]
+                seen = unseen.evaluate(candidate, reported)["kl_divergence"]
             told = f"{point.predicted:.6f} | {point.measured.value:.6f} | {100 * point.difference:+.1f}%"
             kind = "uniform" if point.uniform else ""
             return f"| {point.plan.footprint:,} | {told} | {seen.value:.6f} ± {seen.stderr:.6f} | {kind} |"

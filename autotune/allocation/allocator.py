@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from autotune.allocation.correct import fit_correction
+import numpy as np
+
+from autotune.allocation.correct import corrected_by
 from autotune.allocation.menus import Menus
 from autotune.allocation.probe import Array, Probe
 from autotune.allocation.solve import limits, solve
@@ -17,24 +20,48 @@ from autotune.compression.variants import Variant
 from autotune.compression.weights import rows_to_shape
 from autotune.errors import PlanError
 from autotune.evaluation import Evaluator, Measurement, Reference
+from autotune.files import fingerprint
 
 __all__ = ["Allocator", "Point", "Texts"]
 
+TOKENS_PER_WEIGHT = 2048
+"""Token-forwards that a table of errors may take, for each weight on average."""
+
 ROUNDS = 3
 AGREEMENT = 0.03
-"""Median relative difference between prediction and measurement that ends the correction."""
+"""Median relative difference between prediction and measurement that ends the correction, where the standard error of
+the measurements is smaller still."""
 NEIGHBOURS = (0.94, 1.06)
 """Sizes beside the one asked for, as shares of it: their plans say how the sum goes wrong there."""
+REFINED_AT = 12
+"""Sizes at which decisions are looked at before a weight is measured a second time."""
+RIVALS = 1.5
+"""Uniform plans are measured where their prediction is at most so many times what the best plan measured."""
+DIGITS = 6
+"""Significant digits of a measured divergence that count: the last bits depend on the number of threads."""
+COLLAPSE = 10.0
+"""Nats a token that every compressed choice of a weight must cost for it to count as one that ruins the model, as a
+multiple of the median over all weights of the same."""
 
 Stage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What divergences are measured on: an evaluator that gives `kl_divergence`, and its reference."""
+    """What divergences are measured on: an evaluator that gives `kl_divergence`, and its reference.
+
+    Attributes:
+        key: changes with anything that could change the reference or a score.
+    """
 
     evaluator: Evaluator
-    reference: Reference
+    reference: Callable[[], Reference]
+    key: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one measurement."""
+        return int(np.asarray(self.reference()["tokens"]).size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +92,44 @@ class Allocator:
     Attributes:
         table: predicted divergences, corrected by every plan that was verified.
         points: all verified plans, in the order of their verification.
+        measurements: how many divergences of single weights were needed, those found in the bank included.
+        token_forwards: tokens that all measurements needed, those found in the bank included.
     """
 
     def __init__(
-        self, engine: Engine, menus: Menus, probe: Probe, *, short: Texts, full: Texts, stage: Stage | None = None
+        self,
+        engine: Engine,
+        menus: Menus,
+        probe: Callable[[], Probe],
+        *,
+        short: Texts,
+        full: Texts,
+        tokens_per_weight: int = TOKENS_PER_WEIGHT,
+        stage: Stage | None = None,
     ) -> None:
         """Measure the error table.
 
         Args:
             engine: of the original model.
             menus: what each weight may become.
-            probe: the original with the menus' weights as inputs.
-            short: for the divergence of single weights; some thousand tokens are enough.
+            probe: the original with the menus' weights as inputs; asked for when something has to be measured, and
+                not in the bank.
+            short: for the divergence of single weights; a thousand tokens are enough.
             full: for plans.
+            tokens_per_weight: token-forwards that the table may take, on average; what the first measurement of each
+                weight leaves of them goes into second ones.
             stage: is told what happens.
         """
-        self._engine, self._probe, self._full = engine, probe, full
+        self._engine, self._probe, self._short, self._full = engine, probe, short, full
         self._stage = stage or (lambda _: None)
         self._weights = {weight.name: weight for weight in engine.weights}
         self.points: list[Point] = []
-
-        def divergence(name: str, variant: Variant) -> float:
-            return probe.score({name: self._values(name, variant)}, short.evaluator, short.reference).value
-
+        self.measurements = self.token_forwards = 0
         self.table: ErrorTable = measure(
-            engine, menus, divergence, lambda done, count: self._stage(f"measuring weight {done} of {count}")
+            engine, menus, self._alone, lambda done, count: self._stage(f"measuring weight {done} of {count}")
         )
+        allowed = tokens_per_weight * len(menus.choices) - self.token_forwards
+        self._measure_again(allowed // short.tokens if menus.choices else 0)
 
     def best(self, limit: int) -> Point:
         """The most accurate verified plan of at most `limit` bytes.
@@ -103,7 +142,7 @@ class Allocator:
         self._correct([limit, *beside])
         self._verify_uniform([limit])
         point = self.at_most(limit)
-        return replace(point, plan=replace(point.plan, notes=tuple(self._notes(point))))
+        return replace(point, plan=replace(point.plan, notes=tuple(self.notes(point))))
 
     def front(self, count: int) -> list[Point]:
         """Verified plans for `count` sizes from the smallest to the largest that is of use, smallest first.
@@ -115,43 +154,98 @@ class Allocator:
         self._verify_uniform(sizes)
         return list(_undominated(self.points))
 
+    def learn(self, count: int) -> None:
+        """Correct the table by plans of `count` sizes, and measure the uniform plans beside them."""
+        sizes = limits(self._engine, self.table, count)
+        self._correct(sizes)
+        self._verify_uniform(sizes)
+
     def at_most(self, limit: int) -> Point:
         """The most accurate of the plans that were verified by now."""
         fitting = [point for point in self.points if point.plan.footprint <= limit]
         return min(fitting, key=lambda point: point.measured.value)
 
-    def _notes(self, point: Point) -> Iterator[str]:
+    def collapsing(self) -> dict[str, float]:
+        """Weights that no format on the menu can take: name -> least divergence that one of them causes alone.
+
+        Such a weight alone costs more than `COLLAPSE` times what the median weight does, in its best format: gates of
+        linear attention and small routers are known for it. The knapsack leaves them as they are wherever it can.
+        """
+        least = {}
+        for name, choices in self.table.menus.choices.items():
+            costs = [c for c, o in zip(self.table.costs(name), choices, strict=True) if o.variant is not None]
+            least[name] = min(costs)
+        usual = statistics.median(least.values()) if least else 0.0
+        return {name: cost for name, cost in least.items() if cost > COLLAPSE * usual and cost > 1e-4}
+
+    def notes(self, point: Point) -> Iterator[str]:
         """What a user should know of a point: its cost, whether plain settings would do, what had to be protected."""
         measured = point.measured
         error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
         yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
         if point.uniform:
             yield "one mode and group size for all weights is the best of this size here"
-        for name, choices in self.table.menus.choices.items():
-            if name in point.plan.variants:
-                continue
-            (cost, variant), *_ = sorted(
-                (cost, choice.variant.mode)
-                for cost, choice in zip(self.table.costs(name), choices, strict=True)
-                if choice.variant is not None
-            )
-            yield f"{name}: left as it is, since even {variant} would cost {cost:.3g} nats a token"
+        collapsing = self.collapsing()
+        yield from protections(self.table, point.plan, collapsing)
+
+    def _alone(self, name: str, variant: Variant) -> float:
+        """Measured divergence of one weight alone in a variant, in nats a token."""
+        self.measurements += 1
+        return self._measured({name: variant}, self._short).value
+
+    def _measured(self, variants: dict[str, Variant], texts: Texts) -> Measurement:
+        """Measured divergence with these weights replaced; from the bank where it was measured before."""
+        self.token_forwards += texts.tokens
+
+        def compute() -> dict[str, np.ndarray]:
+            values = {name: self._values(name, variant) for name, variant in variants.items()}
+            found = self._probe().score(values, texts.evaluator, texts.reference())
+            error = math.nan if found.stderr is None else found.stderr
+            return {"divergence": np.array([found.value, error], np.float64)}
+
+        entry = self._engine.kept(fingerprint("divergence", texts.key), variants, compute)
+        value, error = entry["divergence"].tolist()
+        return Measurement(float(f"{value:.{DIGITS}g}"), None if math.isnan(error) else error)
+
+    def _measure_again(self, times: int) -> None:
+        """Measure second variants of those weights on which most hangs: where much of a plan's divergence is foretold
+        from the measurement of another variant."""
+        for name, index in self._doubtful()[:times]:
+            variant = self.table.menus.choices[name][index].variant
+            assert variant is not None
+            self._stage(f"measuring {name} again, in {variant.mode}")
+            self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
+
+    def _doubtful(self) -> list[tuple[str, int]]:
+        """(weight, position on its menu) that plans choose and that were not measured; one for each weight, those
+        with the largest share of a plan's divergence first."""
+        shares: dict[tuple[str, int], float] = {}
+        for limit in limits(self._engine, self.table, REFINED_AT):
+            plan = solve(self._engine, self.table, limit)
+            total = self.table.predicted(plan.variants)
+            for name, variant in plan.variants.items():
+                if name not in self.table.menus.choices or total <= 0:
+                    continue
+                index = self.table.index(name, variant)
+                if index not in self.table.measured.get(name, {}):
+                    share = self.table.costs(name)[index] / total
+                    shares[name, index] = shares.get((name, index), 0.0) + share
+        most: dict[str, tuple[float, int]] = {}
+        for (name, index), share in shares.items():
+            if share > most.get(name, (0.0, 0))[0]:
+                most[name] = (share, index)
+        return [(name, index) for name, (_, index) in sorted(most.items(), key=lambda item: (-item[1][0], item[0]))]
 
     def _correct(self, sizes: Sequence[int]) -> None:
         """Verify the plans of these sizes, learn from them, solve again, until they hold what they promise."""
         for _ in range(ROUNDS):
-            new = self._verify(self._solutions(sizes))
+            new = [point for point in self._verify(self._solutions(sizes)) if point.measured.value > 0]
             if not new:
                 return
+            agreed = statistics.median(abs(point.difference) / tolerance(point) for point in new) < 1
             learned = [point for point in self.points if point.measured.value > 0]
-            agreed = statistics.median(abs(point.difference) for point in new if point.measured.value > 0) < AGREEMENT
-            self.table = self.table.corrected(
-                fit_correction(
-                    self.table,
-                    [point.plan.variants for point in learned],
-                    [point.measured.value for point in learned],
-                )
-            )
+            plans = [point.plan.variants for point in learned]
+            self.table = corrected_by(self.table, plans, [point.measured.value for point in learned])
             if agreed:
                 return
 
@@ -170,25 +264,47 @@ class Allocator:
                 continue
             known.add(plan.key)
             self._stage(f"verifying a plan of {plan.footprint:,} bytes")
-            values = {name: self._values(name, variant) for name, variant in plan.variants.items()}
-            measured = self._probe.score(values, self._full.evaluator, self._full.reference)
+            measured = self._measured(dict(plan.variants), self._full)
             found.append(Point(plan, self.table.predicted(plan.variants), measured, uniform))
         self.points += found
         return found
 
     def _verify_uniform(self, sizes: Sequence[int]) -> None:
-        """Measure the uniform plan that each size would allow, so that nothing returned is worse than it."""
+        """Measure the uniform plans that each size would allow and that may be best, so that nothing is worse."""
         fitting = []
         for size in sizes:
             below = [plan for plan in self.table.menus.uniform if plan.footprint <= size]
-            if below:
-                fitting.append(min(below, key=lambda plan: self.table.predicted(plan.variants)))
+            own = [point.measured.value for point in self.points if point.plan.footprint <= size]
+            predicted = [self.table.predicted(plan.variants) for plan in below]
+            limit = max(RIVALS * min(own, default=0.0), min(predicted, default=0.0))
+            fitting += [plan for plan, value in zip(below, predicted, strict=True) if value <= limit]
         self._verify(fitting, uniform=True)
 
     def _values(self, name: str, variant: Variant) -> Array:
         weight = self._weights[name]
         restored = self._engine.restored(weight, variant)
         return rows_to_shape(restored[:, None, :], weight)[0]
+
+
+def tolerance(point: Point) -> float:
+    """The relative difference between prediction and measurement that the measurement itself leaves open."""
+    error = point.measured.stderr
+    return max(AGREEMENT, 0.0 if error is None else error / point.measured.value)
+
+
+def protections(table: ErrorTable, plan: Plan, collapsing: dict[str, float]) -> Iterator[str]:
+    """A sentence for each weight that is left as it is, and for each that ruins the model and could not be."""
+    for name, choices in table.menus.choices.items():
+        compressed = [(c, o.variant.mode) for c, o in zip(table.costs(name), choices, strict=True) if o.variant]
+        cost, mode = min(compressed)
+        if name not in plan.variants:
+            why = "its quantization alone ruins the model" if name in collapsing else "it has room to be"
+            yield f"{name}: left as it is, since {why}: {cost:.3g} nats a token in {mode}"
+        elif name in collapsing:
+            yield (
+                f"{name}: costs {cost:.3g} nats a token in {mode} alone, {COLLAPSE:g} times the usual or more, and is "
+                "compressed since nothing else fits this size"
+            )
 
 
 def _undominated(points: Sequence[Point]) -> Iterator[Point]:

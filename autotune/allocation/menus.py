@@ -9,9 +9,16 @@ from autotune.compression.engine import Engine
 from autotune.compression.plan import Plan
 from autotune.compression.settings import INT8_MODES, Settings
 from autotune.compression.variants import Variant, layout
+from autotune.compression.weights import Weight
 from autotune.errors import PlanError
 
 __all__ = ["Choice", "Menus", "default_settings", "make_menus"]
+
+GRIDS = (("int4_asym", 32), ("int4_asym", 64), ("int4_asym", 128), ("int4_sym", 128))
+"""Formats and group sizes between which a choice is worth having."""
+
+SMALL_GRIDS = {"int2": (("int2_sym", 32), ("int2_sym", 64)), "int3": (("int3_sym", 64), ("int3_sym", 128))}
+"""What is added where it is asked for: they pay only below what 4 bits reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,52 +65,86 @@ class Menus:
             )
 
 
-def default_settings(*, data_aware: bool, ignored_scope: tuple[str, ...] = ()) -> list[Settings]:
-    """Formats that the CPU keeps compressed, in the sizes worth having.
+def default_settings(
+    *, data_aware: bool, ignored_scope: tuple[str, ...] = (), small: Sequence[str] = ()
+) -> list[Settings]:
+    """8 and 4 bits in the sizes worth having.
 
     Args:
-        data_aware: whether there is a calibration text: then 4-bit weights are quantized with GPTQ.
+        data_aware: whether there is a calibration text: then weights of less than 8 bits are quantized with GPTQ, on
+            scales that are searched for the least error.
         ignored_scope: weights that are left alone.
+        small: ``int2``, ``int3`` or both: formats of fewer bits that may be used as well.
     """
-    found = [Settings(mode="int8_asym", ignored_scope=ignored_scope)]
-    for mode, group_size in (("int4_asym", 32), ("int4_asym", 64), ("int4_asym", 128), ("int4_sym", 128)):
-        found.append(
-            Settings(mode=mode, group_size=group_size, all_layers=True, gptq=data_aware, ignored_scope=ignored_scope)
-        )
-    return found
+    grids = [*GRIDS, *(grid for name in small for grid in SMALL_GRIDS[name])]
+    four_bit = Settings(
+        all_layers=True, gptq=data_aware, scale_estimation=data_aware, ignored_scope=ignored_scope, mode="int4_asym"
+    )
+    return [
+        Settings(mode="int8_asym", ignored_scope=ignored_scope),
+        *(replace(four_bit, mode=mode, group_size=group_size) for mode, group_size in grids),
+    ]
 
 
-def make_menus(engine: Engine, settings: Sequence[Settings]) -> Menus:
+def make_menus(engine: Engine, settings: Sequence[Settings], *, runtime_compressed: bool = True) -> Menus:
     """Resolve uniform settings for a model into the choices of each weight.
+
+    A weight that several operations use (tied, or fused from several) is one weight and has one menu. Weights that
+    share an AWQ scale would have to move together; AWQ is refused here, so that none has to.
 
     Args:
         engine: of the original model.
-        settings: uniform ones; `ratio` must be 1 and AWQ off, which ties weights to each other.
+        settings: uniform ones; `ratio` must be 1 and AWQ off, which ties weights to each other. Adapters are refused
+            as well: what they win back is not in the errors that are compared.
+        runtime_compressed: leave out what the device would expand when it loads the model; it saves disk space only.
 
     Raises:
         PlanError: a setting cannot be used with this model.
         ValueError: a setting is not uniform.
     """
     for one in settings:
-        if one.ratio != 1 or one.awq:
+        if one.ratio != 1 or one.awq or one.lora_correction:
             raise ValueError(f"an allocation chooses weight by weight, so ratio must be 1 and awq off: {one}")
     plans = tuple(engine.plan(one) for one in settings)
     choices = {}
     for weight in engine.weights:
+        if any(use.kind == "convolution" for use in weight.uses):
+            continue  # small, always expanded, and no input of a model that the CPU plugin could take
         variants: dict[Variant | None, int] = {}
         for plan in plans:
             variant = plan.variants.get(weight.name)
+            if variant is not None:
+                variant = _best_rounding(weight, variant)
+            if runtime_compressed and variant is not None and not kept_compressed(weight, variant):
+                continue
             variants[variant] = (
                 engine.sizes.nbytes(weight)
                 if variant is None
                 else sum(part.nbytes for part in layout(weight, variant).values())
             )
-        if set(variants) != {None}:
+        if set(variants) - {None}:
             # Where eight bits alone would ruin the model, its own precision is the way out.
             variants[None] = engine.sizes.nbytes(weight)
             ordered = sorted(variants.items(), key=lambda item: item[1])
             choices[weight.name] = tuple(Choice(variant, nbytes) for variant, nbytes in ordered)
-    return Menus(choices, tuple(_with_body(engine, one) for one in settings))
+    uniform = (_with_body(engine, one) for one in settings)
+    return Menus(choices, tuple(plan for plan in uniform if _from_menus(plan, choices)))
+
+
+def _best_rounding(weight: Weight, variant: Variant) -> Variant:
+    """Tables of which rows are looked up have no activations to learn from, but scales of least square error."""
+    rounded = not variant.looks_at_activations and variant.format.takes_algorithms and variant.format.bits < 8
+    return replace(variant, scale_estimation=True) if rounded and not weight.activations else variant
+
+
+def kept_compressed(weight: Weight, variant: Variant) -> bool:
+    """Whether the CPU computes with the packed weight in all its uses."""
+    return all(use.kind in variant.format.runtime_compressed for use in weight.uses)
+
+
+def _from_menus(plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> bool:
+    """Whether every variant of a plan is on its weight's menu, so that its cost can be predicted."""
+    return all(any(choice.variant == plan.variants.get(name) for choice in menu) for name, menu in choices.items())
 
 
 def _with_body(engine: Engine, settings: Settings) -> Plan:

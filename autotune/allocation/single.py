@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
-    from autotune.allocation.allocator import Allocator, Point, Texts
-    from autotune.allocation.menus import Menus
+    from autotune.allocation.allocator import Allocator, Point
     from autotune.cache import Cache
-    from autotune.compression.engine import Engine
     from autotune.config import Calibration
-    from autotune.models import SourceModel
     from autotune.single import Produced, Stage
 
 __all__ = ["compress_to_size"]
-
-SHORT = {"sequence_length": 256, "samples": 8}
-"""Windows on which single weights are measured."""
-
-FULL = {"sequence_length": 512, "samples": 16}
-"""Windows on which plans are measured."""
 
 
 def compress_to_size(
@@ -34,6 +25,8 @@ def compress_to_size(
     text: Path,
     calibration: Calibration | None,
     ignored_scope: Sequence[str] = (),
+    small: Sequence[str] = (),
+    runtime_compressed: bool = True,
     cache: Cache,
     stage: Stage,
     trust_remote_code: bool = False,
@@ -47,6 +40,8 @@ def compress_to_size(
         text: on which divergences from the original are measured; another text than the calibration's.
         calibration: texts for GPTQ and output errors; None is plain rounding.
         ignored_scope: weights that are left alone.
+        small: ``int2``, ``int3``: formats of fewer than 4 bits that may be used.
+        runtime_compressed: only what the CPU keeps compressed when it has loaded the model.
         cache: where exports, statistics, references, variants and errors are kept.
         stage: is told what happens.
         trust_remote_code: whether code that comes with the model may run.
@@ -59,6 +54,7 @@ def compress_to_size(
     from autotune.allocation.allocator import Allocator
     from autotune.allocation.menus import default_settings, make_menus
     from autotune.allocation.probe import Probe
+    from autotune.allocation.texts import FULL, SHORT, texts_of
     from autotune.single import check_empty, open_engine, write_model
 
     check_empty(out)
@@ -67,51 +63,30 @@ def compress_to_size(
     source, engine = open_engine(
         model, calibration=calibration, cache=cache, stage=stage, trust_remote_code=trust_remote_code
     )
-    settings = default_settings(data_aware=calibration is not None, ignored_scope=tuple(ignored_scope))
-    menus = make_menus(engine, settings)
+    settings = default_settings(data_aware=calibration is not None, ignored_scope=tuple(ignored_scope), small=small)
+    menus = make_menus(engine, settings, runtime_compressed=runtime_compressed)
     menus.check(max_size, engine)
-    short, full = _texts(text, source, engine, cache, stage)
+    short, full = (texts_of(text, source, engine, cache, **windows) for windows in (SHORT, FULL))
     weights = {weight.name: weight for weight in engine.weights if weight.name in menus.choices}
-    probe = Probe(engine.model, weights, source.tokenizer(), device="CPU", ov_config={})
+    opened: list[Probe] = []
+
+    def probe() -> Probe:
+        if not opened:
+            opened.append(Probe(engine.model, weights, source.tokenizer(), device="CPU", ov_config={}))
+        return opened[0]
+
     try:
         allocator = Allocator(engine, menus, probe, short=short, full=full, stage=stage)
         point = allocator.best(max_size)
-        about = _record(allocator, menus, point, max_size, probe.tokens)
+        about = _record(allocator, point, max_size)
     finally:
-        probe.close()
+        for one in opened:
+            one.close()
     stage("compressing")
     return write_model(engine, point.plan, source, out, {"allocation": about})
 
 
-def _texts(text: Path, source: SourceModel, engine: Engine, cache: Cache, stage: Stage) -> tuple[Texts, Texts]:
-    from autotune.allocation.allocator import Texts
-    from autotune.evaluation import SCORING_CONFIG
-    from autotune.references import ReferenceStore, reference_key
-    from autotune.registry import create_evaluator
-    from autotune.runtime import OpenVINOLanguageModel
-
-    store = ReferenceStore(cache.references)
-    found = []
-    for windows in (SHORT, FULL):
-        evaluator = create_evaluator("perplexity", {"path": text, **windows})
-
-        def create(evaluator: Any = evaluator) -> Any:
-            stage("the original's distributions on the text")
-            with OpenVINOLanguageModel(engine.model, source.tokenizer()) as original:
-                return evaluator.reference(original)
-
-        key = reference_key(
-            "perplexity",
-            evaluator,
-            model_fingerprint=source.fingerprint,
-            tokenizer_fingerprint=source.tokenizer_fingerprint,
-            ov_config={"device": "CPU", **SCORING_CONFIG},
-        )
-        found.append(Texts(evaluator, store.get_or_create(key, create)[0]))
-    return found[0], found[1]
-
-
-def _record(allocator: Allocator, menus: Menus, point: Point, max_size: int, tokens: int) -> Mapping[str, Any]:
+def _record(allocator: Allocator, point: Point, max_size: int) -> Mapping[str, Any]:
     """What `autotune.json` says of how the plan was found."""
 
     def told(one: Point) -> dict[str, Any]:
@@ -127,5 +102,5 @@ def _record(allocator: Allocator, menus: Menus, point: Point, max_size: int, tok
         **told(point),
         "uniform": uniform,
         "verified_plans": len(allocator.points),
-        "token_forwards": tokens,
+        "token_forwards": allocator.token_forwards,
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune import __version__
 from autotune.compression.awq import Scaling, by_label
-from autotune.compression.bank import Bank
+from autotune.compression.bank import Bank, Entry
 from autotune.compression.channel_groups import find_groups
 from autotune.compression.channel_scales import ChannelScales, marked, possible
 from autotune.compression.digest import model_digest
@@ -73,6 +73,7 @@ class Engine:
         bank: Bank | None = None,
         statistics: Callable[[], Statistics] | None = None,
         model_fingerprint: str = "",
+        allocate: Callable[[Settings], Plan] | None = None,
     ) -> None:
         """Look at a model.
 
@@ -81,6 +82,7 @@ class Engine:
             bank: where variants are kept; by default only small ones, in memory.
             statistics: gives the calibration statistics when they are first needed; None if there is no text.
             model_fingerprint: recorded in the compressed model.
+            allocate: gives the plan of settings with a budget, which takes measurements; None refuses them.
         """
         self.model = model
         self.weights = find_weights(model)
@@ -89,6 +91,7 @@ class Engine:
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
         self._model_fingerprint = model_fingerprint
+        self._allocate = allocate
         nodes = model.get_ordered_ops()
         self._constants = {n.get_friendly_name(): n for n in nodes if n.get_type_name() == "Constant"}
         self._by_name = {weight.name: weight for weight in self.weights}
@@ -128,6 +131,8 @@ class Engine:
 
     def resolve(self, settings: Settings) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
+        if settings.allocation == "budget":
+            return settings
         if self._statistics is None and settings.awq:
             settings = replace(settings, awq_data_free=True)
         if settings.sensitivity_metric is not None:
@@ -155,6 +160,10 @@ class Engine:
             raise PlanError(
                 "this model has no float weights to compress; if it is compressed already, name the original"
             )
+        if settings.allocation == "budget":
+            if self._allocate is None:
+                raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
+            return self._allocate(settings)
         settings = self.resolve(settings)
         if settings.needs_statistics:
             self._check_text()
@@ -262,6 +271,18 @@ class Engine:
 
         return float(self._bank.get_or_compute(key, compute)["error"][0])
 
+    def kept(self, what: str, variants: Mapping[str, Variant], compute: Callable[[], Entry]) -> Entry:
+        """What was found out about this model with some of its weights in these variants; computed once in a bank.
+
+        Args:
+            what: names the finding, and everything that it depends on beside the model: texts, device.
+            variants: by weight name; weights that are not named are the original's.
+            compute: finds it out.
+        """
+        treated = [[n, self._variant_key(self._by_name[n], v, Treatment())] for n, v in sorted(variants.items())]
+        original = [self._model_fingerprint, sorted(self.sizes.digests.items())]
+        return self._bank.get_or_compute(fingerprint("finding", what, original, treated), compute)
+
     def digest(self, model: ov.Model) -> str:
         """32 hex digits of a model's operations and bytes; see `digest.model_digest`."""
         return model_digest(model)
@@ -285,6 +306,14 @@ class Engine:
             weight.shape,
             weight.reduction_axes,
         ]
+
+    def _moment_of(
+        self, weight: Weight, scale: Array | None, activation_order: bool | None
+    ) -> tuple[Array, Propagation | None]:
+        """Second moments of a weight's input and their factor; a table of rows is looked up, each as it is."""
+        if weight.activations:
+            return self._scaled_moment(weight.activations[0], scale, activation_order)
+        return np.eye(weight.columns, dtype=np.float32), None
 
     def _scaled_moment(
         self, activation: str, scale: Array | None, activation_order: bool | None
@@ -370,7 +399,7 @@ class Engine:
             needed = treatment
             if variant.looks_at_activations:
                 order = variant.gptq_act_order if variant.gptq else None
-                moment, spread = self._scaled_moment(weight.activations[0], treatment.input_scale, order)
+                moment, spread = self._moment_of(weight, treatment.input_scale, order)
                 needed = replace(treatment, second_moment=moment, spread=spread)
             compress = compress_with_adapters if variant.lora_rank else compress_weight
             packed = compress(self._reader(weight), weight, variant, needed)
@@ -388,7 +417,7 @@ class Engine:
         for scale in (treatment.input_scale, treatment.output_scale):
             parts.append(None if scale is None else fingerprint(scale.tobytes()))
         if variant.looks_at_activations:
-            parts.append([self.statistics.fingerprint, weight.activations[0]])
+            parts.append([self.statistics.fingerprint, weight.activations[0]] if weight.activations else ["rows"])
         return parts
 
     def original_bits_per_weight(self) -> float:

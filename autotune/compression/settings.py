@@ -16,9 +16,29 @@ from autotune.compression.format_table import (
     float16,
 )
 
-__all__ = ["ALGORITHMS", "BACKUP_MODES", "MODES", "SENSITIVITY_METRICS", "Fallback", "Problem", "Settings"]
+__all__ = [
+    "ALGORITHMS",
+    "ALLOCATIONS",
+    "BACKUP_MODES",
+    "MIXED",
+    "MODES",
+    "MOST_BITS",
+    "SENSITIVITY_METRICS",
+    "Allocation",
+    "Fallback",
+    "Problem",
+    "Settings",
+]
 
 Fallback = Literal["adjust", "ignore", "error"]
+Allocation = Literal["ratio", "budget"]
+ALLOCATIONS: tuple[Allocation, ...] = ("ratio", "budget")
+
+MIXED = "mixed"
+"""What stands for the mode where every weight has one of its own."""
+
+MOST_BITS = 64
+"""A budget up to this is bits a weight, one above it bytes."""
 
 INT8_MODES = ("int8_asym", "int8_sym")
 """Modes that compress every weight, whatever it is, in one way."""
@@ -95,6 +115,8 @@ class Settings:
     lora_iterations: int = 3
     ignored_scope: tuple[str, ...] = ()
     group_size_fallback: Fallback = "adjust"
+    allocation: Allocation = "ratio"
+    budget: float | None = None
 
     @property
     def format(self) -> Format:
@@ -121,13 +143,21 @@ class Settings:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and tables."""
+        """Plain data for JSON and tables; with a budget, without what says nothing about it."""
+        if self.allocation == "budget":
+            kept = ("mode", "allocation", "budget", "group_size_fallback")
+            return {**{name: getattr(self, name) for name in kept}, "ignored_scope": list(self.ignored_scope)}
         backup = self.effective_backup_mode if self.mode in MODES else self.backup_mode
         lists = {"ignored_scope": list(self.ignored_scope), "codebook": list(self.codebook)}
-        return {**asdict(self), **lists, "backup_mode": backup}
+        found = {**asdict(self), **lists, "backup_mode": backup}
+        return {name: value for name, value in found.items() if name not in ("allocation", "budget")}
 
     def problems(self) -> Iterator[Problem]:
         """Every reason why these settings cannot be used with any model (empty when they can)."""
+        if self.allocation == "budget":
+            if self.budget is None or self.budget <= 0:
+                yield Problem("budget", f"must be bits a weight or bytes, above 0, got {self.budget}")
+            return
         if self.mode not in MODES:
             yield Problem("mode", f"unknown mode {self.mode!r}; one of {', '.join(MODES)}")
             return

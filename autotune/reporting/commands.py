@@ -27,6 +27,8 @@ TOGGLES = ("all_layers", *ALGORITHMS)
 
 def needs_calibration(settings: Mapping[str, Any]) -> bool:
     """Whether the calibration texts decide anything about these settings."""
+    if settings.get("allocation") == "budget":
+        return True
     data_free = {"awq"} if settings.get("awq_data_free") else set()
     if any(settings.get(name) for name in {*ALGORITHMS} - data_free):
         return True
@@ -80,6 +82,8 @@ def compress_command(results: StudyResults, number: int) -> str:
     A note is appended where `compress`, which calibrates on a file, cannot be given the study's texts; `export` can.
     """
     settings = results.records[number].settings
+    if settings.get("allocation") == "budget":
+        return export_command(results, number)  # its plan is of measured errors, which the study has
     model = short_path(results, str(results.config.get("model", "MODEL")))
     words = ["autotune", "compress", model, out_folder(results, number)]
     for name in ("mode", "group_size", "ratio", "backup_mode", "sensitivity_metric"):

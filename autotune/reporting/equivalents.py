@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR
+from autotune.compression.settings import INT8_MODES, MIXED, OUTPUT_ERROR
 from autotune.reporting.commands import needs_calibration
 
 __all__ = ["Equivalent", "nncf_call", "optimum_command"]
@@ -34,7 +34,7 @@ def _without(settings: Mapping[str, Any]) -> str | None:
     """Why neither peer has such settings; None where they have."""
     mode = settings.get("mode")
     if mode not in WEIGHT_FORMATS:
-        if mode is None:
+        if mode in (None, MIXED):
             return "its weights were chosen one by one, which no setting of NNCF's describes"
         return f"no call is known that stores {mode} with this backup in the same way"
     ratio = settings.get("ratio")

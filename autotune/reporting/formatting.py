@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.format_table import FORMATS
+from autotune.compression.settings import MOST_BITS
 
 if TYPE_CHECKING:
     from autotune.evaluation import Metric
@@ -15,6 +16,7 @@ __all__ = [
     "DASH",
     "MINUS",
     "algorithms",
+    "budget_text",
     "default_backup",
     "label",
     "latex_table",
@@ -152,6 +154,11 @@ def default_backup(mode: str) -> str:
     return FORMATS[mode].backup if mode in FORMATS else "int8_asym"
 
 
+def budget_text(budget: float) -> str:
+    """``4.5 bits a weight``, or ``13.8 MB``: what a plan was allowed to take."""
+    return f"{budget:g} bits a weight" if budget <= MOST_BITS else size(budget)
+
+
 def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
     """One line that names a trial's settings as far as they matter, e.g. ``int4_asym g64 r0.8 all AWQ+SE``.
 
@@ -161,6 +168,10 @@ def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
     if is_missing(mode):
         return DASH
     parts = [str(mode)]
+    budget = settings.get("budget")
+    if settings.get("allocation") == "budget" and budget is not None and not is_missing(budget):
+        text = budget_text(float(budget))
+        return f"{mode} {text.replace(' bits a weight', 'b').replace(' ', '')}" if short else f"{mode}, at most {text}"
     group, ratio, backup = settings.get("group_size"), settings.get("ratio"), settings.get("backup_mode")
     fixed = str(mode) in FORMATS and FORMATS[str(mode)].fixed_group_size
     if not is_missing(group) and group is not None and not fixed:

@@ -77,7 +77,7 @@ def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     mode = str(settings.get("mode"))
     effective = dict(settings)
-    if mode.startswith("int8"):
+    if mode.startswith("int8") or effective.get("allocation") == "budget":
         return {key: value for key, value in effective.items() if key not in SETTING_COLUMNS or key == "mode"}
     if effective.get("group_size") is None and "mode" in settings:
         effective["group_size"] = FORMATS[mode].group_size if mode in FORMATS else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autotune.reporting.commands import compress_command, export_command, portable, where_to_run
@@ -27,6 +28,7 @@ from autotune.reporting.formatting import (
     size,
 )
 from autotune.reporting.remedies import failures, reason, remedy
+from autotune.reporting.spending import spending_markdown
 from autotune.reporting.tables import front_table_markdown, legend, metric_rows
 from autotune.reporting.unseen import unseen_markdown
 from autotune.reporting.view import StudyResults
@@ -34,13 +36,14 @@ from autotune.reporting.view import StudyResults
 __all__ = ["report_markdown"]
 
 
-def report_markdown(results: StudyResults, plots: list[str]) -> str:
-    """The whole page; `plots` are the file names in ``plots/`` to embed."""
+def report_markdown(results: StudyResults, plots: list[str], folder: Path | None = None) -> str:
+    """The whole page; `plots` are the file names in ``plots/`` to embed, `folder` has the plans in ``plans/``."""
     sections = [
         [f"# {results.model}: what the search found", "", counts(results)],
         _decision(results),
         _front(results, [name for name in plots if name.startswith("front")]),
         unseen_markdown(results),
+        [] if folder is None else spending_markdown(results, folder),
         _settings(results, [name for name in plots if name.startswith("settings")]),
         _course(plots),
         _failed(results),

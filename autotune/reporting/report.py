@@ -63,7 +63,7 @@ def write_report(results: StudyResults, folder: Path) -> ReportPaths:
         front_csv=_write(folder / "front.csv", front_csv(results)),
         front_md=_write(folder / "front.md", front_markdown(results)),
         front_tex=_write(folder / "front.tex", front_latex(results)),
-        report_md=_write(folder / "report.md", report_markdown(results, [plot.name for plot in plots])),
+        report_md=_write(folder / "report.md", report_markdown(results, [plot.name for plot in plots], folder)),
         report_html=_write(folder / "report.html", report_html(results, folder)),
         manifest=_write(folder / "manifest.json", manifest),
         model_yaml=_write(folder / "model.yaml", config),

@@ -10,9 +10,11 @@ from autotune.compression.format_table import FORMATS, Format
 from autotune.compression.settings import INT8_MODES
 from autotune.errors import ConfigError
 from autotune.findings import nearest
+from autotune.reporting.formatting import budget_text
 from autotune.search.history import point_key
 from autotune.search.sampling import params_of, walk
-from autotune.space_model import Parameter, Range, SearchSpace
+from autotune.space_model import SPENDING, Parameter, Range, SearchSpace
+from autotune.spaces import read_budget
 
 __all__ = ["Anchor", "anchors", "from_front", "wished"]
 
@@ -33,6 +35,8 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
 """Label -> settings. What is not named has the default of `Settings` where the space allows it."""
 
 DEFAULTS: Mapping[str, Any] = {
+    "allocation": "ratio",
+    "budget": 4.5,
     "group_size": 128,
     "ratio": 1.0,
     "sensitivity_metric": "output_error",
@@ -58,6 +62,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 
 SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "gptq": True}
 MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "gptq": True}
+BUDGETS = 9
+"""Budgets to try first: the two ends, then the middle of what lies between, again and again."""
+
 UNCOMPRESSED_BITS = 16.0
 ROW = 4096
 """Input channels a row, assumed only to compare a group a row with smaller groups."""
@@ -76,9 +83,12 @@ class Anchor:
 def anchors(space: SearchSpace) -> list[Anchor]:
     """Known settings, each moved to the nearest point the space allows, then the space's two ends; no point twice.
 
-    A setting whose whole family of modes is absent is left out: it would say nothing about this space.
+    A setting whose whole family of modes is absent is left out: it would say nothing about this space. In a space with
+    budgets, so many of them follow; in one without ratios, there is nothing else.
     """
     found: dict[str, Anchor] = {}
+    if "ratio" not in space.allocations:
+        return budgets(space)
     for label, wanted in KNOWN.items():
         modes = space.parameters["mode"].values or ()
         mode = next((m for m in FAMILIES[wanted["mode"]] if m in modes), None)
@@ -90,7 +100,25 @@ def anchors(space: SearchSpace) -> list[Anchor]:
         found.setdefault(point_key(params_of(space, point)), Anchor(label if exact else f"near {label}", point))
     for label, point in (("smallest", end(space, SMALLEST)), ("most accurate", end(space, MOST_ACCURATE))):
         found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
-    return list(found.values())
+    return [*found.values(), *(budgets(space) if "budget" in space.allocations else ())]
+
+
+def budgets(space: SearchSpace) -> list[Anchor]:
+    """Budgets spread over the space's, the coarsest picture of the front first; each where the space has it."""
+    parameter = space.parameters["budget"]
+    values = parameter.values
+    if values is None:
+        assert isinstance(parameter, Range)
+        step = (parameter.high - parameter.low) / (BUDGETS - 1)
+        values = tuple(parameter.low + step * index for index in range(BUDGETS))
+    places = [round(index * (len(values) - 1) / (BUDGETS - 1)) for index in (0, 8, 4, 2, 6, 1, 3, 5, 7)]
+    chosen = [values[place] for place in dict.fromkeys(places)]
+    named = "allocation" in space.parameters
+    return [Anchor(f"a budget of {budget_text(v)}", _budget_point(v, named=named)) for v in chosen]
+
+
+def _budget_point(value: float, *, named: bool = True) -> dict[str, Any]:
+    return {**({"allocation": "budget"} if named else {}), "budget": value}
 
 
 def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
@@ -102,6 +130,9 @@ def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anch
     found = []
     for index, wanted in enumerate(points):
         key = f"study.enqueue[{index}]"
+        if wanted.get("allocation") == "budget" and "budget" in space.allocations:
+            found.append(Anchor("as wished", wished_budget(space, wanted, key)))
+            continue
         if wanted.get("mode") not in (space.parameters["mode"].values or ()):
             modes = ", ".join(space.parameters["mode"].values or ())
             raise ConfigError(f"needs a mode of the space ({modes}), got {wanted.get('mode')!r}", key=f"{key}.mode")
@@ -123,6 +154,20 @@ def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anch
     return found
 
 
+def wished_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The point of one entry of `study.enqueue` that spends a budget."""
+    value, problem = read_budget(wanted.get("budget"))
+    beside = [name for name in wanted if name not in SPENDING]
+    if problem is None and nearest_value(space.parameters["budget"], value) != value:
+        problem = f"is outside the space: {wanted['budget']!r}; add it to the space"
+    if problem is not None:
+        raise ConfigError(problem, key=f"{key}.budget")
+    if beside:
+        raise ConfigError("means nothing with allocation: budget; leave it out", key=f"{key}.{beside[0]}")
+    assert value is not None
+    return _budget_point(value)
+
+
 def from_front(space: SearchSpace, settings: Mapping[str, Mapping[str, Any]]) -> list[Anchor]:
     """The front of another study, label -> settings, each moved to the nearest point of this space.
 
@@ -130,7 +175,11 @@ def from_front(space: SearchSpace, settings: Mapping[str, Mapping[str, Any]]) ->
     """
     found: dict[str, Anchor] = {}
     for label, wanted in settings.items():
-        if wanted.get("mode") not in (space.parameters["mode"].values or ()):
+        if wanted.get("allocation") == "budget" and "budget" in space.allocations:
+            point = project(space, {**DEFAULTS, **wanted})
+            found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
+            continue
+        if "ratio" not in space.allocations or wanted.get("mode") not in (space.parameters["mode"].values or ()):
             continue
         known = {name: value for name, value in wanted.items() if name in DEFAULTS and value is not None}
         point = project(space, {**DEFAULTS, **known, "mode": wanted["mode"]})
@@ -174,6 +223,8 @@ def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
         def pick(name: str, parameter: Parameter, point: Mapping[str, Any]) -> Any:
             if name == "mode":
                 return mode
+            if name == "allocation":
+                return "ratio"
             values = parameter.values
             if name == "group_size" and values is not None:
                 return min(values, key=lambda v: -sign * channels(v))

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
 from autotune.search.anchors import anchors, wished
 from autotune.search.forecast import Forecast, forecast
+from autotune.search.measuring import Measuring, forecast_measuring
 from autotune.search.survey import (
     Finding,
     chosen_by_calibration,
@@ -18,6 +20,7 @@ from autotune.search.survey import (
 )
 
 if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
     from autotune.config import Config
 
 __all__ = ["DryRun", "PlannedPoint", "dry_run"]
@@ -67,6 +70,7 @@ class DryRun:
         points: those that it begins with.
         findings: what is adjusted, left out or impossible anywhere in the space.
         forecast: what the study will take; None where nobody asked.
+        measuring: what it takes to measure the errors that budgets are spent by; None without budgets.
     """
 
     model: str
@@ -80,10 +84,23 @@ class DryRun:
     points: tuple[PlannedPoint, ...]
     findings: tuple[Finding, ...]
     forecast: Forecast | None = None
+    measuring: Measuring | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return asdict(self)
+
+
+def planned_budget(label: str, settings: Settings, engine: Engine) -> PlannedPoint:
+    """A point whose plan waits for measured errors: at most as large as its budget says."""
+    from autotune.allocation.planner import bytes_of
+
+    assert settings.budget is not None
+    limit = bytes_of(engine, settings.budget)
+    elements = sum(weight.size for weight in engine.weights)
+    bits = settings.budget if settings.budget <= MOST_BITS else 8 * (limit - bytes_of(engine, 0.0)) / elements
+    note = "at most; which weight gets which format waits for their measured errors"
+    return PlannedPoint(label, settings.as_dict(), limit, False, engine.sizes.fp32 / limit, bits, None, (note,))
 
 
 def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = False) -> DryRun:
@@ -110,6 +127,9 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     points = []
     for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
+        if settings.budget is not None:
+            points.append(planned_budget(anchor.label, settings, engine))
+            continue
         # Where channel scales are merged, no size depends on them.
         exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
         try:
@@ -121,7 +141,9 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
     found = config.space.enumerate(COUNTED)
     plans = count_plans(config.space, engine)
-    told = forecast(config, prepared) if measure else None
+    measuring = forecast_measuring(config, engine) if "budget" in config.space.allocations else None
+    seconds = 0.0 if measuring is None else measuring.seconds
+    told = forecast(config, prepared, measuring=seconds) if measure else None
     limit = config.study.memory_limit
     if told is not None and limit is not None and told.memory > limit:
         raise ConfigError(
@@ -141,4 +163,5 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         points=tuple(points),
         findings=tuple(findings(config.space, engine)),
         forecast=told,
+        measuring=measuring,
     )

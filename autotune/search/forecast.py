@@ -89,18 +89,20 @@ class Scoring:
     nbytes: float
 
 
-def forecast(config: Config, prepared: Preparation) -> Forecast:
+def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -> Forecast:
     """Do small pieces of a study's work and add up what the whole will take.
 
     Args:
         config: the study's.
         prepared: its model, texts and evaluators.
+        measuring: seconds of what else is measured once, before the first trial that needs it.
     """
     prepared.stage("measuring how long a study takes")
     rng = np.random.default_rng(config.study.seed)
     begin = [*wished(config.space, config.study.enqueue), *anchors(config.space)]
-    first = [config.space.settings(anchor.point) for anchor in begin][: config.study.trials]
-    drawn = [config.space.settings(random_point(config, rng)) for _ in range(min(DRAWN, config.study.trials))]
+    first = [without_budget(config.space.settings(anchor.point)) for anchor in begin][: config.study.trials]
+    points = [random_point(config, rng) for _ in range(min(DRAWN, config.study.trials))]
+    drawn = [without_budget(config.space.settings(point)) for point in points]
     with tempfile.TemporaryDirectory() as folder, watched() as peak:
         calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
         compression = Compression(engine)
@@ -112,7 +114,7 @@ def forecast(config: Config, prepared: Preparation) -> Forecast:
     raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
     later = config.study.trials - len(first)
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
-    ready = calibration + sum(one.reference for one in scoring.values())
+    ready = calibration + measuring + sum(one.reference for one in scoring.values())
     kept = bank_bytes(config, prepared.engine, rng)
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in scoring.values())
@@ -124,6 +126,11 @@ def forecast(config: Config, prepared: Preparation) -> Forecast:
         disk=round(kept + statistics_bytes + references + plans + PAGE),
         not_measured=missing,
     )
+
+
+def without_budget(settings: Settings) -> Settings:
+    """Settings that take as long to apply as a budget's plan, which waits for measured errors."""
+    return settings if settings.budget is None else replace(settings, allocation="ratio", budget=None)
 
 
 def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
@@ -233,7 +240,7 @@ def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> floa
     """Bytes of the different compressed weights of as many random trials as the study is to have."""
     kept: dict[tuple[str, str], float] = {}
     for _ in range(config.study.trials):
-        settings = config.space.settings(random_point(config, rng))
+        settings = without_budget(config.space.settings(random_point(config, rng)))
         try:
             plan = plan_without_calibration(engine, settings)
         except AutotuneError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
-from autotune.errors import ConfigError
+from autotune.errors import AutotuneError, ConfigError
 from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.scores import ScoreStore
@@ -22,6 +22,7 @@ from autotune.synthetic import cached_windows, recipe
 from autotune.threads import thread_limit
 
 if TYPE_CHECKING:
+    from autotune.allocation.planner import BudgetPlanner
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.statistics import Statistics, StatisticsCache
@@ -110,6 +111,7 @@ class Preparation:
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
         self.runtime_properties: dict[str, str] = {}
+        self._not_allocated: Exception | None = None
 
     def settle_in(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
         """See `Prepared`."""
@@ -219,9 +221,30 @@ class Preparation:
                 bank=Bank(self.cache.bank, limit=self.cache.limit),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
+                allocate=self.allocate if "budget" in self.config.space.allocations else None,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
+
+    def allocate(self, settings: Settings) -> Plan:
+        """The plan of settings with a budget."""
+        assert settings.budget is not None
+        if self._not_allocated is not None:
+            raise self._not_allocated  # what could not be measured once is not tried again for every budget
+        try:
+            planner = self.planner
+        except (AutotuneError, RuntimeError) as error:
+            self._not_allocated = error
+            raise
+        return planner.plan(settings.budget)
+
+    @cached_property
+    def planner(self) -> BudgetPlanner:
+        """Spends budgets by measured errors, which the first worker to come here measures, for all others."""
+        from autotune.search.budgets import open_planner
+
+        with self.shared():
+            return open_planner(self)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -434,7 +457,7 @@ def may_look_at_activations(space: SearchSpace) -> bool:
         return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
 
     data_free = {"awq"} if False not in values("awq_data_free", False) else set()
-    if any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
+    if "budget" in space.allocations or any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
         return True
     data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
     return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.errors import ConfigError
 from autotune.findings import nearest
-from autotune.space_model import ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
+from autotune.space_model import ORDER, SPENDING, Choices, Parameter, Range, SearchSpace, active_parameters
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -24,8 +24,9 @@ STARTUP_TRIALS = 10
 POPULATION = 16
 """Size of an NSGA-II generation: Optuna's 50 would leave most studies in their first, random, generation."""
 
-DRAW_ORDER = ("mode", "ratio", *(name for name in ORDER if name not in ("mode", "ratio")))
-"""The mode and the ratio first: whether anything else means something depends on these two alone."""
+FIRST = (*SPENDING, "mode", "ratio")
+DRAW_ORDER = (*FIRST, *(name for name in ORDER if name not in FIRST))
+"""Allocation, mode and ratio first: whether anything else means something depends on these alone."""
 
 
 def is_fixed(parameter: Parameter) -> bool:
@@ -43,7 +44,7 @@ def walk(space: SearchSpace, choose: Callable[[str, Parameter, Mapping[str, Any]
     point: dict[str, Any] = {}
     for name in DRAW_ORDER:
         parameter = space.parameters.get(name)
-        if parameter is None or (point and name not in active_parameters(point["mode"], point)):
+        if parameter is None or (point and name not in active_parameters(point.get("mode"), point)):
             continue
         values = parameter.values
         fixed = values is not None and len(values) == 1

@@ -21,6 +21,9 @@ __all__ = ["Finding", "chosen_by_calibration", "count_plans", "findings", "plan_
 COUNTED = 2_000
 """Spaces of more points are not planned out: each takes some milliseconds."""
 
+EIGHT_BITS = 6.0
+"""Bits a weight from which most weights have 8."""
+
 LISTED = ("mode", "group_size", "all_layers")
 """Parameters that decide by themselves what a weight can have; algorithms are looked at one at a time."""
 
@@ -52,6 +55,8 @@ def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
     Raises:
         PlanError: the settings cannot be used with this model.
     """
+    if settings.budget is not None:  # what it buys waits for measurements; a uniform plan of about that size stands in
+        settings = Settings(mode="int8_asym" if settings.budget >= EIGHT_BITS else "int4_sym", all_layers=True)
     waits = chosen_by_calibration(engine, settings)
     known = replace(settings, awq=False)
     return engine.plan(replace(known, sensitivity_metric=DATA_FREE_METRIC) if waits else known)
@@ -70,6 +75,10 @@ def count_plans(space: SearchSpace, engine: Engine) -> tuple[int, int] | None:
     most: set[tuple[str, str | None, bool]] = set()
     for point in points:
         settings = space.settings(point)
+        if settings.allocation == "budget":  # two budgets may buy the same, or not
+            least.add("budget")
+            most.add((f"budget {settings.budget}", None, False))
+            continue
         try:
             key = plan_without_calibration(engine, settings).key
         except PlanError:
@@ -97,7 +106,8 @@ def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
 
 
 def probes(space: SearchSpace) -> Iterator[Settings]:
-    """Few settings that show everything that can happen to a weight of any point of the space."""
+    """Few settings that show everything that can happen to a weight of any point of the space, or on any budget."""
+    space = space.uniform()
 
     def completed(chosen: Mapping[str, Any]) -> Settings:
         def choose(name: str, parameter: Parameter, _: Mapping[str, Any]) -> Any:

@@ -48,7 +48,8 @@ def world(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     )
     evaluator = Perplexity(path=text, sequence_length=32, samples=16)
     with OpenVINOLanguageModel(model, tokenizer) as original:
-        texts = Texts(evaluator, evaluator.reference(original))
+        reference = evaluator.reference(original)
+    texts = Texts(evaluator, lambda: reference, "tiny")
     weights = {weight.name: weight for weight in engine.weights}
     probe = Probe(model, weights, tokenizer, device="CPU", ov_config={})
     yield World(model, tokenizer, engine, menus, probe, texts)
@@ -57,4 +58,4 @@ def world(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def allocator(world: World) -> Allocator:
-    return Allocator(world.engine, world.menus, world.probe, short=world.texts, full=world.texts)
+    return Allocator(world.engine, world.menus, lambda: world.probe, short=world.texts, full=world.texts)

@@ -7,7 +7,7 @@ import pytest
 from small_world import World
 
 from autotune.allocation.allocator import Allocator
-from autotune.allocation.correct import fit_correction
+from autotune.allocation.correct import corrected_by
 from autotune.allocation.menus import make_menus
 from autotune.allocation.solve import limits, solve
 from autotune.compression.settings import Settings
@@ -61,7 +61,7 @@ def test_the_best_point_is_measured_and_no_worse_than_what_is_uniform(world: Wor
     point = allocator.best(uniform.footprint)
     assert point.plan.footprint <= uniform.footprint
     with OpenVINOLanguageModel(world.engine.apply(point.plan), world.tokenizer) as compressed:
-        again = world.texts.evaluator.evaluate(compressed, world.texts.reference)["kl_divergence"]
+        again = world.texts.evaluator.evaluate(compressed, world.texts.reference())["kl_divergence"]
     assert point.measured.value == pytest.approx(again.value, rel=0.02)
     rivals = [p for p in allocator.points if p.uniform and p.plan.footprint <= uniform.footprint]
     assert rivals
@@ -88,6 +88,6 @@ def test_a_common_misprediction_is_learned(world: World, allocator: Allocator) -
     table = allocator.table
     plans = [solve(world.engine, table, limit).variants for limit in limits(world.engine, table, 6)[:-1]]
     measured = [4 / 3 * table.predicted(plan) for plan in plans]
-    corrected = table.corrected(fit_correction(table, plans, measured))
+    corrected = corrected_by(table, plans, measured)
     for plan, value in zip(plans, measured, strict=True):
         assert corrected.predicted(plan) == pytest.approx(value, rel=0.03)

@@ -36,5 +36,5 @@ def test_with_weights_replaced_it_is_the_compressed_model_and_then_the_original_
 
 def test_tokens_are_counted(world: World) -> None:
     before = world.probe.tokens
-    world.probe.score({}, world.texts.evaluator, world.texts.reference)
-    assert world.probe.tokens - before == world.texts.reference["tokens"].size
+    world.probe.score({}, world.texts.evaluator, world.texts.reference())
+    assert world.probe.tokens - before == world.texts.reference()["tokens"].size

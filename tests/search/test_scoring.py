@@ -54,6 +54,7 @@ def scored(evaluator: Staged, folder: Path, race: Race | None = None) -> tuple[d
     scorer = Scorer(
         {"it": evaluator},
         {"it"},
+        {"kl_divergence", "footprint"},
         lambda: {"it": {}},
         nullcontext,
         lambda text: None,

@@ -17,6 +17,7 @@ from autotune.reporting.html.sections import budget_rows, cards, front_legend, s
 from autotune.reporting.html.theme import theme_css
 from autotune.reporting.page import counts
 from autotune.reporting.remedies import failures, reason, remedy
+from autotune.reporting.spending import error_rows, no_regret, predictions_held, protected
 from autotune.reporting.tables import front_rows, legend, metric_rows
 from autotune.reporting.unseen import unseen_rows, unseen_sentences
 from autotune.reporting.view import StudyResults
@@ -63,6 +64,10 @@ def report_html(results: StudyResults, folder: Path) -> str:
         too_few=importances_missing(results),
         about_importances=ABOUT_IMPORTANCES,
         maps=_maps(results, folder),
+        spending=no_regret(results),
+        predictions=predictions_held(results, folder),
+        protected=protected(results, folder),
+        errors=error_rows(results, folder),
         answers=_answers(results),
         progress=progress_drawing(results),
         failed=[

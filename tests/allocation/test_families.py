@@ -1,0 +1,60 @@
+"""Every family of models: an allocation is never worse than uniform settings of the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import openvino as ov
+import pytest
+from families import FAMILIES
+from small_world import TEXT
+from transformers import AutoTokenizer
+
+from autotune.allocation.allocator import Allocator, Texts
+from autotune.allocation.menus import default_settings, make_menus
+from autotune.allocation.probe import Probe
+from autotune.compression.engine import Engine
+from autotune.compression.statistics import StatisticsCache
+from autotune.runtime import OpenVINOLanguageModel
+from autotune.texts import token_windows
+from evaluators.perplexity import Perplexity
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_worse_than_any_uniform_setting(family: str, family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """At the size of each uniform plan, by the divergence of the compressed models themselves."""
+    folder = family_folder(family)
+    model = ov.Core().read_model(folder / "ov" / "openvino_model.xml")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "ov")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 6, encoding="utf-8")
+    windows = token_windows(tokenizer, [TEXT * 6], sequence_length=32, samples=16)
+    cache = StatisticsCache(tmp_path / "statistics")
+    engine = Engine(
+        model, statistics=lambda: cache.get_or_collect(model, engine.activations, windows, model_fingerprint=family)
+    )
+    evaluator = Perplexity(path=text, sequence_length=32, samples=16)
+    with OpenVINOLanguageModel(model, tokenizer) as original:
+        reference = evaluator.reference(original)
+    texts = Texts(evaluator, lambda: reference, family)
+    menus = make_menus(engine, default_settings(data_aware=True))
+    weights = {weight.name: weight for weight in engine.weights if weight.name in menus.choices}
+    probe = Probe(model, weights, tokenizer, device="CPU", ov_config={})
+    try:
+        allocator = Allocator(engine, menus, lambda: probe, short=texts, full=texts)
+        plans = {plan.key: plan for plan in menus.uniform}
+        points = {key: allocator.best(plan.footprint) for key, plan in plans.items()}
+    finally:
+        probe.close()
+
+    def divergence(plan: object) -> float:
+        with OpenVINOLanguageModel(engine.apply(plan), tokenizer) as compressed:  # type: ignore[arg-type]
+            return evaluator.evaluate(compressed, reference)["kl_divergence"].value
+
+    measured = {key: divergence(plan) for key, plan in plans.items()}
+    for key, plan in plans.items():
+        assert points[key].plan.footprint <= plan.footprint
+        least = min(value for other, value in measured.items() if plans[other].footprint <= plan.footprint)
+        # The probe multiplies by float32 weights, the compressed model by packed ones: the same to some last bits.
+        assert divergence(points[key].plan) <= least * 1.02 + 1e-7
