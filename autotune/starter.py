@@ -42,6 +42,9 @@ evaluators:
   # samples: how many windows; more of them make the error bars smaller and every trial longer.
   perplexity: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test, sequence_length: {n}, samples: {w}}}
 
+# Texts that the front is scored on once more in the end; by default the windows and prompts after those of the search.
+# report: {{perplexity: {{path: report.txt}}}}
+
 # What the search improves; the front shows the trade between them.
 objectives: {{kl_divergence: minimize, footprint: minimize}}
 

@@ -313,7 +313,7 @@ def harness(bench: Bench, options: argparse.Namespace) -> None:
             "output_type": "loglikelihood_rolling",
             "doc_to_text": "",
             "doc_to_target": preprocess_wikitext.wikitext_detokenizer,
-            "process_results": preprocess_wikitext.process_results,
+            "process_results": _word_perplexity,
             "metric_list": [{"metric": "word_perplexity", "aggregation": "weighted_perplexity"}],
         }
         tasks[1] |= {
@@ -341,6 +341,13 @@ def harness(bench: Bench, options: argparse.Namespace) -> None:
     ):
         value, other = mine[name].value, theirs[task][key]
         print(f"{name}: {value:.6f}, lm_eval {other:.6f} ({100 * (value / other - 1):+.4f}%)")
+
+
+def _word_perplexity(page: dict[str, Any], results: Any) -> dict[str, Any]:
+    """Of what lm_eval's wikitext tells, the metric that is compared: lm_eval wants an aggregation for each."""
+    from lm_eval.tasks.wikitext import preprocess_wikitext
+
+    return {"word_perplexity": preprocess_wikitext.process_results(page, results)["word_perplexity"]}
 
 
 def main() -> None:

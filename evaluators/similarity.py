@@ -71,7 +71,7 @@ class Options(BaseModel):
         "auto", description="Put prompts into the tokenizer's chat template; `auto`: where it has one."
     )
     decode: Literal["always", "front", "never"] = Field(
-        "always",
+        "front",
         description="Decode the compressed model's answers for every model, in a search for those on the front alone, "
         "or never (then there are only the metrics answer_...).",
     )

@@ -215,7 +215,7 @@ def _measured(results: StudyResults) -> list[str]:
     if results.unseen is None:
         lacking += (
             ", and scores on texts that the search has not seen; the best of many trials looks a little better on the "
-            "search's own texts than it is"
+            "search's own texts than it is (`report` in model.yaml names other texts)"
         )
     return [*lines, "", f"{lacking}."]
 
