@@ -14,7 +14,7 @@ from autotune.compression.engine import Engine
 from autotune.config import Config
 from autotune.errors import ConfigError
 from autotune.search.dry_run import dry_run
-from autotune.search.preparation import check_memory
+from autotune.search.memory import check_memory
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 SPACE = {
