@@ -269,9 +269,8 @@ def table(options: argparse.Namespace) -> None:
     total = sum(steps.values())
     parts = ", ".join(f"{step} {seconds:.0f}" for step, seconds in steps.items())
     cores = sum(line.get("cpu", 0.0) for line in lines)
-    print(
-        f"NNCF and WhoWhatBench's way: {total:.0f} s ({cores:.0f} of cores) for {len(scored)} settings ({parts}); {len(refused)} refused"
-    )
+    print(f"NNCF and WhoWhatBench's way: {total:.0f} s ({cores:.0f} of cores): {parts}")
+    print(f"{len(scored)} settings of {len(mine)}, {len(refused)} refused")
     for name, took in times(options.work).items():
         about = "" if took["finished"] else " (not finished)"
         times_faster = f"{total / took['seconds']:.1f} ({cores / took['cpu']:.1f} by cores) times faster"
