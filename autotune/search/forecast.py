@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from autotune.compression.settings import Settings
 from autotune.compression.variants import layout
 from autotune.errors import AutotuneError
 from autotune.search.anchors import anchors, wished
@@ -29,7 +30,6 @@ from autotune.space_model import Parameter, Range
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
-    from autotune.compression.settings import Settings
     from autotune.config import Config
     from autotune.evaluation import Evaluator, LanguageModel, Reference
     from autotune.search.preparation import Preparation
@@ -69,7 +69,8 @@ class Forecast:
         trial_seconds: a trial that is scored in full, on average.
         memory: bytes that a worker holds for itself at most.
         disk: bytes that cache and study take together.
-        not_measured: evaluators whose time is not in here, for they cannot say it from a few texts.
+        not_measured: evaluators whose time is not in here, for they cannot say it from a few texts; and the
+            calibration where the model writes its texts.
     """
 
     seconds: float
@@ -105,15 +106,16 @@ def forecast(config: Config, prepared: Preparation) -> Forecast:
         calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
         compression = Compression(engine)
         seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
-        scoring, compiling, missing = scored(config, prepared, engine, first[0])
+        scoring, compiling, missing = scored(prepared, engine)
+        kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
     deciding = compiling + sum(scoring[name].candidate for name in scoring if name in prepared.deciding)
     stopped = STOPPED if config.study.racing else 0.0
     raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
     later = config.study.trials - len(first)
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
+    synthetic = prepared.needs_calibration and config.calibration.synthetic
     ready = calibration + sum(one.reference for one in scoring.values())
-    kept = bank_bytes(config, prepared.engine, rng)
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in scoring.values())
     return Forecast(
@@ -122,7 +124,7 @@ def forecast(config: Config, prepared: Preparation) -> Forecast:
         trial_seconds=full + compressing / config.study.trials,
         memory=round(peak() + min(kept, engine_memory_limit())),
         disk=round(kept + statistics_bytes + references + plans + PAGE),
-        not_measured=missing,
+        not_measured=(*(["the calibration"] if synthetic else []), *missing),
     )
 
 
@@ -202,9 +204,7 @@ class Compression:
         return planned + max(0.0, timed(lambda: self.engine.digest(self.engine.apply(plan))) - self.nothing)
 
 
-def scored(
-    config: Config, prepared: Preparation, engine: Engine, settings: Settings
-) -> tuple[dict[str, Scoring], float, tuple[str, ...]]:
+def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], float, tuple[str, ...]]:
     """Evaluator -> what it takes; seconds of compiling a model; the evaluators that could not be measured."""
     found: dict[str, Scoring] = {}
     missing = []
@@ -218,7 +218,7 @@ def scored(
             started = time.perf_counter()
             reference = small.reference(original)
             references[name] = (small, reference, times, time.perf_counter() - started)
-    model = engine.apply(plan_without_calibration(engine, settings))
+    model = engine.apply(engine.plan(Settings(mode="int4_asym")))  # its answers differ, so that it has to decode some
     started = time.perf_counter()
     with prepared.compiled(model) as candidate:
         compiling = time.perf_counter() - started
