@@ -270,13 +270,16 @@ def table(options: argparse.Namespace) -> None:
     parts = ", ".join(f"{step} {seconds:.0f}" for step, seconds in steps.items())
     cores = sum(line.get("cpu", 0.0) for line in lines)
     print(f"NNCF and WhoWhatBench's way: {total:.0f} s ({cores:.0f} of cores): {parts}")
-    print(f"{len(scored)} settings of {len(mine)}, {len(refused)} refused")
+    share = len(scored) + len(refused)
+    print(f"these are {share} settings of {len(mine)}, {len(refused)} of them refused; autotune's seconds are for all")
     for name, took in times(options.work).items():
         about = "" if took["finished"] else " (not finished)"
-        times_faster = f"{total / took['seconds']:.1f} ({cores / took['cpu']:.1f} by cores) times faster"
-        print(f"autotune search, {name}{about}: {took['seconds']:.1f} s ({took['cpu']:.0f} of cores), {times_faster}")
+        seconds, cpu = took["seconds"], took.get("cpu", float("nan"))
+        times_faster = f"{total / seconds:.1f} ({cores / cpu:.1f} by cores) times faster"
+        print(f"autotune search, {name}{about}: {seconds:.1f} s ({cpu:.0f} of cores), {times_faster}")
+    both = [mine[line["trial"]] for line in lines if "trial" in line]  # the settings that NNCF has been asked for, too
     points = {
-        "autotune": np.array([t["values"] for t in mine.values() if t["state"] == "COMPLETE"], np.float64),
+        "autotune": np.array([t["values"] for t in both if t["state"] == "COMPLETE"], np.float64),
         "NNCF": np.array([[line["kl_divergence"], line["footprint"]] for line in scored], np.float64),
     }
     fronts = {name: values[nondominated(values)] for name, values in points.items()}
@@ -285,7 +288,7 @@ def table(options: argparse.Namespace) -> None:
     print(f"front of autotune: {len(on_front)} trials, {similar} of them with a similarity")
     for name, scale in (
         ("KL", lambda values: values),
-        ("log KL", lambda values: np.column_stack([np.log(values[:, 0]), values[:, 1]])),
+        ("log KL", lambda values: np.column_stack([np.log(np.maximum(values[:, 0], 1e-6)), values[:, 1]])),
     ):
         every = scale(np.concatenate(list(points.values())))
         low, spread = every.min(axis=0), np.ptp(every, axis=0)

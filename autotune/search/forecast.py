@@ -7,6 +7,7 @@ away again.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import threading
 import time
@@ -14,11 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from autotune.compression.bank import MEMORY_LIMIT
 from autotune.compression.settings import Settings
 from autotune.compression.variants import layout
 from autotune.errors import AutotuneError
@@ -26,6 +29,7 @@ from autotune.search.anchors import anchors, wished
 from autotune.search.memory import own_memory
 from autotune.search.sampling import walk
 from autotune.search.survey import plan_without_calibration
+from autotune.search.worker_pool import WorkerPool
 from autotune.space_model import Parameter, Range
 
 if TYPE_CHECKING:
@@ -106,7 +110,7 @@ def forecast(config: Config, prepared: Preparation) -> Forecast:
         calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
         compression = Compression(engine)
         seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
-        scoring, compiling, missing = scored(prepared, engine)
+        scoring, compiling, left, missing = scored(prepared, engine)
         kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
     deciding = compiling + sum(scoring[name].candidate for name in scoring if name in prepared.deciding)
@@ -122,7 +126,7 @@ def forecast(config: Config, prepared: Preparation) -> Forecast:
         seconds=STARTED + ready + compressing + len(first) * full + later * raced,
         preparation_seconds=ready,
         trial_seconds=full + compressing / config.study.trials,
-        memory=round(peak() + min(kept, engine_memory_limit())),
+        memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
         disk=round(kept + statistics_bytes + references + plans + PAGE),
         not_measured=(*(["the calibration"] if synthetic else []), *missing),
     )
@@ -204,8 +208,13 @@ class Compression:
         return planned + max(0.0, timed(lambda: self.engine.digest(self.engine.apply(plan))) - self.nothing)
 
 
-def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], float, tuple[str, ...]]:
-    """Evaluator -> what it takes; seconds of compiling a model; the evaluators that could not be measured."""
+def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
+    """What each evaluator takes, by name, and what every model does whatever scores it.
+
+    Returns:
+        Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
+        the evaluators that could not be measured.
+    """
     found: dict[str, Scoring] = {}
     missing = []
     references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
@@ -218,15 +227,19 @@ def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], f
             started = time.perf_counter()
             reference = small.reference(original)
             references[name] = (small, reference, times, time.perf_counter() - started)
-    model = engine.apply(engine.plan(Settings(mode="int4_asym")))  # its answers differ, so that it has to decode some
-    started = time.perf_counter()
-    with prepared.compiled(model) as candidate:
-        compiling = time.perf_counter() - started
-        for name, (small, reference, times, seconds) in references.items():
-            took = timed(lambda small=small, reference=reference: small.evaluate(candidate, reference))  # type: ignore[misc]
-            nbytes = times * sum(array.nbytes for array in reference.values())
-            found[name] = Scoring(times * seconds, times * took, nbytes)
-    return found, compiling, tuple(missing)
+    model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
+    # Its answers differ from the original's, so that some have to be decoded.
+    for _ in range(3):  # the first leaves behind what is there for all models, the others what each one does
+        started = time.perf_counter()
+        with prepared.compiled(model) as candidate:
+            compiling = time.perf_counter() - started
+            for name, (small, reference, times, seconds) in references.items():
+                took = timed(partial(small.evaluate, candidate, reference))
+                nbytes = times * sum(array.nbytes for array in reference.values())
+                found[name] = Scoring(times * seconds, times * took, nbytes)
+        gc.collect()
+        left.append(own_memory())
+    return found, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
 
 
 def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> float:
@@ -244,13 +257,6 @@ def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> floa
                 label = str(sorted(variant.as_dict().items())) + str(settings.awq)
                 kept[weight.name, label] = sum(part.nbytes for part in layout(weight, variant).values())
     return sum(kept.values())
-
-
-def engine_memory_limit() -> int:
-    """Bytes of compressed weights that a worker keeps in memory at most."""
-    from autotune.compression.bank import MEMORY_LIMIT
-
-    return MEMORY_LIMIT
 
 
 def timed(work: Callable[[], Any]) -> float:
