@@ -8,7 +8,8 @@
 embedder, where there is no hub): with an empty cache, with a warm one without scores, and with the scores, too. Its
 seconds are those of the whole command. `nncf` takes the same settings one by one: `nncf.compress_weights` with a
 `statistics_path`, the model saved, optimum-intel's `generate` on one prompt after the other, embeddings and their
-cosine. Its seconds are of those calls alone; reading libraries, and the divergence for the front, are left out. What is
+cosine. Its seconds are of those calls alone; reading libraries, and the divergence for the front, are left out. Beside
+seconds stand those of all cores together, which a busy machine changes less. What is
 done is kept in DIR, so the work can be done in pieces: the same command with `--seconds` goes on.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -79,17 +81,25 @@ def run(work: Path, name: str, seconds: float) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "autotune", "search", str(work / "model.yaml"), "--output", str(folder), "--json"]
     command += ["--timeout", f"{seconds:.0f}s"] if seconds < 1e6 else []
-    started = time.perf_counter()
+    started, cores = time.perf_counter(), cpu_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command, env={**os.environ, "AUTOTUNE_CACHE": str(cache)}, capture_output=True, text=True, check=False
     )
-    spent = known.get(name, {}).get("seconds", 0.0) + time.perf_counter() - started
+    so_far = known.get(name, {})
+    spent = so_far.get("seconds", 0.0) + time.perf_counter() - started
+    cpu = so_far.get("cpu", 0.0) + cpu_seconds(resource.RUSAGE_CHILDREN) - cores
     if done.returncode:
         sys.exit(done.stderr)
     finished = json.loads(done.stdout)["ended"] != "timeout"
     with atomic_write(work / TIMES) as temporary:
-        temporary.write_text(json.dumps({**known, name: {"seconds": spent, "finished": finished}}))
+        temporary.write_text(json.dumps({**known, name: {"seconds": spent, "cpu": cpu, "finished": finished}}))
     print(f"{name}: {spent:.1f} s{'' if finished else ' so far'}; {done.stderr.strip()}", flush=True)
+
+
+def cpu_seconds(of: int) -> float:
+    """Seconds on any core, of this process or of its children that have ended."""
+    used = resource.getrusage(of)
+    return used.ru_utime + used.ru_stime
 
 
 def times(work: Path) -> dict[str, Any]:
@@ -162,13 +172,13 @@ class Peer:
     def reference(self) -> dict[str, Any]:
         """The original's answers and their embeddings, with the seconds they take."""
         model = self.loader.from_pretrained(self.source.path)
-        started = time.perf_counter()
+        started, cores = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF)
         texts = self.answers(model)
         self.original = self.embed(texts)
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, cpu_seconds(resource.RUSAGE_SELF) - cores
         with self.compiled(self.source.path) as original:
             self.divergences = self.perplexity.reference(original)
-        return {"reference": True, "generate": seconds}
+        return {"reference": True, "generate": seconds, "cpu": cpu}
 
     def compiled(self, model: Any) -> Any:
         """A model ready for the evaluator of the divergence."""
@@ -184,7 +194,7 @@ class Peer:
 
         original = self.source.read()
         cached = settings.needs_statistics and not settings.mode.startswith("int8")
-        started = time.perf_counter()
+        started, cores = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF)
         try:
             statistics = self.options.work / "nncf-statistics" if cached else None
             model = nncf_compress(original, settings, self.windows, statistics=statistics)
@@ -204,7 +214,7 @@ class Peer:
         texts = self.answers(ready)
         generated = time.perf_counter()
         similarity = float((self.embed(texts) * self.original).sum(axis=1).mean())
-        ended = time.perf_counter()
+        ended, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF) - cores
         with self.compiled(model) as candidate:
             divergence = self.perplexity.evaluate(candidate, self.divergences)["kl_divergence"].value
         return {
@@ -213,6 +223,7 @@ class Peer:
             "load": loaded - saved,
             "generate": generated - loaded,
             "embed": ended - generated,
+            "cpu": cpu,
             "similarity": similarity,
             "kl_divergence": divergence,
             "footprint": (folder / "openvino_model.bin").stat().st_size,
@@ -257,12 +268,18 @@ def table(options: argparse.Namespace) -> None:
     steps = {step: sum(line.get(step, 0.0) for line in lines) for step in STEPS}
     total = sum(steps.values())
     parts = ", ".join(f"{step} {seconds:.0f}" for step, seconds in steps.items())
-    print(f"NNCF and WhoWhatBench's way: {total:.0f} s for {len(scored)} settings ({parts}); {len(refused)} refused")
+    cores = sum(line.get("cpu", 0.0) for line in lines)
+    print(f"NNCF and WhoWhatBench's way: {total:.0f} s ({cores:.0f} of cores): {parts}")
+    share = len(scored) + len(refused)
+    print(f"these are {share} settings of {len(mine)}, {len(refused)} of them refused; autotune's seconds are for all")
     for name, took in times(options.work).items():
         about = "" if took["finished"] else " (not finished)"
-        print(f"autotune search, {name}{about}: {took['seconds']:.1f} s, {total / took['seconds']:.1f} times faster")
+        seconds, cpu = took["seconds"], took.get("cpu", float("nan"))
+        times_faster = f"{total / seconds:.1f} ({cores / cpu:.1f} by cores) times faster"
+        print(f"autotune search, {name}{about}: {seconds:.1f} s ({cpu:.0f} of cores), {times_faster}")
+    both = [mine[line["trial"]] for line in lines if "trial" in line]  # the settings that NNCF has been asked for, too
     points = {
-        "autotune": np.array([t["values"] for t in mine.values() if t["state"] == "COMPLETE"], np.float64),
+        "autotune": np.array([t["values"] for t in both if t["state"] == "COMPLETE"], np.float64),
         "NNCF": np.array([[line["kl_divergence"], line["footprint"]] for line in scored], np.float64),
     }
     fronts = {name: values[nondominated(values)] for name, values in points.items()}
@@ -271,7 +288,7 @@ def table(options: argparse.Namespace) -> None:
     print(f"front of autotune: {len(on_front)} trials, {similar} of them with a similarity")
     for name, scale in (
         ("KL", lambda values: values),
-        ("log KL", lambda values: np.column_stack([np.log(values[:, 0]), values[:, 1]])),
+        ("log KL", lambda values: np.column_stack([np.log(np.maximum(values[:, 0], 1e-6)), values[:, 1]])),
     ):
         every = scale(np.concatenate(list(points.values())))
         low, spread = every.min(axis=0), np.ptp(every, axis=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import optuna
 
+from autotune.cache import Cache
 from autotune.search.history import History
 from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
 from autotune.threads import usable_cores
@@ -29,6 +31,7 @@ def run(file: Path, folder: Path, trials: int, workers: int, cores: int) -> tupl
     settings = (f"study.trials={trials}", f"study.workers={workers}", "study.sampler=random", "study.racing=false")
     options = [part for setting in settings for part in ("--set", setting)]
     command = [sys.executable, "-m", "autotune", "search", str(file), "--output", str(folder), *options]
+    shutil.rmtree(Cache.resolve().references / "scores", ignore_errors=True)  # all but the scores is to be warm
     subprocess.run(command, check=True, capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, available))
     storage = connect(database_url(folder / DATABASE))
     done = History(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False)).finished

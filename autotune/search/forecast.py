@@ -7,6 +7,7 @@ away again.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import threading
 import time
@@ -14,22 +15,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from autotune.compression.bank import MEMORY_LIMIT
+from autotune.compression.settings import Settings
 from autotune.compression.variants import layout
 from autotune.errors import AutotuneError
 from autotune.search.anchors import anchors, wished
 from autotune.search.memory import own_memory
 from autotune.search.sampling import walk
 from autotune.search.survey import plan_without_calibration
+from autotune.search.worker_pool import WorkerPool
 from autotune.space_model import Parameter, Range
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
-    from autotune.compression.settings import Settings
     from autotune.config import Config
     from autotune.evaluation import Evaluator, LanguageModel, Reference
     from autotune.search.preparation import Preparation
@@ -69,7 +73,8 @@ class Forecast:
         trial_seconds: a trial that is scored in full, on average.
         memory: bytes that a worker holds for itself at most.
         disk: bytes that cache and study take together.
-        not_measured: evaluators whose time is not in here, for they cannot say it from a few texts.
+        not_measured: evaluators whose time is not in here, for they cannot say it from a few texts; and the
+            calibration where the model writes its texts.
     """
 
     seconds: float
@@ -107,24 +112,25 @@ def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -
         calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
         compression = Compression(engine)
         seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
-        scoring, compiling, missing = scored(config, prepared, engine, first[0])
+        scoring, compiling, left, missing = scored(prepared, engine)
+        kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
     deciding = compiling + sum(scoring[name].candidate for name in scoring if name in prepared.deciding)
     stopped = STOPPED if config.study.racing else 0.0
     raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
     later = config.study.trials - len(first)
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
+    synthetic = prepared.needs_calibration and config.calibration.synthetic
     ready = calibration + measuring + sum(one.reference for one in scoring.values())
-    kept = bank_bytes(config, prepared.engine, rng)
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in scoring.values())
     return Forecast(
         seconds=STARTED + ready + compressing + len(first) * full + later * raced,
         preparation_seconds=ready,
         trial_seconds=full + compressing / config.study.trials,
-        memory=round(peak() + min(kept, engine_memory_limit())),
+        memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
         disk=round(kept + statistics_bytes + references + plans + PAGE),
-        not_measured=missing,
+        not_measured=(*(["the calibration"] if synthetic else []), *missing),
     )
 
 
@@ -209,10 +215,13 @@ class Compression:
         return planned + max(0.0, timed(lambda: self.engine.digest(self.engine.apply(plan))) - self.nothing)
 
 
-def scored(
-    config: Config, prepared: Preparation, engine: Engine, settings: Settings
-) -> tuple[dict[str, Scoring], float, tuple[str, ...]]:
-    """Evaluator -> what it takes; seconds of compiling a model; the evaluators that could not be measured."""
+def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
+    """What each evaluator takes, by name, and what every model does whatever scores it.
+
+    Returns:
+        Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
+        the evaluators that could not be measured.
+    """
     found: dict[str, Scoring] = {}
     missing = []
     references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
@@ -225,15 +234,19 @@ def scored(
             started = time.perf_counter()
             reference = small.reference(original)
             references[name] = (small, reference, times, time.perf_counter() - started)
-    model = engine.apply(plan_without_calibration(engine, settings))
-    started = time.perf_counter()
-    with prepared.compiled(model) as candidate:
-        compiling = time.perf_counter() - started
-        for name, (small, reference, times, seconds) in references.items():
-            took = timed(lambda small=small, reference=reference: small.evaluate(candidate, reference))  # type: ignore[misc]
-            nbytes = times * sum(array.nbytes for array in reference.values())
-            found[name] = Scoring(times * seconds, times * took, nbytes)
-    return found, compiling, tuple(missing)
+    model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
+    # Its answers differ from the original's, so that some have to be decoded.
+    for _ in range(3):  # the first leaves behind what is there for all models, the others what each one does
+        started = time.perf_counter()
+        with prepared.compiled(model) as candidate:
+            compiling = time.perf_counter() - started
+            for name, (small, reference, times, seconds) in references.items():
+                took = timed(partial(small.evaluate, candidate, reference))
+                nbytes = times * sum(array.nbytes for array in reference.values())
+                found[name] = Scoring(times * seconds, times * took, nbytes)
+        gc.collect()
+        left.append(own_memory())
+    return found, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
 
 
 def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> float:
@@ -251,13 +264,6 @@ def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> floa
                 label = str(sorted(variant.as_dict().items())) + str(settings.awq)
                 kept[weight.name, label] = sum(part.nbytes for part in layout(weight, variant).values())
     return sum(kept.values())
-
-
-def engine_memory_limit() -> int:
-    """Bytes of compressed weights that a worker keeps in memory at most."""
-    from autotune.compression.bank import MEMORY_LIMIT
-
-    return MEMORY_LIMIT
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.cache import Cache
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
-from autotune.errors import AutotuneError, ConfigError
+from autotune.errors import AutotuneError
 from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
 from autotune.scores import ScoreStore
 from autotune.search.manifest import manifest
+from autotune.search.memory import check_memory
 from autotune.search.report_texts import ReportTexts
 from autotune.search.scoring import Scorer
 from autotune.search.trial import RELATIVE_TO
@@ -431,20 +432,6 @@ class Preparation:
             "variants": (variants.get("variants_computed", 0), variants.get("variants_reused", 0)),
             "scores": (scores.get("measured", 0), scores.get("reused", 0)),
         }
-
-
-def check_memory(limit: int | None, least: int) -> None:
-    """Refuse a `study.memory_limit` in bytes that the original model alone, of `least` bytes, does not fit in.
-
-    Raises:
-        ConfigError: it does not; what a worker needs in all, `autotune plan` tells.
-    """
-    if limit is not None and limit < least:
-        raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
-            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
-            key="study.memory_limit",
-        )
 
 
 def may_look_at_activations(space: SearchSpace) -> bool:
