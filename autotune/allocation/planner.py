@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -95,9 +96,11 @@ class BudgetPlanner:
                 f"{budget:g} bits a weight are fewer than the allowed formats reach; the smallest plan instead"
             )
             limit = smallest
-        plan = solve(self._engine, table, limit)
+        plan = self._solve(limit, budget)
         predicted = table.predicted(plan.variants)
-        verified = [p for p in self.allocator.points if p.plan.footprint <= limit]
+        verified = [p for p in self.allocator.points if p.plan.footprint <= max(limit, plan.footprint)]
+        if budget <= MOST_BITS:
+            verified = [p for p in verified if p.plan.bits_per_weight <= max(budget, plan.bits_per_weight)]
         best = min(verified, key=lambda point: (point.measured.value, point.plan.key), default=None)
         if best is not None and best.measured.value < predicted:
             plan, predicted = best.plan, best.measured.value
@@ -105,6 +108,18 @@ class BudgetPlanner:
                 notes.append("one mode and group size for all weights is the best of this size here")
         notes += protections(table, plan, self.allocator.collapsing())
         return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(predicted))
+
+    def _solve(self, limit: int, budget: float) -> Plan:
+        """A plan of at most so many bytes, and of at most so many bits a weight where the budget counts these."""
+        elements = sum(weight.size for weight in self._engine.weights)
+        while True:
+            plan = solve(self._engine, self.allocator.table, limit)
+            over = (plan.bits_per_weight - budget) * elements / 8 if budget <= MOST_BITS else 0.0
+            smaller = limit - math.ceil(over)
+            # The shapes of grouped weights take bytes and no bits: fewer groups leave room that a weight must not fill.
+            if smaller >= limit or smaller < self.allocator.table.menus.smallest(self._engine).footprint:
+                return plan
+            limit = smaller
 
     def _errors(self, predicted: float) -> dict[str, Any]:
         """What the plan's file tells of the table: the map of errors, and what was foretold."""
