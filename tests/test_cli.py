@@ -113,7 +113,7 @@ def test_a_wrong_file_gives_one_clear_message(
         (["compress", "model", "out", "--allow", "int2"], "--max-size"),
         (["compress", "model", "out", "--no-runtime-compressed"], "--max-size"),
         (["compress", "model", "out", "--max-size", "1 MB", "--text", "text.txt", "--allow", "int5"], "int5"),
-        (["compress", "model", "out", "--max-size", "1 MB", "--text", "t", "--allow", "int3"], "--no-runtime-compressed"),
+        (["compress", "model", "out", "--max-size", "1 MB", "--text", "t", "--allow", "int3"], "--no-runtime"),
         (["evaluate", "model"], "--reference"),
         (["evaluate", "model", "--reference", "model", "--evaluators", "perplexty"], "perplexity"),
         (["cache", "clean"], "clean"),
