@@ -45,9 +45,13 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=DEMO / "search.txt")
     parser.add_argument("--seconds", type=int, default=240)
     parser.add_argument("--together", action="store_true", help="both at once, each with what the other leaves")
+    parser.add_argument("--table", action="store_true", help="of the studies that are there already")
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.table:
+        print_table({space: trials(options.work / space / "study") for space in ("budget", "full")})
+        return
     source = resolve_model(options.model, cache=Cache.resolve(options.work / "export"))
     running = []
     for space in ("budget", "full"):
@@ -91,9 +95,11 @@ def print_table(found: dict[str, list[dict[str, str]]]) -> None:
         space: np.array([[float(row["kl_divergence"]), float(row["footprint"])] for row in rows])
         for space, rows in found.items()
     }
+    # A model that is left as it is has no divergence, and is larger than the reference.
+    points = {space: rows[(rows < reference).all(axis=1)] for space, rows in points.items()}
     least = min(rows[:, 0].min() for rows in points.values())
     print(f"reference: KL divergence {reference[0]:.6f}, {reference[1]:,.0f} bytes")
-    print("| preset | models | hypervolume | by the logarithm |\n|---|---:|---:|---:|")
+    print("| preset | models below it | hypervolume | by the logarithm |\n|---|---:|---:|---:|")
     volumes = {}
     for space, rows in points.items():
         plain = hypervolume(rows / reference, np.ones(2))
