@@ -52,19 +52,24 @@ def call(place: Path) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def searched(call: Run) -> CompletedProcess[str]:
+    """The finished search."""
+    return call("search", "model.yaml")
+
+
 def rows(folder: Path) -> list[dict[str, str]]:
     """trials.csv."""
     with (folder / "trials.csv").open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
-def test_a_study_spends_budgets_beside_ratios(place: Path, call: Run) -> None:
+def test_a_study_spends_budgets_beside_ratios(place: Path, searched: CompletedProcess[str], call: Run) -> None:
     """Each budget's plan keeps its budget, none is beaten at its size, and the report says so and shows the errors."""
     planned = call("plan", "model.yaml")
     assert planned.returncode == 0, planned.stderr
     assert "budgets wait for errors" in planned.stdout
-    done = call("search", "model.yaml")
-    assert done.returncode == 0, done.stderr
+    assert searched.returncode == 0, searched.stderr
     found = rows(place / "study")
     assert {row["state"] for row in found} <= {"COMPLETE", "PRUNED"}, [row["error"] for row in found]
     ours = [row for row in found if row["allocation"] == "budget"]
@@ -84,7 +89,7 @@ def test_a_study_spends_budgets_beside_ratios(place: Path, call: Run) -> None:
     assert 'id="budgets"' in (place / "study" / "report.html").read_text(encoding="utf-8")
 
 
-def test_its_models_are_exported(place: Path, call: Run) -> None:
+def test_its_models_are_exported(place: Path, searched: CompletedProcess[str], call: Run) -> None:
     """With the bytes that the plan said."""
     row = next(row for row in rows(place / "study") if row["budget"] == "5.5")
     exported = call("export", "study", "out", "--trial", row["trial"])
@@ -92,10 +97,11 @@ def test_its_models_are_exported(place: Path, call: Run) -> None:
     assert (place / "out" / "openvino_model.bin").stat().st_size == int(row["footprint"])
 
 
-def test_the_next_study_starts_from_the_measured_errors(place: Path, call: Run) -> None:
+def test_the_next_study_starts_from_the_measured_errors(
+    place: Path, searched: CompletedProcess[str], call: Run
+) -> None:
     """Nothing is compressed or measured again, and the same budgets buy the same plans."""
     again = call("search", "model.yaml", "--output", "warm")
     assert again.returncode == 0, again.stderr
-    assert "measuring weight" not in again.stderr or "variants 0 computed" in again.stderr
     assert "variants 0 computed" in again.stderr
     assert [row["plan"] for row in rows(place / "warm")] == [row["plan"] for row in rows(place / "study")]
