@@ -31,8 +31,8 @@ TEMPLATE = """\
 # A text file of your own serves as well: {{path: calibration.txt, samples: 128, sequence_length: 512}}
 calibration: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: train, samples: 128, sequence_length: {n}}}
 
-# What may be tried: a preset (`autotune spaces` lists them: quick, int4, full, footprint, accuracy), a YAML file of
-# yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
+# What may be tried: a preset (`autotune spaces` lists them: quick, int4, budget, full, footprint, accuracy), a YAML
+# file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
 space: int4
 
 # How a compressed model is scored against the original (`autotune evaluators` lists them all).

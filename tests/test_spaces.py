@@ -18,7 +18,7 @@ from autotune.errors import ConfigError
 from autotune.spaces import ORDER, Choices, Range, active_parameters, load_space, presets, space_schema
 
 HERE = Path(__file__).parent
-PRESETS = ("accuracy", "footprint", "full", "int4", "quick")
+PRESETS = ("accuracy", "budget", "footprint", "full", "int4", "quick")
 FULL = {
     "mode": list(MODES),
     "codebook": [-1.0, -0.25, 0.0, 0.5, 1.0],
@@ -66,7 +66,7 @@ def test_every_preset_is_there_and_reads() -> None:
 def test_no_point_of_a_preset_is_invalid(name: str) -> None:
     """Every point that a preset can draw is a valid setting (a continuous ratio stands in by its ends and middle)."""
     data = load_space(name, base_dir=HERE).as_dict()
-    if isinstance(data["ratio"], dict):
+    if isinstance(data.get("ratio"), dict):
         data["ratio"] = [data["ratio"]["low"], 0.9, data["ratio"]["high"]]
     space = load_space(data, base_dir=HERE)
     points = space.enumerate(100_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,10 @@ REFINED_AT = 12
 """Sizes at which decisions are looked at before a weight is measured a second time."""
 RIVALS = 1.5
 """Uniform plans are measured where their prediction is at most so many times what the best plan measured."""
+REACH = 0.25
+"""How far, in the logarithm of the size, verified plans correct each other."""
+SAFE_BITS = 4
+"""Formats of fewer bits have errors that do not add up well."""
 DIGITS = 6
 """Significant digits of a measured divergence that count: the last bits depend on the number of threads."""
 COLLAPSE = 10.0
@@ -236,6 +241,15 @@ class Allocator:
                 most[name] = (share, index)
         return [(name, index) for name, (_, index) in sorted(most.items(), key=lambda item: (-item[1][0], item[0]))]
 
+    def table_at(self, limit: int) -> ErrorTable:
+        """The table as the verified plans of about this size correct it: far away, the sum goes wrong in other ways."""
+        learned = [point for point in self.points if point.measured.value > 0]
+        if not learned:
+            return self.table
+        nearness = [math.exp(-0.5 * (math.log(p.plan.footprint / limit) / REACH) ** 2) for p in learned]
+        plans = [point.plan.variants for point in learned]
+        return corrected_by(self.table, plans, [point.measured.value for point in learned], nearness)
+
     def _correct(self, sizes: Sequence[int]) -> None:
         """Verify the plans of these sizes, learn from them, solve again, until they hold what they promise."""
         for _ in range(ROUNDS):
@@ -249,23 +263,32 @@ class Allocator:
             if agreed:
                 return
 
-    def _solutions(self, sizes: Sequence[int]) -> Iterator[Plan]:
-        for size in sizes:
-            try:
-                yield solve(self._engine, self.table, size)
-            except PlanError:  # a neighbour that is too small
-                continue
+    def _solutions(self, sizes: Sequence[int]) -> list[tuple[Plan, float]]:
+        """The plan of each size, with its prediction; a second one without formats of few bits where there are any.
 
-    def _verify(self, plans: Iterator[Plan] | Sequence[Plan], uniform: bool = False) -> list[Point]:
+        Errors of few bits are beyond what a sum of small ones foretells, so what they promise has a rival.
+        """
+        found = []
+        for size in sizes:
+            table = self.table_at(size)
+            choices = (choice.variant for each in table.menus.choices.values() for choice in each)
+            risky = any(variant is not None and variant.format.bits < SAFE_BITS for variant in choices)
+            for one in (table, *([table.at_least(SAFE_BITS)] if risky else [])):
+                with suppress(PlanError):  # a neighbour that is too small
+                    plan = solve(self._engine, one, size)
+                    found.append((plan, table.predicted(plan.variants)))
+        return found
+
+    def _verify(self, plans: Sequence[tuple[Plan, float]], uniform: bool = False) -> list[Point]:
         known = {point.plan.key for point in self.points}
         found: list[Point] = []
-        for plan in plans:
+        for plan, predicted in plans:
             if plan.key in known:
                 continue
             known.add(plan.key)
             self._stage(f"verifying a plan of {plan.footprint:,} bytes")
             measured = self._measured(dict(plan.variants), self._full)
-            found.append(Point(plan, self.table.predicted(plan.variants), measured, uniform))
+            found.append(Point(plan, predicted, measured, uniform))
         self.points += found
         return found
 
@@ -273,11 +296,12 @@ class Allocator:
         """Measure the uniform plans that each size would allow and that may be best, so that nothing is worse."""
         fitting = []
         for size in sizes:
-            below = [plan for plan in self.table.menus.uniform if plan.footprint <= size]
+            table = self.table_at(size)
+            below = [plan for plan in table.menus.uniform if plan.footprint <= size]
             own = [point.measured.value for point in self.points if point.plan.footprint <= size]
-            predicted = [self.table.predicted(plan.variants) for plan in below]
+            predicted = [table.predicted(plan.variants) for plan in below]
             limit = max(RIVALS * min(own, default=0.0), min(predicted, default=0.0))
-            fitting += [plan for plan, value in zip(below, predicted, strict=True) if value <= limit]
+            fitting += [(plan, value) for plan, value in zip(below, predicted, strict=True) if value <= limit]
         self._verify(fitting, uniform=True)
 
     def _values(self, name: str, variant: Variant) -> Array:

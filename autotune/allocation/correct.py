@@ -24,7 +24,12 @@ FACTORS = (0.5, 2.0)
 COEFFICIENTS = (-0.5, 0.5)
 
 
-def corrected_by(table: ErrorTable, plans: Sequence[Mapping[str, Variant]], measured: Sequence[float]) -> ErrorTable:
+def corrected_by(
+    table: ErrorTable,
+    plans: Sequence[Mapping[str, Variant]],
+    measured: Sequence[float],
+    importance: Sequence[float] | None = None,
+) -> ErrorTable:
     """The table whose predictions come closer to the measured divergences.
 
     Divergences of weights that work on each other, those of one block first of all, add up to a little more or less
@@ -37,6 +42,7 @@ def corrected_by(table: ErrorTable, plans: Sequence[Mapping[str, Variant]], meas
         table: the predictions.
         plans: variants by weight.
         measured: KL divergence of each plan, nats a token, positive.
+        importance: of each plan's residual, 0 to 1; by default all are alike.
     """
     plain = table.corrected({name: 1 / factor for name, factor in table.correction.items()}, {})
     names = list(plain.menus.choices)
@@ -51,7 +57,8 @@ def corrected_by(table: ErrorTable, plans: Sequence[Mapping[str, Variant]], meas
         [shares, together, shares.sum(axis=1, keepdims=True), together.sum(axis=1, keepdims=True)], axis=1
     )
     prior = [PRIOR_WEIGHT] * len(names) + [PRIOR_PAIRS] * len(blocks) + [PRIOR_COMMON] * 2
-    step = np.linalg.solve(design.T @ design + np.diag(prior), design.T @ (1.0 - shares.sum(axis=1)))
+    counted = design.T * (1.0 if importance is None else np.asarray(importance, np.float64))
+    step = np.linalg.solve(counted @ design + np.diag(prior), counted @ (1.0 - shares.sum(axis=1)))
     of_weights, of_blocks = step[: len(names)] + step[-2], step[len(names) : -2] + step[-1]
     factors = np.clip(1.0 + of_weights, *FACTORS).tolist()
     coefficients = np.clip(of_blocks, *COEFFICIENTS).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from autotune.allocation.allocator import Allocator, Stage, Texts, protections
 from autotune.allocation.menus import Menus
 from autotune.allocation.probe import Probe
 from autotune.allocation.solve import solve
+from autotune.allocation.table import ErrorTable
 from autotune.compression.engine import Engine
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS
@@ -85,19 +87,22 @@ class BudgetPlanner:
         Raises:
             PlanError: fewer bytes than the smallest plan has.
         """
-        table, limit = self.allocator.table, bytes_of(self._engine, budget)
+        limit = bytes_of(self._engine, budget)
         notes = []
         if self._most is not None and limit > self._most:
             limit = int(self._most)
-        smallest = table.menus.smallest(self._engine).footprint
+        smallest = self.allocator.table.menus.smallest(self._engine).footprint
         if budget <= MOST_BITS and limit < smallest:
             notes.append(
                 f"{budget:g} bits a weight are fewer than the allowed formats reach; the smallest plan instead"
             )
             limit = smallest
-        plan = solve(self._engine, table, limit)
+        table = self.allocator.table_at(max(limit, smallest))
+        plan = self._solve(table, limit, budget)
         predicted = table.predicted(plan.variants)
-        verified = [p for p in self.allocator.points if p.plan.footprint <= limit]
+        verified = [p for p in self.allocator.points if p.plan.footprint <= max(limit, plan.footprint)]
+        if budget <= MOST_BITS:
+            verified = [p for p in verified if p.plan.bits_per_weight <= max(budget, plan.bits_per_weight)]
         best = min(verified, key=lambda point: (point.measured.value, point.plan.key), default=None)
         if best is not None and best.measured.value < predicted:
             plan, predicted = best.plan, best.measured.value
@@ -105,6 +110,18 @@ class BudgetPlanner:
                 notes.append("one mode and group size for all weights is the best of this size here")
         notes += protections(table, plan, self.allocator.collapsing())
         return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(predicted))
+
+    def _solve(self, table: ErrorTable, limit: int, budget: float) -> Plan:
+        """A plan of at most so many bytes, and of at most so many bits a weight where the budget counts these."""
+        elements = sum(weight.size for weight in self._engine.weights)
+        while True:
+            plan = solve(self._engine, table, limit)
+            over = (plan.bits_per_weight - budget) * elements / 8 if budget <= MOST_BITS else 0.0
+            smaller = limit - math.ceil(over)
+            # The shapes of grouped weights take bytes and no bits: fewer groups leave room that a weight must not fill.
+            if smaller >= limit or smaller < table.menus.smallest(self._engine).footprint:
+                return plan
+            limit = smaller
 
     def _errors(self, predicted: float) -> dict[str, Any]:
         """What the plan's file tells of the table: the map of errors, and what was foretold."""

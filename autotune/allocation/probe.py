@@ -51,10 +51,13 @@ class Probe:
             tokenizer: the model's.
             device, ov_config: as for `OpenVINOLanguageModel`.
         """
-        self._originals = {name: _tensor(values) for name, values in original_values(model, weights).items()}
+        probe, self._turned = with_weights_as_inputs(model, weights)
+        self._originals = {
+            name: self._as_input(name, values) for name, values in original_values(model, weights).items()
+        }
         self._inputs = {input_name(name): tensor for name, tensor in self._originals.items()}
         self._model = _Counting(
-            with_weights_as_inputs(model, weights),
+            probe,
             tokenizer,
             device=device,
             ov_config=ov_config,
@@ -69,11 +72,14 @@ class Probe:
     @contextmanager
     def replaced(self, values: Mapping[str, Array]) -> Iterator[OpenVINOLanguageModel]:
         """The model with these weights, float32 in the shape of their constants, until the block ends."""
-        self._inputs.update({input_name(name): _tensor(value) for name, value in values.items()})
+        self._inputs.update({input_name(name): self._as_input(name, value) for name, value in values.items()})
         try:
             yield self._model
         finally:
             self._inputs.update({input_name(name): self._originals[name] for name in values})
+
+    def _as_input(self, name: str, values: Array) -> ov.Tensor:
+        return _tensor(values.swapaxes(-1, -2) if name in self._turned else values)
 
     def score(self, values: Mapping[str, Array], evaluator: Evaluator, reference: Reference) -> Measurement:
         """KL divergence to the original with these weights replaced."""
@@ -106,22 +112,60 @@ def original_values(model: ov.Model, weights: Mapping[str, Weight]) -> dict[str,
     return {name: read_f32(constants[name]) for name in weights}
 
 
-def with_weights_as_inputs(model: ov.Model, weights: Mapping[str, Weight]) -> ov.Model:
-    """A copy of the model with a float32 Parameter in the place of each weight and of the Convert behind it."""
+def with_weights_as_inputs(model: ov.Model, weights: Mapping[str, Weight]) -> tuple[ov.Model, frozenset[str]]:
+    """A copy of the model with a float32 Parameter in the place of each weight and of the Convert behind it.
+
+    Returns:
+        The copy, and the names of the weights that it takes with their last two axes exchanged. These are the experts
+        of mixtures: products with a batch of transposed matrices become an operation in the CPU plugin that takes
+        constants only, and those with matrices as they are do not.
+    """
     import openvino as ov
     from openvino import opset15 as ops
 
     copy = model.clone()
     constants = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
-    added = []
+    added, turned = [], []
     for name, weight in weights.items():
         old = constants[name]
-        parameter = ops.parameter(list(weight.shape), np.float32, name=input_name(name))
+        products = _products(old) if len(weight.shape) > 2 else []
+        shape = list(weight.shape)
+        if products:
+            turned.append(name)
+            shape[-2:] = shape[:-3:-1]
+        parameter = ops.parameter(shape, np.float32, name=input_name(name))
         parameter.output(0).set_names({input_name(name)})
         added.append(parameter)
-        for target in list(old.output(0).get_target_inputs()):
-            _feed(target, parameter, old)
-    return ov.Model(copy.get_results(), copy.get_sinks(), [*copy.get_parameters(), *added], "probe")
+        if products:
+            for product in products:
+                _turn(product, parameter)
+        else:
+            for target in list(old.output(0).get_target_inputs()):
+                _feed(target, parameter, old)
+    inputs = [*copy.get_parameters(), *added]
+    return ov.Model(copy.get_results(), copy.get_sinks(), inputs, "probe"), frozenset(turned)
+
+
+def _products(constant: ov.Node) -> list[ov.Node]:
+    """The MatMuls that a constant is the second factor of, directly or behind a Convert; none where it feeds others."""
+    found = []
+    for target in constant.output(0).get_target_inputs():
+        node = target.get_node()
+        behind = node.output(0).get_target_inputs() if node.get_type_name() == "Convert" else [target]
+        found += [(each.get_node(), each.get_index()) for each in behind]
+    only = all(node.get_type_name() == "MatMul" and port == 1 for node, port in found)
+    plain = only and all(node.get_output_element_type(0).get_type_name() == "f32" for node, _ in found)
+    return [node for node, _ in found] if plain else []
+
+
+def _turn(product: ov.Node, parameter: ov.Node) -> None:
+    """Replace a MatMul by one whose second factor is the parameter, transposed the other way."""
+    from openvino import opset15 as ops
+
+    known = product.get_attributes()
+    new = ops.matmul(product.input_value(0), parameter, known["transpose_a"], not known["transpose_b"])
+    for target in list(product.output(0).get_target_inputs()):
+        target.replace_source_output(new.output(0))
 
 
 def _feed(target: Any, parameter: ov.Node, old: ov.Node) -> None:

@@ -28,6 +28,9 @@ Divergence = Callable[[str, Variant], float]
 
 Progress = Callable[[int, int], None]
 
+DEAR = 1e3
+"""Nats a token that no variant costs."""
+
 _NUMBER = re.compile(r"[./](\d+)[./]")
 
 
@@ -94,6 +97,14 @@ class ErrorTable:
             found[name] = [max(cost + weight * math.sqrt(cost), 0.1 * cost) for cost in self.costs(name)]
         return found
 
+    def at_least(self, bits: int) -> ErrorTable:
+        """The table of the same choices, those of fewer bits so dear that none is taken where there is another."""
+        dear = {
+            name: {i: DEAR for i, c in enumerate(choices) if c.variant is not None and c.variant.format.bits < bits}
+            for name, choices in self.menus.choices.items()
+        }
+        return replace(self, measured={name: {**self.measured.get(name, {}), **dear[name]} for name in dear})
+
     def with_measured(self, name: str, index: int, divergence: float) -> ErrorTable:
         """The table with one more measurement."""
         known = {**self.measured.get(name, {}), index: divergence}
@@ -126,7 +137,7 @@ def pair_terms(contributions: Mapping[str, float]) -> dict[str, float]:
 def _rate(error: float, errors: Iterable[float], known: Mapping[int, float]) -> float:
     """Nats a token for a unit of output error, from the measured choice whose error is the nearest as a ratio."""
     errors = tuple(errors)
-    able = [index for index in known if errors[index] > 0]
+    able = [index for index in known if errors[index] > 0 and known[index] < DEAR]
     if not able or error <= 0:
         return 0.0
     nearest = min(able, key=lambda index: (abs(math.log(errors[index] / error)), index))

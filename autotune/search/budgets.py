@@ -56,7 +56,13 @@ def open_planner(prepared: Preparation) -> BudgetPlanner:
     limit = config.constraints.get("footprint")
     most = limit.value if limit is not None and limit.op == "<=" else None
     with locked(prepared.cache.bank / fingerprint("allocation", prepared.source.fingerprint, short.key)):
-        return BudgetPlanner(engine, menus, open_probe, short=short, full=full, most=most, stage=prepared.stage)
+        planner = BudgetPlanner(engine, menus, open_probe, short=short, full=full, most=most, stage=prepared.stage)
+    known = planner.allocator
+    prepared.stage(
+        f"errors of {len(weights)} weights from {known.measurements} measurements, {len(known.points)} plans verified: "
+        f"{known.token_forwards:,} token-forwards in all"
+    )
+    return planner
 
 
 def allowed_menus(config: Config, engine: Engine) -> Menus:

@@ -24,7 +24,7 @@ ROUNDS = 2
 ROWS = 512
 """Tokens of the product that is timed."""
 
-EFFICIENCY = 0.5
+EFFICIENCY = 0.8
 """What a model reaches of the speed of one product: attention, norms and logits take their share."""
 
 
