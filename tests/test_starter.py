@@ -11,7 +11,7 @@ import pytest
 from autotune import registry
 from autotune.config import Config, load_config
 from autotune.first_look import Facts, look_at
-from autotune.starter import starter_yaml
+from autotune.starter import Sources, starter_yaml
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,22 @@ def test_a_local_folder_with_local_texts_validates(tmp_path: Path, name: str) ->
     assert config.model == str(tmp_path / name)
     assert config.calibration.path == tmp_path / "calibration.txt"
     assert config.evaluators["perplexity"] == {"path": str(tmp_path / "search.txt")}
+
+
+def test_own_texts_stand_in_place_of_the_hubs(tmp_path: Path) -> None:
+    """Files, whatever their names, or text that the model writes; no dataset of the hub is left, and it is valid."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    for name in ("a, b: c.txt", "prompts.txt"):
+        (tmp_path / name).write_text("Some words.\n")
+    text = starter_yaml("./m", sources=Sources("a, b: c.txt", "synthetic", "prompts.txt", "minilm"))
+    assert "Salesforce" not in text.replace("# A text", "")
+    (tmp_path / "model.yaml").write_text(text)
+    config = load_config(tmp_path / "model.yaml")
+    assert config.calibration.path == tmp_path / "a, b: c.txt"
+    assert config.evaluators["perplexity"] == {"synthetic": True, "sequence_length": 512, "samples": 64}
+    assert config.evaluators["similarity"]["prompts"] == str(tmp_path / "prompts.txt")
+    assert config.evaluators["similarity"]["embedder"] == "minilm"
 
 
 def test_the_schema_line_is_the_first_where_the_schema_is() -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,43 @@ def test_the_cards_snippets_run(exported: tuple[Path, str]) -> None:
         assert done.stdout.strip()
 
 
+def test_the_exported_folder_scores_as_its_trial(exported: tuple[Path, str], run: Any) -> None:
+    """`autotune evaluate` with the study's evaluators gives the scores that the study found, and the card tells."""
+    out, _ = exported
+    done = run("evaluate", str(out), "--config", "study/model.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((out / "autotune.json").read_text(encoding="utf-8"))["scores"]
+    found = json.loads(done.stdout)
+    assert {"kl_divergence", "similarity", "perplexity"} <= set(found) <= set(scores)
+    for name, measured in found.items():
+        assert measured["value"] == pytest.approx(scores[name]["value"], rel=1e-6, abs=1e-9), name
+
+
+def test_optimum_and_genai_agree_on_an_exported_folder(exported: tuple[Path, str]) -> None:
+    """Five prompts, the same greedy answer from both."""
+    openvino_genai = pytest.importorskip("openvino_genai")
+    from transformers import AutoTokenizer
+
+    out, _ = exported
+    properties = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "KV_CACHE_PRECISION": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optimum's and torch's own
+        from optimum.intel import OVModelForCausalLM
+
+        model = OVModelForCausalLM.from_pretrained(out, ov_config=properties)
+    pipe = openvino_genai.LLMPipeline(str(out), "CPU", **properties)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    config = openvino_genai.GenerationConfig(max_new_tokens=12, do_sample=False, apply_chat_template=False)
+    for prompt in ("Mira keeps", "The town of", "Once", "Dear Ruth,", "It rained on"):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert pipe.generate(prompt, config) == tokenizer.decode(answer, skip_special_tokens=True), prompt
+
+
 def test_every_trial_has_the_same_bytes_again(
     searched: subprocess.CompletedProcess[str], workplace: Path, run: Any
 ) -> None:
@@ -66,6 +104,34 @@ def test_every_trial_has_the_same_bytes_again(
         done = run("reproduce", "study", "--trial", row["trial"], "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout)["same"] is True
+
+
+def test_every_algorithm_has_the_same_bytes_again(
+    workplace: Path, tiny_llama_hf: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten trials between them with every algorithm and several formats, each built again on an empty cache."""
+    from autotune.compression.settings import ALGORITHMS
+    from autotune.reporting.results import load_results
+    from autotune.reproduce import reproduce
+
+    text = (workplace / "model.yaml").read_text(encoding="utf-8")
+    head, tail = text[: text.index("space:")], text[text.index("evaluators:") :]
+    for name in ("calibration.txt", "search.txt", "prompts.txt"):
+        head, tail = (part.replace(f"path: {name}", f"path: {workplace / name}") for part in (head, tail))
+        tail = tail.replace(f"prompts: {name}", f"prompts: {workplace / name}")
+    space = "space: {mode: [int4_asym, nf4, mxfp4, int3_sym], group_size: [32, 64], ratio: [0.6, 1.0]"
+    space += "".join(f", {name}: [false, true]" for name in ALGORITHMS) + "}\n"
+    (tmp_path / "model.yaml").write_text(head + space + tail.replace("trials: 8", "trials: 10"), encoding="utf-8")
+    done = run("search", "model.yaml", "--set", "study.sampler=random", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(workplace / "cache"))
+    complete = [record for record in load_results(tmp_path / "study").records.values() if record.complete]
+    assert len(complete) == 10
+    for name in ALGORITHMS:
+        assert any(record.settings.get(name) for record in complete), name
+    for record in complete:
+        again = reproduce(tmp_path / "study", record.number, storage=None, stage=lambda _: None)
+        assert again.same, (record.settings, again)
 
 
 def test_a_changed_text_is_named(
