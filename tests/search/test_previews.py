@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from autotune.search.preparation import Preparation
+from autotune.scores import ScoreStore
 from autotune.search.racing import Race, Rival
+from autotune.search.scoring import Scorer
 from autotune.testing import FakeLanguageModel
 from evaluators import similarity
 from evaluators.similarity import ANSWER_METRICS, METRICS, Similarity
@@ -34,19 +36,21 @@ def score(objectives: dict[str, Any], rival: float, **options: Any) -> tuple[dic
     """Scores of a disturbed model in a race against one of the same size and the divergence `rival`; and the model."""
     evaluator, original = Similarity(prompts=PROMPTS, max_new_tokens=12, **options), FakeLanguageModel()
     model = FakeLanguageModel(noise=0.5)
-    prepared = Preparation(
-        SimpleNamespace(objectives=objectives, constraints={}, cache=SimpleNamespace(directory=None, limit=1)), print
-    )  # type: ignore[arg-type]
-
-    @contextmanager
-    def compiled(_: Any) -> Iterator[Any]:
-        yield model
-
-    prepared.__dict__.update(evaluators={"similarity": evaluator}, compiled=compiled)
-    prepared.__dict__["references"] = {"similarity": evaluator.reference(original)}
-    values = {"answer_kl_divergence": rival, "similarity": 0.0, "footprint": 1.0}
-    race = Race(objectives, [Rival(0, {name: values[name] for name in objectives}, {})], {"footprint": 1.0})
-    return dict(prepared.score(object(), race)), model
+    with TemporaryDirectory() as folder:
+        scorer = Scorer(
+            evaluators={"similarity": evaluator},
+            deciding={"similarity"} if set(objectives) & set(evaluator.metrics) else set(),
+            wanted=set(objectives),
+            references=lambda: {"similarity": evaluator.reference(original)},
+            compiled=nullcontext,
+            stage=lambda text: None,
+            store=ScoreStore(Path(folder)),
+            key=lambda name, plan: name,
+        )
+        values = {"answer_kl_divergence": rival, "similarity": 0.0, "footprint": 1.0}
+        race = Race(objectives, [Rival(0, {name: values[name] for name in objectives}, {})], {"footprint": 1.0})
+        candidate: Any = SimpleNamespace(plan=None, model=model, digest=None)
+        return scorer.candidate(candidate, race), model
 
 
 def test_a_beaten_model_is_not_decoded() -> None:
@@ -66,3 +70,30 @@ def test_what_decides_is_always_measured() -> None:
     assert set(score({"similarity": "maximize", "footprint": "minimize"}, rival=0.0)[0]) == set(METRICS)
     objectives = {"answer_kl_divergence": "minimize", "footprint": "minimize"}
     assert set(score(objectives, rival=0.0, decode="always")[0]) == set(METRICS)
+
+
+def test_what_a_race_left_out_is_measured_when_it_is_wanted() -> None:
+    """Kept scores of a beaten model are the cheap part alone; without a race the rest follows, and is kept as well."""
+    evaluator, model = Similarity(prompts=PROMPTS, max_new_tokens=12), FakeLanguageModel(noise=0.5)
+    reference = {"similarity": evaluator.reference(FakeLanguageModel())}
+    objectives: Any = {"answer_kl_divergence": "minimize", "footprint": "minimize"}
+    candidate: Any = SimpleNamespace(plan=None, model=model, digest=None)
+    with TemporaryDirectory() as folder:
+        scorer = Scorer(
+            {"similarity": evaluator},
+            {"similarity"},
+            set(objectives),
+            lambda: reference,
+            nullcontext,
+            lambda text: None,
+            ScoreStore(Path(folder)),
+            lambda name, plan: name,
+        )
+        beaten_by = Rival(0, {"answer_kl_divergence": 0.0, "footprint": 1.0}, {})
+        assert set(scorer.candidate(candidate, Race(objectives, [beaten_by], {"footprint": 1.0}))) == set(
+            ANSWER_METRICS
+        )
+        assert set(scorer.candidate(candidate)) == set(METRICS)
+        scans = model.calls["scan"]
+        assert set(scorer.candidate(candidate)) == set(METRICS)
+        assert model.calls["scan"] == scans
