@@ -2,7 +2,8 @@
 
     python benchmarks/engine.py                                   # the demo model
     python benchmarks/engine.py --model DIR --calibration FILE --repeats 3
-    python benchmarks/engine.py --model DIR --random-tokens --samples 16 --sequence-length 128 --only int4
+    python benchmarks/engine.py --model DIR --random-tokens --samples 16 --sequence-length 128 \\
+        --rows int8_asym "int4_asym g64 SE"
 
 Every figure is measured in a process of its own, autotune's and NNCF's in turn, and the table shows medians. Seconds
 are those of calibration and compression; loading libraries and the model, and writing the result, are left out.
@@ -47,6 +48,11 @@ ROWS = {
     )
 }
 SIDES = ("autotune", "NNCF")
+LIBRARIES = {
+    "": (),
+    "autotune": ("autotune.compression.engine", "scipy.linalg", "scipy.sparse.csgraph", "threadpoolctl"),
+    "NNCF": ("nncf",),
+}
 PRECISIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
@@ -108,8 +114,8 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """In a process of its own: one piece of work."""
     windows = np.load(job["windows"])
     model = ov.Core().read_model(Path(job["model"]) / "openvino_model.xml")
-    if job["side"] == "NNCF":
-        importlib.import_module("nncf")  # loading it is not what is measured
+    for library in LIBRARIES[job["side"]]:
+        importlib.import_module(library)  # loading it is not what is measured
 
     with peak_memory() as peak:
         start = time.perf_counter()
@@ -183,7 +189,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", help="rows whose label contains this")
+    parser.add_argument("--rows", nargs="*", choices=[*PASSES, *ROWS], default=[*PASSES, *ROWS], metavar="ROW")
     parser.add_argument("--without-nncf", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -201,7 +207,7 @@ def main() -> None:
         common = {"model": str(options.model), "windows": str(windows)}
         print("| passes | s | MB |\n|---|---:|---:|")
         for row in PASSES:
-            if options.only in row:
+            if row in options.rows:
                 found = [in_process({**common, "row": row, "side": ""}) for _ in range(options.repeats)]
                 seconds, peak = (median(one[key] for one in found) for key in ("seconds", "memory"))
                 print(f"| {row} | {seconds:.2f} | {peak / 1e6:,.0f} |", flush=True)
@@ -209,7 +215,7 @@ def main() -> None:
         print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
         sides = SIDES[:1] if options.without_nncf else SIDES
         for row in ROWS:
-            if options.only in row:
+            if row in options.rows:
                 print(f"| {row} | {measurements(row, common, sides, options.repeats)} |", flush=True)
 
 

@@ -1,7 +1,7 @@
-"""Put the figures of README's table into the pages of docs/knobs: `python benchmarks/knob_tables.py`.
+"""Put the figures of README and docs/figures.md into the pages of docs/knobs: `python benchmarks/knob_tables.py`.
 
 A page names its rows in a comment, ``<!-- measured: int4_asym g64 | int4_asym g64 ratio 0.8 * -->``; what follows the
-comment is written anew. So a figure is measured in one place (benchmarks/quality.py prints the table of README).
+comment is written anew. So a figure is measured in one place (benchmarks/quality.py prints both tables).
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ PAGES = ROOT / "docs" / "knobs"
 MARK = re.compile(r"<!-- measured: (.*?) -->")
 
 
-def measured(readme: str) -> dict[str, tuple[str, str]]:
+def tables() -> str:
+    """The texts that hold the figures."""
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/figures.md"))
+
+
+def measured(texts: str) -> dict[str, tuple[str, str]]:
     """Setting -> (bytes, KL divergence with its standard error), in the table's order."""
     found: dict[str, tuple[str, str]] = {}
-    for line in readme.splitlines():
+    for line in texts.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if len(cells) >= 3 and re.fullmatch(r"[\d,]+", cells[1]) and "±" in cells[2]:
             found.setdefault(cells[0], (cells[1], cells[2]))
@@ -32,7 +37,7 @@ def table(wanted: str, known: dict[str, tuple[str, str]]) -> str:
         begins = name.removesuffix("*").strip() if name.endswith("*") else None
         rows += [key for key in known if key == name or (begins and key.startswith(begins) and key != begins)]
     if len(rows) < 2:
-        return "There is no figure for it in README's table yet.\n"
+        return "There is no figure for it yet.\n"
     first = float(known[rows[0]][1].split("±")[0])
     lines = ["| setting | bytes | KL divergence | to the first row |", "|---|---:|---:|---:|"]
     for row in dict.fromkeys(rows):
@@ -52,7 +57,7 @@ def filled(page: str, known: dict[str, tuple[str, str]]) -> str:
 
 
 def main() -> None:
-    known = measured((ROOT / "README.md").read_text(encoding="utf-8"))
+    known = measured(tables())
     for page in sorted(PAGES.glob("*.md")):
         page.write_text(filled(page.read_text(encoding="utf-8"), known), encoding="utf-8")
     print(f"{len(known)} rows", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py                       # the demo model
     python benchmarks/quality.py --model DIR --calibration FILE --text FILE
-    python benchmarks/quality.py --knobs               # ours alone: what docs/knobs/figures.md quotes
+    python benchmarks/quality.py --knobs               # ours alone: what docs/figures.md quotes
 
 NNCF runs with its defaults on the same model and the same calibration windows. KL divergence is scored in f32 over
 windows of the text. The last column is the difference of the two divergences in standard errors of the paired
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=32, help="scored windows of 512 tokens")
     parser.add_argument("--without-nncf", action="store_true")
-    parser.add_argument("--knobs", action="store_true", help="instead, the rows of docs/knobs/figures.md")
+    parser.add_argument("--knobs", action="store_true", help="instead, the rows of docs/figures.md")
     parser.add_argument("--only", default="", help="rows whose label contains this")
     options = parser.parse_args()
 

@@ -186,7 +186,7 @@ def quantize_with_best_scales(
         fmt: a format whose scales are free numbers.
     """
     stored = quantize_columns(rows, stored_value(scale, fmt), zero, spread, fmt)
-    estimated = estimate_scale(rows, scale, zero, spread.importance, fmt, shrink_factors=SHRINK_FACTORS)
+    estimated = estimate_scale(rows, scale, zero, spread.importance, fmt, shrink_factors=SHRINK_FACTORS, finer=())
     best = stored.or_better(quantize_columns(rows, *estimated, spread, fmt))
     fitted, gain = fit_scales(rows, best.codes, best.scale, best.zero, moment, fmt, damping=spread.damping)
     return Quantized(best.codes, fitted, best.zero, best.loss - gain)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.compression.formats import (
     Array,
@@ -24,8 +25,11 @@ from autotune.compression.formats import (
 
 __all__ = ["blocks_of", "estimate_scale", "fit_scales", "output_error"]
 
-SHRINK_FACTORS = tuple(np.linspace(1.0, 0.6, 17, dtype=np.float32).tolist())
+SHRINK_FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6)
 """Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
+
+FINER = (0.05, 0.025)
+"""Then the shares beside the best so far, at these distances."""
 
 REFINEMENTS = 2
 MAX_BLOCK = 128
@@ -72,20 +76,6 @@ def output_error(error: Array, blocks: Array) -> Array:
     return np.asarray(products.T.reshape(rows, groups, -1).sum(axis=-1, keepdims=True))
 
 
-def _candidates(
-    rows: Array, scale: Array, fmt: Format, shrink_factors: Sequence[float]
-) -> list[tuple[Array, Array | None]]:
-    """Scale and zero point for each share of the range."""
-    if not fmt.has_zero_point:
-        return [(scale * np.float32(factor), None) for factor in shrink_factors]
-    low = np.minimum(rows.min(axis=-1, keepdims=True), 0)
-    pairs: list[tuple[Array, Array | None]] = []
-    for factor in shrink_factors:
-        shrunk = scale * np.float32(factor)
-        pairs.append((shrunk, zero_point(low * np.float32(factor), shrunk, fmt)))
-    return pairs
-
-
 def estimate_scale(
     rows: Array,
     scale: Array,
@@ -94,11 +84,13 @@ def estimate_scale(
     fmt: Format,
     *,
     shrink_factors: Sequence[float] = SHRINK_FACTORS,
+    finer: Sequence[float] = FINER,
 ) -> tuple[Array, Array | None]:
     """Search each group's scale (and zero point) for the least output error; never worse than the start.
 
-    First shares of the range, then zero points beside the best one, then the scale that is best in closed form for
-    the integers at hand, s = (t H w) / (t H t), requantizing after each step and accepting what lowers the error.
+    First shares of the range, coarse and then finer, then zero points beside the best one, then the scale that is best
+    in closed form for the integers at hand, s = (t H w) / (t H t), requantizing after each step and accepting what
+    lowers the error.
 
     Args:
         rows: float32 [R, G, g].
@@ -106,13 +98,18 @@ def estimate_scale(
         moment: float32 [K, K], K = G * g, or a weight for each channel alone, [K].
         fmt: a format whose scales are free numbers.
         shrink_factors: shares of the full range that are tried; the first is the start, 1.
+        finer: distances from the best share, one after the other, at which both sides are tried as well.
 
     Returns:
         Scale (float32 values that float16 holds exactly) and zero point, [R, G, 1].
     """
     search = _Search(rows, scale, zero, blocks_of(moment, rows.shape[-1]), fmt)
-    for candidate, candidate_zero in _candidates(rows, scale, fmt, shrink_factors)[1:]:
-        search.offer(_by_channel(candidate), None if candidate_zero is None else _by_channel(candidate_zero))
+    for share in shrink_factors[1:]:
+        search.offer_share(np.full_like(search.scale, share))
+    for distance in finer:
+        best = search.share.copy()
+        for side in (-distance, distance):
+            search.offer_share(best + np.float32(side))
     if search.zero is not None:
         for step in (-1, 1):
             search.offer(search.scale, np.clip(search.zero + np.float32(step), fmt.lowest, fmt.highest))
@@ -136,6 +133,7 @@ class _Search:
 
     Attributes:
         scale, zero: the best so far, [G, 1, 1, R], as stored.
+        share: of the start's range in the best so far, by shares alone, [G, 1, 1, R].
     """
 
     def __init__(self, rows: Array, scale: Array, zero: Array | None, blocks: Array, fmt: Format) -> None:
@@ -149,6 +147,9 @@ class _Search:
         self._fmt = fmt
         self.scale = stored_value(_by_channel(scale), fmt)
         self.zero = None if zero is None else _by_channel(zero)
+        self.share = np.ones_like(self.scale)
+        self._full = _by_channel(scale)
+        self._low = np.minimum(_by_channel(rows.min(axis=-1, keepdims=True)), 0)
         self._loss = self._judge(self.scale, self.zero)
 
     def _product(self, left: Array, right: Array) -> Array:
@@ -164,8 +165,14 @@ class _Search:
         error -= self._rows
         return self._product(error, error)
 
-    def offer(self, scale: Array, zero: Array | None) -> None:
-        """Take another scale and zero point in the groups where they lower the error."""
+    def offer_share(self, share: Array) -> None:
+        """Take the scale and zero point of a share of the range, [G, 1, 1, R], where they lower the error."""
+        scale = self._full * share
+        zero = zero_point(self._low * share, scale, self._fmt) if self._fmt.has_zero_point else None
+        np.copyto(self.share, share, where=self.offer(scale, zero))
+
+    def offer(self, scale: Array, zero: Array | None) -> npt.NDArray[np.bool_]:
+        """Take another scale and zero point in the groups where they lower the error; those groups."""
         scale = stored_value(scale, self._fmt)
         usable = scale != 0
         scale = np.where(usable, scale, self.scale)
@@ -175,6 +182,7 @@ class _Search:
         np.copyto(self._loss, loss, where=better)
         if self.zero is not None and zero is not None:
             np.copyto(self.zero, zero, where=better)
+        return np.asarray(better)
 
     def closed_form(self) -> Array:
         """The scale that minimises the output error for the integers of the best; that one where undefined."""
