@@ -46,7 +46,9 @@ class ReportTexts:
             if other is None and isinstance(evaluator, HeldOut):
                 other = evaluator.held_out()
                 if other is None:
-                    self.notes.append(f"{name}: the search scores all of its texts; name others under `report`")
+                    self.notes.append(
+                        f"{name}: the search scores all of its texts; model.yaml's key report can name others"
+                    )
             if other is not None:
                 found[name] = other
         return found
