@@ -25,10 +25,10 @@ from autotune.compression.formats import (
 
 __all__ = ["blocks_of", "estimate_scale", "fit_scales", "output_error"]
 
-SHRINK_FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6)
+SHRINK_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 """Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
 
-FINER = (0.05, 0.025)
+FINER = (0.025, 0.0125)
 """Then the shares beside the best so far, at these distances."""
 
 REFINEMENTS = 2
@@ -144,6 +144,7 @@ class _Search:
         self._rows = _by_channel(rows).reshape(shape)
         self._blocks = blocks[:, None, :, None] if blocks.ndim == 2 else blocks.reshape(*shape[:2], block, block)
         self._error, self._weighted = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._units = np.empty(shape, np.float32)
         self._fmt = fmt
         self.scale = stored_value(_by_channel(scale), fmt)
         self.zero = None if zero is None else _by_channel(zero)
@@ -160,10 +161,21 @@ class _Search:
             np.matmul(self._blocks, left, out=self._weighted)
         return np.asarray(np.einsum("gnkr,gnkr->gr", self._weighted, right))[:, None, None]
 
+    def _quantized(self, scale: Array, zero: Array | None) -> Array:
+        """The rows rounded, in units of the scale; leaves the exact ones in `_units`."""
+        np.divide(self._rows, scale, out=self._units)
+        if self._fmt.family in ("levels", "minifloat"):
+            return np.divide(round_trip(self._rows, scale, zero, self._fmt), scale, out=self._error)
+        # A zero point is an integer: it moves the bounds and leaves the rounding alone.
+        shift = np.float32(0) if zero is None else zero
+        quantized = np.rint(self._units, out=self._error)
+        np.maximum(quantized, np.float32(self._fmt.lowest) - shift, out=quantized)
+        return np.minimum(quantized, np.float32(self._fmt.highest) - shift, out=quantized)
+
     def _judge(self, scale: Array, zero: Array | None) -> Array:
-        error = round_trip(self._rows, scale, zero, self._fmt, out=self._error)
-        error -= self._rows
-        return self._product(error, error)
+        error = self._quantized(scale, zero)
+        error -= self._units
+        return self._product(error, error) * np.square(scale)
 
     def offer_share(self, share: Array) -> None:
         """Take the scale and zero point of a share of the range, [G, 1, 1, R], where they lower the error."""
@@ -186,8 +198,7 @@ class _Search:
 
     def closed_form(self) -> Array:
         """The scale that minimises the output error for the integers of the best; that one where undefined."""
-        levels = round_trip(self._rows, self.scale, self.zero, self._fmt, out=self._error)
-        levels /= self.scale
+        levels = self._quantized(self.scale, self.zero)
         own = self._product(levels, levels)
         cross = np.einsum("gnkr,gnkr->gr", self._weighted, self._rows)[:, None, None]
         safe = np.where(own > 0, own, 1)
