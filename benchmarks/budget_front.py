@@ -95,7 +95,7 @@ def print_table(found: dict[str, list[dict[str, str]]]) -> None:
         space: np.array([[float(row["kl_divergence"]), float(row["footprint"])] for row in rows])
         for space, rows in found.items()
     }
-    # A model that is left as it is has no divergence, and is larger than the reference.
+    # A model that is left as it is has no divergence, and no logarithm of it.
     points = {space: rows[(rows < reference).all(axis=1) & (rows[:, 0] > 0)] for space, rows in points.items()}
     least = min(rows[:, 0].min() for rows in points.values())
     print(f"reference: KL divergence {reference[0]:.6f}, {reference[1]:,.0f} bytes")

@@ -189,7 +189,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", nargs="*", choices=[*PASSES, *ROWS], default=[*PASSES, *ROWS], metavar="ROW")
+    parser.add_argument(
+        "--rows", nargs="*", choices=[*PASSES, *ROWS], default=[*PASSES, *ROWS], metavar="ROW", help="only these"
+    )
     parser.add_argument("--without-nncf", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()

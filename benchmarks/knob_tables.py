@@ -15,15 +15,15 @@ PAGES = ROOT / "docs" / "knobs"
 MARK = re.compile(r"<!-- measured: (.*?) -->")
 
 
-def tables() -> str:
+def texts() -> str:
     """The texts that hold the figures."""
     return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/figures.md"))
 
 
-def measured(texts: str) -> dict[str, tuple[str, str]]:
+def measured(text: str) -> dict[str, tuple[str, str]]:
     """Setting -> (bytes, KL divergence with its standard error), in the table's order."""
     found: dict[str, tuple[str, str]] = {}
-    for line in texts.splitlines():
+    for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if len(cells) >= 3 and re.fullmatch(r"[\d,]+", cells[1]) and "±" in cells[2]:
             found.setdefault(cells[0], (cells[1], cells[2]))
@@ -57,7 +57,7 @@ def filled(page: str, known: dict[str, tuple[str, str]]) -> str:
 
 
 def main() -> None:
-    known = measured(tables())
+    known = measured(texts())
     for page in sorted(PAGES.glob("*.md")):
         page.write_text(filled(page.read_text(encoding="utf-8"), known), encoding="utf-8")
     print(f"{len(known)} rows", file=sys.stderr)

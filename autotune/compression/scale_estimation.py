@@ -105,7 +105,7 @@ def estimate_scale(
     """
     search = _Search(rows, scale, zero, blocks_of(moment, rows.shape[-1]), fmt)
     for share in shrink_factors[1:]:
-        search.offer_share(np.full_like(search.scale, share))
+        search.offer_share(np.float32(share))
     for distance in finer:
         best = search.share.copy()
         for side in (-distance, distance):
@@ -146,11 +146,12 @@ class _Search:
         self._error, self._weighted = np.empty(shape, np.float32), np.empty(shape, np.float32)
         self._units = np.empty(shape, np.float32)
         self._fmt = fmt
-        self.scale = stored_value(_by_channel(scale), fmt)
-        self.zero = None if zero is None else _by_channel(zero)
-        self.share = np.ones_like(self.scale)
         self._full = _by_channel(scale)
-        self._low = np.minimum(_by_channel(rows.min(axis=-1, keepdims=True)), 0)
+        self.scale = stored_value(self._full, fmt)
+        self.share = np.ones_like(self.scale)
+        self.zero = None if zero is None else _by_channel(zero)
+        if self.zero is not None:
+            self._low = np.minimum(_by_channel(rows.min(axis=-1, keepdims=True)), 0)
         self._loss = self._judge(self.scale, self.zero)
 
     def _product(self, left: Array, right: Array) -> Array:
@@ -165,7 +166,7 @@ class _Search:
         """The rows rounded, in units of the scale; leaves the exact ones in `_units`."""
         np.divide(self._rows, scale, out=self._units)
         if self._fmt.family in ("levels", "minifloat"):
-            return np.divide(round_trip(self._rows, scale, zero, self._fmt), scale, out=self._error)
+            return round_trip(self._units, np.ones_like(scale), None, self._fmt)
         # A zero point is an integer: it moves the bounds and leaves the rounding alone.
         shift = np.float32(0) if zero is None else zero
         quantized = np.rint(self._units, out=self._error)
@@ -177,10 +178,10 @@ class _Search:
         error -= self._units
         return self._product(error, error) * np.square(scale)
 
-    def offer_share(self, share: Array) -> None:
+    def offer_share(self, share: Array | np.float32) -> None:
         """Take the scale and zero point of a share of the range, [G, 1, 1, R], where they lower the error."""
         scale = self._full * share
-        zero = zero_point(self._low * share, scale, self._fmt) if self._fmt.has_zero_point else None
+        zero = None if self.zero is None else zero_point(self._low * share, scale, self._fmt)
         np.copyto(self.share, share, where=self.offer(scale, zero))
 
     def offer(self, scale: Array, zero: Array | None) -> npt.NDArray[np.bool_]:
