@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +10,23 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["FLOAT_TYPES", "constant", "narrow", "raw_bytes", "read_f32", "type_name", "widen_bf16", "widen_f16"]
+__all__ = [
+    "FLOAT_TYPES",
+    "all_finite",
+    "constant",
+    "narrow",
+    "raw_bytes",
+    "read_f32",
+    "type_name",
+    "widen_bf16",
+    "widen_f16",
+]
 
 FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
 """Storage types of weights that can be compressed."""
+
+INFINITY_BITS = {"f16": 0x7C00, "bf16": 0x7F80}
+"""Of a positive infinity; the bits of finite numbers without their signs are below."""
 
 
 def type_name(node: ov.Node) -> str:
@@ -28,20 +40,41 @@ def raw_bytes(node: ov.Node) -> npt.NDArray[np.uint8]:
     return data.reshape(-1).view(np.uint8)
 
 
+def all_finite(values: npt.NDArray[Any], kind: str) -> bool:
+    """Whether no number is infinite or NaN, as float32.
+
+    Args:
+        values: numbers of any shape; those of a bfloat16 constant as their 16 bits.
+        kind: their storage type.
+    """
+    if kind in INFINITY_BITS:
+        bits = values.view(np.uint16) & np.uint16(0x7FFF)
+        return bool(bits.max(initial=0) < INFINITY_BITS[kind])
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32, copy=False)).all())
+
+
 def widen_bf16(halves: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     """Bfloat16 numbers, given as their 16 bits, as float32: they are the upper halves of its bits."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def widen_f16(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """Float16 numbers as float32: a table of all 65,536 is looked up faster than NumPy converts."""
-    values: npt.NDArray[np.float32] = np.take(_float16_values(), halves.view(np.uint16), mode="wrap")
+    """Finite float16 numbers as float32, in a fraction of the time that NumPy takes."""
+    if not _keeps_subnormals():
+        return halves.astype(np.float32, order="C")
+    # Sign, exponent and fraction where float32 has them; the exponents then count from another zero.
+    wide = halves.view(np.int16).astype(np.int32, order="C")
+    wide <<= np.int32(13)
+    wide &= np.int32(~0x70001FFF)
+    values = wide.view(np.float32)
+    values *= np.float32(2.0**112)
     return values
 
 
-@cache
-def _float16_values() -> npt.NDArray[np.float32]:
-    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+def _keeps_subnormals() -> bool:
+    """Whether this thread computes with subnormal numbers: some libraries switch that off for the whole process."""
+    return bool(np.float32(2.0**-149) * np.float32(2.0**112) != 0)
 
 
 def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:

@@ -58,6 +58,10 @@ EPSILON = np.float32(np.finfo(np.float32).eps)
 FLOAT16_SMALLEST = np.float32(2.0**-24)
 """The smallest positive number of the type that scales end up in."""
 
+SHORT = 16
+HALVED = (16, 32, 64, 128, 256)
+"""Sizes of groups whose extremes are found faster by halving than one group after the other."""
+
 FEW_LEVELS = 16
 """Tables up to this length are searched by comparing with every midpoint, longer ones by bisection."""
 
@@ -110,9 +114,23 @@ def with_second_order_scale(fmt: Format, largest: float) -> Format:
 
 
 def _reduce(extreme: np.ufunc, rows: Array) -> Any:
-    """Smallest or largest of each group, [R, G, 1]; over short last axes `reduceat` is faster than `reduce`."""
-    starts = np.arange(0, rows.size, rows.shape[-1])
-    return extreme.reduceat(rows.reshape(-1), starts).reshape(*rows.shape[:-1], 1)
+    """Smallest or largest of each group, [R, G, 1].
+
+    NumPy takes long for many short groups; these are halved while that leaves runs of `SHORT`, whose extremes are then
+    found for all positions at once: of two neighbours, of four, and so on.
+    """
+    group, size = rows.shape[-1], rows.shape[-1]
+    if group not in HALVED:
+        return extreme.reduceat(rows.reshape(-1), np.arange(0, rows.size, group)).reshape(*rows.shape[:-1], 1)
+    values = rows
+    while size > SHORT:
+        size //= 2
+        values = extreme(values[..., :size], values[..., size:])
+    flat, reach = values.reshape(-1), 1
+    while reach < size:
+        flat = extreme(flat[:-reach], flat[reach:])
+        reach *= 2
+    return flat[::size].reshape(*rows.shape[:-1], 1)
 
 
 def zero_point(low: Array, scale: Array, fmt: Format) -> Array:

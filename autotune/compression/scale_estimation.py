@@ -34,6 +34,9 @@ FINER = (0.025, 0.0125)
 REFINEMENTS = 2
 MAX_BLOCK = 128
 
+SLAB_ELEMENTS = 1 << 18
+"""Elements of the groups that are searched at a time: what a candidate takes stays in the caches."""
+
 
 def blocks_of(moment: Array, group: int) -> Array:
     """Diagonal blocks of a second-moment matrix.
@@ -103,19 +106,21 @@ def estimate_scale(
     Returns:
         Scale (float32 values that float16 holds exactly) and zero point, [R, G, 1].
     """
-    search = _Search(rows, scale, zero, blocks_of(moment, rows.shape[-1]), fmt)
-    for share in shrink_factors[1:]:
-        search.offer_share(np.float32(share))
-    for distance in finer:
-        best = search.share.copy()
-        for side in (-distance, distance):
-            search.offer_share(best + np.float32(side))
-    if search.zero is not None:
-        for step in (-1, 1):
-            search.offer(search.scale, np.clip(search.zero + np.float32(step), fmt.lowest, fmt.highest))
-    for _ in range(REFINEMENTS):
-        search.offer(search.closed_form(), search.zero)
-    return _by_row(search.scale), None if search.zero is None else _by_row(search.zero)
+    count, groups, group = rows.shape
+    blocks = blocks_of(moment, group)
+    of_group = blocks.reshape(groups, -1, *blocks.shape[1:])
+    step = max(1, SLAB_ELEMENTS // (count * group))
+    found = []
+    for start in range(0, groups, step):
+        slab = slice(start, start + step)
+        part = of_group[slab].reshape(-1, *blocks.shape[1:])
+        search = _Search(rows[:, slab], scale[:, slab], None if zero is None else zero[:, slab], part, fmt)
+        search.run(shrink_factors, finer)
+        found.append(search)
+    zeros = [_by_row(search.zero) for search in found if search.zero is not None]
+    return np.concatenate([_by_row(search.scale) for search in found], axis=1), (
+        np.concatenate(zeros, axis=1) if zeros else None
+    )
 
 
 def _by_channel(values: Array) -> Array:
@@ -151,8 +156,23 @@ class _Search:
         self.share = np.ones_like(self.scale)
         self.zero = None if zero is None else _by_channel(zero)
         if self.zero is not None:
-            self._low = np.minimum(_by_channel(rows.min(axis=-1, keepdims=True)), 0)
+            self._low = np.minimum(self._rows.min(axis=(1, 2), keepdims=True), 0)
         self._loss = self._judge(self.scale, self.zero)
+
+    def run(self, shrink_factors: Sequence[float], finer: Sequence[float]) -> None:
+        """The search that `estimate_scale` describes."""
+        for share in shrink_factors[1:]:
+            self.offer_share(np.float32(share))
+        for distance in finer:
+            best = self.share.copy()
+            for side in (-distance, distance):
+                self.offer_share(best + np.float32(side))
+        if self.zero is not None:
+            for step in (-1, 1):
+                moved = np.clip(self.zero + np.float32(step), self._fmt.lowest, self._fmt.highest)
+                self.offer(self.scale, moved)
+        for _ in range(REFINEMENTS):
+            self.offer(self.closed_form(), self.zero)
 
     def _product(self, left: Array, right: Array) -> Array:
         """a H bᵀ of every group, [G, 1, 1, R]; `left` may be the buffer that the result goes through."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from autotune.compression.arrays import FLOAT_TYPES, raw_bytes, type_name
 from autotune.compression.formats import with_second_order_scale
+from autotune.compression.parallel import in_parallel
 from autotune.compression.variants import Variant, layout
 from autotune.compression.weights import Weight
 
@@ -36,11 +37,10 @@ class Sizes:
         self._bytes: dict[str, int] = {}
         self._reshapes: dict[str, set[str]] = {}
         fp32: dict[str, int] = {}
-        for node in model.get_ordered_ops():
-            if node.get_type_name() != "Constant":
-                continue
-            name, data = node.get_friendly_name(), raw_bytes(node)
-            digest = _digest_of(data)
+        constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
+        contents = [raw_bytes(node) for node in constants]
+        for node, data, digest in zip(constants, contents, in_parallel(_digest_of, contents), strict=True):
+            name = node.get_friendly_name()
             # Names of constants that are no weights may repeat.
             name = f"{name} ({len(self.digests)})" if name in self.digests else name
             self.digests[name] = digest

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.arrays import raw_bytes, type_name, widen_bf16, widen_f16
+from autotune.compression.arrays import all_finite, raw_bytes, type_name, widen_bf16, widen_f16
 from autotune.compression.format_table import LARGEST_FLOAT16
 from autotune.compression.formats import (
     BITS,
@@ -53,10 +53,8 @@ __all__ = [
     "restore",
 ]
 
-BLOCK_ELEMENTS = 1 << 18
+BLOCK_ELEMENTS = 1 << 19
 """Elements of a block of rows: few enough for the caches, enough to hide what a block costs by itself."""
-
-GPTQ_BLOCK_ELEMENTS = 1 << 19
 
 SCALE_DTYPES = {"f16": np.float16, "f8e8m0": np.uint8, "f8e4m3": np.uint8}
 
@@ -246,10 +244,10 @@ def read_rows(node: ov.Node, weight: Weight) -> RowReader:
     widen = _WIDEN.get(kind, _converted)
 
     def read(start: int, stop: int) -> Array:
-        block = widen(rows[start:stop])
-        if not np.isfinite(block).all():
+        block = rows[start:stop]
+        if not all_finite(block, kind):
             raise CompressionError(f"{weight.name}: holds values that are not finite; check where the model comes from")
-        return block
+        return widen(block)
 
     return read
 
@@ -282,8 +280,7 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     fmt = variant.format
     groups = variant.groups(weight)
     rows, columns = weight.rows, weight.columns
-    # Carrying errors on is one short operation a column, which wants more rows at a time.
-    step = max(1, (GPTQ_BLOCK_ELEMENTS if variant.gptq else BLOCK_ELEMENTS) // columns)
+    step = max(1, BLOCK_ELEMENTS // columns)
     starts = range(0, rows, step)
 
     def values_of(start: int) -> Array:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 import pytest
 from builders import normal
@@ -8,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openvino import opset15 as ops
 
-from autotune.compression.arrays import constant, raw_bytes, read_f32, type_name
+from autotune.compression.arrays import (
+    all_finite,
+    constant,
+    raw_bytes,
+    read_f32,
+    type_name,
+    widen_bf16,
+    widen_f16,
+)
 
 
 @pytest.mark.parametrize("storage", ["f32", "f16", "bf16", "f64"])
@@ -28,6 +39,39 @@ def test_bf16_is_the_upper_half_of_float32(numbers: list[float]) -> None:
     bits = np.array(numbers, np.float32).view(np.uint32)
     node = constant((bits >> 16).astype(np.uint16), (len(numbers),), "bf16")
     assert np.array_equal(read_f32(node).view(np.uint32), bits & 0xFFFF0000)
+
+
+FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+
+
+@pytest.mark.parametrize("subnormals", [True, False])
+def test_widen_f16_is_exact(monkeypatch: pytest.MonkeyPatch, subnormals: bool) -> None:
+    """Every finite float16 number has its own value and sign as float32, in a thread that keeps subnormals or not."""
+    monkeypatch.setattr("autotune.compression.arrays._keeps_subnormals", lambda: subnormals)
+    halves = FLOAT16[np.isfinite(FLOAT16)].reshape(4, -1).T  # rows of a constant may lie in another order
+    wide = widen_f16(halves)
+    assert wide.flags.c_contiguous
+    assert np.array_equal(wide, halves.astype(np.float32))
+    assert np.array_equal(np.signbit(wide), np.signbit(halves))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("f16", FLOAT16),
+        ("bf16", np.arange(1 << 16, dtype=np.uint16)),
+        ("f32", np.array([1, np.nan, -np.inf, np.inf, 0], np.float32)),
+        ("f64", np.array([1e-300, np.nan, 1e39, -3e38], np.float64)),
+    ],
+)
+def test_all_finite_is_of_every_number(kind: str, values: npt.NDArray[Any]) -> None:
+    """It is true of all finite numbers together, and false as soon as one other is among them."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(widen_bf16(values) if kind == "bf16" else values.astype(np.float32))
+    assert all_finite(values[finite], kind)
+    assert all_finite(values[:0], kind)
+    for position in np.flatnonzero(~finite)[::61]:
+        assert not all_finite(values[[0, position]], kind)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import pytest
+from builders import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -153,6 +154,17 @@ def test_asymmetric_error_is_at_most_half_a_step(name: str, rows: npt.NDArray[np
     clipped = (levels < fmt.lowest) | (levels > fmt.highest)
     assert np.all(error <= np.where(clipped, 1, 0.5) + 1e-3)
     assert not round_trip(np.zeros_like(rows), scale, zero, fmt).any()
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 24, 32, 64, 128, 256, 512])
+def test_a_group_has_the_range_of_its_own_elements(size: int) -> None:
+    """Whatever its size, and wherever in it the smallest and the largest are."""
+    rows = normal(2, 3 * size, size)
+    scale, zero = initial_scale(rows, FORMATS["int8_asym"])
+    assert zero is not None
+    low, high = (np.minimum(rows.min(-1, keepdims=True), 0), np.maximum(rows.max(-1, keepdims=True), 0))
+    assert np.array_equal(scale, (high - low) / np.float32(255))
+    assert np.array_equal(zero, -np.rint(low / scale))
 
 
 @pytest.mark.parametrize("name", ["int8_sym", "int4_sym", "int3_sym", "int2_sym"])
