@@ -65,7 +65,7 @@ DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 128,
         "embedder": "sentence-transformers/all-mpnet-base-v2",
     },
-    "perplexity": {**WIKITEXT, "split": "test", "sequence_length": 512, "samples": 64},
+    "perplexity": {**WIKITEXT, "split": "test", "sequence_length": 512, "samples": 16},
 }
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import Choose, FloatArray, IntArray
 
-__all__ = ["OpenVINOLanguageModel", "end_token_ids"]
+__all__ = ["OpenVINOLanguageModel", "end_token_ids", "finite"]
 
 _INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
 _BATCH_ROWS = 32  # sequences that run together at most
@@ -74,7 +74,7 @@ class OpenVINOLanguageModel:
         config = {key: value for key, value in {**SCORING_CONFIG, **(ov_config or {})}.items() if value is not None}
         config.setdefault("PERFORMANCE_HINT", "LATENCY")
         self._tokenizer = tokenizer
-        self._constants = constants or {}
+        self._constants = {} if constants is None else constants
         self.source = model if path is None else path
         self._name = str(path) if path is not None else "the model"
         if eos_token_ids is None:
@@ -123,7 +123,7 @@ class OpenVINOLanguageModel:
         if tokens.ndim != 2 or tokens.size == 0:
             raise ValueError(f"tokens must be a non-empty array [B, T], got shape {tokens.shape}")
         self._check_tokens(tokens)
-        return np.array(_finite(self._fresh(tokens), self._name), dtype=np.float32)
+        return np.array(finite(self._fresh(tokens), self._name), dtype=np.float32)
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
@@ -141,7 +141,7 @@ class OpenVINOLanguageModel:
                 for row, index in enumerate(batch):
                     begin, end = max(start, first[index]), min(stop, len(sequences[index]))
                     if begin < end:
-                        yield index, begin, _finite(logits[row, begin - start : end - start], self._name)
+                        yield index, begin, finite(logits[row, begin - start : end - start], self._name)
 
     def _scan_batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Which sequences run together: of similar length, as many as fit. Follows from lengths and model alone."""
@@ -172,7 +172,7 @@ class OpenVINOLanguageModel:
             positions = np.arange(length, length + tokens.shape[1])[None]
             length += tokens.shape[1]
             logits = self._infer(tokens, np.ones((1, length), np.int64), positions, fresh=not answer)
-            token = int(_finite(logits[0, -1], self._name).argmax())
+            token = int(finite(logits[0, -1], self._name).argmax())
             if token in self.end_token_ids:
                 break
             answer.append(token)
@@ -245,7 +245,7 @@ class OpenVINOLanguageModel:
         fresh = mask.shape == tokens.shape
         logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
         seen = mask[:, -tokens.shape[1] :] > 0
-        _finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[seen], self._name)
+        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[seen], self._name)
         return logits
 
     def close(self) -> None:
@@ -316,7 +316,12 @@ class OpenVINOLanguageModel:
         )
 
 
-def _finite(logits: FloatArray, name: str) -> FloatArray:
+def finite(logits: FloatArray, name: str) -> FloatArray:
+    """The logits, if they are finite.
+
+    Raises:
+        EvaluationError: they are not.
+    """
     # NaN spreads through min and max, so two reductions see everything without a mask of the array's size.
     if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
         raise EvaluationError(

@@ -123,9 +123,7 @@ def starter_yaml(
                 "embedder": sources.embedder or "sentence-transformers/all-mpnet-base-v2",
             }
         ),
-        perplexity=yaml_flow(
-            {**_text(sources.text, "test"), "sequence_length": length, "samples": 32 if large else 64}
-        ),
+        perplexity=yaml_flow({**_text(sources.text, "test"), "sequence_length": length, "samples": 16}),
         trials=32 if large else 64,
         limit=size(round(0.62 * facts.parameters, -6)).replace(".0 ", " ") if facts.parameters else "1.2 GB",
     )

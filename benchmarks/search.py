@@ -42,7 +42,7 @@ calibration: {{path: {calibration}}}
 space: full
 evaluators:
   similarity: {{embedder: {embedder}}}
-  perplexity: {{path: {text}, sequence_length: 512, samples: 64}}
+  perplexity: {{path: {text}, sequence_length: 512, samples: 16}}
 study: {{trials: {trials}}}
 """
 """Everything that has a default has it; the default texts are on the hub, the number of windows is theirs."""

@@ -215,7 +215,8 @@ class Allocator:
     def _measure_again(self, times: int) -> None:
         """Measure second variants of those weights on which most hangs: where much of a plan's divergence is foretold
         from the measurement of another variant."""
-        for name, index in self._doubtful()[:times]:
+        order = list(self.table.menus.choices)  # that of the model, in which the probe is fastest
+        for name, index in sorted(self._doubtful()[:times], key=lambda one: order.index(one[0])):
             variant = self.table.menus.choices[name][index].variant
             assert variant is not None
             self._stage(f"measuring {name} again, in {variant.mode}")

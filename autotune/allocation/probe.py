@@ -6,13 +6,14 @@ comes in as an input about as fast as by a constant, once there are some hundred
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from autotune.allocation.suffix import Suffixes
 from autotune.compression.arrays import read_f32
 from autotune.compression.weights import Weight
 from autotune.runtime import OpenVINOLanguageModel
@@ -28,11 +29,7 @@ Array = npt.NDArray[np.float32]
 
 
 class Probe:
-    """Scores a model with some of its weights replaced.
-
-    Attributes:
-        tokens: tokens that were run so far.
-    """
+    """Scores a model with some of its weights replaced."""
 
     def __init__(
         self,
@@ -56,25 +53,17 @@ class Probe:
             name: self._as_input(name, values) for name, values in original_values(model, weights).items()
         }
         self._inputs = {input_name(name): tensor for name, tensor in self._originals.items()}
-        self._model = _Counting(
-            probe,
-            tokenizer,
-            device=device,
-            ov_config=ov_config,
-            constants=self._inputs,
+        self._whole = OpenVINOLanguageModel(
+            probe, tokenizer, device=device, ov_config=ov_config, constants=self._inputs
         )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that were run so far."""
-        return self._model.tokens
+        self._suffixes = Suffixes(model, probe, self._inputs, tokenizer, device=device, ov_config=ov_config)
 
     @contextmanager
     def replaced(self, values: Mapping[str, Array]) -> Iterator[OpenVINOLanguageModel]:
         """The model with these weights, float32 in the shape of their constants, until the block ends."""
         self._inputs.update({input_name(name): self._as_input(name, value) for name, value in values.items()})
         try:
-            yield self._model
+            yield self._whole
         finally:
             self._inputs.update({input_name(name): self._originals[name] for name in values})
 
@@ -82,23 +71,25 @@ class Probe:
         return _tensor(values.swapaxes(-1, -2) if name in self._turned else values)
 
     def score(self, values: Mapping[str, Array], evaluator: Evaluator, reference: Reference) -> Measurement:
-        """KL divergence to the original with these weights replaced."""
-        with self.replaced(values) as model:
+        """KL divergence to the original with these weights replaced.
+
+        Of a single weight, only what lies behind it is run. Weights are best measured in the order of the model.
+        """
+        with self.replaced(values) as whole:
+            segment = self.segment(*values) if len(values) == 1 else 0
+            model = self._suffixes.behind(segment) if segment else whole
             return evaluator.evaluate(model, reference)["kl_divergence"]
 
+    def segment(self, name: str) -> int:
+        """Number of the segment of the model that first uses a weight."""
+        return self._suffixes.segment(input_name(name))
+
     def close(self) -> None:
-        """Free the compiled model and the weights."""
-        self._model.close()
+        """Free the compiled models and the weights."""
+        self._suffixes.close()
+        self._whole.close()
         self._inputs.clear()
         self._originals.clear()
-
-
-class _Counting(OpenVINOLanguageModel):
-    tokens = 0
-
-    def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, Array]]:
-        self.tokens += sum(len(sequence) for sequence in sequences)
-        yield from super().scan(sequences, first)
 
 
 def input_name(weight: str) -> str:
@@ -164,6 +155,7 @@ def _turn(product: ov.Node, parameter: ov.Node) -> None:
 
     known = product.get_attributes()
     new = ops.matmul(product.input_value(0), parameter, known["transpose_a"], not known["transpose_b"])
+    new.set_friendly_name(product.get_friendly_name())
     for target in list(product.output(0).get_target_inputs()):
         target.replace_source_output(new.output(0))
 

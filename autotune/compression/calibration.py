@@ -22,7 +22,7 @@ from autotune.compression.arrays import widen_bf16
 from autotune.compression.formats import Array
 from autotune.compression.moments import Depth, stored_elements, tiles
 from autotune.compression.parallel import cores
-from autotune.compression.segments import cut, extract, output_of
+from autotune.compression.segments import cut, extract, output_of, text_inputs
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -278,14 +278,8 @@ def _inferences(
 def _inputs(
     compiled: ov.CompiledModel, tokens: npt.NDArray[np.int64], batch: int, store: _Store
 ) -> Mapping[ov.ConstOutput, npt.NDArray[Any]]:
-    """The inputs of a segment of an exported causal language model for whole windows, int64 [B, T], cache empty."""
-    windows, length = tokens.shape
-    known: dict[str, Callable[[], npt.NDArray[Any]]] = {
-        "input_ids": lambda: tokens,
-        "attention_mask": lambda: np.ones((windows, length), np.int64),
-        "position_ids": lambda: np.tile(np.arange(length, dtype=np.int64), (windows, 1)),
-        "beam_idx": lambda: np.arange(windows, dtype=np.int32),
-    }
+    """The inputs of a segment for whole windows, int64 [B, T]: the texts', and what earlier segments kept."""
+    known = text_inputs(tokens)
     inputs = {}
     for port in compiled.inputs:
         friendly, names = port.get_node().get_friendly_name(), sorted(port.get_names())
@@ -293,7 +287,7 @@ def _inputs(
         if friendly in store:
             inputs[port] = store.load(batch, friendly)
         elif name is not None:
-            inputs[port] = known[name]()
+            inputs[port] = known[name]
         else:
             raise CompressionError(
                 f"the model has an input named {(*names, friendly)[0]}, which a text-only causal language model does "

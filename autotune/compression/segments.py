@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.compression.arrays import FLOAT_TYPES, type_name
 from autotune.errors import CompressionError
@@ -20,7 +21,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Segment", "cut", "extract", "output_of"]
+__all__ = ["Segment", "cut", "extract", "output_of", "text_inputs"]
 
 BYTES_PER_ELEMENT = 4
 """Upper bound for a float weight in a compiled model."""
@@ -228,6 +229,17 @@ def extract(
     reached = {node.get_name() for node in _reached(everything, ends)}
     used = [parameter for parameter in parameters if parameter.get_name() in reached]
     return ov.Model(results, used, f"{model.get_friendly_name()}_segment")
+
+
+def text_inputs(tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of an exported causal language model for whole windows, int64 [B, T], by name; its cache is empty."""
+    windows, length = tokens.shape
+    return {
+        "input_ids": tokens,
+        "attention_mask": np.ones((windows, length), np.int64),
+        "position_ids": np.tile(np.arange(length, dtype=np.int64), (windows, 1)),
+        "beam_idx": np.arange(windows, dtype=np.int32),
+    }
 
 
 def _start_empty(read: ov.Node) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from autotune.allocation.allocator import TOKENS_PER_WEIGHT
 from autotune.allocation.planner import LEARNED_FROM
+from autotune.allocation.suffix import SHARE
 from autotune.search.budgets import allowed_menus, windows_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def forecast_measuring(config: Config, engine: Engine) -> Measuring:
         token_forwards=singles,
         per_weight=singles / max(count, 1),
         verification=verification,
-        seconds=(singles + verification) * operations / (EFFICIENCY * _speed(engine)),
+        seconds=(SHARE * singles + verification) * operations / (EFFICIENCY * _speed(engine)),
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from small_world import World
 
 from autotune.compression.weights import rows_to_shape
@@ -34,7 +35,15 @@ def test_with_weights_replaced_it_is_the_compressed_model_and_then_the_original_
         np.testing.assert_array_equal(model.logits(TOKENS), before)
 
 
-def test_tokens_are_counted(world: World) -> None:
-    before = world.probe.tokens
-    world.probe.score({}, world.texts.evaluator, world.texts.reference())
-    assert world.probe.tokens - before == world.texts.reference()["tokens"].size
+def test_behind_a_cut_it_is_the_whole_model(world: World) -> None:
+    """A weight alone costs what the whole model with it says, though only the part behind it is run."""
+    evaluator, reference = world.texts.evaluator, world.texts.reference()
+    plan = world.menus.uniform[2]
+    for weight in world.engine.weights:
+        restored = world.engine.restored(weight, plan.variants[weight.name])
+        values = {weight.name: rows_to_shape(restored[:, None, :], weight)[0]}
+        found = world.probe.score(values, evaluator, reference)
+        with world.probe.replaced(values) as whole:
+            expected = evaluator.evaluate(whole, reference)["kl_divergence"]
+        assert found.value == pytest.approx(expected.value, rel=1e-3, abs=1e-7)
+    assert len({world.probe.segment(weight.name) for weight in world.engine.weights}) > 2
