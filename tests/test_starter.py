@@ -66,7 +66,7 @@ def test_own_texts_stand_in_place_of_the_hubs(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text(text)
     config = load_config(tmp_path / "model.yaml")
     assert config.calibration.path == tmp_path / "a, b: c.txt"
-    assert config.evaluators["perplexity"] == {"synthetic": True, "sequence_length": 512, "samples": 64}
+    assert config.evaluators["perplexity"] == {"synthetic": True, "sequence_length": 512, "samples": 16}
     assert config.evaluators["similarity"]["prompts"] == str(tmp_path / "prompts.txt")
     assert config.evaluators["similarity"]["embedder"] == "minilm"
 
@@ -100,7 +100,7 @@ def test_it_fits_the_model_and_the_machine(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text(text)
     loaded = load_config(tmp_path / "model.yaml")
     assert loaded.calibration.sequence_length == 256
-    assert loaded.evaluators["perplexity"]["samples"] == 32
+    assert loaded.evaluators["perplexity"]["samples"] == 16
 
 
 def test_a_broken_model_still_gets_its_file(tmp_path: Path) -> None:
