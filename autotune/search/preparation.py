@@ -311,20 +311,40 @@ class Preparation:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Scores models with the evaluators, and keeps the scores for later studies beside the references."""
+        """Scores models with the study's evaluators."""
+        return self.scorer_of(self.evaluators, lambda: self.references, lambda text: self.stage(text))
+
+    def scorer_of(
+        self,
+        evaluators: Mapping[str, Evaluator],
+        references: Callable[[], Mapping[str, Reference]],
+        stage: Callable[[str], None],
+    ) -> Scorer:
+        """Scores models with any evaluators, and keeps the scores for later studies beside the references."""
+        keys = {name: self.reference_key(name, evaluator) for name, evaluator in evaluators.items()}
         return Scorer(
-            self.evaluators,
+            evaluators,
             self.deciding,
             {*self.config.objectives, *self.config.constraints},
-            lambda: self.references,
+            references,
             self.compiled,
-            lambda text: self.stage(text),
-            ScoreStore(self.cache.references / "scores"),
-            self.score_key,
+            stage,
+            self.scores,
+            lambda name, plan: self.score_key(keys[name], plan),
         )
 
-    def score_key(self, name: str, plan: Plan) -> str:
-        """The key of what an evaluator tells of a plan: changes with everything that could change its numbers."""
+    @cached_property
+    def scores(self) -> ScoreStore:
+        """Scores on disk."""
+        return ScoreStore(self.cache.references / "scores")
+
+    def score_key(self, reference_key: str, plan: Plan) -> str:
+        """The key of what an evaluator tells of a plan: changes with everything that could change its numbers.
+
+        Args:
+            reference_key: of the evaluator's reference.
+            plan: the plan.
+        """
         from autotune.compression.calibration import native_precision
         from autotune.compression.engine import ENGINE_VERSION
         from autotune.compression.statistics import VERSION
@@ -332,7 +352,7 @@ class Preparation:
         calibrated = plan.awq and not plan.awq_data_free
         calibrated = calibrated or any(variant.looks_at_activations for variant in plan.variants.values())
         learned_from = [VERSION, native_precision(), self.calibration_fingerprint] if calibrated else []
-        return fingerprint("scores", self.reference_keys[name], ENGINE_VERSION, learned_from, plan.key)
+        return fingerprint("scores", reference_key, ENGINE_VERSION, learned_from, plan.key)
 
     def reference_key(self, name: str, evaluator: Evaluator) -> str:
         """The key of what an evaluator keeps of the original."""
@@ -346,11 +366,6 @@ class Preparation:
             tokenizer_fingerprint=self.source.tokenizer_fingerprint,
             ov_config={"device": runtime.device, **runtime.ov_config},
         )
-
-    @cached_property
-    def reference_keys(self) -> dict[str, str]:
-        """Evaluator name -> the key of its reference."""
-        return {name: self.reference_key(name, evaluator) for name, evaluator in self.evaluators.items()}
 
     @cached_property
     def deciding(self) -> frozenset[str]:
@@ -425,7 +440,7 @@ class Preparation:
         statistics = parts["statistics_cache"].counters if "statistics_cache" in parts else {}
         references = parts["store"].counters if "store" in parts else {}
         variants = parts["engine"].counters if "engine" in parts else {}
-        scores = parts["scorer"].store.counters if "scorer" in parts else {}
+        scores = parts["scores"].counters if "scores" in parts else {}
         return {
             "statistics": (statistics.get("computed", 0), statistics.get("reused", 0)),
             "references": (references.get("created", 0), references.get("reused", 0)),

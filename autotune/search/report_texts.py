@@ -13,11 +13,13 @@ from autotune.errors import ConfigError
 from autotune.evaluation import Evaluator, HeldOut, Measurement, Reference
 from autotune.files import fingerprint
 from autotune.overlap import shared_parts
+from autotune.search.candidate import Candidate
 from autotune.search.trial import as_data, describe
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.search.preparation import Preparation
+    from autotune.search.scoring import Scorer
 
 __all__ = ["ReportTexts"]
 
@@ -90,15 +92,17 @@ class ReportTexts:
         overlaps = self.overlaps() if measured else {}
         return {"original": as_data(measured), "overlaps": overlaps, "notes": list(dict.fromkeys(self.notes))}
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Scores models on the report texts, and keeps the scores as those of the search are kept."""
+        evaluators = {name: self.evaluators[name] for name in self.references}
+        return self._prepared.scorer_of(evaluators, lambda: self.references, _quiet)
+
     def scores(self, settings: Settings) -> dict[str, Any]:
         """``metrics`` of one model as data, or ``error``."""
-        prepared = self._prepared
-        measured: dict[str, Measurement] = {}
+        engine = self._prepared.engine
         try:
-            model = prepared.engine.apply(prepared.engine.plan(settings))
-            with prepared.compiled(model) as candidate:
-                for name, reference in self.references.items():
-                    measured.update(self.evaluators[name].evaluate(candidate, reference))
+            measured = self.scorer.candidate(Candidate(engine, engine.plan(settings), _quiet))
         except Exception as error:  # as in a trial: whatever goes wrong costs this model's scores, not the study
             return {"error": describe(error)}
         return {"metrics": as_data(measured)}
@@ -124,3 +128,7 @@ class ReportTexts:
             if isinstance(evaluator, HeldOut)
             for passage in evaluator.passages(tokenizer)
         ]
+
+
+def _quiet(_: str) -> None:
+    """The search tells which model's turn it is; what happens to it is not worth a line."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.tensors import read_tensors
+
 
 def _load_conftest() -> object:
     spec = importlib.util.spec_from_file_location("end_to_end_conftest", Path(__file__).with_name("conftest.py"))
@@ -104,6 +106,24 @@ def test_a_second_study_starts_warm(searched: subprocess.CompletedProcess[str], 
     scores = [(row["plan"], row["kl_divergence"], row["footprint"]) for row in rows(workplace / "study")]
     assert [(row["plan"], row["kl_divergence"], row["footprint"]) for row in rows(workplace / "warm")] == scores
     assert re.search(r"variants 0 computed, 0 reused; scores 0 measured, [1-9]\d* known", warm.stderr), warm.stderr
+
+
+def test_where_every_score_is_known_no_model_is_made(
+    searched: subprocess.CompletedProcess[str], workplace: Path, tmp_path: Path, tiny_llama_hf: Path
+) -> None:
+    """Nor for the report texts: with an empty bank, a study whose scores are known compresses no weight."""
+    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
+    shutil.copytree(workplace / "cache", tmp_path / "cache", ignore=shutil.ignore_patterns("bank"))
+    process = shared.start(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")  # type: ignore[attr-defined]
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    report = (workplace / "study" / "report.md").read_text(encoding="utf-8")
+    assert "report texts" in report
+    columns = ("plan", "state", "kl_divergence", "similarity", "report_kl_divergence")
+    mine, theirs = rows(tmp_path / "study"), rows(workplace / "study")
+    assert [[row[name] for name in columns] for row in mine] == [[row[name] for name in columns] for row in theirs]
+    kept = (tmp_path / "cache" / "bank").rglob("*.safetensors")
+    assert not [file for file in kept if "weight" in read_tensors(file)]
 
 
 def test_without_its_scores_a_study_is_the_same(
