@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 
 from autotune.reporting.formatting import DASH, label, score, settings_text, size
 from autotune.reporting.view import StudyResults
@@ -18,6 +19,7 @@ __all__ = [
     "context_metrics",
     "decision_sentence",
     "measured",
+    "objective_pairs",
     "saving",
     "ties",
 ]
@@ -48,6 +50,20 @@ def accuracy_metric(results: StudyResults) -> str | None:
             return name
     scored = [name for name in (*PREFERRED, *results.metrics) if name in results.metrics and name not in SIZES]
     return next((name for name in scored if results.complete[name].notna().any()), None)
+
+
+def objective_pairs(results: StudyResults) -> list[tuple[str, str]]:
+    """(x, y) of every front plot: the footprint is always x, and the first accuracy against it comes first.
+
+    A single objective is drawn against the footprint, or the footprint against the best known accuracy.
+    """
+    names = list(results.objectives)
+    if len(names) == 1:
+        other = accuracy_metric(results) if names[0] == "footprint" else "footprint"
+        drawable = other is not None and bool(results.complete[other].notna().any())
+        names = [*names, other] if other is not None and drawable else []
+    pairs = [(b, a) if a != "footprint" else (a, b) for a, b in combinations(names, 2)]
+    return sorted(pairs, key=lambda pair: pair[0] != "footprint")
 
 
 def context_metrics(results: StudyResults) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.files import atomic_write
-from autotune.reporting.decision import accuracy_metric
+from autotune.reporting.decision import objective_pairs
 from autotune.reporting.html.page import report_html
 from autotune.reporting.page import report_markdown
 from autotune.reporting.results import load_results
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.storages import BaseStorage
 
-__all__ = ["ReportPaths", "figures", "objective_pairs", "report", "write_report"]
+__all__ = ["ReportPaths", "figures", "report", "write_report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +103,3 @@ def figures(results: StudyResults) -> Iterator[tuple[str, Figure]]:
     figure = progress_figure(results)
     if figure is not None:
         yield "progress", figure
-
-
-def objective_pairs(results: StudyResults) -> list[tuple[str, str]]:
-    """(x, y) of every front plot: the footprint is always x, and the first accuracy against it comes first.
-
-    A single objective is drawn against the footprint, or the footprint against the best known accuracy.
-    """
-    names = list(results.objectives)
-    if len(names) == 1:
-        other = accuracy_metric(results) if names[0] == "footprint" else "footprint"
-        drawable = other is not None and bool(results.complete[other].notna().any())
-        names = [*names, other] if other is not None and drawable else []
-    pairs = [(b, a) if a != "footprint" else (a, b) for a, b in combinations(names, 2)]
-    return sorted(pairs, key=lambda pair: pair[0] != "footprint")

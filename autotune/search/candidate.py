@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from autotune.search.trial import Engine
+from autotune.compression.settings import Settings
 
-__all__ = ["Candidate"]
+__all__ = ["Candidate", "Engine", "Plan"]
 
 COUNTERS = ("variants_computed", "variants_reused")
+
+
+class Plan(Protocol):
+    """What a trial needs of `autotune.compression.plan.Plan`."""
+
+    @property
+    def key(self) -> str:
+        """Equal plans, equal models."""
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of openvino_model.bin."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Mean stored bits of a weight."""
+
+    @property
+    def compression_rate(self) -> float:
+        """Float32 size over footprint."""
+
+    @property
+    def int4_percent(self) -> float:
+        """Share of weights in 4 bits."""
+
+    @property
+    def int8_percent(self) -> float:
+        """Share of weights in 8 bits."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the plan's file."""
+
+
+class Engine(Protocol):
+    """What a trial needs of `autotune.compression.engine.Engine`."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """``variants_computed`` and ``variants_reused`` so far."""
+
+    def plan(self, settings: Settings) -> Any:
+        """Resolve settings; raises PlanError."""
+
+    def apply(self, plan: Any) -> Any:
+        """The compressed model."""
+
+    def digest(self, model: Any) -> str:
+        """Equal digests, equal bytes."""
 
 
 class Candidate:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from autotune.models import SourceModel
     from autotune.references import ReferenceStore
     from autotune.runtime import OpenVINOLanguageModel
-    from autotune.search import trial
+    from autotune.search import candidate
     from autotune.search.candidate import Candidate
     from autotune.search.racing import Race
 
@@ -43,7 +43,7 @@ class Prepared(Protocol):
     """What a study needs of model, engine and evaluators; `Preparation` is the real one."""
 
     @property
-    def engine(self) -> trial.Engine:
+    def engine(self) -> candidate.Engine:
         """Plans and applies settings."""
 
     @property

@@ -15,20 +15,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
 from autotune.evaluation import Direction, Example, Measurement, Metric
 from autotune.files import atomic_write
 from autotune.quantities import Constraint
-from autotune.search.candidate import Candidate
+from autotune.search.candidate import Candidate, Engine, Plan
 from autotune.search.racing import Beaten, Race, Rival
 
 __all__ = [
     "PLAN_METRICS",
-    "Engine",
-    "Plan",
     "Seen",
     "TrialResult",
     "Twin",
@@ -55,54 +53,6 @@ TRACEBACK_CHARACTERS = 4000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ANSWER_CHARACTERS = 2000
 SHOWN_ANSWERS = 4
-
-
-class Plan(Protocol):
-    """What a trial needs of `autotune.compression.plan.Plan`."""
-
-    @property
-    def key(self) -> str:
-        """Equal plans, equal models."""
-
-    @property
-    def footprint(self) -> int:
-        """Bytes of openvino_model.bin."""
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Mean stored bits of a weight."""
-
-    @property
-    def compression_rate(self) -> float:
-        """Float32 size over footprint."""
-
-    @property
-    def int4_percent(self) -> float:
-        """Share of weights in 4 bits."""
-
-    @property
-    def int8_percent(self) -> float:
-        """Share of weights in 8 bits."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for the plan's file."""
-
-
-class Engine(Protocol):
-    """What a trial needs of `autotune.compression.engine.Engine`."""
-
-    @property
-    def counters(self) -> Mapping[str, int]:
-        """``variants_computed`` and ``variants_reused`` so far."""
-
-    def plan(self, settings: Settings) -> Any:
-        """Resolve settings; raises PlanError."""
-
-    def apply(self, plan: Any) -> Any:
-        """The compressed model."""
-
-    def digest(self, model: Any) -> str:
-        """Equal digests, equal bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotune.reporting.decision import measured
+from autotune.reporting.decision import measured, objective_pairs
 from autotune.reporting.formatting import label, settings_text
 from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.style import PHONE, SCREEN, Sheet
@@ -32,7 +32,6 @@ class Drawing:
 def front_drawings(results: StudyResults) -> list[Drawing]:
     """The front of every pair of objectives; pointing at a mark tells its trial."""
     from autotune.reporting.front_plot import front_figure
-    from autotune.reporting.report import objective_pairs
 
     titles = {number: _tip(results, number) for number in results.records if results.records[number].complete}
     drawings = []
