@@ -197,10 +197,8 @@ def _losses(sampled: Sequence[tuple[Member, Array]], scale: Array, moment: Array
         scaled = (rows * scale).reshape(len(rows), -1, group)
         step, zero = initial_scale(scaled, fmt)
         if member.variant.scale_estimation:
-            divisor = np.outer(scale, scale) if moment.ndim == 2 else scale * scale
-            step, zero = estimate_scale(
-                scaled, step, zero, moment / divisor, fmt, shrink_factors=SHRINK_FACTORS, finer=()
-            )
+            blocks = blocks_of(moment, group, divisor=scale)
+            step, zero = estimate_scale(scaled, step, zero, blocks, fmt, shrink_factors=SHRINK_FACTORS, finer=())
         restored = round_trip(scaled, stored_value(step, fmt), zero, fmt).reshape(rows.shape) / scale
         error = (restored - rows).reshape(scaled.shape)
         by_group = output_error(error, blocks_of(moment, group)).sum(axis=(0, 2), dtype=np.float64)

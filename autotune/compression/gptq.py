@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from autotune.compression.formats import Array, Codes, Format, encode, round_trip, stored_value
 from autotune.compression.parallel import one_blas_thread
-from autotune.compression.scale_estimation import estimate_scale, fit_scales
+from autotune.compression.scale_estimation import blocks_of, estimate_scale, fit_scales
 from autotune.errors import CompressionError
 
 __all__ = ["DAMPING", "Propagation", "Quantized", "propagation", "quantize_columns", "quantize_with_best_scales"]
@@ -186,7 +186,8 @@ def quantize_with_best_scales(
         fmt: a format whose scales are free numbers.
     """
     stored = quantize_columns(rows, stored_value(scale, fmt), zero, spread, fmt)
-    estimated = estimate_scale(rows, scale, zero, spread.importance, fmt, shrink_factors=SHRINK_FACTORS, finer=())
+    weights = blocks_of(spread.importance, rows.shape[-1])
+    estimated = estimate_scale(rows, scale, zero, weights, fmt, shrink_factors=SHRINK_FACTORS, finer=())
     best = stored.or_better(quantize_columns(rows, *estimated, spread, fmt))
     fitted, gain = fit_scales(rows, best.codes, best.scale, best.zero, moment, fmt, damping=spread.damping)
     return Quantized(best.codes, fitted, best.zero, best.loss - gain)

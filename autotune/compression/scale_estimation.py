@@ -38,25 +38,30 @@ SLAB_ELEMENTS = 1 << 18
 """Elements of the groups that are searched at a time: what a candidate takes stays in the caches."""
 
 
-def blocks_of(moment: Array, group: int) -> Array:
+def blocks_of(moment: Array, group: int, divisor: Array | None = None) -> Array:
     """Diagonal blocks of a second-moment matrix.
 
     Args:
         moment: float32 [K, K], or its diagonal alone, [K].
         group: group size g, a divisor of K.
+        divisor: float32 [K], by which the channels are divided; None leaves them.
 
     Returns:
         float32 [K / b, b, b], b the largest divisor of g that is at most 128, scaled to a mean diagonal of one; for a
         diagonal [K / g, g].
     """
+    diagonal = moment if moment.ndim == 1 else np.diagonal(moment)
+    diagonal = diagonal if divisor is None else diagonal / (divisor * divisor)
+    mean = float(diagonal.mean())
     if moment.ndim == 1:
-        mean = float(moment.mean())
-        return np.asarray(moment.reshape(-1, group) / np.float32(mean if mean > 0 else 1))
+        return np.asarray(diagonal.reshape(-1, group) / np.float32(mean if mean > 0 else 1))
     block = max(d for d in range(1, min(group, MAX_BLOCK) + 1) if group % d == 0)
     count = moment.shape[0] // block
     # Axes (i, p, j, q) of the matrix; its diagonal blocks are those with i == j.
     blocks: Array = np.einsum("ipiq->ipq", moment.reshape(count, block, count, block)).astype(np.float32)
-    mean = float(np.diagonal(moment).mean())
+    if divisor is not None:
+        parts = divisor.reshape(count, block)
+        blocks /= parts[:, :, None] * parts[:, None, :]
     return blocks / np.float32(mean) if mean > 0 else blocks
 
 
@@ -83,7 +88,7 @@ def estimate_scale(
     rows: Array,
     scale: Array,
     zero: Array | None,
-    moment: Array,
+    blocks: Array,
     fmt: Format,
     *,
     shrink_factors: Sequence[float] = SHRINK_FACTORS,
@@ -98,7 +103,7 @@ def estimate_scale(
     Args:
         rows: float32 [R, G, g].
         scale, zero: the start, from `initial_scale`; [R, G, 1].
-        moment: float32 [K, K], K = G * g, or a weight for each channel alone, [K].
+        blocks: second moments of the input, from `blocks_of`.
         fmt: a format whose scales are free numbers.
         shrink_factors: shares of the full range that are tried; the first is the start, 1.
         finer: distances from the best share, one after the other, at which both sides are tried as well.
@@ -107,14 +112,12 @@ def estimate_scale(
         Scale (float32 values that float16 holds exactly) and zero point, [R, G, 1].
     """
     count, groups, group = rows.shape
-    blocks = blocks_of(moment, group)
-    of_group = blocks.reshape(groups, -1, *blocks.shape[1:])
+    per_group = len(blocks) // groups
     step = max(1, SLAB_ELEMENTS // (count * group))
     found = []
     for start in range(0, groups, step):
-        slab = slice(start, start + step)
-        part = of_group[slab].reshape(-1, *blocks.shape[1:])
-        search = _Search(rows[:, slab], scale[:, slab], None if zero is None else zero[:, slab], part, fmt)
+        slab, part = slice(start, start + step), slice(start * per_group, (start + step) * per_group)
+        search = _Search(rows[:, slab], scale[:, slab], None if zero is None else zero[:, slab], blocks[part], fmt)
         search.run(shrink_factors, finer)
         found.append(search)
     zeros = [_by_row(search.zero) for search in found if search.zero is not None]

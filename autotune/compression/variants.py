@@ -33,7 +33,7 @@ from autotune.compression.formats import (
 from autotune.compression.gptq import Propagation, quantize_columns, quantize_with_best_scales
 from autotune.compression.minifloat import encode_e4m3
 from autotune.compression.parallel import in_parallel
-from autotune.compression.scale_estimation import estimate_scale
+from autotune.compression.scale_estimation import blocks_of, estimate_scale
 from autotune.compression.weights import Weight, rows_to_shape, rows_view
 from autotune.errors import CompressionError
 
@@ -294,6 +294,10 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     codes = _PackedCodes(weight, groups, fmt.bits)
     scales = np.empty((rows, groups, 1), SCALE_DTYPES[fmt.scale_storage])
     zeros = np.empty((rows, groups, 1), np.uint8) if fmt.has_zero_point else None
+    blocks = None
+    if variant.scale_estimation and not variant.gptq:
+        assert treatment.second_moment is not None
+        blocks = blocks_of(treatment.second_moment, columns // groups)
 
     def block(start: int) -> None:
         values = values_of(start)
@@ -312,9 +316,8 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
             codes.put(start, found.codes)
             scale, zero = found.scale, found.zero
         else:
-            if variant.scale_estimation:
-                assert treatment.second_moment is not None
-                scale, zero = estimate_scale(values, scale, zero, treatment.second_moment, fmt)
+            if blocks is not None:
+                scale, zero = estimate_scale(values, scale, zero, blocks, fmt)
             if variant.looks_at_activations or fmt.second_order_scale:
                 # Plain rounding does not see that a float16 scale is rounded, since NNCF's does not; these do.
                 scale = stored_value(scale, fmt)

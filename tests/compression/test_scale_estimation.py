@@ -57,7 +57,7 @@ def test_estimated_scale_is_never_worse_than_the_start(name: str, seed: int, gro
     fmt = FORMATS[name]
     rows, moment = case(seed, groups, size)
     start, start_zero = initial_scale(rows, fmt)
-    scale, zero = estimate_scale(rows, start, start_zero, moment, fmt)
+    scale, zero = estimate_scale(rows, start, start_zero, blocks_of(moment, rows.shape[-1]), fmt)
     assert np.array_equal(scale, scale.astype(np.float16).astype(np.float32))
     assert np.all(scale != 0)
     before = exact_error(round_trip(rows, stored_value(start, fmt), start_zero, fmt) - rows, moment)
@@ -72,7 +72,7 @@ def test_estimated_scale_beats_plain_rounding(name: str) -> None:
     rows, moment = case(7, 4, 32)
     start, start_zero = initial_scale(rows, fmt)
     plain = decode(encode(rows, start, start_zero, fmt), stored_value(start, fmt), start_zero, fmt)
-    scale, zero = estimate_scale(rows, start, start_zero, moment, fmt)
+    scale, zero = estimate_scale(rows, start, start_zero, blocks_of(moment, rows.shape[-1]), fmt)
     found = decode(encode(rows, scale, zero, fmt), scale, zero, fmt)
     before, after = exact_error(plain - rows, moment).sum(), exact_error(found - rows, moment).sum()
     assert after <= before * (0.9 if fmt.bits == 4 else 1)
@@ -84,7 +84,7 @@ def test_white_activations_reduce_it_to_the_least_square_error(name: str) -> Non
     fmt = FORMATS[name]
     rows, _ = case(3, 2, 32)
     start, start_zero = initial_scale(rows, fmt)
-    scale, zero = estimate_scale(rows, start, start_zero, np.eye(64, dtype=np.float32), fmt)
+    scale, zero = estimate_scale(rows, start, start_zero, blocks_of(np.eye(64, dtype=np.float32), 32), fmt)
     found = np.square(round_trip(rows, scale, zero, fmt) - rows).sum(axis=-1)
     for factor in np.float32(SHRINK_FACTORS):
         tried = stored_value(start * factor, fmt)
@@ -104,7 +104,7 @@ def test_dead_channels_and_rows_without_values_are_harmless(name: str) -> None:
     rows, moment = case(4, 2, 8)
     rows[0] = 0
     for seen in (np.zeros_like(moment), moment):
-        scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), seen, fmt)
+        scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), blocks_of(seen, rows.shape[-1]), fmt)
         assert np.all(np.isfinite(scale) & (scale != 0))
         assert zero is None or np.all((zero >= fmt.lowest) & (zero <= fmt.highest))
         assert not round_trip(rows, scale, zero, fmt)[0].any()
@@ -116,8 +116,8 @@ def test_weights_of_single_channels_are_a_diagonal_matrix(name: str) -> None:
     rows, moment = case(7, 3, 32)
     weights = np.diagonal(moment).copy()
     scale, zero = initial_scale(rows, FORMATS[name])
-    by_vector = estimate_scale(rows, scale, zero, weights, FORMATS[name])
-    by_matrix = estimate_scale(rows, scale, zero, np.diag(weights), FORMATS[name])
+    by_vector = estimate_scale(rows, scale, zero, blocks_of(weights, rows.shape[-1]), FORMATS[name])
+    by_matrix = estimate_scale(rows, scale, zero, blocks_of(np.diag(weights), rows.shape[-1]), FORMATS[name])
     for ours, expected in zip(by_vector, by_matrix, strict=True):
         if expected is not None:
             assert np.mean(ours != expected) < 0.02  # sums in another order may tip a tie
@@ -160,3 +160,14 @@ def test_no_scales_fit_better() -> None:
             moved = scale.copy()
             moved[:, group] *= np.float32(factor)
             assert np.all(error(moved) > error(scale))
+
+
+@pytest.mark.parametrize("size", [16, 32, 256])
+def test_blocks_of_divided_channels_are_those_of_their_moments(size: int) -> None:
+    """Dividing the channels first, or their second moments, is one thing; so it is for a diagonal alone."""
+    _, moment = case(1, 512 // size, size)
+    divisor = np.exp(np.random.default_rng(3).normal(size=512)).astype(np.float32)
+    expected = blocks_of(moment / np.outer(divisor, divisor), size)
+    np.testing.assert_allclose(blocks_of(moment, size, divisor), expected, rtol=1e-6)
+    weights = np.diagonal(moment).copy()
+    np.testing.assert_allclose(blocks_of(weights, size, divisor), blocks_of(weights / divisor**2, size), rtol=1e-6)

@@ -13,7 +13,7 @@ from builders import chain, constants, normal
 from autotune.compression.formats import FORMATS, encode, initial_scale, pack, store_scale, stored_value
 from autotune.compression.gptq import propagation
 from autotune.compression.lora import compress_with_adapters
-from autotune.compression.scale_estimation import estimate_scale
+from autotune.compression.scale_estimation import blocks_of, estimate_scale
 from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, layout, read_rows, restore
 from autotune.compression.weights import Weight, find_weights
 from autotune.errors import CompressionError
@@ -74,7 +74,7 @@ def test_estimated_codes_belong_to_the_stored_scales(name: str) -> None:
     """With scale estimation, codes are those of the very scales and zero points that are stored."""
     fmt, values, moment = FORMATS[name], normal(8, 64), moments(64)
     rows = values.reshape(8, 2, 32)
-    scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), moment, fmt)
+    scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), blocks_of(moment, 32), fmt)
     found = packed(values, Variant(name, 32, scale_estimation=True), Treatment(second_moment=moment))
     assert np.array_equal(found["scale"].view(np.float16), store_scale(scale, fmt).ravel())
     assert np.array_equal(found["weight"], pack(encode(rows, stored_value(scale, fmt), zero, fmt), 4))
