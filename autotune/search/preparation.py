@@ -294,7 +294,10 @@ class Preparation:
 
         runtime = self.config.runtime
         threads = thread_limit()  # changes how long a score takes, and not a bit of it
-        share = {} if threads is None or runtime.device != "CPU" else {"INFERENCE_NUM_THREADS": threads}
+        share: dict[str, Any] = {}
+        if threads is not None and runtime.device == "CPU":
+            # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
+            share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         compiled = OpenVINOLanguageModel(
             model,
             self.tokenizer,

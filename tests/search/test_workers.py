@@ -187,3 +187,23 @@ def test_a_killed_worker_costs_its_trial_alone(tmp_path: Path) -> None:
     assert process.wait(120) == 0
     assert len(failed(tmp_path / "study")) <= 1
     assert len(trials_of(tmp_path / "study")) >= 12
+
+
+def test_a_share_of_the_cores_is_bound_to_none(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO would bind the threads of every worker to the first cores; a search alone may have them bound."""
+    from autotune.config import load_config
+    from autotune.search.preparation import prepare
+
+    text = Path(__file__).parents[2] / "examples" / "demo" / "search.txt"
+    (tmp_path / "model.yaml").write_text(
+        f"model: {tiny_llama}\noutput: study\nspace: {{mode: int8_asym}}\n"
+        f"evaluators: {{perplexity: {{path: {text}, sequence_length: 32, samples: 2}}}}\n"
+        f"cache: {{directory: {tmp_path / 'cache'}}}\n"
+    )
+    prepared = prepare(load_config(tmp_path / "model.yaml"), lambda _: None)
+    monkeypatch.setenv("AUTOTUNE_THREADS", "1")
+    with prepared.compiled(prepared.model) as model:
+        assert model.properties["INFERENCE_NUM_THREADS"] == "1"
+        assert model.properties["ENABLE_CPU_PINNING"].upper() in ("NO", "FALSE")
