@@ -46,7 +46,10 @@ WINDOWS = 8
 """Calibration windows that are read to see how long one takes."""
 STOPPED = 0.6
 """Share of the sampled trials that a race stops after `FIRST` of the deciding texts, roughly: spaces differ."""
-FIRST = 0.25
+FIRST = 0.5
+"""With the usual number of windows: a race wants a few sequences before it decides."""
+FRONT = 0.4
+"""Share of the trials that are on the front in the end, roughly, and are scored on the report texts."""
 STARTED = 6.0
 """Seconds to start the search and a worker, and to write the report."""
 PAGE = 3_000_000
@@ -68,7 +71,7 @@ class Forecast:
     """What a study of a configuration will take, with nothing in the cache.
 
     Attributes:
-        seconds: the whole study with one worker a time, all trials, report included.
+        seconds: the whole study with one worker a time, all trials, the front on the report texts included.
         preparation_seconds: its calibration and references.
         trial_seconds: a trial that is scored in full, on average.
         memory: bytes that a worker holds for itself at most.
@@ -119,13 +122,16 @@ def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -
     stopped = STOPPED if config.study.racing else 0.0
     raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
     later = config.study.trials - len(first)
+    reported = [scoring[name] for name in prepared.report.evaluators if name in scoring]
+    again = FRONT * config.study.trials * (compiling + sum(one.candidate for one in reported)) if reported else 0.0
+    again += sum(one.reference for one in reported)
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
     synthetic = prepared.needs_calibration and config.calibration.synthetic
     ready = calibration + measuring + sum(one.reference for one in scoring.values())
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in scoring.values())
     return Forecast(
-        seconds=STARTED + ready + compressing + len(first) * full + later * raced,
+        seconds=STARTED + ready + compressing + len(first) * full + later * raced + again,
         preparation_seconds=ready,
         trial_seconds=full + compressing / config.study.trials,
         memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
