@@ -15,7 +15,15 @@ from autotune.evaluation import SCORING_CONFIG
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["check_precision", "compile_model", "effective_properties", "end_token_ids", "last_line", "xml_path"]
+__all__ = [
+    "check_precision",
+    "compile_model",
+    "effective_properties",
+    "end_token_ids",
+    "last_line",
+    "scoring_properties",
+    "xml_path",
+]
 
 
 def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
@@ -32,6 +40,11 @@ def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
             return tuple(found) if isinstance(found, list) else (int(found),)
     found = getattr(tokenizer, "eos_token_id", None)
     return () if found is None else (int(found),)
+
+
+def scoring_properties(ov_config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Runtime properties laid over `SCORING_CONFIG`; None leaves one to OpenVINO and the model."""
+    return {key: value for key, value in {**SCORING_CONFIG, **(ov_config or {})}.items() if value is not None}
 
 
 @cache

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.compiling import check_precision, compile_model, effective_properties, end_token_ids, last_line, xml_path
+from autotune.compiling import (
+    check_precision,
+    compile_model,
+    effective_properties,
+    end_token_ids,
+    last_line,
+    scoring_properties,
+    xml_path,
+)
 from autotune.decoding import decode
 from autotune.errors import EvaluationError
-from autotune.evaluation import SCORING_CONFIG
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -71,7 +78,7 @@ class OpenVINOLanguageModel:
                 or the device does not honour the precision asked for.
         """
         path = None if not isinstance(model, (str, Path)) else xml_path(Path(model))
-        config = {key: value for key, value in {**SCORING_CONFIG, **(ov_config or {})}.items() if value is not None}
+        config = scoring_properties(ov_config)
         config.setdefault("PERFORMANCE_HINT", "LATENCY")
         self._tokenizer = tokenizer
         self._constants = {} if constants is None else constants
@@ -128,10 +135,7 @@ class OpenVINOLanguageModel:
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
         for batch in self._scan_batches([len(sequence) for sequence in sequences]):
-            tokens = np.zeros((len(batch), max(len(sequences[index]) for index in batch)), np.int64)
-            for row, index in enumerate(batch):
-                tokens[row, : len(sequences[index])] = sequences[index]  # what is behind a sequence cannot touch it
-            self._check_tokens(tokens)
+            tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, _BATCH_BYTES // (4 * len(batch) * self.vocabulary_size))
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
@@ -143,9 +147,20 @@ class OpenVINOLanguageModel:
                     if begin < end:
                         yield index, begin, finite(logits[row, begin - start : end - start], self._name)
 
-    def _scan_batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which sequences run together: of similar length, as many as fit. Follows from lengths and model alone."""
-        wide = max(1, _BATCH_BYTES // (4 * 64 * self.vocabulary_size))  # passes of at least 64 columns
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> IntArray:
+        """Sequences as rows of one array, int64 [B, T]."""
+        tokens = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+        for row, sequence in zip(tokens, sequences, strict=True):
+            row[: len(sequence)] = sequence  # what is behind a sequence cannot touch it
+        self._check_tokens(tokens)
+        return tokens
+
+    def _scan_batches(self, lengths: Sequence[int], *, columns: int = 64) -> list[list[int]]:
+        """Which sequences run together: of similar length, as many as fit. Follows from lengths and model alone.
+
+        Passes have at least so many `columns`.
+        """
+        wide = max(1, _BATCH_BYTES // (4 * columns * self.vocabulary_size))
         batches: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
             longest = lengths[batches[-1][0]] if batches else 0

@@ -84,12 +84,12 @@ def nncf(model: ov.Model, s: Settings, windows: np.ndarray, statistics: Path) ->
 
 
 def plain_forward(model: ov.Model, windows: np.ndarray, precision: str) -> None:
-    from peer import inputs
+    from autotune.compression.segments import text_inputs
 
     request = ov.Core().compile_model(model, "CPU", PRECISIONS[precision]).create_infer_request()
     for window in windows:
         request.reset_state()
-        request.infer(inputs(window), share_inputs=True)
+        request.infer(text_inputs(window[None]), share_inputs=True)
 
 
 def calibration_pass(model: ov.Model, windows: np.ndarray, depth: Any) -> None:

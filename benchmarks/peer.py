@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from autotune.compression.segments import text_inputs
 from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
 
-__all__ = ["inputs", "nncf_compress"]
+__all__ = ["nncf_compress"]
 
 
 def nncf_compress(
@@ -43,7 +44,7 @@ def nncf_compress(
     algorithms = {name: True for name in ALGORITHMS if getattr(settings, name)}
     options |= algorithms
     if settings.needs_statistics:
-        options["dataset"] = nncf.Dataset([inputs(row) for row in windows])
+        options["dataset"] = nncf.Dataset([text_inputs(row[None]) for row in windows])
         options["subset_size"] = len(windows)
     if statistics is not None:
         options["advanced_parameters"] = nncf.AdvancedCompressionParameters(statistics_path=str(statistics))
@@ -52,13 +53,3 @@ def nncf_compress(
             return nncf.compress_weights(model.clone(), **options)
         except nncf.ParameterNotSupportedError:
             return None
-
-
-def inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
-    tokens = tokens[None]
-    return {
-        "input_ids": tokens,
-        "attention_mask": np.ones_like(tokens),
-        "position_ids": np.arange(tokens.shape[1])[None],
-        "beam_idx": np.zeros(1, np.int32),
-    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +57,13 @@ class Probe:
         self._whole = OpenVINOLanguageModel(
             probe, tokenizer, device=device, ov_config=ov_config, constants=self._inputs
         )
-        self._suffixes = Suffixes(model, probe, self._inputs, tokenizer, device=device, ov_config=ov_config)
+        self._make_suffixes = partial(
+            Suffixes, model, probe, self._inputs, tokenizer, device=device, ov_config=ov_config
+        )
+
+    @cached_property
+    def _suffixes(self) -> Suffixes:
+        return self._make_suffixes()
 
     @contextmanager
     def replaced(self, values: Mapping[str, Array]) -> Iterator[OpenVINOLanguageModel]:
@@ -86,7 +93,8 @@ class Probe:
 
     def close(self) -> None:
         """Free the compiled models and the weights."""
-        self._suffixes.close()
+        if "_suffixes" in self.__dict__:  # asking the property would make them
+            self._suffixes.close()
         self._whole.close()
         self._inputs.clear()
         self._originals.clear()

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compiling import compile_model
+from autotune.compiling import compile_model, scoring_properties
 from autotune.compression.arrays import FLOAT_TYPES, type_name
 from autotune.compression.segments import BYTES_PER_ELEMENT, Segment, cut, extract, text_inputs
-from autotune.evaluation import SCORING_CONFIG
 from autotune.runtime import OpenVINOLanguageModel, finite
 
 if TYPE_CHECKING:
@@ -32,9 +31,6 @@ SEGMENTS = 4
 
 SHARE = 0.7
 """Of a whole forward pass, what a weight's takes on average: half of it, half a segment, and the head."""
-
-BATCH_BYTES = 128 * 2**20
-"""Logits of one inference."""
 
 
 class Suffixes:
@@ -59,29 +55,36 @@ class Suffixes:
             tokenizer: the model's.
             device, ov_config: as for `OpenVINOLanguageModel`.
         """
-        self._inputs, self._tokenizer, self._device = inputs, tokenizer, device
-        self._config = dict(ov_config)
+        self._probe, self._inputs, self._tokenizer = probe, inputs, tokenizer
+        self._device, self._config = device, ov_config
         logits = model.output("logits").get_node().input_value(0)
         name = f"{logits.get_node().get_friendly_name()}:{logits.get_index()}"
         constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
         sizes = [int(np.prod(node.get_output_shape(0))) for node in constants if type_name(node) in FLOAT_TYPES]
-        segments = cut(model, {name: 0}, BYTES_PER_ELEMENT * sum(sizes) // SEGMENTS)
-        self._kept_by = [segment.kept for segment in segments]
+        self._logits = Segment((name,))
+        self._segments = cut(model, {name: 0}, BYTES_PER_ELEMENT * sum(sizes) // SEGMENTS)
         self._parts: list[ov.Model] = []
-        self._behind: list[ov.Model] = []
-        before: list[str] = []
-        for segment in segments:
-            self._behind.append(_part(probe, Segment((name,)), before))
-            last = segment is segments[-1]
-            self._parts.append(self._behind[-1] if last else _part(probe, Segment((), segment.kept), before))
-            before += segment.kept
+        self._first_use: dict[str, int] = {}
+        for number, segment in enumerate(self._segments):
+            last = number == len(self._segments) - 1
+            part = self._part(number, self._logits if last else Segment((), segment.kept))
+            self._parts.append(part)
+            self._first_use = dict.fromkeys(_input_names(part), number) | self._first_use
         self._entering_of: dict[tuple[int, bytes], list[Kept]] = {}
         self._open: tuple[int, _Suffix] | None = None
 
+    def _part(self, number: int, wanted: Segment) -> ov.Model:
+        """A part of the model that begins with a segment; its inputs all have names."""
+        before = [name for segment in self._segments[:number] for name in segment.kept]
+        part = extract(self._probe, wanted, before, lambda output: [output])
+        for parameter in part.get_parameters():
+            if not parameter.output(0).get_names():
+                parameter.output(0).set_names({parameter.get_friendly_name()})
+        return part
+
     def segment(self, name: str) -> int:
-        """The segment that first uses an input."""
-        uses = (number for number, part in enumerate(self._parts) if name in _input_names(part))
-        return next(uses, 0)
+        """The segment that first uses an input; 0 where none does."""
+        return self._first_use.get(name, 0)
 
     def behind(self, number: int) -> OpenVINOLanguageModel:
         """The model from a segment on, the original before it.
@@ -91,7 +94,7 @@ class Suffixes:
         if self._open is None or self._open[0] != number:
             self.close()
             suffix = _Suffix(
-                self._behind[number],
+                self._part(number, self._logits),
                 self._inputs,
                 lambda tokens: self._entering(number, tokens),
                 self._tokenizer,
@@ -116,11 +119,11 @@ class Suffixes:
 
     def _run(self, number: int, tokens: IntArray, entering: Kept) -> Kept:
         """What one segment of the original keeps for later ones."""
-        config = {key: value for key, value in {**SCORING_CONFIG, **self._config}.items() if value is not None}
+        config = scoring_properties(self._config)
         compiled = compile_model(self._parts[number], f"segment {number} of the model", self._device, config)
         given = {**text_inputs(tokens), **entering, **self._inputs}
         found = compiled({name: given[name] for name in _input_names(self._parts[number])}, share_inputs=True)
-        kept = {name: np.array(found[index]) for index, name in enumerate(self._kept_by[number])}
+        kept = {name: np.array(found[index]) for index, name in enumerate(self._segments[number].kept)}
         compiled.release_memory()
         return kept
 
@@ -147,39 +150,17 @@ class _Suffix(OpenVINOLanguageModel):
         """The part was made here; it may well do without the tokens."""
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
-        """As `LanguageModel.scan`; whole sequences of one length run together, as many as fit."""
+        """As `LanguageModel.scan`; there is no cache, so that sequences run whole."""
         self._held.update({name: self._weights[name] for name in self._needed if name in self._weights})
-        for batch in _batches([len(sequence) for sequence in sequences], 4 * self.vocabulary_size):
-            tokens = np.array([sequences[index] for index in batch], np.int64)
-            self._check_tokens(tokens)
+        lengths = [len(sequence) for sequence in sequences]
+        for batch in self._scan_batches(lengths, columns=max(lengths)):
+            tokens = self._padded([sequences[index] for index in batch])
             entering = self._entering(tokens)
             self._held.update({name: entering[name] for name in self._needed if name in entering})
             logits = self._fresh(tokens)
             for row, index in enumerate(batch):
-                if first[index] < len(sequences[index]):
-                    yield index, first[index], finite(logits[row, first[index] :], self._name)
-
-
-def _batches(lengths: Sequence[int], bytes_per_token: int) -> Iterator[list[int]]:
-    """Which sequences run together: equally long ones, in their order."""
-    batch: list[int] = []
-    for index, length in enumerate(lengths):
-        full = len(batch) >= max(1, BATCH_BYTES // (bytes_per_token * max(length, 1)))
-        if batch and (full or lengths[batch[0]] != length):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _part(probe: ov.Model, segment: Segment, before: Sequence[str]) -> ov.Model:
-    """A segment whose inputs all have names."""
-    part = extract(probe, segment, before, lambda output: [output])
-    for parameter in part.get_parameters():
-        if not parameter.output(0).get_names():
-            parameter.output(0).set_names({parameter.get_friendly_name()})
-    return part
+                if first[index] < lengths[index]:
+                    yield index, first[index], finite(logits[row, first[index] : lengths[index]], self._name)
 
 
 def _input_names(model: ov.Model) -> set[str]:
