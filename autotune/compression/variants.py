@@ -306,22 +306,8 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
         scale, zero = initial_scale(values, fmt)
         if np.abs(scale).max() > LARGEST_FLOAT16:
             raise _too_large(weight, float(np.abs(values).max()))
-        if variant.gptq:
-            assert treatment.second_moment is not None
-            assert treatment.spread is not None
-            if variant.scale_estimation:
-                found = quantize_with_best_scales(values, scale, zero, treatment.second_moment, treatment.spread, fmt)
-            else:
-                found = quantize_columns(values, stored_value(scale, fmt), zero, treatment.spread, fmt)
-            codes.put(start, found.codes)
-            scale, zero = found.scale, found.zero
-        else:
-            if blocks is not None:
-                scale, zero = estimate_scale(values, scale, zero, blocks, fmt)
-            if variant.looks_at_activations or fmt.second_order_scale:
-                # Plain rounding does not see that a float16 scale is rounded, since NNCF's does not; these do.
-                scale = stored_value(scale, fmt)
-            codes.put(start, encode(values, scale, zero, fmt))
+        found, scale, zero = _quantized(values, scale, zero, variant, treatment, blocks, fmt)
+        codes.put(start, found)
         scales[start:stop] = store_scale(scale, fmt)
         if zeros is not None and zero is not None:
             zeros[start:stop] = zero
@@ -336,6 +322,40 @@ def compress_weight(read: RowReader, weight: Weight, variant: Variant, treatment
     if fmt.second_order_scale:
         parts["second_order_scale"] = _bytes(np.array([fmt.second_order_scale], np.float32))
     return parts
+
+
+def _quantized(
+    values: Array,
+    scale: Array,
+    zero: Array | None,
+    variant: Variant,
+    treatment: Treatment,
+    blocks: Array | None,
+    fmt: Format,
+) -> tuple[Codes, Array, Array | None]:
+    """Codes of some rows, [n, G, g], with the scale and zero point that they belong to, from those of the range.
+
+    Args:
+        values: the rows.
+        scale, zero: from `initial_scale`.
+        variant, treatment: the weight's.
+        blocks: second moments for scale estimation alone, from `blocks_of`; None without.
+        fmt: the variant's format.
+    """
+    if variant.gptq:
+        assert treatment.second_moment is not None
+        assert treatment.spread is not None
+        if variant.scale_estimation:
+            found = quantize_with_best_scales(values, scale, zero, treatment.second_moment, treatment.spread, fmt)
+        else:
+            found = quantize_columns(values, stored_value(scale, fmt), zero, treatment.spread, fmt)
+        return found.codes, found.scale, found.zero
+    if blocks is not None:
+        scale, zero = estimate_scale(values, scale, zero, blocks, fmt)
+    if variant.looks_at_activations or fmt.second_order_scale:
+        # Plain rounding does not see that a float16 scale is rounded, since NNCF's does not; these do.
+        scale = stored_value(scale, fmt)
+    return encode(values, scale, zero, fmt), scale, zero
 
 
 def _too_large(weight: Weight, magnitude: float) -> CompressionError:
