@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from autotune.compression.format_table import FORMATS
-from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, Settings
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, INT8_MODES, MIXED, Settings
 from autotune.files import fingerprint
 
 __all__ = ["FIXED_ONLY", "ORDER", "SPENDING", "Choices", "Parameter", "Range", "SearchSpace", "active_parameters"]
@@ -163,6 +163,22 @@ class SearchSpace:
         """The same space without budgets: what it has of `ratio`, and where it has none, what the variants are of."""
         left = {name: p for name, p in self.parameters.items() if name not in ("allocation", "budget")}
         return SearchSpace(self.name, left, self.description)
+
+    @property
+    def may_look_at_activations(self) -> bool:
+        """Whether some point of the space needs calibration statistics to be planned or applied."""
+
+        def values(name: str, default: Any) -> tuple[Any, ...]:
+            parameter = self.parameters.get(name)
+            if parameter is None:
+                return (default,)
+            return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
+
+        data_free = {"awq"} if False not in values("awq_data_free", False) else set()
+        if "budget" in self.allocations or any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
+            return True
+        data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
+        return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `load_space` reads back as an equal space."""

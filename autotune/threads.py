@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-__all__ = ["ENVIRONMENT", "environment_for", "thread_limit", "usable_cores"]
+__all__ = ["ENVIRONMENT", "all_cores", "environment_for", "thread_limit", "usable_cores"]
 
 ENVIRONMENT = "AUTOTUNE_THREADS"
 """The environment variable that tells a process its share."""
@@ -19,8 +20,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_blocks_of_all = 0
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Lift the limit inside: for work of one worker that the others wait for."""
+    global _blocks_of_all
+    _blocks_of_all += 1
+    try:
+        yield
+    finally:
+        _blocks_of_all -= 1
+
+
 def thread_limit() -> int | None:
     """This process's share of the cores, or None where it has them for itself."""
+    if _blocks_of_all:
+        return None
     value = os.environ.get(ENVIRONMENT, "")
     return int(value) if value.isdigit() and int(value) > 0 else None
 

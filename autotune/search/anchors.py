@@ -14,7 +14,7 @@ from autotune.reporting.formatting import budget_text
 from autotune.search.history import point_key
 from autotune.search.sampling import params_of, walk
 from autotune.space_model import SPENDING, Parameter, Range, SearchSpace
-from autotune.spaces import read_budget
+from autotune.space_reader import read_budget
 
 __all__ = ["Anchor", "anchors", "from_front", "wished"]
 

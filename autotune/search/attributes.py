@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from autotune.config import Config
     from autotune.evaluation import Metric
-    from autotune.search.preparation import Prepared
+    from autotune.search.prepared import Prepared
 
 __all__ = ["SCHEMA_VERSION", "all_metrics", "describe_study", "record_manifest"]
 

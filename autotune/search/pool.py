@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.search.messages import Site
 from autotune.search.racing import Rival
@@ -13,7 +13,7 @@ from autotune.search.trial import Seen, TrialResult, Workplace, plan_saver, run_
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
-    from autotune.search.preparation import Prepared
+    from autotune.search.prepared import Prepared
     from autotune.search.progress import Listener
 
 __all__ = ["Finished", "Here", "Pool", "Stopped"]
@@ -63,8 +63,19 @@ class Pool(Protocol):
             AutotuneError: something is wrong with the study itself.
         """
 
+    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Score models on the report texts, once no trial is at work any more; see `Prepared.report_scores`.
+
+        Yields:
+            (index of the model, its scores), in the order in which they are there.
+
+        Raises:
+            Stopped: a stop signal came.
+            AutotuneError: something is wrong that is not one model's fault.
+        """
+
     def stop(self, signal: int) -> None:
-        """Have `wait` raise `Stopped`."""
+        """Have whoever waits raise `Stopped`."""
 
     def close(self) -> None:
         """End every worker; trials at work are lost."""
@@ -114,6 +125,11 @@ class Here:
         result = run_trial(settings, place, rivals)
         self._task = None
         return Finished(number, result)
+
+    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `Pool`."""
+        for index, settings in enumerate(models):
+            yield index, self._prepared.report_scores(settings)
 
     def stop(self, signal: int) -> None:
         """See `Pool`; a trial in this process can only be interrupted by an exception."""

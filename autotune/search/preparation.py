@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from autotune.cache import Cache
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
 from autotune.errors import AutotuneError
 from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.files import fingerprint
@@ -18,7 +17,6 @@ from autotune.search.memory import check_memory
 from autotune.search.report_texts import ReportTexts
 from autotune.search.scoring import Scorer
 from autotune.search.trial import RELATIVE_TO
-from autotune.space_model import Range, SearchSpace
 from autotune.synthetic import cached_windows, recipe
 from autotune.threads import thread_limit
 
@@ -26,72 +24,17 @@ if TYPE_CHECKING:
     from autotune.allocation.planner import BudgetPlanner
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
+    from autotune.compression.settings import Settings
     from autotune.compression.statistics import Statistics, StatisticsCache
     from autotune.config import Config
     from autotune.evaluation import IntArray
     from autotune.models import SourceModel
     from autotune.references import ReferenceStore
     from autotune.runtime import OpenVINOLanguageModel
-    from autotune.search import candidate
     from autotune.search.candidate import Candidate
     from autotune.search.racing import Race
 
-__all__ = ["Preparation", "Prepared", "prepare"]
-
-
-class Prepared(Protocol):
-    """What a study needs of model, engine and evaluators; `Preparation` is the real one."""
-
-    @property
-    def engine(self) -> candidate.Engine:
-        """Plans and applies settings."""
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        """Every metric that `score` measures."""
-
-    def fingerprints(self) -> dict[str, str]:
-        """Subject -> fingerprint: model, tokenizer, calibration, ``evaluators.<name>``; see `storage.SUBJECTS`."""
-
-    def original(self) -> dict[str, Any]:
-        """The original model: footprint, bits_per_weight, fp32_bytes, metrics; the study's schema."""
-
-    def score(self, candidate: Candidate, race: Race | None) -> Mapping[str, Measurement]:
-        """The metrics of a trial's model: all of them, or what it takes to know that it is beaten.
-
-        What is known from earlier is not measured again; where that is everything, the model is not even made.
-
-        Raises:
-            Beaten: see `Race.check`.
-        """
-
-    def manifest(self) -> dict[str, Any]:
-        """Versions, machine, hashes, seeds, runtime properties."""
-
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """What was (computed, found ready): statistics, references, variants, scores."""
-
-    def report_fingerprint(self) -> str | None:
-        """Changes with the report texts, on which the front is scored in the end; None where there are none."""
-
-    def report_texts(self) -> dict[str, Any]:
-        """What the report texts are and what the original scores on them; see `ReportTexts.describe`."""
-
-    def report_scores(self, settings: Settings) -> dict[str, Any]:
-        """The scores of one model on the report texts, as data; see `ReportTexts.scores`."""
-
-    def settle_in(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
-        """Called in a worker process before all else: time to import what will be needed.
-
-        Args:
-            shared: to be entered around work that is not one trial's own but what all trials wait for.
-        """
-
-    def found(self) -> Any:
-        """What it took time to find out and can be told to other workers of the same study, see `adopt`."""
-
-    def adopt(self, found: Any) -> None:
-        """Take over what another worker's `found` returned."""
+__all__ = ["Preparation", "prepare"]
 
 
 def prepare(config: Config, stage: Callable[[str], None]) -> Preparation:
@@ -160,7 +103,7 @@ class Preparation:
     @cached_property
     def needs_calibration(self) -> bool:
         """Whether any point of the space looks at activations; if none does, no calibration text is read."""
-        return may_look_at_activations(self.config.space)
+        return self.config.space.may_look_at_activations
 
     @cached_property
     def statistics_cache(self) -> StatisticsCache:
@@ -450,19 +393,3 @@ class Preparation:
             "variants": (variants.get("variants_computed", 0), variants.get("variants_reused", 0)),
             "scores": (scores.get("measured", 0), scores.get("reused", 0)),
         }
-
-
-def may_look_at_activations(space: SearchSpace) -> bool:
-    """Whether some point of the space needs calibration statistics to be planned or applied."""
-
-    def values(name: str, default: Any) -> tuple[Any, ...]:
-        parameter = space.parameters.get(name)
-        if parameter is None:
-            return (default,)
-        return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
-
-    data_free = {"awq"} if False not in values("awq_data_free", False) else set()
-    if "budget" in space.allocations or any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
-        return True
-    data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
-    return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))

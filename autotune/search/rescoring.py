@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from autotune.config import Config
     from autotune.search.history import History
-    from autotune.search.preparation import Prepared
+    from autotune.search.pool import Pool
     from autotune.search.progress import Listener
 
 __all__ = ["ATTRIBUTE", "rescore_front"]
@@ -27,13 +27,12 @@ TOLD = 0.01
 """The share of a text that two sets may have in common before that is told."""
 
 
-def rescore_front(
-    study: optuna.Study, config: Config, history: History, prepared: Prepared, listener: Listener
-) -> None:
+def rescore_front(study: optuna.Study, config: Config, history: History, pool: Pool, listener: Listener) -> None:
     """Score the front's models on the report texts; what was scored on the same ones before is kept.
 
-    Each model's scores are in the storage before the next one's turn, so that little is lost by a kill.
+    Each model's scores are in the storage as soon as they are there, so that little is lost by a kill.
     """
+    prepared = pool.prepared()
     front = front_trials(history, list(config.objectives.values()))
     text = prepared.report_fingerprint() if front else None
     if text is None:
@@ -52,11 +51,13 @@ def rescore_front(
                 listener.note(f"the texts of {pair} are not disjoint: {100 * share:.0f}% of the second is in the first")
         for note in known["notes"]:
             listener.note(f"no report text for {note}")
-        for index, trial in enumerate(missing if known["original"] else [], 1):
-            listener.stage(f"scoring the front on the report texts: {index} of {len(missing)}")
-            settings = settings_from(trial.user_attrs["settings"])
-            known["trials"] = {**known["trials"], str(trial.number): prepared.report_scores(settings)}
+        models = [settings_from(trial.user_attrs["settings"]) for trial in (missing if known["original"] else ())]
+        if models:
+            listener.stage(f"scoring the front on the report texts: {len(models)} models")
+        for done, (index, scores) in enumerate(pool.report_scores(models), 1):
+            known["trials"] = {**known["trials"], str(missing[index].number): scores}
             study.set_user_attr(ATTRIBUTE, known)
+            listener.stage(f"scoring the front on the report texts: {done} of {len(models)} models")
     except AutotuneError as error:  # a worker that died of it, say: the search's own results are none the worse
         listener.note(f"the front could not be scored on the report texts: {error}")
     study.set_user_attr(ATTRIBUTE, known)

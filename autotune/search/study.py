@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import optuna
 
     from autotune.config import Config
-    from autotune.search.preparation import Prepared
+    from autotune.search.prepared import Prepared
 
 __all__ = ["StudyOutcome", "run_search", "run_worker"]
 
@@ -139,7 +139,7 @@ def run_search(
 def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
     """Score the front on the report texts; a stop signal ends that, and the next run takes it up again."""
     try:
-        rescore_front(search.study, search.config, search.history(), search.pool.prepared(), listener)
+        rescore_front(search.study, search.config, search.history(), search.pool, listener)
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"

@@ -32,8 +32,9 @@ from autotune.search.messages import (
     receive,
     send,
 )
-from autotune.search.preparation import Prepared
+from autotune.search.prepared import Prepared
 from autotune.search.trial import Seen, Workplace, plan_saver, run_trial
+from autotune.threads import all_cores
 
 __all__ = ["main"]
 
@@ -70,10 +71,14 @@ class Worker:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Around work that all trials share, whichever comes first: it does not count as this trial's time."""
+        """Around work that all trials share, whichever comes first: it does not count as this trial's time.
+
+        As the other workers wait for it, or soon will, it takes all cores.
+        """
         self.say(Clock(running=False))
         try:
-            yield
+            with all_cores():
+                yield
         finally:
             self.say(Clock(running=True))
 

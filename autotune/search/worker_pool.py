@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.config import Config
     from autotune.evaluation import Metric
-    from autotune.search.preparation import Prepared
+    from autotune.search.prepared import Prepared
     from autotune.search.progress import Listener
 
 __all__ = ["Limits", "WorkerPool"]
@@ -125,25 +125,47 @@ class WorkerPool:
         Raises:
             StudyError: the worker died over it.
         """
-        place = self._places[0]
-        place.process.send(Call(name, arguments))
+        first = self._places[0]
+        first.process.send(Call(name, arguments))
+        _, answer = self._answered([first])
+        if isinstance(answer, Gone):
+            last_words = f"; its last words were: {answer.last_words}" if answer.last_words else ""
+            raise StudyError(
+                f"the worker process died ({exit_text(answer.status)}) while it prepared the study{last_words}"
+                f"{out_of_memory(answer.status)}"
+            )
+        return answer.value
+
+    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `Pool`: each worker takes the next model when it is done with one; its death costs that one's scores."""
+        left, at = list(enumerate(models))[::-1], dict[Place, int]()
+        idle = list(self._places)
+        while True:
+            for place in idle[: len(left)]:
+                at[place], settings = left.pop()
+                place.process.send(Call("report_scores", (settings,)))
+            if not at:
+                return
+            place, answer = self._answered(at)
+            index, idle = at.pop(place), [place]
+            if isinstance(answer, Gone):
+                self._replace(place)
+                yield index, {"error": died(answer)}
+            else:
+                yield index, answer.value
+
+    def _answered(self, called: Collection[Place]) -> tuple[Place, Returned | Gone]:
+        """The next of the workers that were called to return, or to die over it."""
         while True:
             sender, message = self._inbox.get()
-            if sender is not None and sender is not place.process:
-                if isinstance(message, Gone):
-                    self._replace(next(other for other in self._places if other.process is sender))
-                continue
-            match message:
-                case Returned(value):
-                    return value
-                case Gone(status, last_words):
-                    raise StudyError(
-                        f"the worker process died ({exit_text(status)}) while it prepared the study"
-                        + (f"; its last words were: {last_words}" if last_words else "")
-                        + out_of_memory(status)
-                    )
-                case _:
-                    self._common(message)
+            place = next((place for place in self._places if place.process is sender), None)
+            if place in called and isinstance(message, (Returned, Gone)):
+                assert place is not None
+                return place, message
+            if place is not None and isinstance(message, Gone):
+                self._replace(place)
+            elif sender is None or place in called:
+                self._common(message)
 
     def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
         """See `Pool`."""
@@ -245,17 +267,13 @@ class WorkerPool:
         self._replace(place)
         if trial is None:
             return None
-        how = exit_text(status)
         self._lost += verdict is None
         if self._lost >= HOPELESS and not self._any_done:
             raise StudyError(
-                f"the first {HOPELESS} trials each ended their worker process ({how}), so nothing can be tried this way"
-                f"{out_of_memory(status)}. Its last words were: {last_words or 'none'}"
+                f"the first {HOPELESS} trials each ended their worker process ({exit_text(status)}), so nothing can be "
+                f"tried this way{out_of_memory(status)}. Its last words were: {last_words or 'none'}"
             )
-        if verdict is None:
-            verdict = f"{LOST}: the worker process died ({how}){out_of_memory(status)}"
-        kind, _, text = verdict.partition(": ")
-        error = {"type": kind, "message": text, "signal": how, "traceback": last_words}
+        error = died(Gone(status, last_words), verdict)
         return Finished(trial, TrialResult("fail", attrs={"error": error}))
 
     def _replace(self, place: Place) -> None:
@@ -323,10 +341,6 @@ class Remote:
         """See `Prepared`."""
         return dict(self._pool.call("report_texts"))
 
-    def report_scores(self, settings: Settings) -> dict[str, Any]:
-        """See `Prepared`."""
-        return dict(self._pool.call("report_scores", settings))
-
     def counts(self) -> dict[str, tuple[int, int]]:
         """See `Prepared`: of all workers."""
         return self._pool.counts()
@@ -334,6 +348,13 @@ class Remote:
     def manifest(self) -> dict[str, Any]:
         """See `Prepared`: of all workers."""
         return self._pool.manifest()
+
+
+def died(gone: Gone, verdict: str | None = None) -> dict[str, str]:
+    """The end of a worker as the error of what it was at; `verdict` says why it was ended, if it was."""
+    how = exit_text(gone.status)
+    kind, _, text = (verdict or f"{LOST}: the worker process died ({how}){out_of_memory(gone.status)}").partition(": ")
+    return {"type": kind, "message": text, "signal": how, "traceback": gone.last_words}
 
 
 def out_of_memory(status: int) -> str:

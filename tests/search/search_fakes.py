@@ -136,6 +136,7 @@ class FakePrepared:
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     report: str | None = None
     report_error: BaseException | None = None
+    report_faults: Mapping[str, str] = field(default_factory=dict)
     reported: list[Settings] = field(default_factory=list)
 
     def settle_in(self, shared: Any) -> None: ...
@@ -163,6 +164,7 @@ class FakePrepared:
         self.reported.append(settings)
         if self.report_error is not None:
             raise self.report_error
+        fault(self.report_faults.get(settings.mode, ""))
         found = score(settings)
         return {"metrics": {name: {"value": 1.1 * m.value, "stderr": m.stderr} for name, m in found.items()}}
 
@@ -239,7 +241,8 @@ def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrep
     """What workers prepare in tests: `config.faults` says what goes wrong where.
 
     ``log`` is a file that gets a line for every scored plan, ``delay`` seconds of every trial; under a mode stands the
-    name of the fault that its trials have.
+    name of the fault that its trials have, ``report`` names the report texts, ``reporting`` has the faults of scoring
+    on them, by mode.
     """
     faults = config.faults
     if "prepare" in faults:
@@ -250,7 +253,7 @@ def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrep
         return score(settings)
 
     engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0))
-    return FakePrepared(engine, scorer, report=faults.get("report"))
+    return FakePrepared(engine, scorer, report=faults.get("report"), report_faults=faults.get("reporting", {}))
 
 
 def fault(name: str) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, search
+import optuna
+import pytest
+from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, search
 from test_study import trials_of
 
 from autotune.errors import ConfigError
 from autotune.reporting.results import load_results
 from autotune.search.pool import Stopped
+from autotune.search.rescoring import ATTRIBUTE
+from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
 
 
 def study(folder: Path, trials: int = 10) -> FakeConfig:
@@ -72,13 +76,34 @@ def test_what_goes_wrong_there_does_not_cost_the_search(tmp_path: Path) -> None:
     assert len(prepared.reported) == len(load_results(config.output).front)
 
 
-def test_workers_score_them_too(tmp_path: Path) -> None:
-    """In a worker process, which is told the settings."""
-    config = study(tmp_path / "study", trials=4)
-    config = replace(config, study=replace(config.study, workers=1), faults={"report": "texts"})
-    from search_fakes import prepare_faulty
-
+def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) -> FakeConfig:
+    """A study that worker processes have done."""
+    config = study(folder, trials=trials)
+    config = replace(config, study=replace(config.study, workers=workers), faults={"report": "texts", **faults})
     search(config, prepare=prepare_faulty)
-    results = load_results(config.output)
+    return config
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_score_them_too(tmp_path: Path, workers: int) -> None:
+    """In worker processes, which are told the settings, side by side."""
+    results = load_results(by_workers(tmp_path / "study", workers).output)
     assert results.unseen is not None
     assert set(results.unseen.trials) == set(results.front)
+    for trial, scores in results.unseen.trials.items():
+        assert scores["kl_divergence"].value == 1.1 * (results.value(trial, "kl_divergence") or 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_over_one_costs_its_scores(tmp_path: Path, workers: int) -> None:
+    """The others have theirs, and the reason is kept."""
+    config = by_workers(tmp_path / "study", workers, trials=8, reporting={"int8_asym": "kill"})
+    results = load_results(config.output)
+    lost = {trial for trial in results.front if results.records[trial].settings["mode"] == "int8_asym"}
+    assert lost
+    assert results.unseen is not None
+    assert {trial for trial, scores in results.unseen.trials.items() if scores} == set(results.front) - lost
+    storage = connect(database_url(config.output / DATABASE))
+    told = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[ATTRIBUTE]["trials"]
+    close(storage)
+    assert {told[str(trial)]["error"]["signal"] for trial in lost} == {"SIGKILL"}
