@@ -44,7 +44,7 @@ space: full
 evaluators:
   similarity: {{embedder: {embedder}}}
   perplexity: {{path: {text}, sequence_length: 512, samples: 16}}
-study: {{trials: {trials}}}
+study: {{trials: {trials}{workers}}}
 """
 """Everything that has a default has it; the default texts are on the hub, the number of windows is theirs."""
 
@@ -63,6 +63,7 @@ def ours(options: argparse.Namespace) -> None:
         text=options.text.absolute(),
         embedder=options.embedder,
         trials=options.trials,
+        workers="" if options.workers is None else f", workers: {options.workers}",
     )
     (work / "model.yaml").write_text(config, encoding="utf-8")
     begun = time.monotonic()
@@ -309,6 +310,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="what scores come from")
     parser.add_argument("--embedder", default="minilm")
     parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--workers", type=int, help="other than the default, to see what that would cost")
     parser.add_argument("--only", choices=RUNS, help="one of the runs of `ours`")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no further trial or setting after this")
     options = parser.parse_args()
