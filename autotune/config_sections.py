@@ -138,8 +138,9 @@ class StudyOptions(Section):
     """Which of Optuna's samplers proposes the trials."""
     seed: Annotated[int, Field(ge=0)] = 0
     """What all random choices come from."""
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Trials at the same time, each in a process of its own that shares the cores; 0 runs them in the search itself."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Trials at the same time, each in a process of its own that has its share of the cores; auto: two where cores and
+    memory allow it, else one; 0 runs them in the search itself."""
     trial_timeout: Duration | None = None
     """The longest time of one trial, e.g. 10m, calibration not counted; a longer one is ended and fails."""
     patience: Annotated[int, Field(ge=1)] | None = None

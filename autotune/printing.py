@@ -97,8 +97,9 @@ def _forecast(told: Forecast) -> str:
     from autotune.reporting.formatting import size
     from autotune.search.progress import duration
 
+    workers = "one worker" if told.workers == 1 else f"{told.workers} workers"
     text = (
-        f"with one worker and an empty cache it takes about {duration(told.seconds)}: "
+        f"with {workers} and an empty cache it takes about {duration(told.seconds)}: "
         f"{duration(told.preparation_seconds)} to calibrate and score the original, up to "
         f"{duration(told.trial_seconds)} a trial"
     )

@@ -80,6 +80,10 @@ class OpenVINOLanguageModel:
         path = None if not isinstance(model, (str, Path)) else xml_path(Path(model))
         config = scoring_properties(ov_config)
         config.setdefault("PERFORMANCE_HINT", "LATENCY")
+        if device == "CPU":
+            # What OpenVINO 2026.4 keeps for shapes that it has seen outlives the compiled model: some 35 MB of each
+            # model that decodes, to save 3% of its time.
+            config.setdefault("CPU_RUNTIME_CACHE_CAPACITY", 0)
         self._tokenizer = tokenizer
         self._constants = {} if constants is None else constants
         self.source = model if path is None else path

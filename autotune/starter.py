@@ -55,7 +55,7 @@ objectives: {{kl_divergence: minimize, footprint: minimize}}
 # constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}
 
 # Samplers: tpe, nsga2, gp, random, grid. A timeout such as 2h ends a run early; trials count over all runs.
-study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: 1}}
+study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: auto}}
 
 # Scores come from exact arithmetic, so that they tell the error of the weights alone.
 runtime:

@@ -6,7 +6,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-__all__ = ["ENVIRONMENT", "all_cores", "environment_for", "thread_limit", "usable_cores"]
+__all__ = [
+    "ENVIRONMENT",
+    "all_cores",
+    "environment_for",
+    "limited_to",
+    "share",
+    "take_share",
+    "thread_limit",
+    "usable_cores",
+]
 
 ENVIRONMENT = "AUTOTUNE_THREADS"
 """The environment variable that tells a process its share."""
@@ -18,6 +27,27 @@ LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share(workers: int) -> int:
+    """Threads of each of so many workers."""
+    return max(1, usable_cores() // workers)
+
+
+def take_share(threads: int) -> None:
+    """Use so many threads from now on, as a worker that was told so by its environment."""
+    os.environ[ENVIRONMENT] = str(threads)
+
+
+@contextmanager
+def limited_to(threads: int) -> Iterator[None]:
+    """Use so many threads inside, to see how fast a worker with them is."""
+    before = os.environ.get(ENVIRONMENT, "")
+    take_share(threads)
+    try:
+        yield
+    finally:
+        os.environ[ENVIRONMENT] = before
 
 
 _blocks_of_all = 0

@@ -134,7 +134,7 @@ def test_a_good_file_is_read_as_it_is_meant(folder: Path, monkeypatch: pytest.Mo
         "footprint": Constraint("<=", 1.2e9, "<= 1.2 GB"),
     }
     assert (config.study.trials, config.study.timeout, config.study.sampler) == (3, 7200.0, "nsga2")
-    assert (config.study.seed, config.study.workers, config.trust_remote_code) == (7, 1, False)
+    assert (config.study.seed, config.study.workers, config.trust_remote_code) == (7, "auto", False)
 
 
 def test_a_model_alone_is_enough(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_model_alone_is_enough(folder: Path) -> None:
     assert config.objectives == {"kl_divergence": "minimize", "footprint": "minimize"}
     assert config.constraints == {}
     study = config.study
-    assert (study.trials, study.timeout, study.sampler, study.seed, study.workers) == (64, None, "tpe", 0, 1)
+    assert (study.trials, study.timeout, study.sampler, study.seed, study.workers) == (64, None, "tpe", 0, "auto")
     assert config.runtime.device == "CPU"
     assert dict(config.runtime.ov_config) == dict(SCORING_CONFIG)
     assert (config.cache.directory, config.cache.limit) == (None, 20 * 10**9)

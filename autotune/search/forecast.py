@@ -26,11 +26,12 @@ from autotune.compression.settings import Settings
 from autotune.compression.variants import layout
 from autotune.errors import AutotuneError
 from autotune.search.anchors import anchors, wished
-from autotune.search.memory import own_memory
+from autotune.search.memory import own_memory, worker_count
 from autotune.search.sampling import walk
 from autotune.search.survey import plan_without_calibration
 from autotune.search.worker_pool import WorkerPool
 from autotune.space_model import Parameter, Range
+from autotune.threads import all_cores, limited_to, share
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
@@ -71,15 +72,17 @@ class Forecast:
     """What a study of a configuration will take, with nothing in the cache.
 
     Attributes:
-        seconds: the whole study with one worker a time, all trials, the front on the report texts included.
+        workers: how many there will be.
+        seconds: the whole study, all trials, the front on the report texts included.
         preparation_seconds: its calibration and references.
-        trial_seconds: a trial that is scored in full, on average.
+        trial_seconds: a trial that is scored in full, on average, by a worker with its share of the cores.
         memory: bytes that a worker holds for itself at most.
         disk: bytes that cache and study take together.
         not_measured: evaluators whose time is not in here, for they cannot say it from a few texts; and the
             calibration where the model writes its texts.
     """
 
+    workers: int
     seconds: float
     preparation_seconds: float
     trial_seconds: float
@@ -111,11 +114,13 @@ def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -
     first = [without_budget(config.space.settings(anchor.point)) for anchor in begin][: config.study.trials]
     points = [random_point(config, rng) for _ in range(min(DRAWN, config.study.trials))]
     drawn = [without_budget(config.space.settings(point)) for point in points]
+    workers = worker_count(config, prepared.engine.sizes.original)
     with tempfile.TemporaryDirectory() as folder, watched() as peak:
         calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
-        compression = Compression(engine)
-        seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
-        scoring, compiling, left, missing = scored(prepared, engine)
+        with limited_to(share(workers)):
+            compression = Compression(engine)
+            seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
+            scoring, compiling, left, missing = scored(prepared, engine)
         kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
     deciding = compiling + sum(scoring[name].candidate for name in scoring if name in prepared.deciding)
@@ -124,14 +129,15 @@ def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -
     later = config.study.trials - len(first)
     reported = [scoring[name] for name in prepared.report.evaluators if name in scoring]
     again = FRONT * config.study.trials * (compiling + sum(one.candidate for one in reported)) if reported else 0.0
-    again += sum(one.reference for one in reported)
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
     synthetic = prepared.needs_calibration and config.calibration.synthetic
     ready = calibration + measuring + sum(one.reference for one in scoring.values())
+    trials = compressing + len(first) * full + later * raced + again
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
-    references = sum(one.nbytes for one in scoring.values())
+    references = sum(one.nbytes for one in [*scoring.values(), *reported])
     return Forecast(
-        seconds=STARTED + ready + compressing + len(first) * full + later * raced + again,
+        workers=workers,
+        seconds=STARTED + ready + trials / workers + sum(one.reference for one in reported),
         preparation_seconds=ready,
         trial_seconds=full + compressing / config.study.trials,
         memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
@@ -231,7 +237,7 @@ def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], f
     found: dict[str, Scoring] = {}
     missing = []
     references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
-    with prepared.compiled(prepared.source.path) as original:
+    with all_cores(), prepared.compiled(prepared.source.path) as original:
         for name, evaluator in prepared.evaluators.items():
             if not isinstance(evaluator, Shrinking):
                 missing.append(name)

@@ -27,6 +27,7 @@ __all__ = [
     "Reply",
     "Returned",
     "Run",
+    "Share",
     "Site",
     "Stage",
     "receive",
@@ -42,7 +43,7 @@ class Begin:
 
     Attributes:
         config: the study's configuration.
-        prepare: (config, stage) -> `preparation.Prepared`.
+        prepare: (config, stage) -> `prepared.Prepared`.
         log_level: level of the root logger.
     """
 
@@ -56,6 +57,13 @@ class Adopt:
     """To a worker: what another one has found out already, so that this one need not; see `Prepared.adopt`."""
 
     found: Any
+
+
+@dataclass(frozen=True)
+class Share:
+    """To a worker: how many threads it may use from now on."""
+
+    threads: int
 
 
 @dataclass(frozen=True)

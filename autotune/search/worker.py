@@ -28,13 +28,14 @@ from autotune.search.messages import (
     Reply,
     Returned,
     Run,
+    Share,
     Stage,
     receive,
     send,
 )
 from autotune.search.prepared import Prepared
 from autotune.search.trial import Seen, Workplace, plan_saver, run_trial
-from autotune.threads import all_cores
+from autotune.threads import all_cores, take_share
 
 __all__ = ["main"]
 
@@ -101,6 +102,8 @@ class Worker:
         match message:
             case Adopt(found):
                 prepared.adopt(found)
+            case Share(threads):
+                take_share(threads)
             case Call(name, arguments):
                 attribute = getattr(prepared, name)
                 self.say(Returned(attribute(*arguments) if callable(attribute) else attribute))

@@ -12,15 +12,30 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.errors import StudyError
-from autotune.search.messages import Adopt, Ask, Begin, Call, Clock, Done, Raised, Reply, Returned, Run, Site, Stage
+from autotune.search.memory import worker_count
+from autotune.search.messages import (
+    Adopt,
+    Ask,
+    Begin,
+    Call,
+    Clock,
+    Done,
+    Raised,
+    Reply,
+    Returned,
+    Run,
+    Share,
+    Site,
+    Stage,
+)
 from autotune.search.pool import Finished, Stopped
 from autotune.search.racing import Rival
 from autotune.search.trial import Seen, TrialResult
 from autotune.search.worker_process import Gone, Said, WorkerProcess, exit_text
-from autotune.threads import usable_cores
+from autotune.threads import share
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
@@ -93,20 +108,24 @@ class WorkerPool:
         prepare: Callable[..., Any],
         listener: Listener,
         *,
-        workers: int,
+        workers: int | Literal["auto"],
         limits: Limits = Limits(),
     ) -> None:
-        """Start the workers, which then import what they need; the first one is to prepare the study for all."""
+        """Start the workers, which then import what they need; the first one is to prepare the study for all.
+
+        With ``auto`` it is alone until the study is opened, when it knows how large the model is.
+        """
+        first = 1 if workers == "auto" else workers
         self._config, self._prepare, self._listener = config, prepare, listener
         self._limits = limits
-        self._threads = max(1, usable_cores() // workers)
+        self._threads = share(first)
         self._inbox: SimpleQueue[tuple[WorkerProcess | None, Any]] = SimpleQueue()
         self._adopt: Adopt | None = None
         self._lost = 0
         self._any_done = False
         self._retired: list[Mapping[str, tuple[int, int]]] = []
         self._manifests: list[Mapping[str, Any]] = []
-        self._places = [Place(self._new_process()) for _ in range(workers)]
+        self._places = [Place(self._new_process()) for _ in range(first)]
 
     def _new_process(self) -> WorkerProcess:
         begin = Begin(self._config, self._prepare, logging.getLogger().getEffectiveLevel())
@@ -173,6 +192,16 @@ class WorkerPool:
         self._adopt = Adopt(self.call("found"))
         for place in self._places[1:]:
             place.process.send(self._adopt)
+        if self._config.study.workers == "auto":
+            self._grow(worker_count(self._config, self.call("original")["footprint"]))
+
+    def _grow(self, workers: int) -> None:
+        """Divide the cores among more workers."""
+        if workers > len(self._places):
+            self._threads = share(workers)
+            for place in self._places:
+                place.process.send(Share(self._threads))
+            self._places += [Place(self._new_process()) for _ in range(workers - len(self._places))]
 
     @property
     def free(self) -> bool:

@@ -24,7 +24,7 @@ space: {{mode: [int8_asym, int4_asym, int4_sym], group_size: [32, 64], ratio: [0
 evaluators:
   similarity: {{prompts: prompts.txt, max_new_tokens: 12, embedder: minilm}}
   perplexity: {{path: search.txt, sequence_length: 32, samples: 16}}
-study: {{trials: {trials}, seed: 3}}
+study: {{trials: {trials}, seed: 3, workers: 1}}
 """
 
 

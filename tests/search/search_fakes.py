@@ -24,6 +24,7 @@ from autotune.search.candidate import Candidate
 from autotune.search.progress import Row, StudyInfo
 from autotune.search.study import StudyOutcome, run_search, run_worker
 from autotune.space_model import Choices, Range, SearchSpace
+from autotune.threads import thread_limit
 
 METRICS = {"kl_divergence": Metric("minimize", "nats/token", "", 0.0), "perplexity": Metric("minimize")}
 
@@ -139,6 +140,10 @@ class FakePrepared:
     report_faults: Mapping[str, str] = field(default_factory=dict)
     reported: list[Settings] = field(default_factory=list)
 
+    @property
+    def threads(self) -> int | None:
+        return thread_limit()
+
     def settle_in(self, shared: Any) -> None: ...
 
     def found(self) -> str:
@@ -199,7 +204,7 @@ class StudyOptions:
     timeout: float | None = None
     sampler: str = "tpe"
     seed: int = 0
-    workers: int = 0
+    workers: int | str = 0
     trial_timeout: float | None = None
     memory_limit: int | None = None
     racing: bool = True
