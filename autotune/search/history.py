@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -34,10 +35,52 @@ class History:
         """All trials that were not interrupted."""
         return [trial for trial in self.trials if not is_interrupted(trial)]
 
+    @cached_property
+    def begun(self) -> list[FrozenTrial]:
+        """The standing trials that have begun, as an undisturbed study orders them: one done again in its old place."""
+        return sorted((trial for trial in self.standing if trial.state.name != "WAITING"), key=self.rank)
+
+    @cached_property
+    def _again(self) -> dict[int, int]:
+        """Trial that does another one again -> that one."""
+        retries = ((trial.number, trial.user_attrs.get("retry_of")) for trial in self.trials)
+        return {number: earlier for number, earlier in retries if earlier is not None}
+
+    def rank(self, trial: FrozenTrial) -> int:
+        """The number of the trial, or of the interrupted one that it does again."""
+        number = int(trial.number)
+        while number in self._again:
+            number = self._again[number]
+        return number
+
     @property
     def position(self) -> int:
         """Which trial of an undisturbed study comes next; seeds the sampler, so that interruptions leave no trace."""
         return len(self.standing) - len(self.waiting)
+
+    @property
+    def turn(self) -> int:
+        """The same, where an interrupted trial waits to be done again: which one that is."""
+        if not self.to_retry or self.waiting:
+            return self.position
+        first = self.rank(self.to_retry[0])
+        return sum(self.rank(trial) < first for trial in self.begun)
+
+    def before(self, position: int, lag: int | None) -> History:
+        """What the trial at `position` may know: the others before it, the last `lag` - 1 of them as if still at work.
+
+        So it does not matter which of them are. With None it may know everything.
+        """
+        if lag is None:
+            return self
+        known = max(0, position - lag + 1)
+        return History([*self.begun[:known], *map(at_work, self.begun[known:position])])
+
+    def may_begin(self, lag: int | None) -> bool:
+        """Whether everything is there that the next trial has to know, see `before`."""
+        if lag is None:
+            return True
+        return all(trial.state.is_finished() for trial in self.begun[: max(0, self.turn - lag + 1)])
 
     @cached_property
     def waiting(self) -> list[FrozenTrial]:
@@ -83,9 +126,25 @@ class History:
                 return trial.number, result_of(trial)
         return None
 
+    def undecided_before(self, number: int) -> list[int]:
+        """The running trials that come before a running one and whose plan is not known yet."""
+        own = next(self.rank(trial) for trial in self.running if trial.number == number)
+        return [t.number for t in self.running if self.rank(t) < own and "plan" not in t.user_attrs]
+
     def at_work_on(self, plan: str) -> int | None:
         """The trial that is being worked on and has this plan."""
         return next((trial.number for trial in self.running if trial.user_attrs.get("plan") == plan), None)
+
+
+def at_work(trial: FrozenTrial) -> FrozenTrial:
+    """A trial as it was when it had begun and no more was known of it than its point."""
+    from optuna.trial import TrialState
+
+    before = copy.copy(trial)
+    before.state, before.values, before.datetime_complete = TrialState.RUNNING, None, None
+    before.user_attrs = {name: trial.user_attrs[name] for name in ("origin", "settings") if name in trial.user_attrs}
+    before.system_attrs = {name: value for name, value in trial.system_attrs.items() if "constraint" not in name}
+    return before
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

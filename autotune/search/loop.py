@@ -1,8 +1,9 @@
 """The loop over one open study: propose, begin, wait, tell, until there is a reason to stop.
 
-Everything that decides what happens next is read from the storage before each trial. So a study that was killed,
-interrupted or given more trials goes on exactly where it was: with one worker, trial by trial the same as if it had
-never stopped.
+Everything that decides what happens next is read from the storage before each trial, and each trial is chosen, raced
+and told apart from others by the trials that come so long before it that workers side by side have finished them. So a
+study that was killed, interrupted or given more trials goes on exactly where it was, and is the same one, trial by
+trial, with one worker and with two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from autotune.search.anchors import Anchor, from_front, wished
 from autotune.search.attributes import all_metrics, describe_study, record_manifest
 from autotune.search.history import History, is_interrupted, result_of
 from autotune.search.messages import Site
-from autotune.search.pool import Finished, Pool, Stopped
+from autotune.search.pool import LATER, Finished, Later, Pool, Stopped
 from autotune.search.progress import Listener, StudyInfo, duration
 from autotune.search.proposing import Proposal, Proposer
 from autotune.search.racing import rivals_of
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from autotune.evaluation import Metric
 
 __all__ = ["Reason", "Search"]
+
+LAG = 3
+"""A trial knows all but the two before it (see `History.before`). So one of two workers seldom waits for the other: by
+the seconds of two studies of 48 trials for 1 to 4% of the time; if only the one before it were unknown, for 9%."""
 
 Reason = Literal["trials", "timeout", "patience", "exhausted", "interrupted"]
 
@@ -92,6 +97,8 @@ class Search:
         self.sharing = sharing
         self.budget = budget
         self.directions = list(config.objectives.values())
+        workers = 0 if config.study.workers == "auto" else config.study.workers
+        self.lag = max(LAG, workers + 1) if sharing.alone else None
         self.inherited = [*study.user_attrs.get("inherited", [])]
         for anchor in from_front(config.space, earlier_front or {}):
             if [anchor.label, anchor.point] not in self.inherited:
@@ -178,8 +185,8 @@ class Search:
                 if self.settle_twins(history):
                     continue
                 reason = self.reason_to_stop(history, deadline)
-                if reason is None and self.pool.free:
-                    proposal = self.proposer.next(history)
+                if reason is None and self.pool.free and history.may_begin(self.lag):
+                    proposal = self.proposer.next(history, self.lag)
                     if proposal is not None:
                         self.begin(history, proposal, info, deadline)
                         continue
@@ -201,7 +208,8 @@ class Search:
         if deadline is not None and time.monotonic() >= deadline:
             return "timeout"
         patience = self.config.study.patience
-        if patience is not None and stands_still(history, self.directions, patience):
+        known = history.before(history.position, self.lag)
+        if patience is not None and stands_still(known, self.directions, patience):
             return "patience"
         return None
 
@@ -216,13 +224,19 @@ class Search:
             return
         count = len(history.finished) + len(self._at_work)
         self.listener.trial_started(trial.number, count, settings.as_dict())
-        rivals = rivals_of(front_trials(history, self.directions), list(info.objectives))
+        known = history.before(history.turn, self.lag)
+        rivals = rivals_of(front_trials(known, self.directions), list(info.objectives))
         self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
 
-    def answer(self, number: int, plan: str) -> Seen:
-        """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's."""
+    def answer(self, number: int, plan: str) -> Seen | Later:
+        """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's.
+
+        The first of several with one plan does the work, not the one that is first to know its plan.
+        """
         with self.sharing.claim():
             history = self.history()
+            if self.lag is not None and set(history.undecided_before(number)) - set(self._twins):
+                return LATER
             earlier = history.earlier(plan)
             if earlier is not None:
                 return earlier

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from autotune.search.messages import Site
 from autotune.search.racing import Rival
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from autotune.search.prepared import Prepared
     from autotune.search.progress import Listener
 
-__all__ = ["Finished", "Here", "Pool", "Stopped"]
+__all__ = ["LATER", "Answer", "Finished", "Here", "Later", "Pool", "Stopped"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,14 +40,24 @@ class Finished:
     result: TrialResult
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The answer to a trial that asks about its plan: one before it has not said yet which plan it has; ask again."""
+
+
+LATER = Later()
+Answer: TypeAlias = Callable[[int, str], Seen | Later]
+"""Who knows (of trial number, plan key) what was done already."""
+
+
 class Pool(Protocol):
     """Does trials. Whoever is told of a stop signal calls `stop`, from any thread or signal handler."""
 
     def prepared(self) -> Prepared:
         """Model, evaluators and references, wherever they live."""
 
-    def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
-        """Say what is the same for all trials, and who knows (of trial number, plan key) what was done already."""
+    def open(self, site: Site, answer: Answer) -> None:
+        """Say what is the same for all trials, and who knows what was done already."""
 
     @property
     def free(self) -> bool:
@@ -93,7 +104,7 @@ class Here:
         """See `Pool`."""
         return self._prepared
 
-    def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
+    def open(self, site: Site, answer: Answer) -> None:
         """See `Pool`."""
         self._site, self._answer = site, answer
 
@@ -119,12 +130,17 @@ class Here:
             limits=self._site.limits,
             original=self._site.original,
             save_plan=plan_saver(self._site.folder),
-            earlier=lambda plan: self._answer(number, plan),
+            earlier=partial(self._earlier, number),
             stage=lambda text: self._listener.stage(text, number),
         )
         result = run_trial(settings, place, rivals)
         self._task = None
         return Finished(number, result)
+
+    def _earlier(self, number: int, plan: str) -> Seen:
+        seen = self._answer(number, plan)
+        assert not isinstance(seen, Later)  # there are no others at work
+        return seen
 
     def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `Pool`."""

@@ -93,16 +93,22 @@ class Proposer:
             )
         self.listed = self.points is not None and (sampler == "grid" or len(self.points) <= budget)
 
-    def next(self, history: History) -> Proposal | None:
-        """The next point, or None where the space is exhausted."""
+    def next(self, history: History, lag: int | None = None) -> Proposal | None:
+        """The next point, or None where the space is exhausted.
+
+        Args:
+            history: what has happened.
+            lag: see `History.before`.
+        """
         if history.waiting:
             return Proposal(None, history.waiting[0].user_attrs.get("origin", BY_HAND))
+        retry = next(iter(history.to_retry), None)
+        history = history.before(history.turn, lag)
         unseen = [params for key, params in (self.points or {}).items() if key not in history.points]
         mirror = Mirror(self.informative(history, unseen), self.directions, self.space)
-        if history.to_retry:
-            trial = history.to_retry[0]
-            draft = mirror.take(trial.params, self.sampler)
-            return Proposal(draft, trial.user_attrs.get("origin", BY_HAND), trial.number)
+        if retry is not None:
+            draft = mirror.take(retry.params, self.sampler)
+            return Proposal(draft, retry.user_attrs.get("origin", BY_HAND), retry.number)
         for anchor in self.anchors:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:

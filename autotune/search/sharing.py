@@ -38,6 +38,9 @@ LOCK = 0x6175746F74756E65
 class Sharing(Protocol):
     """Who else works on the study."""
 
+    alone: bool
+    """Whether nobody else does."""
+
     look_around: float
     """Seconds after which the storage may say something new without anything having happened here."""
 
@@ -63,6 +66,7 @@ class Sharing(Protocol):
 class Alone:
     """The study's folder is locked by this process: what runs runs here, and what ran before is gone."""
 
+    alone = True
     look_around = 60.0
 
     def __init__(self) -> None:
@@ -95,6 +99,7 @@ class Alone:
 class Shared:
     """The storage may be used by several processes."""
 
+    alone = False
     look_around = 1.0
 
     def __init__(self, study: optuna.Study) -> None:

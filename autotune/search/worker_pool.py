@@ -31,9 +31,9 @@ from autotune.search.messages import (
     Site,
     Stage,
 )
-from autotune.search.pool import Finished, Stopped
+from autotune.search.pool import Answer, Finished, Later, Stopped
 from autotune.search.racing import Rival
-from autotune.search.trial import Seen, TrialResult
+from autotune.search.trial import TrialResult
 from autotune.search.worker_process import Gone, Said, WorkerProcess, exit_text
 from autotune.threads import share
 
@@ -123,6 +123,7 @@ class WorkerPool:
         self._adopt: Adopt | None = None
         self._lost = 0
         self._any_done = False
+        self._asking: dict[Place, tuple[int, str]] = {}
         self._retired: list[Mapping[str, tuple[int, int]]] = []
         self._manifests: list[Mapping[str, Any]] = []
         self._places = [Place(self._new_process()) for _ in range(first)]
@@ -186,7 +187,7 @@ class WorkerPool:
             elif sender is None or place in called:
                 self._common(message)
 
-    def open(self, site: Site, answer: Callable[[int, str], Seen]) -> None:
+    def open(self, site: Site, answer: Answer) -> None:
         """See `Pool`."""
         self._site, self._answer = site, answer
         self._adopt = Adopt(self.call("found"))
@@ -220,6 +221,7 @@ class WorkerPool:
         until = time.monotonic() + seconds
         watched = self._limits != Limits()
         while True:
+            self._reply()
             left = until - time.monotonic()
             if left <= 0:
                 return None
@@ -238,6 +240,14 @@ class WorkerPool:
             elif (finished := self._from(place, message)) is not None:
                 return finished
 
+    def _reply(self) -> None:
+        """Answer the trials that asked about their plans, as far as there are answers."""
+        for place, (trial, plan) in list(self._asking.items()):
+            seen = self._answer(trial, plan)
+            if not isinstance(seen, Later):
+                del self._asking[place]
+                place.process.send(Reply(seen))
+
     def _from(self, place: Place, message: Any) -> Finished | None:
         """Act on a message of a worker."""
         match message:
@@ -251,7 +261,7 @@ class WorkerPool:
                     self._replace(place)
                 return finished
             case Ask(plan) if place.trial is not None:
-                place.process.send(Reply(self._answer(place.trial, plan)))
+                self._asking[place] = (place.trial, plan)
             case Clock(running):
                 place.spent, place.since = place.own_seconds(), time.monotonic() if running else None
             case Stage(text) if place.trial is not None:
@@ -307,6 +317,7 @@ class WorkerPool:
 
     def _replace(self, place: Place) -> None:
         """Put a new process into a worker's place."""
+        self._asking.pop(place, None)
         place.process.close()
         self._retired.append(place.counts)
         place.process, place.trial, place.trials, place.since, place.counts = self._new_process(), None, 0, None, {}

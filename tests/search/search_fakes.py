@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import sys
 import time
@@ -90,6 +91,7 @@ class FakeEngine:
 
     log: Path | None = None
     delay: float = 0.0
+    jitter: float = 0.0
     applied: list[Settings] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=lambda: {"variants_computed": 0, "variants_reused": 0})
 
@@ -99,7 +101,7 @@ class FakeEngine:
     def apply(self, plan: FakePlan) -> Settings:
         self.applied.append(plan.settings)
         self.counters["variants_computed"] += 1
-        time.sleep(self.delay)
+        time.sleep(self.delay + random.uniform(0, self.jitter))
         return plan.settings
 
     def digest(self, model: Settings) -> str:
@@ -245,9 +247,9 @@ class FakeConfig:
 def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrepared:
     """What workers prepare in tests: `config.faults` says what goes wrong where.
 
-    ``log`` is a file that gets a line for every scored plan, ``delay`` seconds of every trial; under a mode stands the
-    name of the fault that its trials have, ``report`` names the report texts, ``reporting`` has the faults of scoring
-    on them, by mode.
+    ``log`` is a file that gets a line for every scored plan, ``delay`` seconds of every trial, ``jitter`` some more;
+    ``texts`` has trials scored text by text; under a mode stands the name of the fault that its trials have, ``report``
+    names the report texts, ``reporting`` has the faults of scoring on them, by mode.
     """
     faults = config.faults
     if "prepare" in faults:
@@ -255,9 +257,9 @@ def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrep
 
     def scorer(settings: Settings) -> Mapping[str, Measurement]:
         fault(faults.get(settings.mode, ""))
-        return score(settings)
+        return score_texts(settings) if "texts" in faults else score(settings)
 
-    engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0))
+    engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0), jitter=faults.get("jitter", 0.0))
     return FakePrepared(engine, scorer, report=faults.get("report"), report_faults=faults.get("reporting", {}))
 
 

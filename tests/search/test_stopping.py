@@ -10,11 +10,12 @@ from test_study import standing, trials_of
 
 from autotune.errors import ConfigError
 from autotune.search.history import History
+from autotune.search.loop import LAG
 from autotune.search.stopping import stands_still
 
 
 def test_a_front_that_stands_still_ends_the_search(tmp_path: Path) -> None:
-    """The search ends at the first trial after which so many have gained nothing, continued or not."""
+    """The search ends where so many trials have gained nothing, by what is known when the next one could begin."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=200, patience=12, sampler="random"))
     listener = Recorder()
     outcome = search(config, listener=listener)
@@ -23,8 +24,8 @@ def test_a_front_that_stands_still_ends_the_search(tmp_path: Path) -> None:
     assert "study.patience" in listener.message
     trials = trials_of(config.output)
     directions = ["minimize", "minimize"]
-    assert stands_still(History(trials), directions, 12)
-    assert not stands_still(History(trials[:-1]), directions, 12)
+    assert stands_still(History(trials[: 1 - LAG]), directions, 12)
+    assert not stands_still(History(trials[:-LAG]), directions, 12)
     assert search(config).ran == 0
     parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=200, patience=12, sampler="random"))
     search(parts, trials=9)

@@ -64,7 +64,7 @@ def study_attrs(folder: Path) -> dict[str, Any]:
 
 def standing(folder: Path) -> list[tuple[Any, ...]]:
     """What matters of each trial that was not interrupted: params, values, state, plan."""
-    trials = History(trials_of(folder)).standing
+    trials = History(trials_of(folder)).begun
     return [(t.params, t.values, t.state.name, t.user_attrs.get("plan"), t.user_attrs.get("origin")) for t in trials]
 
 
@@ -350,9 +350,9 @@ def test_ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing(tmp_path
     assert len(again) <= 1
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int) -> None:
-    """Killed at awkward moments and run again: no finished trial is repeated, and the study is the undisturbed one."""
+    """Killed at awkward moments and run again: no finished trial is repeated, and the study is that of one worker."""
     log = tmp_path / "log.txt"
     command = [
         *(sys.executable, str(Path(__file__).with_name("search_fakes.py"))),
@@ -380,7 +380,7 @@ def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int)
     search(undisturbed)
     assert standing(tmp_path / "study") == standing(undisturbed.output)
     scored = log.read_text().splitlines()
-    assert len(scored) - len(set(scored)) <= kills
+    assert len(scored) - len(set(scored)) <= kills * max(1, workers)
 
 
 def test_the_time_limit_begins_no_further_trial(tmp_path: Path) -> None:

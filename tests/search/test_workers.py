@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from search_fakes import FakeConfig, Recorder, StudyOptions, prepare_faulty, search, space
+from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, score_texts, search, space
 from test_study import standing, trials_of
 
 from autotune.errors import ConfigError, StudyError
@@ -62,6 +62,27 @@ def test_several_workers_try_no_plan_twice_and_give_the_same_scores(tmp_path: Pa
     search(alone)
     values = [{trial.user_attrs["plan"]: trial.values for trial in trials_of(c.output)} for c in (config, alone)]
     assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_two_workers_make_the_study_that_one_makes(tmp_path: Path, sampler: str) -> None:
+    """Trial by trial, whichever worker is faster: with races, and with plans that come up while they are worked on."""
+    twins = space(
+        mode=["int8_asym", "int4_asym", "nf4"],
+        group_size=[32, 64, 128, -1],
+        backup_mode=["int8_asym", "int8_sym"],
+        ratio=[0.6, 0.8, 1.0],
+        all_layers=[False, True],
+    )
+    two = FakeConfig(tmp_path / "two", space=twins, faults={"jitter": 0.1, "texts": True})
+    two.study = StudyOptions(trials=24, workers=2, sampler=sampler)
+    worked(two, trials=13)
+    worked(two)
+    one = FakeConfig(tmp_path / "one", space=twins, study=StudyOptions(trials=24, sampler=sampler))
+    search(one, FakePrepared(scorer=score_texts))
+    assert standing(two.output) == standing(one.output)
+    for attribute in ("duplicate_of", "beaten_by"):
+        assert any(attribute in trial.user_attrs for trial in trials_of(two.output))
 
 
 @pytest.mark.parametrize(
