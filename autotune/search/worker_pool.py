@@ -33,6 +33,7 @@ from autotune.search.messages import (
 )
 from autotune.search.pool import Answer, Finished, Later, Stopped
 from autotune.search.racing import Rival
+from autotune.search.remote import Remote
 from autotune.search.trial import TrialResult
 from autotune.search.worker_process import Gone, Said, WorkerProcess, exit_text
 from autotune.threads import share
@@ -40,7 +41,6 @@ from autotune.threads import share
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.config import Config
-    from autotune.evaluation import Metric
     from autotune.search.prepared import Prepared
     from autotune.search.progress import Listener
 
@@ -350,44 +350,6 @@ class WorkerPool:
             place.process.kill()
         for place in self._places:
             place.process.close()
-
-
-class Remote:
-    """`Prepared`, living in a worker process."""
-
-    def __init__(self, pool: WorkerPool) -> None:
-        self._pool = pool
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        """See `Prepared`."""
-        metrics: Mapping[str, Metric] = self._pool.call("metrics")
-        return metrics
-
-    def fingerprints(self) -> dict[str, str]:
-        """See `Prepared`."""
-        return dict(self._pool.call("fingerprints"))
-
-    def original(self) -> dict[str, Any]:
-        """See `Prepared`."""
-        return dict(self._pool.call("original"))
-
-    def report_fingerprint(self) -> str | None:
-        """See `Prepared`."""
-        found: str | None = self._pool.call("report_fingerprint")
-        return found
-
-    def report_texts(self) -> dict[str, Any]:
-        """See `Prepared`."""
-        return dict(self._pool.call("report_texts"))
-
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """See `Prepared`: of all workers."""
-        return self._pool.counts()
-
-    def manifest(self) -> dict[str, Any]:
-        """See `Prepared`: of all workers."""
-        return self._pool.manifest()
 
 
 def died(gone: Gone, verdict: str | None = None) -> dict[str, str]:
