@@ -94,10 +94,10 @@ class History:
 
     @cached_property
     def to_retry(self) -> list[FrozenTrial]:
-        """Interrupted trials whose point was known and which nobody has begun or queued again."""
+        """Interrupted trials whose point was known and which nobody has begun or queued again, ordered as `begun`."""
         again = {trial.user_attrs.get("retry_of") for trial in self.trials}
         known = (trial for trial in self.trials if is_interrupted(trial) and "settings" in trial.user_attrs)
-        return [trial for trial in known if trial.number not in again]
+        return sorted((trial for trial in known if trial.number not in again), key=self.rank)
 
     @cached_property
     def finished(self) -> list[FrozenTrial]:
