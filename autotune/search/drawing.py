@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-__all__ = ["Draft", "Mirror"]
+__all__ = ["Draft", "Mirror", "drawn_already"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class Mirror:
             trial.relative_params
         )  # also where nothing is left to draw: NSGA-II only breeds from trials that it has seen
         draw(trial, self.space)
-        drawn = self.study.get_trials(deepcopy=False)[-1]
-        remembered = {key: value for key, value in drawn.system_attrs.items() if key != "fixed_params"}
-        return Draft(drawn.params, drawn.distributions, remembered)
+        return drawn_already(self.study.get_trials(deepcopy=False)[-1])
+
+
+def drawn_already(trial: FrozenTrial) -> Draft:
+    """A trial's point, with what its sampler remembered of it: whoever does it again learns nothing else from it."""
+    remembered = {key: value for key, value in trial.system_attrs.items() if key != "fixed_params"}
+    return Draft(trial.params, trial.distributions, remembered)

@@ -12,7 +12,7 @@ from autotune.compression.settings import INT8_MODES
 from autotune.errors import ConfigError
 from autotune.evaluation import Direction
 from autotune.search.anchors import Anchor, anchors
-from autotune.search.drawing import Draft, Mirror
+from autotune.search.drawing import Draft, Mirror, drawn_already
 from autotune.search.history import History, point_key
 from autotune.search.sampling import params_of, seed_for
 from autotune.space_model import SearchSpace
@@ -103,12 +103,11 @@ class Proposer:
         if history.waiting:
             return Proposal(None, history.waiting[0].user_attrs.get("origin", BY_HAND))
         retry = next(iter(history.to_retry), None)
-        history = history.before(history.turn, lag)
+        if retry is not None:
+            return Proposal(drawn_already(retry), retry.user_attrs.get("origin", BY_HAND), retry.number)
+        history = history.before(history.position, lag)
         unseen = [params for key, params in (self.points or {}).items() if key not in history.points]
         mirror = Mirror(self.informative(history, unseen), self.directions, self.space)
-        if retry is not None:
-            draft = mirror.take(retry.params, self.sampler)
-            return Proposal(draft, retry.user_attrs.get("origin", BY_HAND), retry.number)
         for anchor in self.anchors:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:

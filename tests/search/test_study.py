@@ -63,9 +63,11 @@ def study_attrs(folder: Path) -> dict[str, Any]:
 
 
 def standing(folder: Path) -> list[tuple[Any, ...]]:
-    """What matters of each trial that was not interrupted: params, values, state, plan."""
-    trials = History(trials_of(folder)).begun
-    return [(t.params, t.values, t.state.name, t.user_attrs.get("plan"), t.user_attrs.get("origin")) for t in trials]
+    """What matters of each trial that was not interrupted: params, values, state, plan, what its sampler remembers."""
+    return [
+        (t.params, t.values, t.state.name, t.user_attrs.get("plan"), t.user_attrs.get("origin"), t.system_attrs)
+        for t in History(trials_of(folder)).begun
+    ]
 
 
 def test_a_study_writes_what_its_schema_says(tmp_path: Path) -> None:
