@@ -23,13 +23,8 @@ from autotune.compression.lora import compress_with_adapters
 from autotune.compression.moments import BLOCK, Depth
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
 from autotune.compression.scale_estimation import MAX_BLOCK
-from autotune.compression.sensitivity import (
-    Int8Error,
-    int8_error,
-    output_error_per_element,
-    sensitivity,
-    weighted_error,
-)
+from autotune.compression.sensitivities import Sensitivities
+from autotune.compression.sensitivity import weighted_error
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
 from autotune.compression.sizes import Sizes
 from autotune.compression.statistics import Statistics
@@ -122,6 +117,10 @@ class Engine:
             groups, self._by_name, self._constants, self._reader, self._content, self.sizes.digests, self._bank
         )
 
+    @cached_property
+    def _sensitivities(self) -> Sensitivities:
+        return Sensitivities(self._reader, self._content, lambda: self.statistics, self._bank)
+
     def _check_text(self) -> None:
         if self._statistics is None:
             raise PlanError(
@@ -170,7 +169,7 @@ class Engine:
         scores: dict[str, float | None] = {}
 
         def score(metric: str, weight: Weight, variant: Variant) -> float:
-            value = self._score(metric, weight, variant)
+            value = self._sensitivities.score(metric, weight, variant)
             scores[weight.name] = value if math.isfinite(value) else None
             return value
 
@@ -330,40 +329,6 @@ class Engine:
             spread = None if activation_order is None else propagation(moment, activation_order=activation_order)
             self._scaled = (key, moment, spread)
         return self._scaled[1], self._scaled[2]
-
-    def _score(self, metric: str, weight: Weight, variant: Variant) -> float:
-        if metric == OUTPUT_ERROR:
-            return self._output_error(weight, variant)
-        key = fingerprint("int8_error", *self._content(weight))
-
-        def compute() -> Mapping[str, Any]:
-            error = int8_error(self._reader(weight), weight)
-            return {"error": np.array([error.largest_mean_square, error.norm])}
-
-        largest, norm = self._bank.get_or_compute(key, compute)["error"]
-        activation = None
-        if metric != DATA_FREE_METRIC and weight.kind == "matmul":
-            if not weight.activations:
-                return math.inf  # what cannot be looked at stays at more bits
-            activation = self.statistics.scalar(weight.activations[0], metric)
-        return sensitivity(metric, Int8Error(float(largest), float(norm)), activation)
-
-    def _output_error(self, weight: Weight, variant: Variant) -> float:
-        """Of all uses of a weight together."""
-        if any(use.kind != "embedding" and use.activation is None for use in weight.uses):
-            return math.inf  # what cannot be looked at stays at more bits
-        looked_up = any(use.kind == "embedding" for use in weight.uses)
-        total = 0.0
-        for activation in (*weight.activations, *([None] if looked_up else [])):
-            of_input = None if activation is None else [self.statistics.fingerprint, activation]
-            described = (*self._content(weight), variant.grid, of_input)
-
-            def compute(activation: str | None = activation) -> Mapping[str, Any]:
-                moment = None if activation is None else self.statistics.array(activation, "second_moment")
-                return {"error": np.array([output_error_per_element(self._reader(weight), weight, variant, moment)])}
-
-            total += float(self._bank.get_or_compute(fingerprint("output_error", described), compute)["error"][0])
-        return total
 
     def _worthwhile(self, settings: Settings, variants: Mapping[str, Variant], notes: list[str]) -> tuple[Scaling, ...]:
         """The scalings that lower the error of their weights."""

@@ -93,7 +93,7 @@ def test_statistics_do_not_depend_on_storage(tmp_path_factory: pytest.TempPathFa
 def test_data_aware_metrics_without_a_text_are_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan fails with the reason before a single weight is looked at."""
     engine = Engine(chain([normal(32, 32)] * 3))
-    monkeypatch.setattr("autotune.compression.engine.int8_error", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("autotune.compression.sensitivities.int8_error", lambda *_: pytest.fail("work was done"))
     for metric in DATA_METRICS:
         with pytest.raises(PlanError, match="calibration text"):
             engine.plan(Settings(mode="int4_sym", group_size=32, ratio=0.5, sensitivity_metric=metric))
