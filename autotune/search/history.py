@@ -66,21 +66,23 @@ class History:
         first = self.rank(self.to_retry[0])
         return sum(self.rank(trial) < first for trial in self.begun)
 
-    def before(self, position: int, lag: int | None) -> History:
-        """What the trial at `position` may know: the others before it, the last `lag` - 1 of them as if still at work.
+    def known(self, lag: int | None) -> History:
+        """What the next trial may know: the others before it, the last `lag` - 1 of them as if still at work.
 
         So it does not matter which of them are. With None it may know everything.
         """
         if lag is None:
             return self
-        known = max(0, position - lag + 1)
-        return History([*self.begun[:known], *map(at_work, self.begun[known:position])])
+        finished = self._needed(lag)
+        return History([*finished, *map(at_work, self.begun[len(finished) : self.turn])])
 
     def may_begin(self, lag: int | None) -> bool:
-        """Whether everything is there that the next trial has to know, see `before`."""
-        if lag is None:
-            return True
-        return all(trial.state.is_finished() for trial in self.begun[: max(0, self.turn - lag + 1)])
+        """Whether everything is there that the next trial has to know, see `known`."""
+        return lag is None or all(trial.state.is_finished() for trial in self._needed(lag))
+
+    def _needed(self, lag: int) -> list[FrozenTrial]:
+        """The trials whose results the next one knows."""
+        return self.begun[: max(0, self.turn - lag + 1)]
 
     @cached_property
     def waiting(self) -> list[FrozenTrial]:

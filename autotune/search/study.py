@@ -243,7 +243,7 @@ def open_pool(config: Config, prepare: Callable[..., Prepared], listener: Listen
         pool = Here(prepare(config, listener.stage), listener)
     else:
         limits = Limits(options.trial_timeout, options.memory_limit)
-        pool = WorkerPool(config, prepare, listener, workers=options.workers, limits=limits)
+        pool = WorkerPool(config, prepare, listener, limits=limits)
     try:
         yield pool
     finally:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from autotune.errors import StudyError
 from autotune.search.memory import worker_count
@@ -108,14 +108,13 @@ class WorkerPool:
         prepare: Callable[..., Any],
         listener: Listener,
         *,
-        workers: int | Literal["auto"],
         limits: Limits = Limits(),
     ) -> None:
         """Start the workers, which then import what they need; the first one is to prepare the study for all.
 
-        With ``auto`` it is alone until the study is opened, when it knows how large the model is.
+        With ``auto`` workers it is alone until the study is opened, when it is known how large the model is.
         """
-        first = 1 if workers == "auto" else workers
+        first = 1 if config.study.workers == "auto" else config.study.workers
         self._config, self._prepare, self._listener = config, prepare, listener
         self._limits = limits
         self._threads = share(first)
@@ -179,13 +178,12 @@ class WorkerPool:
         while True:
             sender, message = self._inbox.get()
             place = next((place for place in self._places if place.process is sender), None)
-            if place in called and isinstance(message, (Returned, Gone)):
-                assert place is not None
-                return place, message
-            if place is not None and isinstance(message, Gone):
-                self._replace(place)
-            elif sender is None or place in called:
+            if sender is None or place in called:
+                if place is not None and isinstance(message, (Returned, Gone)):
+                    return place, message
                 self._common(message)
+            elif place is not None and isinstance(message, Gone):
+                self._replace(place)
 
     def open(self, site: Site, answer: Answer) -> None:
         """See `Pool`."""
@@ -194,7 +192,7 @@ class WorkerPool:
         for place in self._places[1:]:
             place.process.send(self._adopt)
         if self._config.study.workers == "auto":
-            self._grow(worker_count(self._config, self.call("original")["footprint"]))
+            self._grow(worker_count(self._config, int(site.original["footprint"])))
 
     def _grow(self, workers: int) -> None:
         """Divide the cores among more workers."""

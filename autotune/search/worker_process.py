@@ -41,15 +41,13 @@ class Said:
 
 
 class WorkerProcess:
-    """A child process that runs `autotune.search.worker`.
-
-    Attributes:
-        threads: how many threads it may use.
-    """
+    """A child process that runs `autotune.search.worker`."""
 
     def __init__(self, begin: Begin, threads: int, inbox: SimpleQueue[tuple[WorkerProcess, Any]]) -> None:
-        """Start the process; everything that it says goes into `inbox` as (this, message), its end as `Gone`."""
-        self.threads = threads
+        """Start the process, which may use so many threads.
+
+        Everything that it says goes into `inbox` as (this, message), its end as `Gone`.
+        """
         self._inbox = inbox
         self._last: deque[str] = deque(maxlen=LAST_WORDS)
         self._process = subprocess.Popen(

@@ -71,10 +71,10 @@ def test_the_cores_are_divided_when_the_study_is_opened(machine: Any, tmp_path: 
     """Until then one worker prepares with all of them."""
     machine(usable_cores(), 2 * NEEDED)
     config: Any = FakeConfig(tmp_path / "study", study=StudyOptions(workers="auto"))
-    pool = WorkerPool(config, prepare_faulty, Recorder(), workers="auto")
+    pool = WorkerPool(config, prepare_faulty, Recorder())
     try:
         assert pool.call("threads") == usable_cores()
-        pool.open(Site(tmp_path, {}, {}, {}), lambda number, plan: None)
+        pool.open(Site(tmp_path, {}, {}, {"footprint": ORIGINAL}), lambda number, plan: None)
         assert pool.call("threads") == usable_cores() // 2
         assert len(pool._places) == 2
     finally:
