@@ -39,9 +39,10 @@ def embed(embedder: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         PrerequisiteError: the embedder is not here and cannot be fetched.
     """
     model = _load(embedder)
-    vectors = model.encode(
-        list(texts), batch_size=_BATCH, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
-    )
+    with _one_thread():
+        vectors = model.encode(
+            list(texts), batch_size=_BATCH, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
+        )
     return np.asarray(vectors, np.float32)
 
 
@@ -95,6 +96,19 @@ def _load(embedder: str) -> Any:
     if getattr(tokenizer, "pad_token", None) is None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders used as embedders often have none
     return model
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread: how it divides a product among threads changes the last bits of an embedding."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

