@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from autotune.cache import Cache
+    from autotune.common.cache import Cache
+    from autotune.compression.calibration.calibrate import Depth
     from autotune.compression.engine import Engine
-    from autotune.compression.moments import Depth
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
-    from autotune.config import Calibration, Config
+    from autotune.config.config import Calibration, Config
     from autotune.evaluation import IntArray, Measurement
-    from autotune.models import SourceModel
+    from autotune.models.source import SourceModel
 
 __all__ = [
     "Produced",
@@ -116,10 +116,10 @@ def open_engine(
     Args and errors as for `compress`; `depth` is that of the calibration, if there will be one.
     """
     from autotune.compression.bank import Bank
+    from autotune.compression.calibration.statistics import StatisticsCache
     from autotune.compression.engine import Engine
-    from autotune.compression.statistics import StatisticsCache
-    from autotune.models import resolve_model
-    from autotune.texts import read_texts
+    from autotune.evaluation.texts.sources import read_texts
+    from autotune.models.source import resolve_model
 
     texts = [] if calibration is None or calibration.synthetic else read_texts(calibration)
     stage(f"loading {model}")
@@ -151,10 +151,10 @@ def _windows(
     calibration: Calibration, texts: Sequence[str], source: SourceModel, original: Any, cache: Cache, stage: Stage
 ) -> IntArray:
     """The calibration text as tokens, int64 [n, T]; written by the model now where that is what is asked for."""
-    from autotune.references import ReferenceStore
-    from autotune.runtime import OpenVINOLanguageModel, end_token_ids
-    from autotune.synthetic import cached_windows
-    from autotune.texts import describe_source, token_windows
+    from autotune.evaluation.stores import ReferenceStore
+    from autotune.evaluation.texts.sources import describe_source, token_windows
+    from autotune.evaluation.texts.synthetic import cached_windows
+    from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
 
     samples, length = calibration.samples, calibration.sequence_length
     tokenizer = source.tokenizer()
@@ -176,7 +176,7 @@ def _windows(
 def write_model(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
     """Apply a plan and write the complete folder; `about` goes into its `autotune.json`."""
     from autotune import __version__
-    from autotune.models import save_model
+    from autotune.models.source import save_model
 
     record = {
         "autotune": __version__,
@@ -215,9 +215,9 @@ def evaluation_config(
     """
     from pydantic import ValidationError
 
-    from autotune.config import DEFAULT_EVALUATORS, Config, load_config
-    from autotune.findings import from_validation
-    from autotune.yaml_source import dotted
+    from autotune.common.validation import from_validation
+    from autotune.common.yaml import dotted
+    from autotune.config.config import DEFAULT_EVALUATORS, Config, load_config
 
     if file is None and reference is None:
         raise UsageError("name the original by --reference MODEL, or a study's file by --config model.yaml")
@@ -256,8 +256,8 @@ def evaluate(model: str, config: Config, *, stage: Stage) -> dict[str, Measureme
     Returns:
         Metric -> measurement, in the order of the evaluators.
     """
-    from autotune.models import MODEL_FILE, resolve_model
-    from autotune.search.preparation import prepare
+    from autotune.models.source import MODEL_FILE, resolve_model
+    from autotune.study.session import prepare
 
     prepared = prepare(config, stage)
     _ = prepared.evaluators  # a wrong option is said before anything is loaded

@@ -18,7 +18,7 @@ import numpy as np
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import Evaluator, HeldOut, Measurement, Metric, Previewing, StagedEvaluator
-from autotune.references import ReferenceStore
+from autotune.evaluation.stores import ReferenceStore
 
 if TYPE_CHECKING:
     from autotune.evaluation import Choose, FloatArray, IntArray, Reference

@@ -20,16 +20,16 @@ import numpy as np
 from common import DEMO
 
 from autotune.allocation.allocator import Allocator, Point
-from autotune.allocation.menus import default_settings, make_menus
+from autotune.allocation.choices import default_settings, make_menus
 from autotune.allocation.probe import Probe
 from autotune.allocation.texts import FULL, SHORT, texts_of
-from autotune.cache import Cache
+from autotune.common.cache import Cache
 from autotune.compression.bank import Bank
+from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
-from autotune.compression.statistics import StatisticsCache
-from autotune.models import resolve_model
-from autotune.runtime import OpenVINOLanguageModel
-from autotune.texts import token_windows
+from autotune.evaluation.texts.sources import token_windows
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
+from autotune.models.source import resolve_model
 from evaluators.perplexity import Perplexity
 
 

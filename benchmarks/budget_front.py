@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.cache import Cache
-from autotune.models import resolve_model
-from autotune.reporting.front import hypervolume
+from autotune.common.cache import Cache
+from autotune.models.source import resolve_model
+from autotune.results.pareto import hypervolume
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 CONFIG = """\

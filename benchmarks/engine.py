@@ -65,8 +65,8 @@ def can_cache(side: str, s: Settings) -> bool:
 
 
 def autotune(model: ov.Model, s: Settings, windows: np.ndarray, statistics: Path) -> ov.Model:
+    from autotune.compression.calibration.statistics import StatisticsCache
     from autotune.compression.engine import Engine
-    from autotune.compression.statistics import StatisticsCache
 
     def collected() -> Any:
         return StatisticsCache(statistics).get_or_collect(
@@ -84,7 +84,7 @@ def nncf(model: ov.Model, s: Settings, windows: np.ndarray, statistics: Path) ->
 
 
 def plain_forward(model: ov.Model, windows: np.ndarray, precision: str) -> None:
-    from autotune.compression.segments import text_inputs
+    from autotune.compression.calibration.segments import text_inputs
 
     request = ov.Core().compile_model(model, "CPU", PRECISIONS[precision]).create_infer_request()
     for window in windows:
@@ -93,8 +93,8 @@ def plain_forward(model: ov.Model, windows: np.ndarray, precision: str) -> None:
 
 
 def calibration_pass(model: ov.Model, windows: np.ndarray, depth: Any) -> None:
+    from autotune.compression.calibration.statistics import StatisticsCache
     from autotune.compression.engine import Engine
-    from autotune.compression.statistics import StatisticsCache
 
     with tempfile.TemporaryDirectory() as folder:
         StatisticsCache(Path(folder)).get_or_collect(
@@ -174,7 +174,7 @@ def tokens(options: argparse.Namespace) -> np.ndarray:
         return np.random.default_rng(0).integers(0, vocabulary, shape)
     from transformers import AutoTokenizer
 
-    from autotune.texts import token_windows
+    from autotune.evaluation.texts.sources import token_windows
 
     text = options.calibration.read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -200,8 +200,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:
-            from autotune.cache import Cache
-            from autotune.models import resolve_model
+            from autotune.common.cache import Cache
+            from autotune.models.source import resolve_model
 
             options.model = resolve_model(str(DEMO / "model"), cache=Cache.resolve(folder)).path
         windows = Path(folder) / "windows.npy"

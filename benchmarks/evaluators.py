@@ -30,13 +30,13 @@ import numpy as np
 import openvino as ov
 from common import DEMO
 
-from autotune.cache import Cache
+from autotune.common.cache import Cache
 from autotune.compression.bank import Bank
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
 from autotune.evaluation import SCORING_CONFIG
-from autotune.models import SourceModel, resolve_model
-from autotune.runtime import OpenVINOLanguageModel, end_token_ids
+from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
+from autotune.models.source import SourceModel, resolve_model
 from evaluators import _divergence
 from evaluators._embedder import embed
 from evaluators.perplexity import Perplexity
@@ -247,7 +247,7 @@ def kept(bench: Bench, options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """A random model with 131,072 tokens; the reference of 16,384 positions is written, mapped and used."""
-    from autotune.references import ReferenceStore
+    from autotune.evaluation.stores import ReferenceStore
 
     tokenizer = tokenizer_of(options.tokenizer or options.model)
     with tempfile.TemporaryDirectory() as folder:

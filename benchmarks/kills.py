@@ -21,10 +21,10 @@ from pathlib import Path
 import optuna
 from common import DEMO
 
-from autotune.search.history import History, is_interrupted
-from autotune.search.rows import front_trials
-from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
-from autotune.tensors import DAMAGE, read_tensors
+from autotune.common.files import DAMAGE, read_tensors
+from autotune.study.progress import front_trials
+from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.study.storage.history import History, is_interrupted
 
 CONFIG = """\
 model: {demo}/model

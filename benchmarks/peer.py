@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from autotune.compression.segments import text_inputs
+from autotune.compression.calibration.segments import text_inputs
 from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
 
 __all__ = ["nncf_compress"]

@@ -22,15 +22,15 @@ import openvino as ov
 from common import DEMO, label
 from peer import nncf_compress
 
-from autotune.cache import Cache
+from autotune.common.cache import Cache
 from autotune.compression.bank import Bank
+from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
+from autotune.compression.ir.sizes import Sizes
 from autotune.compression.settings import Settings
-from autotune.compression.sizes import Sizes
-from autotune.compression.statistics import StatisticsCache
-from autotune.models import resolve_model
-from autotune.runtime import OpenVINOLanguageModel
-from autotune.texts import token_windows
+from autotune.evaluation.texts.sources import token_windows
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
+from autotune.models.source import resolve_model
 from evaluators.perplexity import Perplexity
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from autotune.evaluation import Measurement
-from autotune.reporting.front import costs, hypervolume
-from autotune.search.history import History
-from autotune.search.racing import Beaten, Race, rivals_of
-from autotune.search.rows import front_trials
-from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.results.pareto import costs, hypervolume
+from autotune.study.progress import front_trials
+from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.study.storage.history import History
+from autotune.study.trials.racing import Beaten, Race, rivals_of
 
 
 def replay(folder: Path, step: int) -> tuple[int, int, int, float, float]:

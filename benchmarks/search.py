@@ -31,11 +31,11 @@ from typing import Any
 import common  # noqa: F401  the import path
 import numpy as np
 
-from autotune.cache import Cache
+from autotune.common.cache import Cache
+from autotune.common.files import atomic_write
 from autotune.compression.settings import Settings
-from autotune.files import atomic_write
-from autotune.models import SourceModel, resolve_model
-from autotune.reporting.front import hypervolume, nondominated
+from autotune.models.source import SourceModel, resolve_model
+from autotune.results.pareto import hypervolume, nondominated
 
 CONFIG = """\
 model: {model}
@@ -115,8 +115,8 @@ def trials_of(folder: Path) -> list[dict[str, Any]]:
     """The study's trials that did work of their own: settings, plan, values, state, similarity."""
     import optuna
 
-    from autotune.search.history import History
-    from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
+    from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+    from autotune.study.storage.history import History
 
     storage = connect(database_url(folder / DATABASE))
     history = History(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
@@ -143,7 +143,7 @@ class Peer:
         import yaml
         from optimum.intel import OVModelForCausalLM
 
-        from autotune.texts import token_windows
+        from autotune.evaluation.texts.sources import token_windows
         from evaluators._embedder import embed
         from evaluators.perplexity import Perplexity
         from evaluators.similarity import Similarity
@@ -184,7 +184,7 @@ class Peer:
 
     def compiled(self, model: Any) -> Any:
         """A model ready for the evaluator of the divergence."""
-        from autotune.runtime import OpenVINOLanguageModel, end_token_ids
+        from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
 
         ends = end_token_ids(self.source.path, self.tokenizer)
         return OpenVINOLanguageModel(model, self.tokenizer, eos_token_ids=ends)

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import optuna
 
-from autotune.cache import Cache
-from autotune.search.history import History
-from autotune.search.storage import DATABASE, STUDY_NAME, close, connect, database_url
-from autotune.threads import usable_cores
+from autotune.common.cache import Cache
+from autotune.common.threads import usable_cores
+from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.study.storage.history import History
 
 
 def run(file: Path, folder: Path, trials: int, workers: int, cores: int) -> tuple[float, dict[str, tuple]]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autotune.common.files import fingerprint, fingerprint_file
 from autotune.errors import PrerequisiteError, reason
-from autotune.files import fingerprint, fingerprint_file
 
 __all__ = ["MINILM", "embed", "embedder_fingerprint"]
 

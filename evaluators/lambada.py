@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autotune.common.files import fingerprint
 from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.files import fingerprint
-from autotune.prompts import read_prompts
-from autotune.texts import describe_source, read_texts
+from autotune.evaluation.texts.prompts import read_prompts
+from autotune.evaluation.texts.sources import describe_source, read_texts
 from evaluators._likelihood import Request, encode, encode_pair, log_likelihoods
 from evaluators._statistics import mean, standard_error
 

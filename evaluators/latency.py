@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from autotune.common.files import fingerprint
 from autotune.errors import EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.files import fingerprint
 from evaluators._statistics import standard_error
 
 __all__ = ["Latency", "Options"]

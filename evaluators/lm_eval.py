@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from autotune.common.files import fingerprint, fingerprint_file
 from autotune.errors import EvaluationError, PrerequisiteError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.files import fingerprint, fingerprint_file
 from evaluators._statistics import standard_error
 
 __all__ = ["LmEval", "Options"]

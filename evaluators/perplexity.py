@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autotune.common.files import fingerprint
 from autotune.errors import ConfigError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.files import fingerprint
-from autotune.synthetic import EVALUATION, generate_windows, recipe
-from autotune.texts import describe_source, read_texts, token_windows
+from autotune.evaluation.texts.sources import describe_source, read_texts, token_windows
+from autotune.evaluation.texts.synthetic import EVALUATION, generate_windows, recipe
 from evaluators import _divergence
 from evaluators._statistics import mean, quantile, standard_error
 

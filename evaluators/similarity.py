@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
+from autotune.common.files import fingerprint
 from autotune.errors import EvaluationError
 from autotune.evaluation import Example, LanguageModel, Measurement, Metric, Reference
-from autotune.files import fingerprint
-from autotune.prompts import read_prompts
+from autotune.evaluation.texts.prompts import read_prompts
 from evaluators import _along
 from evaluators._answers import answer_tokens, prompt_sets, prompt_tokens, token_metrics
 from evaluators._embedder import embed, embedder_fingerprint

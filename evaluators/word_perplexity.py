@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autotune.common.files import fingerprint
 from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.files import fingerprint
-from autotune.texts import describe_source, read_texts
+from autotune.evaluation.texts.sources import describe_source, read_texts
 from evaluators._likelihood import encode, log_likelihoods, prefix_token, rolling_requests
 from evaluators._statistics import ratio
 

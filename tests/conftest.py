@@ -5,18 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-sys.path.append(str(Path(__file__).parent))
-
 from families import FAMILIES, VOCABULARY, export_openvino, write_family, write_tokenizer
+from hypothesis import settings
 
 # Set before torch, transformers or datasets are imported: no test reaches for the network or the user's caches.
 _home = tempfile.mkdtemp(prefix="autotune-tests-")

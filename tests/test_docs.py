@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import yaml
 
-from autotune.cli import _run, app
-from autotune.spaces import presets
+from autotune.cli.app import _run, app
+from autotune.config.space.presets import presets
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -61,7 +61,7 @@ def test_every_command_and_option_exists(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_every_model_yaml_is_valid(tmp_path: Path) -> None:
     """The configurations load as they stand, where the files that they name exist."""
-    from autotune.config import load_config
+    from autotune.config.config import load_config
 
     (tmp_path / "my-model").mkdir()
     (tmp_path / "my-model" / "config.json").write_text("{}")

@@ -1,4 +1,1 @@
-"""Which weight gets which variant: the most accurate model for every size, from errors that were measured.
-
-menus -> errors of every (weight, variant) -> one measured KL divergence a weight -> knapsack -> verified, corrected
-"""
+"""Byte budgets: choose a variant for each weight from measured errors."""

@@ -10,18 +10,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotune.allocation.correct import corrected_by
-from autotune.allocation.menus import Menus
+from autotune.allocation.choices import Menus
+from autotune.allocation.error_table import ErrorTable, corrected_by, limits, measure, solve
 from autotune.allocation.probe import Array, Probe
-from autotune.allocation.solve import limits, solve
-from autotune.allocation.table import ErrorTable, measure
+from autotune.common.files import fingerprint
 from autotune.compression.engine import Engine
+from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.plan import Plan
 from autotune.compression.variants import Variant
-from autotune.compression.weights import rows_to_shape
 from autotune.errors import PlanError
 from autotune.evaluation import Evaluator, Measurement, Reference
-from autotune.files import fingerprint
 
 __all__ = ["Allocator", "Point", "Texts"]
 

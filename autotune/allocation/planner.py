@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.allocation.allocator import Allocator, Stage, Texts, protections
-from autotune.allocation.menus import Menus
+from autotune.allocation.choices import Menus
+from autotune.allocation.error_table import ErrorTable, solve
 from autotune.allocation.probe import Probe
-from autotune.allocation.solve import solve
-from autotune.allocation.table import ErrorTable
 from autotune.compression.engine import Engine
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.allocation.suffix import Suffixes
-from autotune.compression.arrays import read_f32
-from autotune.compression.weights import Weight
-from autotune.runtime import OpenVINOLanguageModel
+from autotune.compression.ir.constants import read_f32
+from autotune.compression.ir.weights import Weight
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
 if TYPE_CHECKING:
     import openvino as ov

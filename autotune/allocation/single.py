@@ -10,8 +10,8 @@ from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     from autotune.allocation.allocator import Allocator, Point
-    from autotune.cache import Cache
-    from autotune.config import Calibration
+    from autotune.common.cache import Cache
+    from autotune.config.config import Calibration
     from autotune.single import Produced, Stage
 
 __all__ = ["compress_to_size"]
@@ -52,7 +52,7 @@ def compress_to_size(
         PlanError: no model that small can be made.
     """
     from autotune.allocation.allocator import Allocator
-    from autotune.allocation.menus import default_settings, make_menus
+    from autotune.allocation.choices import default_settings, make_menus
     from autotune.allocation.probe import Probe
     from autotune.allocation.texts import FULL, SHORT, texts_of
     from autotune.single import check_empty, open_engine, write_model

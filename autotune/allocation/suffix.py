@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compiling import compile_model, scoring_properties
-from autotune.compression.arrays import FLOAT_TYPES, type_name
-from autotune.compression.segments import BYTES_PER_ELEMENT, Segment, cut, extract, text_inputs
-from autotune.runtime import OpenVINOLanguageModel, finite
+from autotune.compression.calibration.segments import BYTES_PER_ELEMENT, Segment, cut, extract, text_inputs
+from autotune.compression.ir.constants import FLOAT_TYPES, type_name
+from autotune.models.runtime.compile import compile_model, scoring_properties
+from autotune.models.runtime.language_model import OpenVINOLanguageModel, finite
 
 if TYPE_CHECKING:
     import openvino as ov

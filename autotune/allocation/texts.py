@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from autotune.allocation.allocator import Texts
 
 if TYPE_CHECKING:
-    from autotune.cache import Cache
+    from autotune.common.cache import Cache
     from autotune.compression.engine import Engine
     from autotune.evaluation import Reference
-    from autotune.models import SourceModel
+    from autotune.models.source import SourceModel
 
 __all__ = ["FULL", "SHORT", "texts_from", "texts_of"]
 
@@ -46,9 +46,9 @@ def texts_from(
         device, ov_config: as for `OpenVINOLanguageModel`.
     """
     from autotune.evaluation import SCORING_CONFIG
-    from autotune.references import ReferenceStore, reference_key
-    from autotune.registry import create_evaluator
-    from autotune.runtime import OpenVINOLanguageModel
+    from autotune.evaluation.registry import create_evaluator
+    from autotune.evaluation.stores import ReferenceStore, reference_key
+    from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
     store = ReferenceStore(cache.references)
     evaluator = create_evaluator("perplexity", dict(options))

@@ -1,1 +1,1 @@
-"""The compression engine: plan, then apply. It knows OpenVINO and numbers, and nothing of Optuna or YAML."""
+"""The compression engine: settings to a plan, a plan to an `ov.Model`. Needs OpenVINO and NumPy only."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from autotune.tensors import DAMAGE, read_tensors, write_tensors
+from autotune.common.files import DAMAGE, read_tensors, write_tensors
 
 __all__ = ["Bank", "Entry"]
 

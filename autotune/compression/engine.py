@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune import __version__
-from autotune.compression.awq import Scaling, by_label
+from autotune.common.files import fingerprint
+from autotune.compression.algorithms.awq.groups import find_groups
+from autotune.compression.algorithms.awq.search import Scaling, by_label
+from autotune.compression.algorithms.awq.selection import ChannelScales, marked, possible
+from autotune.compression.algorithms.gptq import Propagation, propagation
+from autotune.compression.algorithms.lora import compress_with_adapters
+from autotune.compression.algorithms.scale_estimation import MAX_BLOCK
+from autotune.compression.algorithms.sensitivity import Sensitivities, weighted_error
 from autotune.compression.bank import Bank, Entry
-from autotune.compression.channel_groups import find_groups
-from autotune.compression.channel_scales import ChannelScales, marked, possible
-from autotune.compression.digest import model_digest
-from autotune.compression.formats import Array
-from autotune.compression.gptq import Propagation, propagation
-from autotune.compression.graph import assemble
-from autotune.compression.lora import compress_with_adapters
-from autotune.compression.moments import BLOCK, Depth
+from autotune.compression.calibration.calibrate import BLOCK, Depth
+from autotune.compression.calibration.statistics import Statistics
+from autotune.compression.formats.quantize import Array
+from autotune.compression.ir.assemble import assemble
+from autotune.compression.ir.constants import model_digest
+from autotune.compression.ir.sizes import Sizes
+from autotune.compression.ir.weights import Weight, compressed_already, find_weights
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
-from autotune.compression.scale_estimation import MAX_BLOCK
-from autotune.compression.sensitivities import Sensitivities
-from autotune.compression.sensitivity import weighted_error
 from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
-from autotune.compression.sizes import Sizes
-from autotune.compression.statistics import Statistics
 from autotune.compression.variants import (
     Packed,
     RowReader,
@@ -38,9 +39,7 @@ from autotune.compression.variants import (
     read_rows,
     restore,
 )
-from autotune.compression.weights import Weight, compressed_already, find_weights
 from autotune.errors import PlanError
-from autotune.files import fingerprint
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from autotune.compression.format_table import FORMATS
+from autotune.common.files import fingerprint
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.weights import Weight
 from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
 from autotune.compression.variants import Variant, layout
-from autotune.compression.weights import Weight
 from autotune.errors import PlanError
-from autotune.files import fingerprint
 
 __all__ = ["MIN_ADJUSTED_GROUP_SIZE", "Plan", "Score", "make_variants"]
 

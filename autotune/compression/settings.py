@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
-from autotune.compression.format_table import (
+from autotune.compression.formats.table import (
     FORMATS,
     LARGEST_FLOAT16,
     MOST_LEVELS,

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.arrays import all_finite, raw_bytes, type_name, widen_bf16, widen_f16
-from autotune.compression.format_table import LARGEST_FLOAT16
-from autotune.compression.formats import (
+from autotune.common.threads import in_parallel
+from autotune.compression.algorithms.gptq import Propagation, quantize_columns, quantize_with_best_scales
+from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale
+from autotune.compression.formats.encoding import encode_e4m3
+from autotune.compression.formats.quantize import (
     BITS,
     FORMATS,
     Array,
@@ -30,11 +32,9 @@ from autotune.compression.formats import (
     unpack,
     with_second_order_scale,
 )
-from autotune.compression.gptq import Propagation, quantize_columns, quantize_with_best_scales
-from autotune.compression.minifloat import encode_e4m3
-from autotune.compression.parallel import in_parallel
-from autotune.compression.scale_estimation import blocks_of, estimate_scale
-from autotune.compression.weights import Weight, rows_to_shape, rows_view
+from autotune.compression.formats.table import LARGEST_FLOAT16
+from autotune.compression.ir.constants import all_finite, raw_bytes, type_name, widen_bf16, widen_f16
+from autotune.compression.ir.weights import Weight, rows_to_shape, rows_view
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:

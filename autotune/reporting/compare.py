@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.files import atomic_write
+from autotune.common.formatting import label, latex_table, markdown_table
 from autotune.errors import UsageError
-from autotune.files import atomic_write
-from autotune.reporting.decision import SIZES, accuracy_metric, baseline, choices
-from autotune.reporting.formatting import label, latex_table, markdown_table
-from autotune.reporting.tables import front_rows, option_cells, original_cells
-from autotune.reporting.view import StudyResults
+from autotune.reporting.text.tables import front_rows, option_cells, original_cells
+from autotune.results.decision import SIZES, accuracy_metric, baseline, choices
+from autotune.results.types import StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +115,7 @@ def _common_metric(studies: Sequence[StudyResults]) -> str | None:
 
 def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
     """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes."""
-    from autotune.reporting.style import look, save_png
+    from autotune.reporting.plots.style import look, save_png
 
     header, rows, align = comparison.rows()
     text = f"# {', '.join(comparison.names)}\n\n{markdown_table(header, rows, align)}\n"
@@ -136,8 +136,8 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     """The fronts over the compression rate, one line a study; draw inside `style.look()`."""
     import numpy as np
 
-    from autotune.reporting.front import is_wide
-    from autotune.reporting.style import INK, MODES, OTHERS, log_axis, new_figure, padded, plain_axis, tidy
+    from autotune.reporting.plots.style import INK, MODES, OTHERS, log_axis, new_figure, padded, plain_axis, tidy
+    from autotune.results.pareto import is_wide
 
     metric = comparison.metric
     if metric is None:
@@ -191,6 +191,6 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _text(value: Any) -> str:
-    from autotune.reporting.formatting import is_missing
+    from autotune.common.formatting import is_missing
 
     return "" if is_missing(value) else repr(value) if isinstance(value, float) else str(value)

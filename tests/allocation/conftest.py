@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import openvino as ov
 import pytest
+from small_world import TEXT, World
 from transformers import AutoTokenizer
 
 from autotune.allocation.allocator import Allocator, Texts
-from autotune.allocation.menus import make_menus
+from autotune.allocation.choices import make_menus
 from autotune.allocation.probe import Probe
+from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
-from autotune.compression.statistics import StatisticsCache
-from autotune.runtime import OpenVINOLanguageModel
-from autotune.texts import token_windows
+from autotune.evaluation.texts.sources import token_windows
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from evaluators.perplexity import Perplexity
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from small_world import TEXT, World
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,11 @@ import pytest
 from small_world import World
 
 from autotune.allocation.allocator import Allocator
-from autotune.allocation.correct import corrected_by
-from autotune.allocation.menus import make_menus
-from autotune.allocation.solve import limits, solve
+from autotune.allocation.choices import make_menus
+from autotune.allocation.error_table import corrected_by, limits, solve
 from autotune.compression.settings import Settings
 from autotune.errors import PlanError
-from autotune.runtime import OpenVINOLanguageModel
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
 
 def test_menus_hold_every_variant_once_and_the_weight_itself_last(world: World) -> None:

@@ -12,12 +12,12 @@ from small_world import TEXT
 from transformers import AutoTokenizer
 
 from autotune.allocation.allocator import Allocator, Texts
-from autotune.allocation.menus import default_settings, make_menus
+from autotune.allocation.choices import default_settings, make_menus
 from autotune.allocation.probe import Probe
+from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
-from autotune.compression.statistics import StatisticsCache
-from autotune.runtime import OpenVINOLanguageModel
-from autotune.texts import token_windows
+from autotune.evaluation.texts.sources import token_windows
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from evaluators.perplexity import Perplexity
 
 

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 
 from autotune.allocation.allocator import Texts
 from autotune.allocation.probe import Probe
-from autotune.compression.calibration import calibrate
+from autotune.compression.calibration.calibrate import calibrate
+from autotune.compression.calibration.segments import cut, extract
 from autotune.compression.engine import Engine
-from autotune.compression.segments import cut, extract
-from autotune.runtime import OpenVINOLanguageModel
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from evaluators.perplexity import Perplexity
 
 TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
@@ -156,7 +156,7 @@ def test_calibration_in_segments_is_calibration_in_one_piece(
     family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a float16 table of most of the weights, cut as often as can be."""
-    from autotune.compression import calibration
+    from autotune.compression.calibration import calibrate as calibration
 
     folder = family_folder("qwen2") / "ov"
     model = with_tables(ov.Core().read_model(folder / "openvino_model.xml"), VOCABULARIES[-1], ov.Type.f16)

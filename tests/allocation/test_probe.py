@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_world import World
 
-from autotune.compression.weights import rows_to_shape
-from autotune.runtime import OpenVINOLanguageModel
+from autotune.compression.ir.weights import rows_to_shape
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
 TOKENS = np.arange(64, dtype=np.int64).reshape(2, 32)
 

@@ -9,10 +9,8 @@ import pytest
 from small_world import World
 
 from autotune.allocation.allocator import Allocator, protections
-from autotune.allocation.correct import corrected_by
-from autotune.allocation.menus import default_settings, make_menus
-from autotune.allocation.solve import limits, solve
-from autotune.allocation.table import ErrorTable, block_of, pair_terms
+from autotune.allocation.choices import default_settings, make_menus
+from autotune.allocation.error_table import ErrorTable, block_of, corrected_by, limits, pair_terms, solve
 from autotune.compression.variants import Variant
 
 

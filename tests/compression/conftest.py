@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +13,7 @@ import pytest
 if TYPE_CHECKING:
     import openvino as ov
 
-    from autotune.compression.statistics import Statistics
-
-sys.path.insert(0, str(Path(__file__).parent))
+    from autotune.compression.calibration.statistics import Statistics
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +36,8 @@ def statistics(
     llama: ov.Model, tokens: npt.NDArray[np.int64], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], Statistics]:
     """The statistics of `llama` on `tokens`, collected once for all tests."""
+    from autotune.compression.calibration.statistics import StatisticsCache
     from autotune.compression.engine import Engine
-    from autotune.compression.statistics import StatisticsCache
 
     cache = StatisticsCache(tmp_path_factory.mktemp("statistics"))
     activations = Engine(llama).activations

@@ -18,12 +18,12 @@ import pytest
 from builders import cast_weights, chain, content, decompressed, distance, language_chain, logits, normal
 
 from autotune.compression.bank import Bank
+from autotune.compression.calibration.statistics import Statistics, StatisticsCache
 from autotune.compression.engine import Engine
-from autotune.compression.format_table import FORMATS
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.sizes import Sizes
+from autotune.compression.ir.weights import find_weights
 from autotune.compression.settings import Settings
-from autotune.compression.sizes import Sizes
-from autotune.compression.statistics import Statistics, StatisticsCache
-from autotune.compression.weights import find_weights
 from autotune.errors import PlanError
 
 Tokens = npt.NDArray[np.int64]
@@ -172,7 +172,7 @@ def test_number_of_threads_does_not_change_a_byte(
     monkeypatch.setattr("autotune.compression.variants.BLOCK_ELEMENTS", 512)
     found = []
     for cores in (1, 2, 7):
-        monkeypatch.setattr("autotune.compression.parallel.cores", lambda cores=cores: cores)
+        monkeypatch.setattr("autotune.common.threads.cores", lambda cores=cores: cores)
         engine = Engine(llama, statistics=statistics)
         found.append(named_content(engine.apply(engine.plan(settings))))
     assert found[0] == found[1] == found[2]
@@ -199,8 +199,8 @@ import openvino as ov
 sys.path.insert(0, sys.argv[1])
 from test_engine import digest_of, EVERY_KIND
 from autotune.compression.engine import Engine
-from autotune.compression.sizes import Sizes
-from autotune.compression.statistics import StatisticsCache
+from autotune.compression.ir.sizes import Sizes
+from autotune.compression.calibration.statistics import StatisticsCache
 folder = Path(sys.argv[2])
 model, tokens = ov.Core().read_model(folder / "m.xml"), np.load(folder / "tokens.npy")
 cache = StatisticsCache(folder / "statistics")
@@ -222,7 +222,7 @@ def test_another_process_on_one_core_makes_the_same_bytes(
     """Statistics collected anew and variants computed anew, elsewhere and on one core, end in the same constants."""
     ov.save_model(llama, tmp_path / "m.xml", compress_to_fp16=False)
     np.save(tmp_path / "tokens.npy", tokens)
-    command = [sys.executable, "-c", ANOTHER_PROCESS, str(Path(__file__).parent), str(tmp_path)]
+    command = [sys.executable, "-c", ANOTHER_PROCESS, str(Path(__file__).parents[1] / "support"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, check=False)
     assert done.returncode == 0, done.stderr
     engine = Engine(llama, statistics=statistics)

@@ -15,9 +15,9 @@ import pytest
 from builders import bin_size, content, differing, distance, logits
 from families import FAMILIES, VOCABULARY
 
+from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
 from autotune.compression.settings import MODES, Settings
-from autotune.compression.statistics import StatisticsCache
 
 TOKENS: npt.NDArray[np.int64] = np.random.default_rng(5).integers(1, VOCABULARY, (4, 40), dtype=np.int64)
 INT4 = {"mode": "int4_asym", "group_size": 64}

@@ -29,11 +29,11 @@ from builders import (
 )
 from openvino import opset15 as ops
 
-from autotune.compression.arrays import raw_bytes, read_f32
+from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
-from autotune.compression.format_table import FORMATS
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.constants import raw_bytes, read_f32
 from autotune.compression.settings import DATA_METRICS, Settings
-from autotune.compression.statistics import StatisticsCache
 
 nncf = pytest.importorskip("nncf")
 nncf.set_log_level(logging.ERROR)

@@ -11,12 +11,12 @@ import pytest
 from builders import as_constant, chain, content, features, language_chain, normal, result_model
 from openvino import opset15 as ops
 
+from autotune.compression.calibration.statistics import Statistics
 from autotune.compression.engine import Engine
+from autotune.compression.ir.weights import find_weights
 from autotune.compression.plan import Plan, make_variants
 from autotune.compression.settings import Settings
-from autotune.compression.statistics import Statistics
 from autotune.compression.variants import Variant
-from autotune.compression.weights import find_weights
 from autotune.errors import PlanError
 
 

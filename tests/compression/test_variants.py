@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 from builders import chain, constants, normal
 
-from autotune.compression.formats import FORMATS, encode, initial_scale, pack, store_scale, stored_value
-from autotune.compression.gptq import propagation
-from autotune.compression.lora import compress_with_adapters
-from autotune.compression.scale_estimation import blocks_of, estimate_scale
+from autotune.compression.algorithms.gptq import propagation
+from autotune.compression.algorithms.lora import compress_with_adapters
+from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale
+from autotune.compression.formats.quantize import FORMATS, encode, initial_scale, pack, store_scale, stored_value
+from autotune.compression.ir.weights import Weight, find_weights
 from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, layout, read_rows, restore
-from autotune.compression.weights import Weight, find_weights
 from autotune.errors import CompressionError
 
 FloatArray = npt.NDArray[np.float32]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.compression.format_table import FORMATS
+from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import ALGORITHMS, MODES, Settings
 
 PROMPT = "Mira keeps eleven hens"
@@ -48,7 +48,7 @@ def test_optimum_and_genai_give_the_same_greedy_answer(compressed: Path) -> None
     openvino_genai = pytest.importorskip("openvino_genai")
     from transformers import AutoTokenizer
 
-    from autotune.runtime import OpenVINOLanguageModel
+    from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
     tokenizer = AutoTokenizer.from_pretrained(compressed)
     prompt = tokenizer(PROMPT)["input_ids"]
@@ -78,7 +78,7 @@ def test_optimum_reads_the_configuration_of_every_mode(tmp_path: Path, mode: str
     """`openvino_config.json` never says what optimum-intel refuses, whatever was applied."""
     from optimum.intel.openvino.configuration import OVConfig
 
-    from autotune.models import _openvino_config
+    from autotune.models.source import _openvino_config
 
     choices: list[dict[str, Any]] = [{"mode": mode}]
     if "int8" not in mode:

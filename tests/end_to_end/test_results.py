@@ -30,7 +30,7 @@ def test_an_exported_folder_is_complete(exported: tuple[Path, str]) -> None:
     """Model, tokenizer, records and a model card whose front matter a hub reads; the hashes are those of the files."""
     import yaml
 
-    from autotune.files import fingerprint_file
+    from autotune.common.files import fingerprint_file
 
     out, printed = exported
     names = {path.name for path in out.iterdir()}
@@ -111,8 +111,8 @@ def test_every_algorithm_has_the_same_bytes_again(
 ) -> None:
     """Ten trials between them with every algorithm and several formats, each built again on an empty cache."""
     from autotune.compression.settings import ALGORITHMS
-    from autotune.reporting.results import load_results
-    from autotune.reproduce import reproduce
+    from autotune.results.load import load_results
+    from autotune.study.export import reproduce
 
     text = (workplace / "model.yaml").read_text(encoding="utf-8")
     head, tail = text[: text.index("space:")], text[text.index("evaluators:") :]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.tensors import read_tensors
+from autotune.common.files import read_tensors
 
 
 def _load_conftest() -> object:

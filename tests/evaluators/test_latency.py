@@ -10,7 +10,7 @@ import pytest
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import Evaluator, Measurement
-from autotune.references import ReferenceStore
+from autotune.evaluation.stores import ReferenceStore
 from evaluators.latency import Latency, _measurements
 
 OPTIONS = {"prompt_tokens": 4, "new_tokens": 3, "rounds": 2}

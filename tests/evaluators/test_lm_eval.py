@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from autotune.errors import EvaluationError
-from autotune.runtime import OpenVINOLanguageModel
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from autotune.testing import FakeLanguageModel
 from evaluators.lambada import Lambada
 from evaluators.lm_eval import LmEval

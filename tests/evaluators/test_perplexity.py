@@ -11,7 +11,7 @@ import pytest
 
 from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import Evaluator
-from autotune.references import ReferenceStore
+from autotune.evaluation.stores import ReferenceStore
 from autotune.testing import EvaluatorConformance, FakeLanguageModel
 from evaluators import perplexity
 from evaluators.perplexity import Perplexity
@@ -212,7 +212,7 @@ def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) ->
     import openvino as ov
     from transformers import AutoTokenizer
 
-    from autotune.runtime import OpenVINOLanguageModel
+    from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     evaluator = Perplexity(path=text, sequence_length=32, samples=10)

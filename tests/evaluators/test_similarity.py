@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import Evaluator
-from autotune.prompts import read_prompts
-from autotune.references import ReferenceStore
+from autotune.evaluation.stores import ReferenceStore
+from autotune.evaluation.texts.prompts import read_prompts
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
 from evaluators import similarity
 from evaluators._answers import divergence_tokens, prompt_sets, prompt_tokens
@@ -300,7 +300,7 @@ def test_answers_of_a_real_model(tiny_llama: Path, tmp_path: Path) -> None:
     import openvino as ov
     from transformers import AutoTokenizer
 
-    from autotune.runtime import OpenVINOLanguageModel
+    from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     evaluator = Similarity(prompts=PROMPTS, max_new_tokens=16)

@@ -11,7 +11,7 @@ import pytest
 
 from autotune.errors import UsageError
 from autotune.reporting.compare import compare, write_comparison
-from autotune.reporting.view import StudyResults
+from autotune.results.types import StudyResults
 
 Make = Callable[..., StudyResults]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from autotune.reporting.decision import choices, measured
-from autotune.reporting.formatting import score, size
+from autotune.common.formatting import score, size
 from autotune.reporting.html.page import report_html
-from autotune.reporting.html.theme import DARK
-from autotune.reporting.results import results_of
-from autotune.reporting.tables import trials_csv
-from autotune.reporting.view import StudyResults
+from autotune.reporting.html.svg import DARK
+from autotune.reporting.text.tables import trials_csv
+from autotune.results.decision import choices, measured
+from autotune.results.load import results_of
+from autotune.results.types import StudyResults
 
 Make = Callable[..., StudyResults]
 EVIL = "</style></textarea><script>alert('model')</script><img src=x onerror=alert(1)>"

@@ -1,32 +1,42 @@
-"""The page of one study."""
+"""The page of one study.
+
+What the original and a compressed model said to one prompt, word by word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from autotune.reporting.answers import compare_words
-from autotune.reporting.commands import compress_command, export_command, portable, where_to_run
-from autotune.reporting.decision import accuracy_metric, baseline, choices, decision_sentence, ties
-from autotune.reporting.effects import ABOUT_IMPORTANCES, importance_rows, importances_missing, paired_rows
-from autotune.reporting.formatting import label, settings_text
-from autotune.reporting.html.figures import front_drawings, progress_drawing, setting_drawings
+from autotune.common.formatting import label, settings_text
 from autotune.reporting.html.sections import budget_rows, cards, front_legend, stat_rows, trial_table
-from autotune.reporting.html.theme import theme_css
-from autotune.reporting.page import counts
-from autotune.reporting.remedies import failures, reason, remedy
-from autotune.reporting.spending import error_rows, no_regret, predictions_held, protected
-from autotune.reporting.tables import front_rows, legend, metric_rows
-from autotune.reporting.unseen import unseen_rows, unseen_sentences
-from autotune.reporting.view import StudyResults
-from autotune.reporting.weight_map import WeightMap, known_sensitivity, read_plan, weight_map
+from autotune.reporting.html.svg import front_drawings, progress_drawing, setting_drawings, theme_css
+from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
+from autotune.reporting.text.markdown import counts
+from autotune.reporting.text.tables import front_rows, legend, metric_rows
+from autotune.results.budgets import error_rows, no_regret, predictions_held, protected
+from autotune.results.decision import (
+    accuracy_metric,
+    baseline,
+    choices,
+    decision_sentence,
+    failures,
+    reason,
+    remedy,
+    ties,
+)
+from autotune.results.effects import ABOUT_IMPORTANCES, importance_rows, importances_missing, paired_rows
+from autotune.results.held_out import unseen_rows, unseen_sentences
+from autotune.results.types import StudyResults
+from autotune.results.weight_map import WeightMap, known_sensitivity, read_plan, weight_map
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["report_html"]
+__all__ = ["Part", "compare_words", "report_html"]
 
 
 def report_html(results: StudyResults, folder: Path) -> str:
@@ -164,3 +174,34 @@ def _answers(results: StudyResults) -> dict[str, Any] | None:
 def _parts(entry: Mapping[str, Any]) -> dict[str, Any]:
     original, ours = compare_words(str(entry["original"]).strip(), str(entry["answer"]).strip())
     return {"prompt": str(entry["prompt"]), "score": f"{entry['score']:.3f}", "original": original, "ours": ours}
+
+
+Part = tuple[Literal["same", "ours", "theirs"], str]
+
+
+def compare_words(original: str, answer: str) -> tuple[list[Part], list[Part]]:
+    """Both texts in parts that are the same or only in one of them; the parts of each join to the text again."""
+    before, after = _words(original), _words(answer)
+    left: list[Part] = []
+    right: list[Part] = []
+    for tag, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal":
+            left.append(("same", "".join(before[a:b])))
+            right.append(("same", "".join(after[c:d])))
+            continue
+        if b > a:
+            left.append(("theirs", "".join(before[a:b])))
+        if d > c:
+            right.append(("ours", "".join(after[c:d])))
+    return left, right
+
+
+def _words(text: str) -> list[str]:
+    """Words with the white space that follows them."""
+    words: list[str] = []
+    for character in text:
+        if words and (not words[-1][-1].isspace() or character.isspace()):
+            words[-1] += character
+        else:
+            words.append(character)
+    return words

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.reporting.commands import export_command
-from autotune.reporting.decision import (
+from autotune.common.formatting import DASH, label, number, score, settings_text, size, times
+from autotune.reporting.plots.style import mode_style
+from autotune.reporting.text.commands import export_command
+from autotune.results.decision import (
     Choice,
     accuracy_metric,
     baseline,
@@ -21,9 +23,7 @@ from autotune.reporting.decision import (
     measured,
     saving,
 )
-from autotune.reporting.formatting import DASH, label, number, score, settings_text, size, times
-from autotune.reporting.style import mode_style
-from autotune.reporting.view import StudyResults
+from autotune.results.types import StudyResults
 
 __all__ = ["Card", "Cell", "Column", "LegendEntry", "budget_rows", "cards", "front_legend", "trial_table"]
 

@@ -1,0 +1,203 @@
+"""What every weight may become: the variants that a list of uniform settings would give it.
+
+Which variants a search space allows a budget to be spent on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autotune.compression.engine import Engine
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.weights import Weight
+from autotune.compression.plan import Plan
+from autotune.compression.settings import INT8_MODES, Settings
+from autotune.compression.variants import Variant, layout
+from autotune.config.space.space import Range, SearchSpace
+from autotune.errors import PlanError
+
+__all__ = ["Choice", "Menus", "allowed_settings", "default_settings", "make_menus"]
+
+GRIDS = (("int4_asym", 32), ("int4_asym", 64), ("int4_asym", 128), ("int4_sym", 128))
+"""Formats and group sizes between which a choice is worth having."""
+
+SMALL_GRIDS = {"int2": (("int2_sym", 32), ("int2_sym", 64)), "int3": (("int3_sym", 64), ("int3_sym", 128))}
+"""What is added where it is asked for: they pay only below what 4 bits reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One thing that a weight may become.
+
+    Attributes:
+        variant: None is the weight as it is.
+        nbytes: what it adds to `openvino_model.bin`.
+    """
+
+    variant: Variant | None
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Menus:
+    """The choices of each weight, and the plans of the uniform settings behind them.
+
+    Attributes:
+        choices: by weight name, in the model's order, smallest first; weights without a choice are left out.
+        uniform: what each setting gives on its own; the allocation is never worse than these.
+    """
+
+    choices: Mapping[str, tuple[Choice, ...]]
+    uniform: tuple[Plan, ...]
+
+    def smallest(self, engine: Engine) -> Plan:
+        """The plan of the smallest choice of every weight."""
+        first = {name: choices[0].variant for name, choices in self.choices.items()}
+        return engine.plan_of({name: variant for name, variant in first.items() if variant is not None})
+
+    def check(self, limit: int, engine: Engine) -> None:
+        """Refuse a size that no plan of these menus has.
+
+        Raises:
+            PlanError: with the smallest size that there is.
+        """
+        least = self.smallest(engine).footprint
+        if least > limit:
+            raise PlanError(
+                f"the smallest model that the allowed formats give has {least:,} bytes, more than {limit:,}; allow "
+                "smaller formats or a larger size"
+            )
+
+
+def default_settings(
+    *, data_aware: bool, ignored_scope: tuple[str, ...] = (), small: Sequence[str] = ()
+) -> list[Settings]:
+    """8 and 4 bits in the sizes worth having.
+
+    Args:
+        data_aware: whether there is a calibration text: then weights of less than 8 bits are quantized with GPTQ, on
+            scales that are searched for the least error.
+        ignored_scope: weights that are left alone.
+        small: ``int2``, ``int3`` or both: formats of fewer bits that may be used as well.
+    """
+    grids = [*GRIDS, *(grid for name in small for grid in SMALL_GRIDS[name])]
+    four_bit = Settings(
+        all_layers=True, gptq=data_aware, scale_estimation=data_aware, ignored_scope=ignored_scope, mode="int4_asym"
+    )
+    return [
+        Settings(mode="int8_asym", ignored_scope=ignored_scope),
+        *(replace(four_bit, mode=mode, group_size=group_size) for mode, group_size in grids),
+    ]
+
+
+def make_menus(engine: Engine, settings: Sequence[Settings], *, runtime_compressed: bool = True) -> Menus:
+    """Resolve uniform settings for a model into the choices of each weight.
+
+    A weight that several operations use (tied, or fused from several) is one weight and has one menu. Weights that
+    share an AWQ scale would have to move together; AWQ is refused here, so that none has to.
+
+    Args:
+        engine: of the original model.
+        settings: uniform ones; `ratio` must be 1 and AWQ off, which ties weights to each other. Adapters are refused
+            as well: what they win back is not in the errors that are compared.
+        runtime_compressed: leave out what the device would expand when it loads the model; it saves disk space only.
+
+    Raises:
+        PlanError: a setting cannot be used with this model.
+        ValueError: a setting is not uniform.
+    """
+    for one in settings:
+        if one.ratio != 1 or one.awq or one.lora_correction:
+            raise ValueError(f"an allocation chooses weight by weight, so ratio must be 1 and awq off: {one}")
+    plans = tuple(engine.plan(one) for one in settings)
+    choices = {}
+    for weight in engine.weights:
+        if any(use.kind == "convolution" for use in weight.uses):
+            continue  # small, always expanded, and no input of a model that the CPU plugin could take
+        variants: dict[Variant | None, int] = {}
+        for plan in plans:
+            variant = plan.variants.get(weight.name)
+            if variant is not None:
+                variant = _best_rounding(weight, variant)
+            if runtime_compressed and variant is not None and not kept_compressed(weight, variant):
+                continue
+            variants[variant] = (
+                engine.sizes.nbytes(weight)
+                if variant is None
+                else sum(part.nbytes for part in layout(weight, variant).values())
+            )
+        if set(variants) - {None}:
+            # Where eight bits alone would ruin the model, its own precision is the way out.
+            variants[None] = engine.sizes.nbytes(weight)
+            ordered = sorted(variants.items(), key=lambda item: item[1])
+            choices[weight.name] = tuple(Choice(variant, nbytes) for variant, nbytes in ordered)
+    uniform = (_with_body(engine, one) for one in settings)
+    return Menus(choices, tuple(plan for plan in uniform if _from_menus(plan, choices)))
+
+
+def _best_rounding(weight: Weight, variant: Variant) -> Variant:
+    """Tables of which rows are looked up have no activations to learn from, but scales of least square error."""
+    rounded = not variant.looks_at_activations and variant.format.takes_algorithms and variant.format.bits < 8
+    return replace(variant, scale_estimation=True) if rounded and not weight.activations else variant
+
+
+def kept_compressed(weight: Weight, variant: Variant) -> bool:
+    """Whether the CPU computes with the packed weight in all its uses."""
+    return all(use.kind in variant.format.runtime_compressed for use in weight.uses)
+
+
+def _from_menus(plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> bool:
+    """Whether every variant of a plan is on its weight's menu, so that its cost can be predicted."""
+    return all(any(choice.variant == plan.variants.get(name) for choice in menu) for name, menu in choices.items())
+
+
+def _with_body(engine: Engine, settings: Settings) -> Plan:
+    """The uniform competitor that a user would ask for: embeddings and last layer at 8 bits."""
+    return engine.plan(settings if settings.mode in INT8_MODES else replace(settings, all_layers=False))
+
+
+def allowed_settings(space: SearchSpace) -> list[Settings]:
+    """Uniform settings whose variants together make the menus.
+
+    Every mode, group size and backup mode of the space is allowed; embeddings and the last layer may have the small
+    formats where `all_layers` may be true. Of the algorithms the strongest are taken that the space allows (GPTQ, on
+    searched scales where scale_estimation is allowed as well): they cost no bytes. AWQ and LoRA correction are left
+    out, see `menus.make_menus`; ratio and sensitivity_metric say nothing here.
+    """
+    parameters = space.parameters
+
+    def values(name: str, default: Any) -> tuple[Any, ...]:
+        parameter = parameters.get(name)
+        if parameter is None:
+            return (default,)
+        known = parameter.values
+        return known if known is not None else (parameter.low, parameter.high) if isinstance(parameter, Range) else ()
+
+    common: dict[str, Any] = {}
+    if "ignored_scope" in parameters:
+        common["ignored_scope"] = tuple(values("ignored_scope", ())[0])
+    if "group_size_fallback" in parameters:
+        common["group_size_fallback"] = values("group_size_fallback", "adjust")[0]
+    modes = values("mode", "int8_asym")
+    found: list[Settings] = []
+    for mode in modes:
+        if mode in INT8_MODES:
+            found.append(Settings(mode=mode, **common))
+            continue
+        fmt = FORMATS[mode]
+        uniform = Settings(mode=mode, all_layers=True in values("all_layers", False), **common)
+        if mode == "codebook":
+            uniform = replace(uniform, codebook=tuple(values("codebook", ())[0]))
+        if fmt.takes_algorithms:
+            gptq = True in values("gptq", False)
+            order = gptq and True in values("gptq_act_order", True)
+            searched = True in values("scale_estimation", False)
+            uniform = replace(uniform, gptq=gptq, gptq_act_order=order or not gptq, scale_estimation=searched)
+        sizes = (None,) if fmt.fixed_group_size else values("group_size", None)
+        found += [replace(uniform, group_size=size) for size in sizes]
+    # Without an 8-bit mode, what the small formats leave has the backup mode; "none" is on every menu.
+    backups = values("backup_mode", "int8_asym")
+    found += [Settings(mode=mode, **common) for mode in backups if mode in INT8_MODES]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,153 @@
+"""The commands that work on finished studies: report, export, reproduce, compare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.output import (
+    Json,
+    Storage,
+    StudyFolder,
+    listening,
+    print_equivalents,
+    print_front,
+    print_json,
+    print_paths,
+    print_produced,
+)
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.results.selection import Wish
+
+__all__ = ["add_to"]
+
+
+def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
+    """Rebuild every table, plot and page of a study from its storage."""
+    from autotune.reporting.text.terminal import as_json as outcome_json
+    from autotune.reporting.write import report as write
+    from autotune.results.load import load_results
+
+    paths = write(folder) if storage is None else write(folder, storage=storage)
+    results = load_results(folder, storage)
+    if as_json:
+        print_json({**outcome_json(results), "folder": str(folder)})
+        return
+    print_front(results)
+    print_paths(paths)
+
+
+def export(
+    folder: StudyFolder,
+    out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="The number of a trial.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front (the default).")] = False,
+    max_drop: Annotated[
+        str | None, typer.Option(metavar="2%", help="The smallest model at most so much worse than the original.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What --max-drop is about (default: perplexity_increase).")
+    ] = None,
+    max_size: Annotated[str | None, typer.Option(metavar="1.2GB", help="The most accurate model that fits.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model of one trial of a study as a deployable folder."""
+    from autotune.study.export import export as write
+
+    wish = _wish(trial, knee, max_drop, metric, max_size)
+    with listening() as listener:
+        produced = write(folder, out, wish=wish, storage=storage, stage=listener.stage)
+    if as_json:
+        print_json(produced.as_dict())
+        return
+    print_produced(produced)
+    print_equivalents(produced)
+
+
+def _wish(trial: int | None, knee: bool, max_drop: str | None, metric: str | None, max_size: str | None) -> Wish:
+    from autotune.common.units import parse_bytes
+    from autotune.results.selection import Wish
+
+    given = {"--trial": trial is not None, "--knee": knee, "--max-drop": max_drop, "--max-size": max_size}
+    named = [option for option, value in given.items() if value]
+    if len(named) > 1 and ("--trial" in named or "--knee" in named):
+        raise UsageError(f"{' and '.join(named)} each name one model; give one of them")
+    drop, relative = None, True
+    if max_drop is not None:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", max_drop)
+        if match is None:
+            raise UsageError(f"--max-drop must be a percentage such as 2% or a number, got {max_drop!r}")
+        drop, relative = float(match[1]), match[2] == "%"
+    try:
+        size = None if max_size is None else parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(f"--max-size {error}") from error
+    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size)
+
+
+def reproduce(
+    folder: StudyFolder,
+    trial: Annotated[int, typer.Option(min=0, help="The number of a trial.")],
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Build a trial's model again from its inputs alone; tell whether it has the same bytes, or what changed."""
+    from autotune.study.export import reproduce as build
+
+    with listening() as listener:
+        outcome = build(folder, trial, storage=storage, stage=listener.stage)
+    if as_json:
+        print_json(outcome.as_dict())
+    elif outcome.same:
+        print(f"trial {trial}: the same bytes (plan {outcome.plan}, digest {outcome.digest})")
+    else:
+        what = "another plan" if outcome.plan != outcome.recorded_plan else "the same plan, other bytes"
+        print(f"trial {trial}: {what} (plan {outcome.plan}, digest {outcome.digest})")
+        print(f"  it had      plan {outcome.recorded_plan}, digest {outcome.recorded_digest}")
+        for change in outcome.changed or ("no input changed that is known to matter; please report this",):
+            print(f"  {change}")
+    if not outcome.same:
+        raise typer.Exit(1)
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Studies' folders.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where table and plot go.")] = Path("comparison"),
+    whole: Annotated[bool, typer.Option("--front", help="All trials of the fronts, not only the choices.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put several studies into one table and one plot: Markdown, LaTeX, CSV and PNG."""
+    from autotune.reporting.compare import compare as side_by_side
+    from autotune.reporting.compare import write_comparison
+    from autotune.reporting.text.terminal import as_json as outcome_json
+    from autotune.results.load import load_results
+
+    studies = [load_results(folder) for folder in folders]
+    paths = write_comparison(side_by_side(studies, whole=whole), output)
+    if as_json:
+        print_json({"studies": [outcome_json(study) for study in studies], "folder": str(output)})
+        return
+    print(paths.markdown.read_text(encoding="utf-8"))
+    written = [paths.markdown, paths.latex, paths.csv, *([paths.plot] if paths.plot else [])]
+    print(f"written: {', '.join(map(str, written))}")
+
+
+EXAMPLES: dict[Callable[..., None], str] = {
+    report: "autotune report reports/demo",
+    export: "autotune export reports/demo demo-int4 --max-drop 2%",
+    reproduce: "autotune reproduce reports/demo --trial 19",
+    compare: "autotune compare reports/demo reports/smollm2-135m -o comparison",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command, example in EXAMPLES.items():
+        app.command(rich_help_panel="The results", epilog=f"Example: {example}")(command)

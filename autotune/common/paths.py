@@ -1,0 +1,94 @@
+"""Checks of the files and folders that a configuration names, before any work starts on them."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from autotune.common.validation import nearest
+
+__all__ = ["absolute", "local_model", "local_or_hub", "looks_like_path", "slug", "text_problem"]
+
+BLOCK = 1 << 20
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def absolute(path: str | Path, base_dir: Path) -> Path:
+    """`path` from `base_dir` on, ``~`` and ``..`` worked out."""
+    return Path(os.path.abspath(base_dir / Path(path).expanduser()))
+
+
+def text_problem(path: Path) -> str | None:
+    """Why `path` cannot be read as UTF-8 text with something in it; None when it can."""
+    if path.is_dir():
+        return f"is a folder: {path}; give one text file"
+    line, blank = 1, True
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                text = decoder.decode(block)
+                blank = blank and not text.strip()
+                line += block.count(b"\n")
+            decoder.decode(b"", final=True)
+    except FileNotFoundError:
+        around = path.parent
+        if not around.is_dir():
+            return f"no such file: {path} (there is no folder {around})"
+        return f"no such file: {path}{nearest(path.name, (each.name for each in around.iterdir()))}"
+    except UnicodeDecodeError as error:
+        line += error.object[: error.start].count(b"\n")
+        return f"is not UTF-8 text: {path}, line {line}; save it as UTF-8"
+    except OSError as error:
+        return f"cannot be read: {path} ({error.strerror})"
+    return f"is empty: {path}" if blank else None
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether `name` can only mean a folder of this machine, not an id on the Hugging Face hub."""
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or bool(re.match(r"[A-Za-z]:", name))
+
+
+def local_model(name: str, base_dir: Path) -> Path | None:
+    """The folder of a local model, absolute; None where `name` is a hub id.
+
+    Raises:
+        ValueError: a path without a folder, a folder without a model, or neither path nor id.
+    """
+    folder = absolute(name, base_dir)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in ("config.json", "openvino_model.xml")):
+            raise ValueError(f"is a folder without a model (neither config.json nor openvino_model.xml): {folder}")
+        return folder
+    if folder.is_file():
+        raise ValueError(f"is a file: {folder}; give the folder of the model")
+    if looks_like_path(name):
+        elsewhere = Path(name).expanduser().absolute()
+        hint = f"; there is {elsewhere}, but paths start from the file's folder" if elsewhere.is_dir() else ""
+        raise ValueError(f"no such folder: {folder}{hint}")
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(f"is neither a folder nor a Hugging Face id (owner/name), got {name!r}")
+    return None
+
+
+def local_or_hub(name: str, base_dir: Path) -> str:
+    """An absolute path where `name` is something local (a dataset, an embedder), else `name`, a hub id.
+
+    Raises:
+        ValueError: a path with nothing there.
+    """
+    path = absolute(name, base_dir)
+    if path.exists():
+        return str(path)
+    if looks_like_path(name):
+        raise ValueError(f"no such file or folder: {path}")
+    return name
+
+
+def slug(model: str) -> str:
+    """A model's name as a folder's name: ``HuggingFaceTB/SmolLM2-135M`` gives ``smollm2-135m``."""
+    last: Any = re.split(r"[/\\]", model.rstrip("/\\"))[-1]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.") or "model"

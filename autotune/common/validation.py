@@ -1,0 +1,179 @@
+"""What is wrong with a configuration, collected in full and told in one paragraph.
+
+Validators raise `Invalid`, pydantic collects it beside its own errors, `from_validation` words them all for people,
+and `report` makes one ConfigError of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+from pydantic import BaseModel, ValidationError
+
+from autotune.common.yaml import KeyPath, Source, dotted
+from autotune.errors import ConfigError
+
+__all__ = ["Finding", "Invalid", "from_validation", "got", "nearest", "report"]
+
+SHOWN = 5
+"""Further problems that one message names; the rest is counted."""
+
+
+class Finding(NamedTuple):
+    """One problem: where it is (from the top of its source), what is wrong, and the source if it is another one."""
+
+    path: KeyPath
+    message: str
+    source: Source | None = None
+
+    def inside(self, path: KeyPath) -> Finding:
+        """The same finding seen from around `path`; one of another source stays where it is."""
+        return self if self.source is not None else self._replace(path=(*path, *self.path))
+
+
+class Invalid(ValueError):
+    """A value is wrong, for one or more reasons; paths are relative to that value."""
+
+    def __init__(self, *findings: Finding) -> None:
+        self.findings = findings
+        super().__init__("; ".join(f"{dotted(f.path)}: {f.message}" if f.path else f.message for f in findings))
+
+
+def nearest(name: object, allowed: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` where one of the allowed names is close, else nothing."""
+    names = {candidate.lower().replace("-", "_"): candidate for candidate in allowed}
+    close = difflib.get_close_matches(str(name).lower().replace("-", "_"), names, n=1, cutoff=0.6)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+
+
+def got(value: Any) -> str:
+    """A value as an error message shows it: short, and with its kind where that is the point."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else f"{value[:57]}..."
+        return f"the text {text!r}"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return str(value)
+
+
+def from_validation(error: ValidationError, model: type[BaseModel], prefix: KeyPath = ()) -> list[Finding]:
+    """The findings behind pydantic's errors about a `model` that lies at `prefix`."""
+    findings: list[Finding] = []
+    for detail in error.errors(include_url=False):
+        path = (*prefix, *detail["loc"])
+        cause = (detail.get("ctx") or {}).get("error")
+        if isinstance(cause, Invalid):
+            findings += [finding.inside(path) for finding in cause.findings]
+        elif isinstance(cause, ValueError):
+            findings.append(Finding(path, str(cause)))
+        else:
+            findings.append(Finding(path, _worded(detail, model)))
+    return findings
+
+
+def _worded(detail: Any, model: type[BaseModel]) -> str:
+    """One of pydantic's own errors, as a sentence that says what was got and what is allowed."""
+    kind, value, about = detail["type"], detail["input"], detail.get("ctx") or {}
+    if kind == "extra_forbidden":
+        around = _model_at(model, detail["loc"][:-1])
+        allowed = list(around.model_fields) if around is not None else []
+        names = f"; the keys here are {', '.join(allowed)}" if allowed else ""
+        return f"unknown key{nearest(detail['loc'][-1], allowed)}{names}"
+    if kind == "missing":
+        return "is missing"
+    if kind in ("literal_error", "enum"):
+        choices = [str(choice) for choice in typing.get_args(_annotation_at(model, detail["loc"]))]
+        shown = ", ".join(choices) or str(about.get("expected", ""))
+        return f"must be one of {shown}, got {got(value)}{nearest(value, choices)}"
+    expected = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "int_parsing": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "string_type": "a text",
+        "string_too_short": "a text that is not empty",
+        "path_type": "a path",
+        "dict_type": "a mapping",
+        "model_type": "a mapping",
+        "model_attributes_type": "a mapping",
+        "list_type": "a list",
+        "tuple_type": "a list",
+        "greater_than_equal": f"at least {about.get('ge')}",
+        "greater_than": f"more than {about.get('gt')}",
+        "less_than_equal": f"at most {about.get('le')}",
+        "less_than": f"less than {about.get('lt')}",
+    }.get(kind)
+    if expected is None:
+        return f"{str(detail['msg'])[:1].lower()}{str(detail['msg'])[1:]}, got {got(value)}"
+    return f"must be {expected}, got {got(value)}{_advice(kind, value)}"
+
+
+def _advice(kind: str, value: Any) -> str:
+    """What to write instead, for the slips that YAML invites."""
+    if kind.startswith("bool") and isinstance(value, str) and value.lower() in ("yes", "on", "y", "no", "off", "n"):
+        return f"; write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}"
+    if kind.startswith(("int", "float")) and isinstance(value, str):
+        return "; write it without quotes" if value.replace(".", "", 1).lstrip("+-").isdigit() else ""
+    return ""
+
+
+def _annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
+    """The annotation of the field at `path`, without Optional; None where it is not a field of a model."""
+    around = _model_at(model, path[:-1])
+    if around is None or not path or path[-1] not in around.model_fields:
+        return None
+    annotation = around.model_fields[str(path[-1])].annotation
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        kept = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return kept[0] if len(kept) == 1 else annotation
+    return annotation
+
+
+def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
+    """The model that the value at `path` is read as; None where it is not a model."""
+    if not path:
+        return model
+    annotation = _annotation_at(model, path)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def report(findings: Sequence[Finding], source: Source) -> ConfigError:
+    """One ConfigError: the first problem in full, the others after it, in the order of the file."""
+
+    def position(finding: Finding) -> tuple[bool, int]:
+        # What is not in the file (a key left out, a default) comes last: it often follows from what is.
+        known = finding.path == () or finding.path[:1] in source.lines or source.is_overridden(finding.path)
+        return not known or finding.source is not None, source.line(finding.path) or 0
+
+    unique = {(finding.path, finding.message): finding for finding in findings}
+    ordered = sorted(unique.values(), key=position)
+    errors = [(f.source or source).error(f.path, f.message) for f in ordered]
+    first, others = errors[0], errors[1:]
+    if not others:
+        return first
+    briefly = "; ".join(_brief(error, first.file) for error in others[:SHOWN])
+    more = "; ..." if len(others) > SHOWN else ""
+    problem = f"{first.problem} (and {len(others)} more: {briefly}{more})"
+    return ConfigError(problem, file=first.file, line=first.line, key=first.key)
+
+
+def _brief(error: ConfigError, file: Path | None) -> str:
+    """An error as one of several: the file only where it is another one."""
+    if error.file is None or error.file != file or error.line is None:
+        return str(error)
+    return f"line {error.line}: {f'{error.key}: ' if error.key else ''}{error.problem}"

@@ -1,0 +1,1 @@
+"""Channel scales (AWQ): which weights share an input, where a scale can be merged, and its search."""

@@ -1,0 +1,232 @@
+"""Finds the weights that can take a channel scale together, and where its inverse can go.
+
+A channel scale c multiplies the input channels of every weight that reads an activation; the activation has to be
+divided by c in turn. Going back from the activation to what it is made of, the division is free where it ends in
+constants (a norm's gain and bias, the bias of a linear layer) and in output rows of other weights, and everything in
+between commutes with it: products, sums, reshapes, attention on its way from the values to the output, the key-value
+cache, ReLU. Every consumer of everything on the way is checked: nothing else may read what is divided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.compression.algorithms.awq.propagation import FREE, STEPS, Labels, sliced_labels
+from autotune.compression.ir.weights import Weight
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["ChannelGroup", "Merge", "find_groups"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merge:
+    """Where the inverse of a scale goes without a new operation.
+
+    Attributes:
+        constants: name of a Constant -> channel whose scale divides each element, of the Constant's shape; -1 where
+            an element stays.
+        producers: name of a weight -> channel whose scale divides each of its output rows [R]; -1 where a row stays.
+        shared: for each channel the first one that must have the same scale [K]: the heads of an attention that
+            repeats its values read the same rows.
+    """
+
+    constants: Mapping[str, Labels]
+    producers: Mapping[str, Labels]
+    shared: Labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelGroup:
+    """Weights that share an input.
+
+    Attributes:
+        activation: ``name:port`` of the input.
+        weights: names of the two-dimensional weights that read it, each in one place only.
+        width: its channels, K.
+        merge: where the inverse scale can be merged if all of `weights` are scaled; None where a Multiply is needed.
+    """
+
+    activation: str
+    weights: tuple[str, ...]
+    width: int
+    merge: Merge | None = None
+
+
+def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGroup, ...]:
+    """All groups of a model, in topological order; every weight is in one group at most."""
+    finder = _Finder(model, weights)
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    members: dict[str, list[tuple[Weight, ov.Output, ov.Input]]] = {}
+    for weight in weights:
+        (use,) = weight.uses if len(weight.uses) == 1 else (None,)
+        if (
+            use is None
+            or use.kind != "matmul"
+            or len(weight.shape) != 2
+            or not _features_last(nodes[use.node], use.port)
+        ):
+            continue
+        edge = nodes[use.node].input(1 - use.port)
+        source = edge.get_source_output()
+        members.setdefault(f"{source.get_node().get_friendly_name()}:{source.get_index()}", []).append(
+            (weight, source, edge)
+        )
+    groups = []
+    for activation, found in members.items():
+        if finder.names[activation.rpartition(":")[0]] > 1:
+            continue  # its name does not tell it apart
+        width = found[0][0].columns
+        merge = finder.merge(found[0][1], width, [edge for _, _, edge in found])
+        groups.append(ChannelGroup(activation, tuple(weight.name for weight, _, _ in found), width, merge))
+    return tuple(groups)
+
+
+def _features_last(node: ov.Node, port: int) -> bool:
+    """Whether the MatMul's other side has its channels on the last axis."""
+    attributes = node.get_attributes()
+    return not attributes["transpose_a"] if port == 1 else bool(attributes["transpose_b"])
+
+
+Edge = tuple[str, int]
+
+
+def _edge(target: ov.Input) -> Edge:
+    # get_name() is unique in a model, a friendly name need not be.
+    return target.get_node().get_name(), target.get_index()
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one way of dividing has come to."""
+
+    constants: dict[str, Labels] = field(default_factory=dict)
+    producers: dict[str, Labels] = field(default_factory=dict)
+    equal: list[tuple[Labels, Labels]] = field(default_factory=list)
+    read: dict[str, Labels] = field(default_factory=dict)
+    assigned: dict[str, Labels] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Iterable[_Found]) -> _Found | None:
+        """All of them together; None where two divide the same thing in different ways."""
+        whole = cls()
+        for part in parts:
+            for name in ("constants", "producers", "read", "assigned"):
+                mine, theirs = getattr(whole, name), getattr(part, name)
+                if any(key in mine and not np.array_equal(mine[key], theirs[key]) for key in theirs):
+                    return None
+                mine.update(theirs)
+            whole.equal += part.equal
+        return whole
+
+
+class _Finder:
+    def __init__(self, model: ov.Model, weights: Sequence[Weight]) -> None:
+        self.names = Counter(node.get_friendly_name() for node in model.get_ordered_ops())
+        self._by_node = {use.node: weight for weight in weights for use in weight.uses if use.kind == "matmul"}
+
+    def merge(self, activation: ov.Output, width: int, edges: Sequence[ov.Input]) -> Merge | None:
+        """The first way of dividing an activation that reaches constants and weights only."""
+        rank = len(activation.get_partial_shape())
+        labels = np.arange(width).reshape(*[1] * (rank - 1), width)
+        for found in self._ways(activation, labels, {_edge(edge) for edge in edges}):
+            states = found.read.keys() | found.assigned.keys()
+            if all(np.array_equal(found.read.get(s, ()), found.assigned.get(s, ())) for s in states):
+                return Merge(found.constants, found.producers, _classes(width, found.equal))
+        return None
+
+    def _ways(self, output: ov.Output, labels: Labels, by: set[Edge]) -> Iterator[_Found]:
+        """Every way of dividing an output by the scales of its channels, where only `by` may see it."""
+        if (labels == FREE).all():
+            yield _Found()
+            return
+        assigned = self._assigned(output, labels, by)
+        if assigned is None:
+            return
+        node = output.get_node()
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        here = _Found(assigned=assigned)
+        if kind == "Constant":
+            shape = tuple(output.get_shape())
+            if self.names[name] == 1 and _fits(labels, shape):
+                here.constants[name] = np.broadcast_to(labels, shape)
+                yield here
+        elif kind == "ReadValue":
+            if _starts_at_zero(node):
+                here.read[node.get_attributes()["variable_id"]] = labels
+                yield here
+        elif name in self._by_node:
+            weight = self._by_node[name]
+            rows = labels.reshape(-1)
+            if rows.size == labels.shape[-1] == weight.rows and _takes_rows(weight):
+                here.producers[weight.name] = rows
+                yield here
+        elif kind in STEPS:
+            for step in STEPS[kind](node, output.get_index(), labels):
+                here.equal = step.equal
+                demands = [
+                    self._ways(node.input_value(port), wanted, {(node.get_name(), port)})
+                    for port, wanted in step.inputs.items()
+                ]
+                for parts in product(*demands):
+                    whole = _Found.joined((here, *parts))
+                    if whole is not None:
+                        yield whole
+
+    def _assigned(self, output: ov.Output, labels: Labels, by: set[Edge]) -> dict[str, Labels] | None:
+        """The states that keep an output, or None where anything but `by` and them computes with what is divided."""
+        states: dict[str, Labels] = {}
+        for target in output.get_target_inputs():
+            node = target.get_node()
+            kind = node.get_type_name()
+            if _edge(target) in by or kind == "ShapeOf":
+                continue
+            if kind == "Assign":
+                states[node.get_attributes()["variable_id"]] = labels
+                continue
+            read = sliced_labels(node, labels) if kind == "Slice" and target.get_index() == 0 else None
+            if read is None or (read != FREE).any():
+                return None
+        return states
+
+
+def _fits(labels: Labels, shape: tuple[int, ...]) -> bool:
+    """Whether a constant has an element for each label."""
+    return labels.ndim == len(shape) and all(have in (1, size) for have, size in zip(labels.shape, shape, strict=True))
+
+
+def _takes_rows(weight: Weight) -> bool:
+    return len(weight.uses) == 1 and len(weight.shape) == 2 and weight.uses[0].port == 1
+
+
+def _starts_at_zero(read: ov.Node) -> bool:
+    """Whether a state's first value is nothing, or zeros: what a scale does not change."""
+    if read.get_input_size() == 0:
+        return True
+    node = read.input_value(0).get_node()
+    while node.get_type_name() in ("Broadcast", "Convert"):
+        node = node.input_value(0).get_node()
+    return node.get_type_name() == "Constant" and not np.asarray(node.data).any()
+
+
+def _classes(width: int, equal: Sequence[tuple[Labels, Labels]]) -> Labels:
+    """For each channel the smallest one that it must equal."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [np.broadcast_arrays(*pair) for pair in equal]
+    first = np.concatenate([np.arange(width), *(a.reshape(-1) for a, _ in pairs)])
+    second = np.concatenate([np.arange(width), *(b.reshape(-1) for _, b in pairs)])
+    kept = (first != FREE) & (second != FREE)
+    links = coo_array((np.ones(kept.sum(), np.int8), (first[kept], second[kept])), shape=(width, width))
+    _, component = connected_components(links, directed=False)
+    smallest = np.full(width, width)
+    np.minimum.at(smallest, component, np.arange(width))
+    return np.asarray(smallest[component])

@@ -1,0 +1,1 @@
+"""Number formats: the table of all formats, rounding to them, and packing into bytes."""

@@ -1,0 +1,139 @@
+"""Constants of an `ov.Model` as NumPy arrays, and back, for all storage types that OpenVINO has and NumPy has not.
+
+One digest for a whole model: equal exactly where two models compute the same from the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = [
+    "FLOAT_TYPES",
+    "all_finite",
+    "constant",
+    "model_digest",
+    "narrow",
+    "raw_bytes",
+    "read_f32",
+    "type_name",
+    "widen_bf16",
+    "widen_f16",
+]
+
+FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
+"""Storage types of weights that can be compressed."""
+
+INFINITY_BITS = {"f16": 0x7C00, "bf16": 0x7F80}
+"""Of a positive infinity; the bits of finite numbers without their signs are below."""
+
+
+def type_name(node: ov.Node) -> str:
+    """Element type of a constant in OpenVINO's short form, e.g. ``f16``."""
+    return str(node.get_element_type().get_type_name())
+
+
+def raw_bytes(node: ov.Node) -> npt.NDArray[np.uint8]:
+    """The constant's bytes, uint8 [nbytes], without a copy."""
+    data: npt.NDArray[Any] = node.data
+    return data.reshape(-1).view(np.uint8)
+
+
+def all_finite(values: npt.NDArray[Any], kind: str) -> bool:
+    """Whether no number is infinite or NaN, as float32.
+
+    Args:
+        values: numbers of any shape; those of a bfloat16 constant as their 16 bits.
+        kind: their storage type.
+    """
+    if kind in INFINITY_BITS:
+        bits = values.view(np.uint16) & np.uint16(0x7FFF)
+        return bool(bits.max(initial=0) < INFINITY_BITS[kind])
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32, copy=False)).all())
+
+
+def widen_bf16(halves: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Bfloat16 numbers, given as their 16 bits, as float32: they are the upper halves of its bits."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def widen_f16(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """Finite float16 numbers as float32, in a fraction of the time that NumPy takes."""
+    if not _keeps_subnormals():
+        return halves.astype(np.float32, order="C")
+    # Sign, exponent and fraction where float32 has them; the exponents then count from another zero.
+    wide = halves.view(np.int16).astype(np.int32, order="C")
+    wide <<= np.int32(13)
+    wide &= np.int32(~0x70001FFF)
+    values = wide.view(np.float32)
+    values *= np.float32(2.0**112)
+    return values
+
+
+def _keeps_subnormals() -> bool:
+    """Whether this thread computes with subnormal numbers: some libraries switch that off for the whole process."""
+    return bool(np.float32(2.0**-149) * np.float32(2.0**112) != 0)
+
+
+def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
+    """The constant's values as float32 in its own shape.
+
+    NumPy has no bfloat16, and `Constant.data` shows such a constant as float16 with meaningless values.
+    """
+    shape = tuple(node.get_output_shape(0))
+    if type_name(node) == "bf16":
+        return widen_bf16(raw_bytes(node).view(np.uint16)).reshape(shape)
+    return np.asarray(node.data, dtype=np.float32).reshape(shape)
+
+
+def narrow(values: npt.NDArray[np.float32], kind: str) -> npt.NDArray[Any]:
+    """Float32 numbers rounded to nearest even in another float type, as an array whose bytes are the Constant's."""
+    if kind == "bf16":
+        # The upper half of the float32 bits, rounded.
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind])
+
+
+def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) -> ov.Node:
+    """A Constant with these packed bytes.
+
+    The bytes are copied: a Constant that shares a tensor's memory does not keep the array behind it alive.
+
+    Args:
+        data: any contiguous array whose bytes are the packed constant.
+        shape: the constant's shape in elements.
+        element_type: OpenVINO's short type name, e.g. ``u4``.
+    """
+    import openvino as ov
+
+    packed = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    tensor = ov.Tensor(packed, ov.Shape(list(shape)), getattr(ov.Type, element_type))
+    return ov.op.Constant(tensor, shared_memory=False)
+
+
+def model_digest(model: ov.Model) -> str:
+    """32 hex digits over all operations in topological order: type, inputs, and every constant's bytes.
+
+    The bytes are those of `openvino_model.bin`; nothing is written to find out. Names are left out: OpenVINO numbers
+    what has none through the whole process.
+    """
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    position: dict[str, int] = {}
+    for node in model.get_ordered_ops():
+        inputs = [value.get_source_output() for value in node.inputs()]
+        sources = [(position.get(source.get_node().get_name()), source.get_index()) for source in inputs]
+        position[node.get_name()] = len(position)
+        digest.update(repr((node.get_type_name(), sources)).encode())
+        if node.get_type_name() == "Constant":
+            digest.update(repr((type_name(node), tuple(node.get_output_shape(0)))).encode())
+            digest.update(raw_bytes(node).data)
+    return str(digest.hexdigest())

@@ -1,0 +1,1 @@
+"""model.yaml: parsing, validation, and the template that `autotune init` writes."""

@@ -1,0 +1,296 @@
+"""model.yaml as typed, validated data.
+
+Everything that can be known to be wrong before work starts is refused here, with file, line and key. Paths of inputs
+(model, texts, prompts, a space's file, the cache's folder) start from the folder of the YAML file; `output` starts from
+the current folder, where the user waits for the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from autotune.common.paths import absolute, local_model, slug
+from autotune.common.units import Constraint
+from autotune.common.validation import Finding, from_validation, got, report
+from autotune.common.yaml import Source, dump_yaml, read_yaml
+from autotune.config.evaluators import (
+    default_objectives,
+    known_evaluators,
+    read_constraints,
+    read_evaluators,
+    read_objectives,
+    read_report,
+)
+from autotune.config.sections import (
+    SAMPLERS,
+    CacheOptions,
+    Calibration,
+    Name,
+    RuntimeOptions,
+    Section,
+    StudyOptions,
+    TextSource,
+    base_dir,
+)
+from autotune.config.space.presets import SearchSpace, read_space, space_schema
+from autotune.errors import ConfigError
+
+__all__ = [
+    "SAMPLERS",
+    "CacheOptions",
+    "Calibration",
+    "Config",
+    "RuntimeOptions",
+    "StudyOptions",
+    "TextSource",
+    "config_schema",
+    "load_config",
+    "load_configs",
+]
+
+WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
+DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
+DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
+    "similarity": {
+        "prompts": "default",
+        "max_new_tokens": 128,
+        "embedder": "sentence-transformers/all-mpnet-base-v2",
+    },
+    "perplexity": {**WIKITEXT, "split": "test", "sequence_length": 512, "samples": 16},
+}
+
+
+def _evaluator_names(info: ValidationInfo) -> list[str] | None:
+    """The study's evaluators, where they are known even though an option of theirs may be wrong; else None."""
+    named = info.data.get("evaluators")
+    return list(named) if named is not None else (info.context or {}).get("evaluators")
+
+
+def _space(value: Any, info: ValidationInfo) -> SearchSpace:
+    return read_space(value, base_dir=base_dir(info))
+
+
+class Config(Section):
+    """A study as model.yaml describes it, defaults filled in and paths absolute."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, title="model.yaml of autotune")
+
+    model: Name
+    """A Hugging Face id, a local Hugging Face folder, or an OpenVINO folder; a local folder relative to this file's."""
+    output: Annotated[Path, WithJsonSchema({"type": ["string", "null"]})] = Field(default=None, validate_default=True)
+    """The study's folder, relative to the current folder; by default reports/ and the model's name."""
+    calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
+    """The texts that the compression algorithms learn from; not those that scores come from."""
+    space: Annotated[
+        SearchSpace,
+        BeforeValidator(_space),
+        WithJsonSchema({"anyOf": [{"type": "string", "description": "A preset or a YAML file."}, space_schema()]}),
+    ] = Field(default="int4", validate_default=True)
+    """What may be tried: a preset, a YAML file, or the space itself."""
+    evaluators: Annotated[
+        dict[str, dict[str, Any]],
+        WithJsonSchema({"type": "object", "additionalProperties": {"type": ["object", "null"]}, "minProperties": 1}),
+    ] = Field(default=DEFAULT_EVALUATORS, validate_default=True)
+    """How models are scored: evaluators by name (or module:attribute) with their options."""
+    objectives: dict[str, Literal["minimize", "maximize"]] = Field(default=None, validate_default=True)
+    """What the search improves: metrics (or footprint, relative_error) and which way is better."""
+    constraints: Annotated[
+        dict[str, Constraint],
+        WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "pattern": "^\\s*[<>]=.+$"}}),
+    ] = Field(default_factory=dict)
+    """Limits that a model must keep, e.g. footprint: "<= 1.2 GB"."""
+    report: Annotated[
+        dict[str, dict[str, Any]] | Literal[False] | None,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"const": False},
+                    {"type": "null"},
+                    {"type": "object", "additionalProperties": {"type": "object"}},
+                ]
+            }
+        ),
+    ] = None
+    """The texts that the front is scored on once more in the end, as options by evaluator, e.g. {perplexity: {path:
+    report.txt}}; null takes what the search leaves of its own texts, false does without."""
+    study: StudyOptions = StudyOptions()
+    """How the search goes."""
+    runtime: RuntimeOptions = RuntimeOptions()
+    """How OpenVINO runs the models that are scored."""
+    cache: CacheOptions = CacheOptions()
+    """Where things that are computed once are kept."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub model may run on this machine."""
+
+    @field_validator("model")
+    @classmethod
+    def _find_model(cls, value: str, info: ValidationInfo) -> str:
+        folder = local_model(value, base_dir(info))
+        return value if folder is None else str(folder)
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _absolute_output(cls, value: Any, info: ValidationInfo) -> Path:
+        if value is None:
+            value = Path("reports") / slug(info.data.get("model", "model"))
+        if not isinstance(value, (str, Path)) or not str(value):
+            raise ValueError(f"must be a folder, got {got(value)}")
+        path = absolute(value, Path.cwd())
+        if path.is_file():
+            raise ValueError(f"is a file: {path}; give a folder")
+        return path
+
+    @field_validator("evaluators", mode="before")
+    @classmethod
+    def _known_evaluators(cls, value: Any, info: ValidationInfo) -> dict[str, dict[str, Any]]:
+        if info.context is not None:
+            info.context["evaluators"] = known_evaluators(value)
+        return read_evaluators(value, base_dir(info))
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _known_objectives(cls, value: Any, info: ValidationInfo) -> dict[str, str]:
+        evaluators = _evaluator_names(info)
+        if value is None:
+            return default_objectives(evaluators) if evaluators else {"footprint": "minimize"}
+        return read_objectives(value, evaluators)
+
+    @field_validator("report", mode="before")
+    @classmethod
+    def _known_report(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_report(value, info.data.get("evaluators"), base_dir(info))
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _known_constraints(cls, value: Any, info: ValidationInfo) -> dict[str, Constraint]:
+        return read_constraints(value, _evaluator_names(info))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data with absolute paths; as YAML it loads as an equal Config."""
+        sections = {
+            name: {
+                key: str(value) if isinstance(value, Path) else value
+                for key, value in getattr(self, name)
+                if name != "calibration" or not (value is None or value is False)
+            }
+            for name in ("calibration", "study", "runtime", "cache")
+        }
+        return {
+            "model": self.model,
+            "output": str(self.output),
+            "calibration": sections["calibration"],
+            "space": self.space.as_dict(),
+            "evaluators": {name: dict(options) for name, options in self.evaluators.items()},
+            **({} if self.report is None else {"report": self.report}),
+            "objectives": dict(self.objectives),
+            "constraints": {name: constraint.text for name, constraint in self.constraints.items()},
+            "study": sections["study"],
+            "runtime": {**sections["runtime"], "ov_config": dict(self.runtime.ov_config)},
+            "cache": sections["cache"],
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+    def to_yaml(self) -> str:
+        """`as_dict` as the text of a model.yaml."""
+        return dump_yaml(self.as_dict())
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a model.yaml.
+
+    Args:
+        path: the file.
+        overrides: ``a.b=c`` assignments of the command line (`--set`), laid over the file; `c` is YAML.
+
+    Raises:
+        ConfigError: anything wrong with the file or the overrides. The first problem is told in full, the others
+            briefly after it.
+    """
+    source = _read(path, overrides)
+    if "models" in source.data:
+        raise source.error(("models",), "names several studies, which `autotune search` alone runs; here give `model`")
+    return _checked(source)
+
+
+def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a model.yaml that may name several models: one configuration for each of ``models``, otherwise alike.
+
+    Each study's folder is inside ``output`` (by default `reports`), under the model's short name.
+
+    Raises:
+        ConfigError: as `load_config`; or ``models`` is no list of different models, or ``model`` stands beside it.
+    """
+    source = _read(path, overrides)
+    if "models" not in source.data:
+        return [_checked(source)]
+    models, key = source.data["models"], ("models",)
+    if not isinstance(models, list) or not models or not all(isinstance(model, str) and model for model in models):
+        raise source.error(key, f"must be a list of models, got {got(models)}")
+    if "model" in source.data:
+        raise source.error(key, "give either model or models, and not both")
+    names = [slug(model) for model in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise source.error(key, f"two of them have the short name {twice!r}, so their folders would be one")
+    common = {key: value for key, value in source.data.items() if key != "models"}
+    output = common.get("output", "reports")
+    return [
+        _checked(replace(source, data={**common, "model": model, "output": f"{output}/{name}"}))
+        for model, name in zip(models, names, strict=True)
+    ]
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> Source:
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError("no such file; `autotune init MODEL` writes a model.yaml to start from", file=path)
+    source = read_yaml(path)
+    for assignment in overrides:
+        source.override(assignment)
+    if source.data is None:
+        raise ConfigError("is empty; `autotune init MODEL` writes a model.yaml to start from", file=path)
+    if not isinstance(source.data, dict):
+        problem = f"must be a mapping of keys such as `model: ...`, got {got(source.data)}"
+        raise ConfigError(problem, file=path, line=source.line(()))
+    return source
+
+
+def _checked(source: Source) -> Config:
+    findings = [Finding(where, message) for where, message in source.problems]
+    unread = {finding.path for finding in findings}
+    assert source.file is not None
+    try:
+        config = Config.model_validate(source.data, context={"base_dir": source.file.absolute().parent})
+    except ValidationError as error:
+        findings += [finding for finding in from_validation(error, Config) if finding.path not in unread]
+    if findings:
+        raise report(findings, source)
+    return config
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema of model.yaml, for editors; it knows keys and types, `load_config` knows what fits together."""
+    schema = Config.model_json_schema()
+    several = "Several models instead of `model`: a study for each, compared in the end."
+    schema["properties"]["models"] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "minItems": 1,
+        "description": several,
+    }
+    schema["required"] = [key for key in schema.get("required", ()) if key != "model"]
+    schema["oneOf"] = [{"required": ["model"]}, {"required": ["models"]}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

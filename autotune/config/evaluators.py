@@ -1,0 +1,258 @@
+"""The `evaluators`, `objectives` and `constraints` of a configuration, checked against the evaluators that there are.
+
+Evaluators are loaded by name, so only those that a study uses are imported (and others to say who measures a metric).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from autotune.common.paths import absolute, local_or_hub, looks_like_path, text_problem
+from autotune.common.units import Constraint, parse_constraint
+from autotune.common.validation import Finding, Invalid, from_validation, got, nearest
+from autotune.errors import AutotuneError, ConfigError
+from autotune.evaluation import Metric, registry
+
+__all__ = [
+    "default_objectives",
+    "known_evaluators",
+    "read_constraints",
+    "read_evaluators",
+    "read_objectives",
+    "read_report",
+]
+
+STUDY_METRICS = {
+    "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
+    "relative_error": Metric("minimize", "%", "mean relative error of similarity and perplexity", 0.0),
+}
+"""What the search itself measures, whatever the evaluators."""
+
+RELATIVE_TO = ("similarity", "perplexity")
+"""The metrics behind relative_error: at least one of them must be scored."""
+
+_SOURCE = frozenset(("path", "dataset", "name", "split", "column", "synthetic", "skip"))
+"""The options that say where a text is from: one of them given anew replaces them all."""
+
+DIRECTIONS = ("minimize", "maximize")
+BETTER = {"minimize": "smaller", "maximize": "larger"}
+
+
+def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
+    """Evaluator names with their options as plain data, paths absolute.
+
+    An evaluator class with an attribute `Options` (a pydantic model) has its options checked by it.
+
+    Raises:
+        Invalid: an unknown evaluator, a wrong option, a missing or empty text file.
+    """
+    if not isinstance(raw, Mapping):
+        raise Invalid(Finding((), f"must be a mapping of evaluators and their options, got {got(raw)}"))
+    if not raw:
+        raise Invalid(Finding((), "must name at least one evaluator"))
+    findings: list[Finding] = []
+    read: dict[str, dict[str, Any]] = {}
+    owners: dict[str, str] = {}
+    for name, given in raw.items():
+        if given is not None and not isinstance(given, Mapping):
+            findings.append(Finding((name,), f"must be a mapping of options, got {got(given)}"))
+            continue
+        try:
+            metrics = registry.evaluator_metrics(name)
+            options, problems = _options(name, dict(given or {}), base_dir)
+        except AutotuneError as error:
+            problem = error.problem if isinstance(error, ConfigError) else str(error)
+            findings.append(Finding((name,), problem.removesuffix(".")))
+            continue
+        findings += [finding.inside((name,)) for finding in problems]
+        read[name] = options
+        for metric in metrics:
+            if metric in owners or metric in STUDY_METRICS:
+                other = owners.get(metric, "the search itself")
+                findings.append(Finding((name,), f"measures {metric}, which {other} measures too; name one of them"))
+            owners[metric] = name
+    if findings:
+        raise Invalid(*findings)
+    return read
+
+
+def read_report(
+    raw: Any, evaluators: Mapping[str, Mapping[str, Any]] | None, base_dir: Path
+) -> dict[str, dict[str, Any]] | Literal[False] | None:
+    """The evaluators' options on the report texts, where the file gives them; False for no report texts at all.
+
+    What is given is laid over the options of the search; a text or prompts of its own take the place of theirs.
+
+    Args:
+        raw: what the file says; None leaves the report texts to the evaluators.
+        evaluators: options of the search by evaluator; None where they are not known (they were refused already).
+        base_dir: where relative paths start.
+
+    Raises:
+        Invalid: an evaluator that the study does not have, or a wrong option.
+    """
+    if raw is None or raw is False or evaluators is None:
+        return None if raw is not False else False
+    if not isinstance(raw, Mapping):
+        raise Invalid(Finding((), f"must be false or a mapping of evaluators and their other texts, got {got(raw)}"))
+    findings: list[Finding] = []
+    read: dict[str, dict[str, Any]] = {}
+    for name, given in raw.items():
+        if name not in evaluators:
+            known = f"the evaluators here are {', '.join(evaluators)}"
+            findings.append(Finding((name,), f"is no evaluator of this study{nearest(name, evaluators)}; {known}"))
+        elif not isinstance(given, Mapping) or not given:
+            findings.append(
+                Finding((name,), f"must be a mapping of options such as {{path: report.txt}}, got {got(given)}")
+            )
+        else:
+            own = {
+                key: value for key, value in evaluators[name].items() if not (_SOURCE & set(given) and key in _SOURCE)
+            }
+            read[name], problems = _options(name, {**own, **given}, base_dir)
+            findings += [finding.inside((name,)) for finding in problems]
+    if findings:
+        raise Invalid(*findings)
+    return read
+
+
+def known_evaluators(raw: Any) -> list[str] | None:
+    """The evaluators that `raw` names, where all of them can be found, whatever their options; else None."""
+    try:
+        return [name for name in raw if registry.evaluator_metrics(name)] if isinstance(raw, Mapping) else None
+    except AutotuneError:
+        return None
+
+
+def default_objectives(evaluators: Iterable[str]) -> dict[str, str]:
+    """KL divergence against footprint; where it is not measured, the first metric that is."""
+    metrics = _metrics(evaluators)
+    chosen = next(name for name in ("kl_divergence", "similarity", *metrics) if name in metrics)
+    return {chosen: metrics[chosen].direction, "footprint": "minimize"}
+
+
+def read_objectives(raw: Any, evaluators: Iterable[str] | None) -> dict[str, str]:
+    """Objective -> direction, in the order given.
+
+    Args:
+        raw: what the file says.
+        evaluators: names of the evaluators that the study has; None where they are not known (they were refused
+            already), so that only the directions are checked.
+
+    Raises:
+        Invalid: none at all, an unknown metric, a wrong direction.
+    """
+    if not isinstance(raw, Mapping) or not raw:
+        example = "such as {kl_divergence: minimize, footprint: minimize}"
+        said = "needs at least one objective" if raw in (None, {}, []) else f"must be a mapping, got {got(raw)}"
+        raise Invalid(Finding((), f"{said}; write a mapping {example}"))
+    names = None if evaluators is None else tuple(evaluators)
+    metrics = {} if names is None else {**_metrics(names), **STUDY_METRICS}
+    findings: list[Finding] = []
+    for name, direction in raw.items():
+        problem = None if names is None else _unknown_metric(name, metrics, names)
+        if problem is None and direction not in DIRECTIONS:
+            slips = {"min": "minimize", "lower": "minimize", "max": "maximize", "higher": "maximize"}
+            close = slips.get(str(direction).lower())
+            hint = f" (did you mean {close!r}?)" if close else nearest(direction, DIRECTIONS)
+            problem = f"must be minimize or maximize, got {got(direction)}{hint}"
+        elif problem is None and name in metrics and direction != metrics[name].direction:
+            wanted = metrics[name].direction
+            problem = f"must be {wanted} (the {BETTER[wanted]}, the better), got {direction}"
+        if problem is not None:
+            findings.append(Finding((name,), problem))
+    if findings:
+        raise Invalid(*findings)
+    return dict(raw)
+
+
+def read_constraints(raw: Any, evaluators: Iterable[str] | None) -> dict[str, Constraint]:
+    """Metric -> limit; arguments as `read_objectives`.
+
+    Raises:
+        Invalid: an unknown metric, or a limit that cannot be read in the metric's unit.
+    """
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise Invalid(Finding((), f'must be a mapping such as {{perplexity_increase: "<= 5%"}}, got {got(raw)}'))
+    names = None if evaluators is None else tuple(evaluators)
+    metrics = {} if names is None else {**_metrics(names), **STUDY_METRICS}
+    findings: list[Finding] = []
+    read: dict[str, Constraint] = {}
+    for name, limit in raw.items():
+        problem = None if names is None else _unknown_metric(name, metrics, names)
+        if problem is None:
+            metric = metrics.get(name) or STUDY_METRICS.get(name)
+            try:
+                if isinstance(limit, Constraint):
+                    limit = limit.text
+                share = metric is not None and metric.perfect == 1.0 and not metric.unit
+                read[name] = parse_constraint(limit, unit=None if metric is None else metric.unit, share=share)
+            except ValueError as error:
+                problem = str(error)
+                if "not a percentage" in problem and f"{name}_increase" in metrics:
+                    problem += f", or limit {name}_increase"
+        if problem is not None:
+            findings.append(Finding((name,), problem))
+    if findings:
+        raise Invalid(*findings)
+    return read
+
+
+def _unknown_metric(name: str, metrics: Mapping[str, Metric], evaluators: tuple[str, ...]) -> str | None:
+    """Why `name` is not a metric of this study; None when it is."""
+    if name == "relative_error" and not any(base in metrics for base in RELATIVE_TO):
+        return f"is made of {' and '.join(RELATIVE_TO)}, and no evaluator here measures one of them"
+    if name in metrics:
+        return None
+    for other, _ in registry.available():
+        try:
+            measured = other not in evaluators and name in registry.evaluator_metrics(other)
+        except AutotuneError:
+            continue
+        if measured:
+            return f"is measured by the evaluator {other}, which is not among the evaluators here; add it"
+    return f"unknown metric{nearest(name, metrics)}; the metrics here are {', '.join(metrics)}"
+
+
+def _metrics(evaluators: Iterable[str]) -> dict[str, Metric]:
+    """The metrics of all these evaluators, which were accepted before."""
+    found: dict[str, Metric] = {}
+    for name in evaluators:
+        found |= registry.evaluator_metrics(name)
+    return found
+
+
+def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """The options with absolute paths, and what is wrong with them."""
+    findings: list[Finding] = []
+    for key in ("path", "prompts"):
+        value = options.get(key)
+        # Prompts by a bare word are a set that the evaluator brings along; a file of prompts has a suffix or a folder.
+        if isinstance(value, str) and (key == "path" or "." in value or "/" in value or "\\" in value):
+            path = absolute(value, base_dir)
+            options[key] = str(path)
+            problem = text_problem(path)
+            if problem is not None:
+                findings.append(Finding((key,), problem))
+    for key in ("dataset", "embedder"):
+        value = options.get(key)
+        # A bare word is never taken for a folder here: an embedder's name such as minilm has a meaning of its own.
+        if isinstance(value, str) and (key == "dataset" or "/" in value or looks_like_path(value)):
+            try:
+                options[key] = local_or_hub(value, base_dir) if value else value
+            except ValueError as error:
+                findings.append(Finding((key,), str(error)))
+    model = registry.evaluator_options(name)
+    if model is not None:
+        told = {finding.path for finding in findings}
+        try:
+            model.model_validate(options, context={"base_dir": base_dir})
+        except ValidationError as error:
+            findings += [finding for finding in from_validation(error, model) if finding.path not in told]
+    return options, findings

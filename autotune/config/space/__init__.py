@@ -1,0 +1,1 @@
+"""Search spaces: parameters, conditions between them, presets."""

@@ -1,0 +1,148 @@
+"""Search spaces as users write and name them: YAML mappings, files and presets.
+
+Each parameter has a list of choices, a range ``{low, high, step}`` or one fixed value. Presets are the YAML files of
+the packages that the entry points of the group ``autotune.search_spaces`` name; ours is `search_spaces`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autotune.common.validation import Finding, Invalid, got, nearest, report
+from autotune.common.yaml import KeyPath, Source, parse_yaml, read_yaml
+from autotune.config.space.parse import SpaceReader, space_schema
+from autotune.config.space.space import ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
+from autotune.errors import ConfigError
+
+__all__ = [
+    "ORDER",
+    "Choices",
+    "Parameter",
+    "Preset",
+    "Range",
+    "SearchSpace",
+    "active_parameters",
+    "load_space",
+    "presets",
+    "read_space",
+    "space_schema",
+]
+
+ENTRY_POINTS = "autotune.search_spaces"
+OWN_PACKAGE = "search_spaces"
+
+
+class Preset(NamedTuple):
+    """A named space: its name, one line about it, and the package that it comes from."""
+
+    name: str
+    description: str
+    origin: str
+
+
+def load_space(spec: str | Mapping[str, Any], *, base_dir: Path) -> SearchSpace:
+    """The space that a user means.
+
+    Args:
+        spec: a preset's name, the path of a YAML file (it ends in .yaml or .yml, or has a slash), or the space itself.
+        base_dir: what a relative path starts from.
+
+    Raises:
+        ConfigError: no such preset or file, or a space that is wrong; names the file, line and key.
+    """
+    try:
+        return read_space(spec, base_dir=base_dir)
+    except Invalid as error:
+        raise report(error.findings, Source(None, spec)) from None
+
+
+def read_space(spec: Any, *, base_dir: Path) -> SearchSpace:
+    """As `load_space`, but raises `Invalid` with every finding, for a caller that has more to say.
+
+    Raises:
+        Invalid: no such preset or file, or a space that is wrong.
+    """
+    if isinstance(spec, SearchSpace):
+        return spec
+    if isinstance(spec, Mapping):
+        return SpaceReader(spec, base_dir).space("inline")
+    if not isinstance(spec, str):
+        raise Invalid(Finding((), f"must be a preset's name, a path or a mapping of parameters, got {got(spec)}"))
+    if spec.endswith((".yaml", ".yml")) or "/" in spec or "\\" in spec:
+        return _file(base_dir / Path(spec).expanduser())
+    return _preset(spec)
+
+
+def _file(path: Path) -> SearchSpace:
+    if not path.exists():
+        raise Invalid(Finding((), f"no such file: {path}"))
+    try:
+        source = read_yaml(path)
+    except ConfigError as error:
+        lines: dict[KeyPath, int] = {} if error.line is None else {(): error.line}
+        raise Invalid(Finding((), error.problem, Source(path, None, lines))) from None
+    return _from_source(source, path.stem)
+
+
+def presets() -> list[Preset]:
+    """Every preset that is installed, by name; a package of presets that cannot be read is left out."""
+    found = []
+    for name, file, origin in _preset_files():
+        try:
+            data = parse_yaml(file.read_text("utf-8")).data
+        except (ConfigError, OSError, UnicodeDecodeError):
+            continue
+        description = data.get("description", "") if isinstance(data, dict) else ""
+        found.append(Preset(name, str(description), origin))
+    return sorted(found)
+
+
+def _preset(name: str) -> SearchSpace:
+    found = [(file, origin) for known, file, origin in _preset_files() if known == name]
+    if not found:
+        names = sorted({known for known, _, _ in _preset_files()})
+        known = f"; the presets are {', '.join(names)}" if names else "; no package of presets could be read"
+        raise Invalid(Finding((), f"unknown preset {name!r}{nearest(name, names)}{known}; a path ends in .yaml"))
+    if len(found) > 1:
+        origins = " and ".join(origin for _, origin in found)
+        raise Invalid(Finding((), f"the preset {name!r} comes from both {origins}; name one by its path"))
+    file, _ = found[0]
+    return _from_source(parse_yaml(file.read_text("utf-8"), file=Path(str(file))), name)
+
+
+def _preset_files() -> Iterator[tuple[str, Traversable, str]]:
+    """(name, file, package) of every preset; a package that fails to import only loses its own presets."""
+    packages = dict.fromkeys(point.value for point in entry_points(group=ENTRY_POINTS))
+    # A checkout that is on the path without being installed has no entry points, but has our presets.
+    packages.setdefault(OWN_PACKAGE)
+    for package in packages:
+        try:
+            importlib.import_module(package)
+            members = sorted(files(package).iterdir(), key=lambda member: member.name)
+        except Exception:  # whatever a foreign package raises, other presets still work
+            continue
+        for member in members:
+            stem, dot, ending = member.name.rpartition(".")
+            if dot and ending in ("yaml", "yml") and member.is_file():
+                yield stem, member, package
+
+
+def _from_source(source: Source, name: str) -> SearchSpace:
+    """The space in a file of its own; findings keep that file."""
+    findings = [Finding(path, message, source) for path, message in source.problems]
+    if not isinstance(source.data, dict):
+        said = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"
+        raise Invalid(Finding((), said, source))
+    try:
+        space = SpaceReader(source.data, source.file.parent if source.file else Path()).space(name)
+    except Invalid as error:
+        findings += [finding._replace(source=source) for finding in error.findings]
+    if findings:
+        raise Invalid(*findings)
+    return space

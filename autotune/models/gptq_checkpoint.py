@@ -1,0 +1,349 @@
+"""GPTQ checkpoints of Hugging Face, read from their safetensors files.
+
+A quantized layer X of such a checkpoint has, in the place of X.weight [N, K] and for b bits:
+
+    X.qweight  int32 [K b / 32, N]   the codes, packed along K, first one lowest
+    X.qzeros   int32 [G, N b / 32]   the zero points, packed along N; less one, unless checkpoint_format is gptq_v2
+    X.scales   float [G, N]
+    X.g_idx    int32 [K]             the group of each input channel; absent where groups are consecutive channels
+
+and stands for W[n, k] = scales[g, n] (code[k, n] - zero[g, n]) with g = g_idx[k].
+
+`gptq_export` brings such a model into OpenVINO's form.
+
+A GPTQ checkpoint of Hugging Face as an OpenVINO model: its integers, scales and zero points go into it as they are.
+
+optimum-intel exports the model from a float copy of the checkpoint; then the integers take the place of the constants.
+Where channels of one group are not consecutive (desc_act), weight and activation are permuted alike.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.compression.formats.quantize import FORMATS, Array, Codes, pack
+from autotune.compression.ir.assemble import assemble
+from autotune.compression.ir.constants import read_f32
+from autotune.compression.ir.weights import Weight, find_weights, rows_to_shape, rows_view
+from autotune.compression.variants import Packed, Variant
+from autotune.errors import PrerequisiteError
+from autotune.models.hub import hub_advice
+
+if TYPE_CHECKING:
+    import openvino as ov
+    import torch
+
+__all__ = ["PARTS", "Checkpoint", "Layer", "find_checkpoint", "keep_integers", "write_float_copy"]
+
+CONFIG = "config.json"
+QUANTIZATION = "quantization_config"
+BITS = (4, 8)
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One quantized layer.
+
+    Attributes:
+        codes: uint8 [N, K], channels of one group side by side.
+        scales: float32 [N, G].
+        zeros: uint8 [N, G].
+        order: int64 [K], the channel that stands at each place; None where they stand as they are.
+        bits: 4 or 8.
+    """
+
+    codes: Codes
+    scales: Array
+    zeros: Codes
+    order: npt.NDArray[np.int64] | None
+    bits: int
+
+    @property
+    def values(self) -> Array:
+        """The weight, float32 [N, K], channels as they are."""
+        rows, groups = self.scales.shape
+        levels = self.codes.reshape(rows, groups, -1).astype(np.float32) - self.zeros[..., None]
+        values = (levels * self.scales[..., None]).reshape(rows, -1)
+        return values if self.order is None else values[:, np.argsort(self.order)]
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that it is in: symmetric where every zero point is the middle code."""
+        groups = self.scales.shape[1]
+        symmetric = bool((self.zeros == 1 << (self.bits - 1)).all())
+        group_size = -1 if groups == 1 else self.codes.shape[1] // groups
+        return Variant(f"int{self.bits}_{'sym' if symmetric else 'asym'}", group_size)
+
+    def packed(self, weight: Weight) -> Packed:
+        """The constants of `weight` in `variant`."""
+        rows, groups = self.scales.shape
+        asymmetric = FORMATS[self.variant.mode].has_zero_point
+        # A code less the middle one is, in two's complement, the code with its highest bit turned.
+        codes = self.codes if asymmetric else self.codes ^ np.uint8(1 << (self.bits - 1))
+        scales = self.scales.astype(np.float16).reshape(rows, groups, 1)
+        parts = {
+            "weight": pack(rows_to_shape(codes.reshape(rows, groups, -1), weight)[0], self.bits),
+            "scale": np.ascontiguousarray(rows_to_shape(scales, weight)[0]).reshape(-1).view(np.uint8),
+        }
+        if asymmetric:
+            parts["zero_point"] = pack(rows_to_shape(self.zeros[..., None], weight)[0], self.bits)
+        return parts
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with config.json and safetensors files of a GPTQ model.
+
+    Attributes:
+        folder: where they are.
+        config: its config.json.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    _files: Mapping[str, Path] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint | None:
+        """Look at a folder; None where it is not a GPTQ checkpoint.
+
+        Raises:
+            PrerequisiteError: its bits are not supported, or its weights are not in safetensors files.
+        """
+        from safetensors import safe_open
+
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not _is_gptq(config):
+            return None
+        bits = config[QUANTIZATION].get("bits")
+        if bits not in BITS:
+            raise PrerequisiteError(
+                f"{folder / CONFIG}: a GPTQ checkpoint of {bits} bits; only 4 and 8 bits can be kept as they are: name "
+                "the original model instead"
+            )
+        files: dict[str, Path] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(  # type: ignore[no-untyped-call]
+                file, framework="pt"
+            ) as tensors:
+                files |= dict.fromkeys(tensors.keys(), file)
+        if not any(name.endswith(".qweight") for name in files):
+            raise PrerequisiteError(
+                f"{folder}: config.json says GPTQ, but no safetensors file holds a qweight; save the checkpoint anew "
+                "with save_pretrained, which writes safetensors"
+            )
+        return cls(folder, config, files)
+
+    @property
+    def float_config(self) -> dict[str, Any]:
+        """Its config.json without the quantization."""
+        return {key: value for key, value in self.config.items() if key != QUANTIZATION}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the quantized layers."""
+        return tuple(name.removesuffix(".qweight") for name in self._files if name.endswith(".qweight"))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor as it is stored.
+
+        Raises:
+            PrerequisiteError: there is none of this name.
+        """
+        from safetensors import safe_open
+
+        if name not in self._files:
+            raise PrerequisiteError(f"{self.folder}: the tensor {name} is missing; download the checkpoint again")
+        with safe_open(  # type: ignore[no-untyped-call]
+            self._files[name], framework="pt"
+        ) as tensors:
+            found: torch.Tensor = tensors.get_tensor(name)
+        return found
+
+    def layer(self, name: str) -> Layer:
+        """Read one quantized layer.
+
+        Raises:
+            PrerequisiteError: its tensors do not fit each other, or its groups are of different sizes.
+        """
+        bits = int(self.config[QUANTIZATION]["bits"])
+        codes = _unpack(self.tensor(f"{name}.qweight").numpy().T, bits)  # [N, K]
+        scales = self.tensor(f"{name}.scales").float().numpy().T  # [N, G]
+        zeros = _unpack(self.tensor(f"{name}.qzeros").numpy(), bits).T  # [N, G]
+        rows, columns, groups = *codes.shape, scales.shape[1]
+        if self.config[QUANTIZATION].get("checkpoint_format", "gptq") != "gptq_v2":
+            # Zero points are stored less one, and a zero wraps around.
+            zeros = (zeros + np.uint8(1)) & np.uint8((1 << bits) - 1)
+        of_channel = np.arange(columns) * groups // columns
+        if f"{name}.g_idx" in self._files:
+            of_channel = self.tensor(f"{name}.g_idx").numpy().astype(np.int64)
+        equal = (
+            len(of_channel) == columns
+            and np.bincount(of_channel, minlength=groups).tolist() == [columns // groups] * groups
+        )
+        if not equal or zeros.shape != scales.shape or len(scales) != rows:
+            raise PrerequisiteError(
+                f"{self.folder}: the tensors of {name} are not those of {bits}-bit GPTQ with groups of equal size "
+                f"(qweight {rows} x {columns}, scales {scales.shape[0]} x {groups}); name the original model instead"
+            )
+        order = np.argsort(of_channel, kind="stable")
+        in_order = bool((order == np.arange(columns)).all())
+        return Layer(
+            codes=codes if in_order else codes[:, order],
+            scales=np.ascontiguousarray(scales),
+            zeros=np.ascontiguousarray(zeros),
+            order=None if in_order else order,
+            bits=bits,
+        )
+
+    def stored_in(self) -> dict[Path, list[str]]:
+        """The tensors of each file."""
+        names: dict[Path, list[str]] = {}
+        for name, file in self._files.items():
+            names.setdefault(file, []).append(name)
+        return names
+
+
+def _is_gptq(config: Mapping[str, Any]) -> bool:
+    return (config.get(QUANTIZATION) or {}).get("quant_method") == "gptq"
+
+
+def find_checkpoint(model: str) -> Checkpoint | None:
+    """The GPTQ checkpoint that a folder or a hub id names; None for everything else.
+
+    Raises:
+        PrerequisiteError: it is one that cannot be kept as it is, or it cannot be downloaded.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return Checkpoint.open(folder)
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        config = json.loads(Path(hf_hub_download(model, CONFIG)).read_text(encoding="utf-8"))
+    except Exception:
+        return None  # the export will say what is wrong with it
+    if not _is_gptq(config):
+        return None
+    try:
+        folder = Path(snapshot_download(model, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf"]))
+    except Exception as error:
+        raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
+    return Checkpoint.open(folder)
+
+
+def _unpack(words: npt.NDArray[np.int32], bits: int) -> Codes:
+    """The codes in each row of 32-bit words, the first in the lowest bits: uint8 [n, m * 32 / bits]."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    unsigned = np.ascontiguousarray(words).view(np.uint32)
+    codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
+    return codes.astype(np.uint8).reshape(len(words), -1)
+
+
+log = logging.getLogger(__name__)
+
+
+def write_float_copy(checkpoint: Checkpoint, out: Path) -> None:
+    """Write the model that the checkpoint stands for with float weights, in the type of its scales.
+
+    Args:
+        checkpoint: the model.
+        out: an empty folder.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    for file in checkpoint.folder.iterdir():
+        if file.is_file() and file.suffix not in (".safetensors", ".bin", ".pt") and ".index." not in file.name:
+            shutil.copyfile(file, out / file.name)
+    (out / "config.json").write_text(json.dumps(checkpoint.float_config, indent=2), encoding="utf-8")
+    layers = set(checkpoint.layers)
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(checkpoint.stored_in().values()):
+        tensors: dict[str, torch.Tensor] = {}
+        for name in names:
+            layer, _, part = name.rpartition(".")
+            if layer not in layers or part not in PARTS:
+                tensors[name] = checkpoint.tensor(name)
+            elif part == "qweight":
+                kind = checkpoint.tensor(f"{layer}.scales").dtype
+                tensors[f"{layer}.weight"] = torch.from_numpy(checkpoint.layer(layer).values).to(kind).contiguous()
+        file_name = f"part-{number:05d}.safetensors"
+        save_file(tensors, out / file_name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file_name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
+    """A copy of the exported float model in which the checkpoint's integers are the weights.
+
+    Raises:
+        PrerequisiteError: the exported model does not have a layer of the checkpoint as a weight of its own.
+    """
+    weights = find_weights(model)
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"}
+    compressed: list[tuple[Weight, Variant, Packed]] = []
+    permuted: list[tuple[Weight, npt.NDArray[np.int64]]] = []
+    rounded: list[str] = []
+    for name in checkpoint.layers:
+        layer = checkpoint.layer(name)
+        # optimum-intel calls the constant X.weight, or X._openvino_orig_weight where the model is in 16 bits.
+        weight = next((w for w in weights if f".{w.name.rpartition('.')[0]}".endswith(f".{name}")), None)
+        if weight is None or len(weight.uses) != 1 or not _stands_for(nodes[weight.name], weight, layer):
+            raise PrerequisiteError(
+                f"{checkpoint.folder}: the exported model does not hold the layer {name} as one weight, so that its "
+                "integers cannot be kept; name the original model instead"
+            )
+        if not np.array_equal(layer.scales.astype(np.float16).astype(np.float32), layer.scales):
+            rounded.append(name)
+        compressed.append((weight, layer.variant, layer.packed(weight)))
+        if layer.order is not None:
+            permuted.append((weight, layer.order))
+    if rounded:
+        log.warning(
+            "%d layers have scales that float16 does not hold exactly and are rounded to it: %s ...",
+            len(rounded),
+            rounded[0],
+        )
+    kept = assemble(
+        model, compressed, {}, {}, {"gptq_checkpoint": f"integers, scales and zero points of {len(compressed)}"}
+    )
+    _permute_activations(kept, permuted)
+    return kept
+
+
+def _stands_for(node: ov.Node, weight: Weight, layer: Layer) -> bool:
+    """Whether a constant of the exported model has a layer's values, but for the rounding of the float copy."""
+    values = layer.values
+    if (weight.rows, weight.columns) != values.shape:
+        return False
+    return bool(np.allclose(rows_view(read_f32(node), weight), values, rtol=1e-2, atol=1e-6 * np.abs(values).max()))
+
+
+def _permute_activations(model: ov.Model, permuted: list[tuple[Weight, npt.NDArray[np.int64]]]) -> None:
+    """Put the channels that feed these weights into their order, once for all weights with one input and one order."""
+    from openvino import opset15 as ops
+
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    gathered: dict[tuple[str, int, bytes], ov.Node] = {}
+    for weight, order in permuted:
+        use = weight.uses[0]
+        target = nodes[use.node].input(1 - use.port)
+        source = target.get_source_output()
+        key = (source.get_node().get_friendly_name(), source.get_index(), order.tobytes())
+        if key not in gathered:
+            gathered[key] = ops.gather(source, ops.constant(order.astype(np.int32)), ops.constant(np.int64(-1)))
+            gathered[key].set_friendly_name(f"{use.node}/g_idx")
+        target.replace_source_output(gathered[key].output(0))
+    model.validate_nodes_and_infer_types()

@@ -1,0 +1,143 @@
+"""What a user can do when a model cannot be had from the Hugging Face hub.
+
+What can be known of a model and of this machine before any work: for a first model.yaml that fits both.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import reason
+
+__all__ = ["Facts", "hub_advice", "is_hub_problem", "look_at"]
+
+_MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
+
+
+def hub_advice(model: str, error: BaseException) -> str:
+    """Why a model could not be had, and what to do, as one clause after ``the model X``.
+
+    Args:
+        model: its hub id.
+        error: whatever the hub's client, the exporter or the disk raised; its causes are looked at, too.
+    """
+    chain = list(_causes(error))
+    names = {type(link).__name__ for link in chain}
+    if "GatedRepoError" in names:
+        return (
+            f"is gated: accept its terms at https://huggingface.co/{model}, then run `hf auth login` with a token that "
+            "may read it"
+        )
+    if any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
+        return (
+            "does not fit on the disk: free some, or set HF_HOME (downloads) and cache.directory or AUTOTUNE_CACHE "
+            "(exports) to a larger one"
+        )
+    if names & _MISSING:
+        return (
+            "is not on the hub under this name, or is private: check the name at https://huggingface.co/models, and "
+            "for a private model run `hf auth login`"
+        )
+    why = reason(error)
+    if why == "the hub could not be reached":
+        return (
+            "is neither a local folder nor in the local hub cache, and the hub could not be reached: check the network "
+            "(and HF_HUB_OFFLINE, HTTPS_PROXY), or name a local folder"
+        )
+    return f"could not be had from the hub ({why}): check name, network and `hf auth whoami`, or name a local folder"
+
+
+def is_hub_problem(error: BaseException) -> bool:
+    """Whether an error is about the hub or the disk, and not about the model's architecture."""
+    chain = list(_causes(error))
+    full = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
+    known = {"GatedRepoError", *_MISSING} & {type(link).__name__ for link in chain}
+    return full or bool(known) or reason(error) == "the hub could not be reached"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        yield link
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "openvino_model.bin")
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a model's files say; None where they do not.
+
+    Attributes:
+        stored: bytes of its weights as they are stored.
+        parameters: how many there are, from the size and the stored type.
+        vocabulary: tokens.
+        context: longest sequence that it was made for.
+        chat: whether its tokenizer has a chat template.
+    """
+
+    stored: int | None = None
+    parameters: int | None = None
+    vocabulary: int | None = None
+    context: int | None = None
+    chat: bool | None = None
+
+
+def look_at(model: str) -> Facts | None:
+    """Read a local folder's configuration, or a hub model's (a few kB); None where neither can be had.
+
+    Nothing is said about why: a search on the model says it, and what to do.
+    """
+    folder = Path(model).expanduser()
+    try:
+        return _local(folder) if folder.is_dir() else _on_hub(model)
+    except Exception:  # whatever a foreign file or the hub holds, a first look must not fail
+        return None
+
+
+def _local(folder: Path) -> Facts:
+    config = _json(folder / "config.json")
+    sizes = [sum(file.stat().st_size for file in folder.glob(pattern)) for pattern in _WEIGHTS]
+    stored = next((size for size in sizes if size), None)
+    tokenizer = _json(folder / "tokenizer_config.json")
+    chat = bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file()
+    return _facts(config, stored, chat if tokenizer else None)
+
+
+def _on_hub(model: str) -> Facts:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    info = HfApi().model_info(model, files_metadata=True, timeout=10)
+    files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    stored = sum(size for name, size in files.items() if name.endswith(".safetensors"))
+    stored = stored or sum(size for name, size in files.items() if name.endswith(".bin"))
+    config = _json(Path(hf_hub_download(model, "config.json")))
+    tokenizer: Mapping[str, Any] = {}
+    if "tokenizer_config.json" in files:
+        tokenizer = _json(Path(hf_hub_download(model, "tokenizer_config.json")))
+    chat = bool(tokenizer.get("chat_template")) or "chat_template.jinja" in files
+    return _facts(config, stored or None, chat if tokenizer else None)
+
+
+def _facts(config: Mapping[str, Any], stored: int | None, chat: bool | None) -> Facts:
+    text = config.get("text_config") or config
+    kind = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype") or "")
+    each = _BYTES.get(kind)
+    parameters = stored // each if stored and each else None
+    return Facts(stored, parameters, text.get("vocab_size"), text.get("max_position_embeddings"), chat)
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        return {}
+    data = json.loads(file.read_text(encoding="utf-8"))
+    return data if isinstance(data, dict) else {}

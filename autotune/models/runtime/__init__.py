@@ -1,0 +1,1 @@
+"""Running models with OpenVINO: compiling, log-probabilities, decoding."""

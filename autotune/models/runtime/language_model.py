@@ -1,0 +1,350 @@
+"""Runs a causal language model by OpenVINO alone: logits of whole sequences, and greedy answers.
+
+No optimum-intel and no torch: a search worker that only scores models stays small and starts fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.errors import EvaluationError
+from autotune.models.runtime.compile import (
+    check_precision,
+    compile_model,
+    effective_properties,
+    end_token_ids,
+    last_line,
+    scoring_properties,
+    xml_path,
+)
+from autotune.models.runtime.decoding import decode
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from autotune.evaluation import Choose, FloatArray, IntArray
+
+__all__ = ["OpenVINOLanguageModel", "end_token_ids", "finite"]
+
+_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
+_BATCH_ROWS = 32  # sequences that run together at most
+_BATCH_TOKENS = 4096  # of one batch of a scan
+_BATCH_BYTES = 128 * 2**20  # logits of one inference
+_CACHE_BYTES = 2**30  # KV cache of one batch
+_PADDING = 1.1  # a scanned batch is at most so much longer than its shortest sequence
+
+
+class OpenVINOLanguageModel:
+    """A causal language model compiled by OpenVINO; implements `autotune.evaluation.LanguageModel`.
+
+    Not safe for use by several threads at once: the KV cache is the state of one inference request.
+
+    Attributes:
+        properties: the effective runtime properties, read back from the compiled model, as strings.
+        source: what was compiled, an `ov.Model` or the path of an .xml file.
+        end_token_ids: the tokens that end an answer.
+    """
+
+    def __init__(
+        self,
+        model: ov.Model | str | Path,
+        tokenizer: Any,
+        *,
+        device: str = "CPU",
+        ov_config: Mapping[str, Any] | None = None,
+        eos_token_ids: Sequence[int] | None = None,
+        constants: Mapping[str, ov.Tensor] | None = None,
+    ) -> None:
+        """Compile `model` for `device`.
+
+        Args:
+            model: a stateful causal language model as optimum-intel exports it (input_ids, and attention_mask,
+                position_ids, beam_idx where it has them; output logits), or the path of its .xml or of its folder.
+            tokenizer: the `transformers` tokenizer.
+            device: an OpenVINO device.
+            ov_config: runtime properties, laid over `SCORING_CONFIG`; a value of None leaves that property to
+                OpenVINO and the model.
+            eos_token_ids: where answers end; by default what `end_token_ids` finds in the model's folder, or the
+                tokenizer's end-of-text token.
+            constants: further inputs of the model and what they hold at every inference; looked up anew each time.
+
+        Raises:
+            EvaluationError: the model cannot be read, is not such a model, cannot be compiled with these properties,
+                or the device does not honour the precision asked for.
+        """
+        path = None if not isinstance(model, (str, Path)) else xml_path(Path(model))
+        config = scoring_properties(ov_config)
+        config.setdefault("PERFORMANCE_HINT", "LATENCY")
+        if device == "CPU":
+            # What OpenVINO 2026.4 keeps for shapes that it has seen outlives the compiled model: some 35 MB of each
+            # model that decodes, to save 3% of its time.
+            config.setdefault("CPU_RUNTIME_CACHE_CAPACITY", 0)
+        self._tokenizer = tokenizer
+        self._constants = {} if constants is None else constants
+        self.source = model if path is None else path
+        self._name = str(path) if path is not None else "the model"
+        if eos_token_ids is None:
+            eos_token_ids = end_token_ids(path.parent if path else None, tokenizer)
+        self.end_token_ids = frozenset(int(token) for token in eos_token_ids)
+        compiled = compile_model(self.source, self._name, device, config)
+        self._inputs = {name for port in compiled.inputs for name in port.get_names()} & _INPUTS
+        self._check_ports(compiled)
+        self.properties = effective_properties(compiled, device, config)
+        check_precision(self.properties, device, config)
+        self._compiled: Any = compiled
+        self._request: Any = compiled.create_infer_request()
+        shape = compiled.output("logits").get_partial_shape()
+        width = shape[-1]
+        self._vocabulary_size = width.get_length() if width.is_static else None
+        caches = [[size for size in state.state.shape if size] for state in self._request.query_state()]
+        self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the rest is empty yet
+
+    def _check_ports(self, compiled: Any) -> None:
+        names = sorted(port.get_any_name() for port in compiled.inputs)
+        known = _INPUTS | set(self._constants)
+        unknown = [port.get_any_name() for port in compiled.inputs if not port.get_names() & known]
+        outputs = {name for port in compiled.outputs for name in port.get_names()}
+        if unknown or "input_ids" not in self._inputs or "logits" not in outputs:
+            raise EvaluationError(
+                f"{self._name} is not a stateful causal language model: its inputs are {', '.join(names)} and its "
+                f"outputs {', '.join(sorted(outputs))}, but only {', '.join(sorted(_INPUTS))} and logits are known. "
+                "Export it again with optimum-intel's OVModelForCausalLM (stateful, task text-generation-with-past)."
+            )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer given at construction."""
+        return self._tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Width of the logits, V."""
+        if self._vocabulary_size is None:
+            self._vocabulary_size = int(self._fresh(np.zeros((1, 1), np.int64)).shape[-1])
+        return self._vocabulary_size
+
+    def logits(self, tokens: IntArray) -> FloatArray:
+        """Logits of whole sequences, int64 [B, T] -> float32 [B, T, V]; see `LanguageModel.logits`."""
+        tokens = np.asarray(tokens, dtype=np.int64)
+        if tokens.ndim != 2 or tokens.size == 0:
+            raise ValueError(f"tokens must be a non-empty array [B, T], got shape {tokens.shape}")
+        self._check_tokens(tokens)
+        return np.array(finite(self._fresh(tokens), self._name), dtype=np.float32)
+
+    def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
+        """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
+        for batch in self._scan_batches([len(sequence) for sequence in sequences]):
+            tokens = self._padded([sequences[index] for index in batch])
+            columns = max(1, _BATCH_BYTES // (4 * len(batch) * self.vocabulary_size))
+            for start in range(0, tokens.shape[1], columns):
+                piece = tokens[:, start : start + columns]
+                stop = start + piece.shape[1]
+                positions = np.broadcast_to(np.arange(start, stop), piece.shape)
+                logits = self._infer(piece, np.ones((len(batch), stop), np.int64), positions, fresh=start == 0)
+                for row, index in enumerate(batch):
+                    begin, end = max(start, first[index]), min(stop, len(sequences[index]))
+                    if begin < end:
+                        yield index, begin, finite(logits[row, begin - start : end - start], self._name)
+
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> IntArray:
+        """Sequences as rows of one array, int64 [B, T]."""
+        tokens = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+        for row, sequence in zip(tokens, sequences, strict=True):
+            row[: len(sequence)] = sequence  # what is behind a sequence cannot touch it
+        self._check_tokens(tokens)
+        return tokens
+
+    def _scan_batches(self, lengths: Sequence[int], *, columns: int = 64) -> list[list[int]]:
+        """Which sequences run together: of similar length, as many as fit. Follows from lengths and model alone.
+
+        Passes have at least so many `columns`.
+        """
+        wide = max(1, _BATCH_BYTES // (4 * columns * self.vocabulary_size))
+        batches: list[list[int]] = []
+        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+            longest = lengths[batches[-1][0]] if batches else 0
+            room = min(_BATCH_ROWS, wide, _BATCH_TOKENS // max(longest, 1), self._cache_rows(longest))
+            if batches and len(batches[-1]) < room and longest <= _PADDING * lengths[index]:
+                batches[-1].append(index)
+            else:
+                batches.append([index])
+        return batches
+
+    def _cache_rows(self, columns: int) -> int:
+        """How many sequences of so many tokens the KV cache may hold."""
+        return _CACHE_BYTES // max(1, columns * self._cache_bytes)
+
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        """Greedy continuation of one prompt, one token after the other; see `LanguageModel.greedy`."""
+        answer: list[int] = []
+        tokens = np.asarray([prompt], np.int64)
+        if not tokens.size:
+            raise ValueError("a prompt needs at least one token")
+        self._check_tokens(tokens)
+        length = 0
+        while len(answer) < max_new_tokens:
+            positions = np.arange(length, length + tokens.shape[1])[None]
+            length += tokens.shape[1]
+            logits = self._infer(tokens, np.ones((1, length), np.int64), positions, fresh=not answer)
+            token = int(finite(logits[0, -1], self._name).argmax())
+            if token in self.end_token_ids:
+                break
+            answer.append(token)
+            tokens = np.array([[token]], np.int64)
+        return answer
+
+    def greedy_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: Sequence[int],
+        drafts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[int]]:
+        """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
+
+        A model that cannot be told which positions are padding (no attention_mask or no position_ids) decodes them
+        one by one.
+        """
+        if not all(len(prompt) for prompt in prompts):
+            raise ValueError("a prompt needs at least one token")
+        if not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
+            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+        longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
+        most = max(1, min(_BATCH_ROWS, self._cache_rows(longest)))
+        batches = max(1, -(-len(prompts) // most))
+        rows = max(1, -(-len(prompts) // batches))  # a small last batch would cost nearly as much as a full one
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, len(order), rows):
+            chosen = order[start : start + rows]
+            for index in chosen:
+                self._check_tokens(np.asarray(prompts[index], np.int64))
+            decoded = decode(
+                self._checked_infer,
+                [prompts[index] for index in chosen],
+                [max_new_tokens[index] for index in chosen],
+                [drafts[index] if drafts is not None else () for index in chosen],
+                self.end_token_ids,
+                prefill_tokens=_BATCH_BYTES // (4 * self.vocabulary_size),
+            )
+            for index, answer in zip(chosen, decoded, strict=True):
+                answers[index] = answer
+        return answers
+
+    def sample_batch(self, prompts: IntArray, length: int, choose: Choose) -> list[list[int]]:
+        """Continue prompts together by tokens of the caller's choice; see `LanguageModel.sample_batch`."""
+        self._check_tokens(prompts)
+        most = max(1, min(_BATCH_ROWS, self._cache_rows(length))) if "beam_idx" in self._inputs else 1
+        texts: list[list[int]] = np.asarray(prompts).tolist()
+        for start in range(0, len(texts), most):
+            self._sample(texts, np.arange(start, min(start + most, len(texts))), length, choose)
+        return texts
+
+    def _sample(self, texts: list[list[int]], still_open: IntArray, length: int, choose: Choose) -> None:
+        """Continue those texts in place."""
+        tokens = np.array([texts[index] for index in still_open], np.int64)
+        rows = np.arange(len(still_open))  # of the cache, that the texts go on from
+        for position in range(tokens.shape[1], length):
+            mask = np.ones((len(still_open), position), np.int64)
+            positions = np.broadcast_to(np.arange(position - tokens.shape[1], position), tokens.shape)
+            chosen = choose(still_open, position, self._checked_infer(tokens, mask, positions, rows)[:, -1])
+            for index, token in zip(still_open, chosen.tolist(), strict=True):
+                texts[index].append(token)
+            rows = np.flatnonzero(~np.isin(chosen, list(self.end_token_ids)))
+            still_open, tokens = still_open[rows], chosen[rows, None]
+            if not len(rows):
+                break
+
+    def _checked_infer(self, tokens: IntArray, mask: IntArray, positions: IntArray, rows: IntArray) -> FloatArray:
+        """An inference for `decode`; only what is behind a mask may be NaN."""
+        fresh = mask.shape == tokens.shape
+        logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
+        seen = mask[:, -tokens.shape[1] :] > 0
+        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[seen], self._name)
+        return logits
+
+    def close(self) -> None:
+        """Free the compiled model; the object is of no use afterwards."""
+        if self._request is None:
+            return
+        self._request = None
+        # A thread of OpenVINO 2026 outlives the compiled model and keeps the activations of its last inference.
+        self._compiled.release_memory()
+        self._compiled = None
+
+    def __enter__(self) -> OpenVINOLanguageModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_request(self) -> Any:
+        if self._request is None:
+            raise RuntimeError("the language model is closed")
+        return self._request
+
+    def _fresh(self, tokens: IntArray) -> FloatArray:
+        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int64), tokens.shape)
+        return self._infer(tokens, np.ones_like(tokens), positions, fresh=True)
+
+    def _infer(
+        self,
+        tokens: IntArray,
+        mask: IntArray,
+        positions: IntArray,
+        rows: IntArray | None = None,
+        *,
+        fresh: bool,
+    ) -> FloatArray:
+        """One inference after what the cache holds; the result is a view that the next inference overwrites.
+
+        Row i continues row ``rows[i]`` of the cache (row i by default); `fresh` empties the cache before.
+        """
+        request = self._open_request()
+        if fresh:
+            request.reset_state()
+        values = {
+            "input_ids": np.ascontiguousarray(tokens, dtype=np.int64),
+            "attention_mask": np.ascontiguousarray(mask, dtype=np.int64),
+            "position_ids": np.ascontiguousarray(positions, dtype=np.int64),
+            "beam_idx": (np.arange(len(tokens)) if rows is None else rows).astype(np.int32),
+        }
+        feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
+        try:
+            result = request.infer(feed, share_inputs=True, share_outputs=True)["logits"]
+        except RuntimeError as error:
+            raise EvaluationError(
+                f"{self._name} failed on tokens of shape {list(tokens.shape)}: {last_line(error)}"
+            ) from error
+        return np.asarray(result, dtype=np.float32)
+
+    def _check_tokens(self, tokens: IntArray) -> None:
+        largest = int(tokens.max())
+        if int(tokens.min()) >= 0 and largest < self.vocabulary_size:
+            return
+        wrong = largest if largest >= self.vocabulary_size else int(tokens.min())
+        raise EvaluationError(
+            f"{self._name} knows {self.vocabulary_size} tokens, but its tokenizer gave token id {wrong}: the tokenizer "
+            "belongs to another model. Use the tokenizer files that were saved with this model."
+        )
+
+
+def finite(logits: FloatArray, name: str) -> FloatArray:
+    """The logits, if they are finite.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    # NaN spreads through min and max, so two reductions see everything without a mask of the array's size.
+    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
+        raise EvaluationError(
+            f"{name} gives NaN or infinite logits: a weight was compressed beyond what the model bears, or the model "
+            "overflows in the precision of runtime.ov_config."
+        )
+    return logits

@@ -1,0 +1,237 @@
+"""The front of one pair of objectives as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from autotune.common.formatting import is_missing, label
+from autotune.reporting.plots.labels import draw_labels, ring_text
+from autotune.reporting.plots.style import (
+    INK,
+    LIMIT,
+    MUTED,
+    PHONE,
+    PICTURE,
+    Scales,
+    Sheet,
+    axis_scale,
+    axis_text,
+    in_units,
+    log_axis,
+    mode_style,
+    new_figure,
+    plain_axis,
+    tidy,
+)
+from autotune.results import pareto
+from autotune.results.decision import accuracy_metric, ties
+from autotune.results.types import StudyResults
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from autotune.evaluation import Direction
+
+__all__ = ["front_figure"]
+
+
+def front_figure(results: StudyResults, x: str, y: str, sheet: Sheet = PICTURE) -> Figure | None:
+    """Draw all complete trials in the plane of two metrics; None where no trial has both.
+
+    The front of the pair is a step line through solid points with error bars of ± 1 standard error; dominated trials
+    are faint, those outside the constraints hollow; the knee is ringed; neighbours that the standard errors cannot
+    tell apart share one band. What lies out of view (an original many times larger) is named at the edge it lies
+    beyond. Every trial's mark has the id ``trial-NUMBER`` in an SVG file.
+    """
+    drawn = results.complete.dropna(subset=[x, y])
+    drawn = drawn[drawn["duplicate_of"].isna()]
+    if not len(drawn):
+        return None
+    feasible = drawn[drawn["feasible"].fillna(False).astype(bool)]
+    scales = axis_scale(results, x, drawn), axis_scale(results, y, drawn)
+    height = 5.8 if sheet.headed else 4.7
+    figure = new_figure(sheet.width, height)
+    box = (0.07, 0.11, 0.72, 0.705) if sheet.headed else sheet.axes_box(height, 0.6, 0.12, 0.58, 0.4)
+    axes = figure.add_axes(box)
+    _set_up(axes, results, scales, heading=-0.07 if sheet.headed else -0.5 / sheet.width / box[2])
+    line = _pair_front(feasible, x, y, scales[0].direction, scales[1].direction)
+    members = [number for number in results.front if number in drawn.index]
+    if len(results.objectives) == 1:
+        line = []
+    shown = set(members) | set(line)
+    _draw_trials(axes, drawn, scales, shown)
+    path = _draw_line(axes, drawn.loc[line], scales)
+    tied = _draw_ties(axes, results, drawn, scales)
+    _draw_limits(axes, results, scales)
+    draw_labels(axes, results, drawn, scales, line or members, path, small=sheet is PHONE, boxed=sheet.headed)
+    if sheet.headed:
+        _headings(figure, results, drawn, scales)
+        _legend(figure, drawn, shown, has_line=len(line) > 1, ringed=ring_text(results), tied=tied)
+    return figure
+
+
+def _pair_front(feasible: pd.DataFrame, x: str, y: str, x_way: Direction, y_way: Direction) -> list[int]:
+    values = feasible[[x, y]].to_numpy(dtype=float, na_value=float("nan"))
+    keys = [None if is_missing(key) else str(key) for key in feasible["plan"]]
+    rows = pareto.front_indices(values, [x_way, y_way], feasible=[True] * len(values), keys=keys)
+    return [int(feasible.index[row]) for row in sorted(rows, key=lambda row: (values[row][0], values[row][1]))]
+
+
+def _set_up(axes: Axes, results: StudyResults, scales: Scales, *, heading: float) -> None:
+    for scale, axis, set_scale, set_limits in (
+        (scales[0], axes.xaxis, axes.set_xscale, axes.set_xlim),
+        (scales[1], axes.yaxis, axes.set_yscale, axes.set_ylim),
+    ):
+        low, high = scale.limits
+        original = results.original_score(scale.name)
+        if original is not None and (not scale.log or original.value > 0):
+            # The original is drawn at its place where that costs the trials at most a quarter of the room.
+            at, room = original.value / scale.factor, (high - low) * 0.25
+            if not scale.log and low - room <= at <= high + room:
+                low, high = min(low, at - room * 0.15), max(high, at + room * 0.15)
+        if scale.log:
+            set_scale("log")
+            log_axis(axis, low, high)
+        else:
+            plain_axis(axis)
+        set_limits(low, high)
+    axes.set_xlabel(axis_text(scales[0], vertical=False), labelpad=8)
+    # Across the top, where it reads without turning the head and never outgrows the axis.
+    axes.set_title(axis_text(scales[1], vertical=True), loc="left", x=heading, fontsize=9.5, color=INK, pad=9)
+    tidy(axes)
+
+
+def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[int]) -> None:
+    styles = mode_style(drawn["mode"].fillna("unknown"))
+    allowed = drawn["feasible"].fillna(False).astype(bool)
+    on = drawn.index.isin(sorted(members))
+    for mode, group in drawn.groupby(drawn["mode"].fillna("unknown"), sort=True):
+        color, marker = styles[str(mode)]
+        weight = 1.3 if marker in "^v" else 1.0  # triangles look smaller than discs of one area
+        looks: dict[str, dict[str, Any]] = {
+            "faint": {"s": 42 * weight, "c": color, "alpha": 0.28, "linewidths": 0, "zorder": 3},
+            "hollow": {"s": 40 * weight, "facecolors": "none", "edgecolors": color, "alpha": 0.75, "zorder": 3},
+            "solid": {"s": 74 * weight, "c": color, "edgecolors": "white", "linewidths": 0.9, "zorder": 6},
+        }
+        feasible, member = allowed.loc[group.index], on[drawn.index.get_indexer(group.index)]
+        states = {"faint": group[feasible & ~member], "hollow": group[~feasible], "solid": group[member]}
+        _error_bars(axes, states["solid"], scales, color)
+        for state, trials in states.items():
+            for number, x, y in zip(trials.index, *in_units(trials, scales), strict=True):
+                mark = axes.scatter([x], [y], marker=marker, gid=f"trial-{number}", **looks[state])
+                mark.set_urls([f"#t{number}"])
+
+
+def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> None:
+    errors = []
+    for scale in scales:
+        name = f"{scale.name}_stderr"
+        known = name in solid.columns and bool(solid[name].notna().any())
+        errors.append(solid[name].fillna(0).to_numpy(dtype=float) / scale.factor if known else None)
+    if len(solid) and any(error is not None for error in errors):
+        x, y = in_units(solid, scales)
+        axes.errorbar(
+            x, y, xerr=errors[0], yerr=errors[1], fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5, zorder=5
+        )
+
+
+def _draw_line(axes: Axes, line: pd.DataFrame, scales: Scales) -> list[tuple[float, float]]:
+    """The staircase of what a budget on x buys; returns its corners in data coordinates."""
+    if len(line) < 2:
+        return []
+    x, y = in_units(line, scales)
+    where: Literal["pre", "post"] = "post" if scales[0].direction == "minimize" else "pre"
+    axes.step(x, y, where=where, color="#57606a", linewidth=1.3, zorder=4, solid_joinstyle="miter")
+    corners = [(float(x[0]), float(y[0]))]
+    for i in range(1, len(x)):
+        turn = (x[i], y[i - 1]) if where == "post" else (x[i - 1], y[i])
+        corners += [(float(turn[0]), float(turn[1])), (float(x[i]), float(y[i]))]
+    return corners
+
+
+def _draw_ties(axes: Axes, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> bool:
+    """One band behind neighbours on the front that differ by less than their errors; tells whether there is any."""
+    if accuracy_metric(results) not in (scales[0].name, scales[1].name):
+        return False
+    pairs = [pair for pair in ties(results) if set(pair) <= set(drawn.index)]
+    for pair in pairs:
+        x, y = in_units(drawn.loc[list(pair)], scales)
+        axes.plot(x, y, color=INK, alpha=0.13, linewidth=17, solid_capstyle="round", zorder=2)
+    return bool(pairs)
+
+
+def _draw_limits(axes: Axes, results: StudyResults, scales: Scales) -> None:
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    for scale, low, high, vertical in ((scales[0], x0, x1, True), (scales[1], y0, y1, False)):
+        limit = results.constraints.get(scale.name)
+        if limit is None or not low < limit.value / scale.factor < high:
+            continue
+        at = limit.value / scale.factor
+        (axes.axvline if vertical else axes.axhline)(at, color=LIMIT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2)
+        beyond = (at, high) if limit.op == "<=" else (low, at)
+        (axes.axvspan if vertical else axes.axhspan)(*beyond, color=LIMIT, alpha=0.045, linewidth=0, zorder=0)
+
+
+def _headings(figure: Figure, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> None:
+    names = [label(scale.name) for scale in (scales[1], scales[0])]
+    title = f"{names[0][0].upper()}{names[0][1:]} against {names[1]}"
+    figure.text(0.02, 0.955, title, fontsize=13.5, fontweight="bold", color=INK, va="center")
+    parts = [results.model, f"{len(drawn)} model{'s' if len(drawn) > 1 else ''} scored"]
+    if any(results.stderr(int(str(n)), scale.name) is not None for n in drawn.index for scale in scales):
+        parts.append("bars: ± 1 standard error")
+    parts += [
+        f"limit: {label(name)} {limit.text.replace('<=', '≤').replace('>=', '≥')}"
+        for name, limit in results.constraints.items()
+    ]
+    figure.text(0.02, 0.905, "  ·  ".join(parts), fontsize=9, color=MUTED, va="center")
+
+
+def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line: bool, ringed: str, tied: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    modes = [
+        mode for mode in mode_style(drawn["mode"].fillna("unknown")) if (drawn["mode"].fillna("unknown") == mode).any()
+    ]
+    styles = mode_style(modes)
+    by_mode = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=styles[mode][1],
+            color=styles[mode][0],
+            markersize=7.5,
+            markeredgecolor="white",
+            label=mode,
+        )
+        for mode in modes
+    ]
+    first = figure.legend(
+        handles=by_mode, loc="upper left", bbox_to_anchor=(0.815, 0.835), title="mode", alignment="left"
+    )
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 7.5, "color": "#57606a"}
+    style = "-" if has_line else ""
+    allowed = drawn["feasible"].fillna(False).astype(bool)
+    states = []
+    if members:
+        states.append(Line2D([], [], markeredgecolor="white", label="on the front", **{**dot, "linestyle": style}))
+    if (allowed & ~drawn.index.isin(sorted(members))).any():
+        states.append(Line2D([], [], alpha=0.3, markeredgewidth=0, label="beaten", **dot))
+    if not allowed.all():
+        states.append(Line2D([], [], markerfacecolor="none", label="outside the limits", **dot))
+    if ringed:
+        states.append(Line2D([], [], **{**dot, "color": INK, "markersize": 12}, mfc="none", mew=1.4, label=ringed))
+    if tied:
+        states.append(Line2D([], [], color=INK, alpha=0.13, linewidth=11, solid_capstyle="round", label="tied"))
+    second = figure.legend(
+        handles=states,
+        loc="upper left",
+        bbox_to_anchor=(0.815, 0.76 - 0.0355 * len(modes)),
+        title="trial",
+        alignment="left",
+    )
+    for legend in (first, second):
+        legend.get_title().set_color(MUTED)
+        legend.get_title().set_fontsize(9)

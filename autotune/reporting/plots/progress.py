@@ -1,0 +1,154 @@
+"""How the search went: what the front was worth after each trial, and after each minute of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.common.formatting import label
+from autotune.reporting.plots.style import INK, LIMIT, MUTED, PICTURE, Sheet, new_figure, padded, plain_axis, tidy
+from autotune.results import pareto
+from autotune.results.types import StudyResults, TrialRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Progress", "progress", "progress_figure", "progress_note"]
+
+REFERENCE = 1.1
+"""The reference point in units of each objective's range, a tenth beyond the worst, so that the extremes count too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The study's course, one entry a finished trial, in the order of finishing.
+
+    Attributes:
+        trials: finished trials so far, 1, 2, ...
+        minutes: time so far in which at least one trial was running; pauses do not count.
+        worth: hypervolume of the feasible front so far in percent of the final one; for a single objective the best
+            value so far (NaN before the first).
+        states: each trial's state.
+    """
+
+    trials: tuple[int, ...]
+    minutes: tuple[float, ...]
+    worth: tuple[float, ...]
+    states: tuple[str, ...]
+
+
+def progress(results: StudyResults) -> Progress:
+    """Replay the study. Objectives are scaled as in `front.unit_costs` over all feasible trials."""
+    finished = [record for record in results.records.values() if record.state in ("COMPLETE", "FAIL", "PRUNED")]
+    finished.sort(key=lambda record: (record.finished is None, record.finished, record.number))
+    minutes = _busy_minutes(finished)
+    names, directions = list(results.objectives), list(results.objectives.values())
+    feasible = results.feasible
+    values = feasible[names].to_numpy(dtype=float, na_value=float("nan"))
+    unit = pareto.unit_costs(values, directions) if len(values) else values
+    place = {int(str(number)): row for row, number in enumerate(feasible.index)}
+    reference = np.full(len(names), REFERENCE)
+    front = np.empty((0, len(names)))
+    worth, last = [], 0.0
+    best = float("nan")
+    for record in finished:
+        row = place.get(record.number)
+        if row is not None:
+            front = np.vstack([front, unit[row]])
+            front = np.unique(front[pareto.nondominated(front)], axis=0)
+            last = pareto.hypervolume(front, reference)
+            if len(names) == 1:
+                better = np.nanmin if directions[0] == "minimize" else np.nanmax
+                best = float(better([best, values[row][0]]))
+        worth.append(best if len(names) == 1 else last)
+    total = worth[-1] if worth and len(names) > 1 and worth[-1] > 0 else None
+    scaled = tuple(100 * value / total for value in worth) if total else tuple(worth)
+    states = tuple(record.state for record in finished)
+    return Progress(tuple(range(1, len(finished) + 1)), minutes, scaled, states)
+
+
+def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
+    """Length of the union of the trials' intervals up to each trial's end, in minutes."""
+    known = [record for record in finished if record.started is not None and record.finished is not None]
+    if not known:
+        return tuple(0.0 for _ in finished)
+    origin = min(record.started for record in known if record.started is not None)
+    spans = sorted(
+        ((r.started - origin).total_seconds(), (r.finished - origin).total_seconds())
+        for r in known
+        if r.started is not None and r.finished is not None
+    )
+    merged: list[tuple[float, float]] = []
+    for start, end in spans:
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    minutes, last = [], 0.0
+    for record in finished:
+        if record.finished is not None:
+            now = (record.finished - origin).total_seconds()
+            last = sum(max(0.0, min(end, now) - start) for start, end in merged) / 60
+        minutes.append(last)
+    return tuple(minutes)
+
+
+def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | None:
+    """The course over time and, where there is room, over trials; None before two trials and a feasible one."""
+    course = progress(results)
+    if not len(results.feasible) or len(course.trials) < 2:
+        return None
+    unit, factor = ("minutes", 1.0) if course.minutes[-1] >= 2 else ("seconds", 60.0)
+    spent = tuple(minute * factor for minute in course.minutes)
+    panels = [(spent, f"{unit} of work"), (course.trials, "trials finished")][: 2 if sheet.columns > 2 else 1]
+    height = 3.6 if sheet.headed else 2.7
+    figure = new_figure(sheet.width, height)
+    if sheet.headed:
+        figure.text(0.02, 0.93, "How the search went", fontsize=13.5, fontweight="bold", va="center")
+        figure.text(0.02, 0.855, progress_note(results), fontsize=9, color=MUTED, va="center")
+    left, gap, top = 0.62, 0.55, 0.9 if sheet.headed else 0.12
+    width = (sheet.width - left - 0.14 - gap * (len(panels) - 1)) / len(panels)
+    for position, (across, title) in enumerate(panels):
+        box = (
+            (left + position * (width + gap)) / sheet.width,
+            0.6 / height,
+            width / sheet.width,
+            1 - (0.6 + top) / height,
+        )
+        _course(figure.add_axes(box), across, course, title)
+    return figure
+
+
+def progress_note(results: StudyResults) -> str:
+    """How to read the figure, in one line."""
+    single = f"best {label(next(iter(results.objectives)))} so far"
+    what = single if len(results.objectives) == 1 else "hypervolume of the front, % of the final one"
+    return f"{what}  ·  dots: trials that moved the front  ·  ticks below: all trials, crosses: failed"
+
+
+def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Progress, title: str) -> None:
+    x, y = np.asarray(across, dtype=float), np.asarray(course.worth, dtype=float)
+    axes.step(x, y, where="post", color="#0072B2", linewidth=1.8, zorder=4)
+    moved = np.flatnonzero(np.diff(np.concatenate([[0.0], np.nan_to_num(y)])) != 0)
+    axes.scatter(x[moved], y[moved], s=26, c="#0072B2", edgecolors="white", linewidths=0.8, zorder=5)
+    finite = y[np.isfinite(y)]
+    low, high = padded(list(finite), log=False, share=0.1)
+    if course.worth[-1] == 100:
+        low = min(low, -6.0) if finite.min() < 60 else low
+    axes.set_ylim(low - (high - low) * 0.08, high)
+    axes.set_xlim(0, max(x[-1] * 1.03, 1e-9))
+    base = axes.get_xaxis_transform()
+    failed = np.array([state == "FAIL" for state in course.states])
+    axes.scatter(
+        x[~failed], np.full((~failed).sum(), 0.035), s=30, marker="|", color="#8c959f", lw=0.9, transform=base, zorder=3
+    )
+    axes.scatter(
+        x[failed], np.full(failed.sum(), 0.035), s=24, marker="x", color=LIMIT, lw=1.3, transform=base, zorder=4
+    )
+    axes.set_xlabel(title, labelpad=6, color=INK)
+    plain_axis(axes.xaxis, 8, whole=isinstance(across[0], int))
+    plain_axis(axes.yaxis, 5)
+    tidy(axes)

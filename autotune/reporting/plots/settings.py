@@ -1,0 +1,204 @@
+"""Each objective against each setting that varied, as small multiples."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.common.formatting import label
+from autotune.reporting.plots.style import (
+    INK,
+    MUTED,
+    PICTURE,
+    Scale,
+    Sheet,
+    axis_scale,
+    axis_text,
+    log_axis,
+    mode_style,
+    new_figure,
+    plain_axis,
+    tidy,
+)
+from autotune.results.effects import applicable, varying_settings
+from autotune.results.types import StudyResults
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["settings_figure", "settings_note"]
+
+PANEL = 2.3
+"""Inches from one row of panels to the next."""
+
+MOST_CATEGORIES = 7
+FEW_CATEGORIES = 3
+"""Up to so many, a panel has room for whole words."""
+SHORT = {
+    "weight_quantization_error": "weight\nerror",
+    "hessian_input_activation": "Hes-\nsian",
+    "mean_activation_variance": "mean\nvar.",
+    "max_activation_variance": "max\nvar.",
+    "mean_activation_magnitude": "mean\nmagn.",
+    "True": "on",
+    "False": "off",
+    "-1": "per\nchannel",
+}
+
+
+def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTURE) -> Figure | None:
+    """One panel for each setting that varied: every scored trial, and the median of each value as a bar.
+
+    None where nothing varied, or fewer than three trials have the objective.
+    """
+    names = _varied(results, objective)
+    scored, _ = _compared(results, objective)
+    if not names or len(scored) < 3:
+        return None
+    scale = axis_scale(results, objective, scored)
+    columns = min(sheet.columns, len(names)) if len(names) > 2 else min(3, sheet.columns)
+    rows = math.ceil(len(names) / columns)
+    head = 0.85 if sheet.headed else 0.1
+    inches = head + PANEL * rows - (0 if sheet.headed else 0.22)
+    figure = new_figure(sheet.width, inches)
+    if sheet.headed:
+        title = f"What each setting did to {label(objective)}"
+        figure.text(0.02, 1 - 0.25 / inches, title, fontsize=13.5, fontweight="bold", va="center")
+        note = settings_note(results, objective)
+        figure.text(0.02, 1 - 0.53 / inches, note, fontsize=9, color=MUTED, va="center")
+    left, right, gap = 0.72, 0.14, 0.24
+    width = (sheet.width - left - right - gap * (columns - 1)) / columns
+    for position, name in enumerate(names):
+        row, column = divmod(position, columns)
+        bottom = inches - head - 0.1 - PANEL * row - 1.6
+        box = (left + column * (width + gap)) / sheet.width, bottom / inches, width / sheet.width, 1.55 / inches
+        axes = figure.add_axes(box)
+        trials = applicable(results, name).loc[lambda t: t.index.isin(scored.index)]
+        _panel(axes, trials, name, scale, first=column == 0)
+    return figure
+
+
+def settings_note(results: StudyResults, objective: str) -> str:
+    """How to read the figure, in one line."""
+    scored, left_out = _compared(results, objective)
+    note = f"{axis_text(axis_scale(results, objective, scored), vertical=True)}  ·  bar: median"
+    note += "  ·  hollow: outside the limits" if results.constraints else ""
+    return note + (f"  ·  without {', '.join(left_out)}" if left_out else "")
+
+
+def _varied(results: StudyResults, objective: str) -> list[str]:
+    return [name for name in varying_settings(results) if applicable(results, name)[objective].notna().any()]
+
+
+def _compared(results: StudyResults, objective: str) -> tuple[pd.DataFrame, list[str]]:
+    """The trials of the panels, and the modes left out.
+
+    A mode without any further setting (int8) stands so far apart that it would flatten every panel but its own.
+    """
+    others = [applicable(results, name).index for name in _varied(results, objective) if name != "mode"]
+    scored = applicable(results, "mode").dropna(subset=[objective])
+    modes = set(applicable(results, "mode")["mode"])
+    if others and not applicable(results, "mode").index.isin(sorted(set().union(*others))).all():
+        scored = scored[scored.index.isin(sorted(set().union(*others)))]
+    return scored, sorted(modes - set(scored["mode"]))
+
+
+def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: bool) -> None:
+    categories = sorted(
+        trials[name].unique(), key=lambda value: (0, float(value)) if _numeric(value) else (1, str(value))
+    )
+    numeric = len(categories) > MOST_CATEGORIES and all(_numeric(value) for value in categories)
+    if scale.log:
+        axes.set_yscale("log")
+    heights = trials[scale.name].to_numpy(dtype=float) / scale.factor
+    if numeric:
+        across = trials[name].to_numpy(dtype=float)
+        plain_axis(axes.xaxis, 4)
+    else:
+        across = _spread(trials, name, categories)
+        medians = [float(np.median(heights[(trials[name] == value).to_numpy(dtype=bool)])) for value in categories]
+        axes.hlines(
+            medians,
+            np.arange(len(categories)) - 0.32,
+            np.arange(len(categories)) + 0.32,
+            color=INK,
+            linewidth=1.6,
+            zorder=5,
+        )
+        texts = [SHORT.get(_text(value), _text(value).replace("_", "\n")) for value in categories]
+        if len(categories) <= FEW_CATEGORIES:
+            texts = [text.replace("-\n", "") for text in texts]
+        axes.set_xticks(range(len(categories)), [""] * len(categories))
+        for position, text in enumerate(texts):
+            _under(axes, position, text)
+        axes.set_xlim(-0.6, len(categories) - 0.4)
+    _dots(axes, trials, across, heights)
+    if scale.log:
+        log_axis(axes.yaxis, *scale.limits)
+    else:
+        plain_axis(axes.yaxis, 7)
+    axes.set_ylim(*scale.limits)
+    axes.set_title(label(name), loc="left", fontsize=10, fontweight="bold", pad=6)
+    tidy(axes, grid="y")
+    if not first:
+        axes.tick_params(labelleft=False)
+
+
+def _under(axes: Axes, position: int, text: str) -> None:
+    """A tick label, line by line: matplotlib aligns a label's ink, and neighbours would stand at different heights."""
+    for line, words in enumerate(text.split("\n")):
+        down = -14 - 11 * line
+        place: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "xytext": (0, down),
+            "textcoords": "offset points",
+        }
+        axes.annotate(words, (position, 0), ha="center", va="baseline", fontsize=8.5, annotation_clip=False, **place)
+
+
+def _dots(axes: Axes, trials: pd.DataFrame, across: Any, heights: Any) -> None:
+    styles = mode_style(trials["mode"].fillna("unknown"))
+    modes = trials["mode"].fillna("unknown").to_numpy(dtype=object)
+    allowed = trials["feasible"].fillna(False).to_numpy(dtype=bool)
+    for mode in sorted(set(modes)):
+        color, marker = styles[mode]
+        inside, outside = (modes == mode) & allowed, (modes == mode) & ~allowed
+        weight = 1.3 if marker in "^v" else 1.0
+        axes.scatter(
+            across[inside], heights[inside], s=26 * weight, c=color, marker=marker, alpha=0.75, linewidths=0, zorder=3
+        )
+        axes.scatter(
+            across[outside],
+            heights[outside],
+            s=24 * weight,
+            facecolors="none",
+            edgecolors=color,
+            marker=marker,
+            lw=0.9,
+            zorder=3,
+        )
+
+
+def _spread(trials: pd.DataFrame, name: str, categories: list[Any]) -> Any:
+    """Category positions with a fixed fan-out, so that trials of one value stand side by side."""
+    positions = np.zeros(len(trials))
+    values = trials[name].to_numpy(dtype=object)
+    for index, category in enumerate(categories):
+        members = np.flatnonzero(values == category)
+        if len(members) > 1:
+            positions[members] = index + 0.22 * (2 * ((np.arange(len(members)) * 0.618034) % 1) - 1)
+        else:
+            positions[members] = index
+    return positions
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating, np.bool_)) or type(value) is bool
+
+
+def _text(value: Any) -> str:
+    return f"{float(value):g}" if _numeric(value) and not isinstance(value, (bool, np.bool_)) else str(value)

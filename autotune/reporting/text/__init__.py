@@ -1,0 +1,1 @@
+"""A study as text: tables, report.md, terminal output, model card, commands."""

@@ -1,0 +1,1 @@
+"""A finished or running study as data, read from its storage alone."""

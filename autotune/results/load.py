@@ -1,0 +1,307 @@
+"""What a study found, read from its Optuna storage alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from autotune.errors import StudyError
+from autotune.evaluation import Direction, Metric
+from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_unseen, build_frame, effective_settings
+from autotune.results.types import Constraint, Original, Score, StudyResults, TrialRecord, Unseen
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Constraint", "Original", "Score", "StudyResults", "TrialRecord", "load_results", "results_of"]
+
+STUDY_NAME = "autotune"
+SCHEMA_VERSION = 1
+ENOUGH_FOR_IMPORTANCES = 50
+"""Complete trials below which PED-ANOVA's importances of a conditional space are noise."""
+
+FOOTPRINT = Metric("minimize", "bytes", "size of openvino_model.bin")
+
+
+def load_results(folder: Path, storage: str | BaseStorage | None = None) -> StudyResults:
+    """Read the study of a folder.
+
+    Args:
+        folder: what `autotune search` wrote; its `study.db` is read unless `storage` says otherwise.
+        storage: an Optuna storage URL, or an Optuna storage object.
+
+    Raises:
+        StudyError: there is no study there, or not one of ours, or one of a newer autotune.
+    """
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    database = Path(folder) / "study.db"
+    where = str(database if storage is None else storage)
+    if storage is None and not database.is_file():
+        raise StudyError(
+            f"{database}: there is no study here. Give the folder that `autotune search` wrote (`output` in "
+            "model.yaml), or, for a study that is kept elsewhere, its URL with --storage."
+        )
+    try:
+        # Optuna fills templates in URLs, hence the doubled braces.
+        path = database.resolve().as_posix().replace("{", "{{").replace("}", "}}")
+        return _read(f"sqlite:///{path}" if storage is None else storage, where)
+    except KeyError as error:
+        raise StudyError(
+            f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
+            "trial, run `autotune search` again; otherwise check the folder or the --storage URL."
+        ) from error
+    except (OptunaError, SQLAlchemyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudyError(
+            f"{where}: this is not a readable Optuna storage ({reason}). Check the path or URL and that the "
+            "study was written by Optuna 5; a damaged file can only be restored from a copy."
+        ) from error
+
+
+def _read(storage: str | BaseStorage, where: str) -> StudyResults:
+    import optuna
+
+    if not isinstance(storage, str):
+        return results_of(optuna.load_study(study_name=STUDY_NAME, storage=storage), where=where)
+    engine_kwargs = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
+    opened = optuna.storages.RDBStorage(storage, engine_kwargs=engine_kwargs)
+    try:
+        return results_of(optuna.load_study(study_name=STUDY_NAME, storage=opened), where=where)
+    finally:
+        opened.remove_session()
+        opened.engine.dispose()
+
+
+def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults:
+    """The view model of an Optuna study that carries autotune's attributes.
+
+    Raises:
+        StudyError: the study was not written by autotune, or by a newer one.
+    """
+    attributes = study.user_attrs
+    version = attributes.get("schema_version")
+    if version is None or "objectives" not in attributes:
+        raise StudyError(
+            f"{where}: the study has no `schema_version` and `objectives`, so `autotune search` did not write it or "
+            "died before its first trial. Run `autotune search` again, or check the folder."
+        )
+    if int(version) > SCHEMA_VERSION:
+        raise StudyError(
+            f"{where}: the study has schema version {version}, and this autotune reads up to {SCHEMA_VERSION}. "
+            "Report it with the autotune that searched it, or a newer one."
+        )
+    objectives: dict[str, Direction] = dict(attributes["objectives"])
+    constraints = {
+        name: Constraint(name, str(limit["op"]), float(limit["value"]), str(limit.get("text", "")))
+        for name, limit in (attributes.get("constraints") or {}).items()
+    }
+    metrics = _metrics(attributes, objectives)
+    told = list(study.metric_names or objectives)
+    records = _records(study.get_trials(deepcopy=False), told, constraints)
+    frame = build_frame(records, objectives, metrics)
+    front, knee_trial, nearest = _verdicts(frame, records, objectives, constraints)
+    original = attributes.get("original")
+    unseen = _unseen(attributes.get("report"))
+    if unseen is not None:
+        add_unseen(frame, unseen.trials)
+    return StudyResults(
+        trials=frame,
+        records=records,
+        objectives=objectives,
+        constraints=constraints,
+        metrics=metrics,
+        original=None if not original else _original(original),
+        front=front,
+        knee=knee_trial,
+        least_infeasible=nearest,
+        importances=_importances(study, told, objectives),
+        config=attributes.get("config") or {},
+        space=attributes.get("space") or {},
+        manifest=attributes.get("manifest") or {},
+        unseen=unseen,
+    )
+
+
+def _metrics(attributes: Mapping[str, Any], objectives: Mapping[str, Direction]) -> dict[str, Metric]:
+    metrics = {"footprint": FOOTPRINT} if "footprint" in objectives else {}
+    for name, meaning in (attributes.get("metrics") or {}).items():
+        metrics[name] = Metric(
+            meaning.get("direction", "minimize"),
+            meaning.get("unit") or "",
+            meaning.get("description") or "",
+            meaning.get("perfect"),
+        )
+    for name, direction in objectives.items():
+        metrics.setdefault(name, Metric(direction))
+    return metrics
+
+
+def _original(attribute: Mapping[str, Any]) -> Original:
+    return Original(
+        footprint=attribute.get("footprint"),
+        bits_per_weight=attribute.get("bits_per_weight"),
+        fp32_bytes=attribute.get("fp32_bytes"),
+        metrics=_scores(attribute.get("metrics")),
+    )
+
+
+def _unseen(attribute: Mapping[str, Any] | None) -> Unseen | None:
+    trials = {int(number): _scores(kept.get("metrics")) for number, kept in (attribute or {}).get("trials", {}).items()}
+    if attribute is None or not any(trials.values()):
+        return None
+    return Unseen(trials, attribute.get("overlaps") or {}, tuple(attribute.get("notes") or ()))
+
+
+def _scores(attribute: Mapping[str, Any] | None) -> dict[str, Score]:
+    scores = {}
+    for name, measured in (attribute or {}).items():
+        if measured.get("value") is not None:
+            error = measured.get("stderr")
+            finite = error is not None and math.isfinite(error)
+            noise = float(measured.get("noise") or 0.0)
+            scores[name] = Score(float(measured["value"]), float(error) if finite else None, noise)
+    return scores
+
+
+def _records(
+    trials: list[FrozenTrial], told: list[str], constraints: Mapping[str, Constraint]
+) -> dict[int, TrialRecord]:
+    by_number = {trial.number: trial for trial in trials}
+    records = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        attributes = dict(trial.user_attrs)
+        source = by_number.get(attributes.get("duplicate_of", -1))
+        if source is not None:
+            for name in ("plan", "metrics", *SIZE_COLUMNS):
+                if name not in attributes and name in source.user_attrs:
+                    attributes[name] = source.user_attrs[name]
+        records[trial.number] = _record(trial, attributes, told, constraints)
+    return records
+
+
+def _record(
+    trial: FrozenTrial, attributes: Mapping[str, Any], told: list[str], constraints: Mapping[str, Constraint]
+) -> TrialRecord:
+    counts = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
+    values = dict(zip(told, trial.values, strict=False)) if trial.values is not None else {}
+    metrics = _scores(attributes.get("metrics"))
+    footprint = attributes.get("footprint", values.get("footprint"))
+    known = {**values, **{name: measured.value for name, measured in metrics.items()}}
+    known.update({name: float(attributes[name]) for name in SIZE_COLUMNS if attributes.get(name) is not None})
+    if footprint is not None:
+        known["footprint"] = float(footprint)
+    violations = dict(trial.constraints)
+    for name, limit in constraints.items():
+        if name not in violations and name in known:
+            violations[name] = limit.violation(known[name])
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        settings=effective_settings(attributes.get("settings") or dict(trial.params)),
+        sampled=frozenset(trial.params),
+        plan=attributes.get("plan"),
+        footprint=None if footprint is None else int(footprint),
+        numbers={name: attributes[name] for name in counts if attributes.get(name) is not None},
+        metrics=metrics,
+        values=values,
+        violations=violations,
+        duplicate_of=attributes.get("duplicate_of"),
+        retry_of=attributes.get("retry_of"),
+        origin=attributes.get("origin"),
+        error=attributes.get("error"),
+        started=trial.datetime_start,
+        finished=trial.datetime_complete,
+        digest=attributes.get("digest"),
+        answers=attributes.get("answers"),
+    )
+
+
+def _verdicts(
+    frame: pd.DataFrame,
+    records: Mapping[int, TrialRecord],
+    objectives: Mapping[str, Direction],
+    constraints: Mapping[str, Constraint],
+) -> tuple[tuple[int, ...], int | None, int | None]:
+    """Fill the columns feasible, on_front and knee; return front, knee and the least infeasible trial."""
+    from autotune.results import pareto
+
+    complete = [record for record in records.values() if record.complete]
+    for record in records.values():
+        broken = any(value > 0 for value in record.violations.values())
+        if record.complete or broken:
+            frame.loc[record.number, "feasible"] = not broken
+    frame["on_front"] = frame["knee"] = False
+    numbers = [record.number for record in complete]
+    values = frame.loc[numbers, list(objectives)].to_numpy(dtype=float, na_value=math.nan)
+    directions = list(objectives.values())
+    feasible = [bool(frame.at[number, "feasible"]) for number in numbers]
+    rows = pareto.front_indices(values, directions, feasible=feasible, keys=[record.plan for record in complete])
+    if not rows:
+        return (), None, _least_infeasible(records.values(), constraints)
+    chosen = numbers[rows[pareto.knee(values[rows], directions)]]
+    front = [numbers[row] for row in rows]
+    if frame.loc[front, "footprint"].notna().all():
+        front.sort(key=lambda number: (-int(cast(int, frame.at[number, "footprint"])), number))
+    else:
+        best_first = pareto.costs(values, directions)[:, 0]
+        front.sort(key=lambda number: (best_first[numbers.index(number)], number))
+    frame.loc[front, "on_front"] = True
+    frame.loc[chosen, "knee"] = True
+    return tuple(front), chosen, None
+
+
+def _least_infeasible(records: Iterable[TrialRecord], constraints: Mapping[str, Constraint]) -> int | None:
+    """The trial with the smallest sum of violations, each relative to its limit; of equals a scored one."""
+    scale = {name: abs(limit.value) or 1.0 for name, limit in constraints.items()}
+
+    def rank(record: TrialRecord) -> tuple[float, bool, int]:
+        excess = sum(max(0.0, value) / scale.get(name, 1.0) for name, value in record.violations.items())
+        return excess, not record.complete, record.number
+
+    broken = [r for r in records if r.state in ("COMPLETE", "PRUNED") and any(v > 0 for v in r.violations.values())]
+    return min(broken, key=rank).number if broken else None
+
+
+def _importances(
+    study: optuna.Study, told: list[str], objectives: Mapping[str, Direction]
+) -> dict[str, dict[str, float]]:
+    """PED-ANOVA importances by objective, {} below `ENOUGH_FOR_IMPORTANCES` complete trials or where it gives up."""
+    import warnings
+
+    import optuna
+
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(complete) < ENOUGH_FOR_IMPORTANCES:
+        return {}
+    found = {}
+    for position, name in enumerate(told):
+        # PED-ANOVA asks which parameters separate the trials with a low target from the rest.
+        sign = 1.0 if objectives[name] == "minimize" else -1.0
+        try:
+            with warnings.catch_warnings():
+                # Optuna warns that low targets count as good, which is what `sign` is for.
+                warnings.simplefilter("ignore")
+                shares = optuna.importance.get_param_importances(study, target=_Target(position, sign))
+        except (RuntimeError, ValueError):
+            continue
+        found[name] = {parameter: float(share) for parameter, share in shares.items()}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One objective of a trial, negated where more is better."""
+
+    position: int
+    sign: float
+
+    def __call__(self, trial: FrozenTrial) -> float:
+        return self.sign * float(trial.values[self.position])

@@ -1,0 +1,1 @@
+"""The search: propose settings, run trials, store results."""

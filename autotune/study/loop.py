@@ -1,0 +1,340 @@
+"""The loop over one open study: propose, begin, wait, tell, until there is a reason to stop.
+
+Everything that decides what happens next is read from the storage before each trial, and each trial is chosen, raced
+and told apart from others by the trials that come so long before it that workers side by side have finished them. So a
+study that was killed, interrupted or given more trials goes on exactly where it was, and is the same one, trial by
+trial, with one worker and with two.
+
+When a front has stopped becoming better.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from autotune.common.files import atomic_write
+from autotune.evaluation import Direction
+from autotune.results.pareto import costs, hypervolume
+from autotune.study.progress import Listener, StudyInfo, duration, front_rows, front_trials, is_feasible, row_of
+from autotune.study.sampling.initial_points import Anchor, from_front, wished
+from autotune.study.sampling.proposals import Proposal, Proposer
+from autotune.study.storage.attributes import all_metrics, describe_study, record_manifest
+from autotune.study.storage.coordination import Sharing
+from autotune.study.storage.history import History, is_interrupted, result_of
+from autotune.study.trial_writer import begin, mark_interrupted, tell
+from autotune.study.trials.racing import rivals_of
+from autotune.study.trials.trial import Seen, TrialResult, Twin, describe, duplicate
+from autotune.study.workers.messages import Site
+from autotune.study.workers.pool import LATER, Finished, Later, Pool, Stopped
+
+if TYPE_CHECKING:
+    import optuna
+
+    from autotune.config.config import Config
+    from autotune.evaluation import Metric
+
+__all__ = ["SMALLEST_GAIN", "Reason", "Search", "stands_still"]
+
+LAG = 3
+"""A trial knows all but the two before it (see `History.known`). So one of two workers seldom waits for the other: by
+the seconds of two studies of 48 trials for 1 to 4% of the time; if only the one before it were unknown, for 9%."""
+
+Reason = Literal["trials", "timeout", "patience", "exhausted", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A trial that has begun, and when (`time.monotonic`)."""
+
+    trial: optuna.Trial
+    begun: float
+
+
+class Search:
+    """The loop.
+
+    Attributes:
+        ran: trials of this run that did work of their own.
+        counts: what was (computed, found ready), once the loop has ended.
+        signal: the signal that ended the loop, if one did.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        study: optuna.Study,
+        folder: Path,
+        listener: Listener,
+        pool: Pool,
+        sharing: Sharing,
+        *,
+        budget: int,
+        earlier_front: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Check what can be checked before any work.
+
+        Args:
+            config: the study's configuration.
+            study: its open storage.
+            folder: its folder.
+            listener: is told how it goes.
+            pool: does the trials.
+            sharing: who else works on the study.
+            budget: trials that the study is to have.
+            earlier_front: label -> settings of another study's front, to be tried first.
+
+        Raises:
+            ConfigError: a point to be tried first is outside the space, or a grid cannot be listed.
+        """
+        self.config = config
+        self.study = study
+        self.folder = folder
+        self.listener = listener
+        self.pool = pool
+        self.sharing = sharing
+        self.budget = budget
+        self.directions = list(config.objectives.values())
+        workers = 0 if config.study.workers == "auto" else config.study.workers
+        self.lag = max(LAG, workers + 1) if sharing.alone else None
+        self.inherited = [*study.user_attrs.get("inherited", [])]
+        for anchor in from_front(config.space, earlier_front or {}):
+            if [anchor.label, anchor.point] not in self.inherited:
+                self.inherited.append([anchor.label, anchor.point])
+        self.proposer = Proposer(
+            config.space,
+            directions=self.directions,
+            sampler=config.study.sampler,
+            budget=budget,
+            seed=config.study.seed,
+            first=[*wished(config.space, config.study.enqueue), *(Anchor(*each) for each in self.inherited)],
+        )
+        self.ran = 0
+        self.counts: Mapping[str, tuple[int, int]] = {}
+        self.signal: int | None = None
+        self._at_work: dict[int, AtWork] = {}
+        self._twins: dict[int, tuple[AtWork, int]] = {}  # with the number of the trial that works on the same plan
+        self._started = time.monotonic()
+
+    def history(self) -> History:
+        """The study as its storage has it now."""
+        return History(self.study.get_trials(deepcopy=False))
+
+    def run(self, timeout: float | None, *, joins: bool = False) -> Reason:
+        """Bring the study's attributes up to date, then run trials until there is a reason to stop.
+
+        Args:
+            timeout: seconds after which no further trial begins.
+            joins: the study is another process's, which keeps its attributes.
+        """
+        self._started = time.monotonic()
+        prepared = self.pool.prepared()
+        describe_study(self.study, self.config, prepared, self.folder, joins=joins)
+        if not joins:
+            with atomic_write(self.folder / "model.yaml") as temporary:
+                temporary.write_text(self.config.to_yaml(), encoding="utf-8")
+            if self.inherited != self.study.user_attrs.get("inherited", []):
+                self.study.set_user_attr("inherited", self.inherited)
+        self.recover()
+        info = self.info(prepared.metrics)
+        self.listener.started(info)
+        objectives = dict(self.config.objectives)
+        self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.answer)
+        gc.collect()
+        gc.freeze()  # so that the collection after each trial looks at what trials made, not at every imported module
+        try:
+            return self.loop(info, None if timeout is None else time.monotonic() + timeout)
+        except KeyboardInterrupt as stop:
+            self.signal = stop.signal if isinstance(stop, Stopped) else 2
+            return "interrupted"
+        finally:
+            mark_interrupted(self.study, [*self._at_work, *self._twins])
+            gc.unfreeze()
+            self.counts = prepared.counts()
+            if self.ran and not joins:
+                record_manifest(self.study, prepared.manifest())
+
+    def recover(self) -> History:
+        """Mark the trials of processes that are gone, so that they are done again; the study as it is then."""
+        history = self.history()
+        lost = [trial.number for trial in self.sharing.lost(history)]
+        mark_interrupted(self.study, lost)
+        return self.history() if lost else history
+
+    def info(self, measured: Mapping[str, Metric]) -> StudyInfo:
+        """What stands fixed from here on, for the listener."""
+        metrics, history = all_metrics(measured), self.history()
+        original = self.study.user_attrs["original"]
+        scores = {name: score["value"] for name, score in original["metrics"].items()}
+        return StudyInfo(
+            folder=str(self.folder),
+            total=self.budget,
+            done=len(history.finished),
+            objectives={name: metrics[name] for name in self.config.objectives},
+            original={**scores, "footprint": original["footprint"]},
+            front=front_rows(history, list(self.config.objectives), self.directions),
+        )
+
+    def loop(self, info: StudyInfo, deadline: float | None) -> Reason:
+        """Run trials until there is a reason to stop and none is at work any more."""
+        while True:
+            with self.sharing.claim():
+                history = self.recover()
+                if self.settle_twins(history):
+                    continue
+                reason = self.reason_to_stop(history, deadline)
+                if reason is None and self.pool.free and history.may_begin(self.lag):
+                    proposal = self.proposer.next(history, self.lag)
+                    if proposal is not None:
+                        self.begin(history, proposal, info, deadline)
+                        continue
+                    reason = "exhausted"
+            if reason is not None and not self._at_work and self.may_leave(reason, history):
+                return reason
+            finished = self.pool.wait(self.sharing.look_around)
+            if finished is not None:
+                self.finish(finished, info, deadline)
+
+    def may_leave(self, reason: Reason, history: History) -> bool:
+        """Whether nobody else is at work either, whose trial might have to be done again."""
+        return reason == "timeout" or not self.sharing.others(history)
+
+    def reason_to_stop(self, history: History, deadline: float | None) -> Reason | None:
+        """Why no further trial should begin now."""
+        if len(history.finished) + len(history.running) - len(self._twins) >= self.budget:
+            return "trials"
+        if deadline is not None and time.monotonic() >= deadline:
+            return "timeout"
+        patience = self.config.study.patience
+        if patience is not None and stands_still(history.known(self.lag), self.directions, patience):
+            return "patience"
+        return None
+
+    def begin(self, history: History, proposal: Proposal, info: StudyInfo, deadline: float | None) -> None:
+        """Write a trial into the storage and have it worked on."""
+        trial, settings = begin(self.study, self.config, history, proposal)
+        self._at_work[trial.number] = AtWork(trial, time.monotonic())
+        self.sharing.begun(trial)
+        if isinstance(settings, Exception):
+            failed = TrialResult("fail", attrs={"error": describe(settings)})
+            self.finish(Finished(trial.number, failed), info, deadline)
+            return
+        count = len(history.finished) + len(self._at_work)
+        self.listener.trial_started(trial.number, count, settings.as_dict())
+        rivals = rivals_of(front_trials(history.known(self.lag), self.directions), list(info.objectives))
+        self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
+
+    def answer(self, number: int, plan: str) -> Seen | Later:
+        """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's.
+
+        The first of several with one plan does the work, not the one that is first to know its plan.
+        """
+        with self.sharing.claim():
+            history = self.history()
+            if self.lag is not None and set(history.undecided_before(number)) - set(self._twins):
+                return LATER
+            earlier = history.earlier(plan)
+            if earlier is not None:
+                return earlier
+            other = history.at_work_on(plan)
+            if other is not None and other != number:
+                return Twin(other)
+            self._at_work[number].trial.set_user_attr("plan", plan)
+            return None
+
+    def finish(self, finished: Finished, info: StudyInfo, deadline: float | None) -> None:
+        """Tell the study of a trial's end, or let the trial wait for its twin."""
+        number, result = finished.number, finished.result
+        work = self._at_work.pop(number)
+        if result.state == "twin":
+            self._twins[number] = (work, result.attrs["duplicate_of"])
+            return
+        self.sharing.ended(work.trial)
+        if not tell(self.study, work.trial, result):
+            self.listener.note(f"trial {number} was given up for lost and is done again elsewhere")
+            return
+        self.ran += "duplicate_of" not in result.attrs
+        self.show(number, time.monotonic() - work.begun, info, deadline)
+
+    def settle_twins(self, history: History) -> bool:
+        """Give the trials that waited for another one's result that result; whether there were any."""
+        by_number = {trial.number: trial for trial in history.trials}
+        over = [number for number, (_, leader) in self._twins.items() if by_number[leader].state.is_finished()]
+        for number in over:
+            work, leading = self._twins.pop(number)
+            self.sharing.ended(work.trial)
+            leader = by_number[leading]
+            if is_interrupted(leader):
+                mark_interrupted(self.study, [number])
+            else:
+                tell(self.study, work.trial, duplicate(leading, result_of(leader)))
+        return bool(over)
+
+    def show(self, number: int, seconds: float, info: StudyInfo, deadline: float | None) -> None:
+        """Tell the listener of a finished trial, with the front and the time left."""
+        history = self.history()
+        front = front_rows(history, list(info.objectives), self.directions)
+        count = len(history.finished)
+        trial = next(trial for trial in history.trials if trial.number == number)
+        on_front = any(row.number == number for row in front)
+        row = row_of(trial, list(info.objectives), count=count, seconds=seconds, on_front=on_front)
+        now = time.monotonic()
+        eta = (now - self._started) / self.ran * (self.budget - count) if self.ran else None
+        if eta is not None and deadline is not None:
+            eta = max(0.0, min(eta, deadline - now))
+        self.listener.trial_finished(row, front, eta)
+
+    def summary(self, reason: Reason, history: History) -> str:
+        """Why the search ended, and what it computed and what it found ready: one line each."""
+        finished = len(history.finished)
+        sentence = {
+            "trials": f"the study has its {self.budget} trials",
+            "timeout": f"time is up after {finished} of {self.budget} trials; run the same command to continue",
+            "patience": f"the front has not become better for {self.config.study.patience} trials (study.patience); "
+            f"ended after {finished} of {self.budget} trials",
+            "exhausted": f"the space is exhausted: {finished} different models are all it holds",
+            "interrupted": f"interrupted after {finished} of {self.budget} trials; run the same command to continue",
+        }[reason]
+        failed = sum(trial.state.name == "FAIL" for trial in history.finished)
+        lines = [sentence + (f"; {failed} failed (see trials.csv)" if failed else "")]
+        if self.ran:
+            lines[0] += f"; {self.ran} trials in {duration(time.monotonic() - self._started)} this time"
+        if self.counts:
+            parts = (counted(what, *count) for what, count in self.counts.items())
+            lines.append("; ".join(parts))
+        return "\n".join(lines)
+
+
+def counted(what: str, new: int, old: int) -> str:
+    """``variants 3 computed, 20 reused``."""
+    done, found = ("measured", "known") if what == "scores" else ("computed", "reused")
+    return f"{what} {new} {done}, {old} {found}"
+
+
+SMALLEST_GAIN = 1e-3
+"""Share of the hypervolume that counts as a gain."""
+
+
+def stands_still(history: History, directions: Sequence[Direction], last: int) -> bool:
+    """Whether the last so many trials have not added a thousandth to the hypervolume of the feasible front.
+
+    Trials that were stopped or failed count as trials without a gain, copies of others do not count. Each objective is
+    scaled to [0, 1] over all feasible trials, with the reference point a tenth beyond the worst.
+    """
+    finished = sorted(history.finished, key=lambda trial: trial.number)
+    before = {trial.number for trial in finished[:-last]}
+    scored = [trial for trial in finished if trial.state.name == "COMPLETE" and is_feasible(trial)]
+    if len(finished) <= last or not any(trial.number in before for trial in scored):
+        return False
+    cost = costs(np.array([trial.values for trial in scored], np.float64), directions)
+    low, high = cost.min(axis=0), cost.max(axis=0)
+    unit = (cost - low) / np.where(high > low, high - low, 1.0)
+    reference = np.full(len(directions), 1.1)
+    old = hypervolume(unit[[trial.number in before for trial in scored]], reference)
+    return hypervolume(unit, reference) < (1 + SMALLEST_GAIN) * old

@@ -1,0 +1,166 @@
+"""`autotune plan`: what a search would do, told before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.compression.settings import MOST_BITS, Settings
+from autotune.errors import ConfigError, PlanError
+from autotune.study.planning.forecast import Forecast, Measuring, forecast, forecast_measuring
+from autotune.study.planning.survey import (
+    Finding,
+    chosen_by_calibration,
+    count_plans,
+    findings,
+    plan_without_calibration,
+)
+from autotune.study.sampling.initial_points import anchors, wished
+
+if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
+    from autotune.config.config import Config
+
+__all__ = ["DryRun", "PlannedPoint", "dry_run"]
+
+COUNTED = 100_000
+"""Spaces larger than this are not counted out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPoint:
+    """One point that the study begins with.
+
+    Attributes:
+        label: why it is tried.
+        settings: its settings.
+        footprint: bytes of `openvino_model.bin`; None where the settings cannot be planned.
+        exact: False where the choice of layers waits for the calibration, and the size stands for the choice that
+            weights alone would give; and where AWQ may have to insert operations.
+        compression_rate, bits_per_weight: see `compression.plan.Plan`.
+        expanded_percent: share of the weights that the CPU expands when the model is loaded; see the plan.
+        notes: what is adjusted for single weights, or why the point is impossible.
+    """
+
+    label: str
+    settings: dict[str, Any]
+    footprint: int | None
+    exact: bool
+    compression_rate: float | None
+    bits_per_weight: float | None
+    expanded_percent: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a search would do.
+
+    Attributes:
+        model: what the configuration names.
+        original_footprint: bytes of the original's `openvino_model.bin`.
+        weights: how many compressible weights there are.
+        elements: how many elements they have.
+        distinct_settings: points of the space; None where it is continuous or has more than 100,000.
+        plans_at_least, plans_at_most: how many different plans these points come to; None for more than 2,000 points.
+            They differ where calibration chooses layers.
+        trials: how many trials the study is to have.
+        points: those that it begins with.
+        findings: what is adjusted, left out or impossible anywhere in the space.
+        forecast: what the study will take; None where nobody asked.
+        measuring: what it takes to measure the errors that budgets are spent by; None without budgets.
+    """
+
+    model: str
+    original_footprint: int
+    weights: int
+    elements: int
+    distinct_settings: int | None
+    plans_at_least: int | None
+    plans_at_most: int | None
+    trials: int
+    points: tuple[PlannedPoint, ...]
+    findings: tuple[Finding, ...]
+    forecast: Forecast | None = None
+    measuring: Measuring | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return asdict(self)
+
+
+def planned_budget(label: str, settings: Settings, engine: Engine) -> PlannedPoint:
+    """A point whose plan waits for measured errors: at most as large as its budget says."""
+    from autotune.allocation.planner import bytes_of
+
+    assert settings.budget is not None
+    limit = bytes_of(engine, settings.budget)
+    elements = sum(weight.size for weight in engine.weights)
+    bits = settings.budget if settings.budget <= MOST_BITS else 8 * (limit - bytes_of(engine, 0.0)) / elements
+    note = "at most; which weight gets which format waits for their measured errors"
+    return PlannedPoint(label, settings.as_dict(), limit, False, engine.sizes.fp32 / limit, bits, None, (note,))
+
+
+def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = False) -> DryRun:
+    """Plan the points that a study begins with.
+
+    Where statistics are needed to choose layers, sizes stand for the choice that the weights alone would give.
+
+    Args:
+        config: the study's.
+        stage: is told what happens.
+        measure: also forecast time, memory and disk, for which small pieces of the work are done and timed; without,
+            the model is read and nothing is run.
+
+    Raises:
+        ConfigError: a worker would need more than `study.memory_limit`.
+    """
+    from autotune.study.session import prepare
+
+    prepared = prepare(config, stage)
+    _ = prepared.evaluators  # their options are checked, too
+    if prepared.needs_calibration:
+        _ = prepared.calibration_texts
+    engine = prepared.engine
+    points = []
+    for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
+        settings = config.space.settings(anchor.point)
+        if settings.budget is not None:
+            points.append(planned_budget(anchor.label, settings, engine))
+            continue
+        # Where channel scales are merged, no size depends on them.
+        exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
+        try:
+            plan = plan_without_calibration(engine, settings)
+        except PlanError as error:
+            points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, None, (str(error),)))
+            continue
+        size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
+        points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
+    found = config.space.enumerate(COUNTED)
+    plans = count_plans(config.space, engine)
+    measuring = forecast_measuring(config, engine) if "budget" in config.space.allocations else None
+    seconds = 0.0 if measuring is None else measuring.seconds
+    told = forecast(config, prepared, measuring=seconds) if measure else None
+    limit = config.study.memory_limit
+    if told is not None and limit is not None and told.memory > limit:
+        raise ConfigError(
+            f"is {limit / 1e9:.2f} GB, and a worker is going to hold about {told.memory / 1e9:.2f} GB for itself; "
+            "raise it, or give the evaluators and the calibration fewer or shorter texts",
+            key="study.memory_limit",
+        )
+    return DryRun(
+        model=config.model,
+        original_footprint=engine.sizes.original,
+        weights=len(engine.weights),
+        elements=sum(weight.size for weight in engine.weights),
+        distinct_settings=None if found is None else len(found),
+        plans_at_least=None if plans is None else plans[0],
+        plans_at_most=None if plans is None else plans[1],
+        trials=config.study.trials,
+        points=tuple(points),
+        findings=tuple(findings(config.space, engine)),
+        forecast=told,
+        measuring=measuring,
+    )

@@ -1,0 +1,376 @@
+"""How long a study will take, how much memory a worker, how much disk: from small pieces of its own work, timed now.
+
+One layer of each shape is compressed under the points that the study begins with and some that its sampler may draw;
+the original reads a few calibration windows; and one compressed model is scored on a few texts. All of it is thrown
+away again.
+
+What measuring the errors for budgets will take, told before any of it is done.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from autotune.allocation.allocator import TOKENS_PER_WEIGHT
+from autotune.allocation.planner import LEARNED_FROM
+from autotune.allocation.suffix import SHARE
+from autotune.common.threads import all_cores, limited_to, share
+from autotune.compression.bank import MEMORY_LIMIT
+from autotune.compression.settings import Settings
+from autotune.compression.variants import layout
+from autotune.config.space.space import Parameter, Range
+from autotune.errors import AutotuneError
+from autotune.study.budget_planner import allowed_menus, windows_of
+from autotune.study.planning.survey import plan_without_calibration
+from autotune.study.sampling.initial_points import anchors, wished
+from autotune.study.sampling.sampler import walk
+from autotune.study.workers.memory import own_memory, worker_count
+from autotune.study.workers.process_pool import WorkerPool
+
+if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
+    from autotune.config.config import Config
+    from autotune.evaluation import Evaluator, LanguageModel, Reference
+    from autotune.study.session import Preparation
+
+__all__ = ["Forecast", "Measuring", "forecast", "forecast_measuring"]
+
+DRAWN = 8
+"""Points that stand for those a sampler draws."""
+WINDOWS = 8
+"""Calibration windows that are read to see how long one takes."""
+STOPPED = 0.6
+"""Share of the sampled trials that a race stops after `FIRST` of the deciding texts, roughly: spaces differ."""
+FIRST = 0.5
+"""With the usual number of windows: a race wants a few sequences before it decides."""
+FRONT = 0.4
+"""Share of the trials that are on the front in the end, roughly, and are scored on the report texts."""
+STARTED = 6.0
+"""Seconds to start the search and a worker, and to write the report."""
+PAGE = 3_000_000
+"""Bytes of a study's storage, report and plots."""
+TEXT_OF_PLAN = 300
+"""Bytes of a plan's file for each weight."""
+
+
+@runtime_checkable
+class Shrinking(Protocol):
+    """An evaluator that can say how long it will take by working on a few of its texts."""
+
+    def shrunk(self, original: LanguageModel) -> tuple[Evaluator, float]:
+        """The same evaluator on fewer texts, and how many times as long all of them take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a study of a configuration will take, with nothing in the cache.
+
+    Attributes:
+        workers: how many there will be.
+        seconds: the whole study, all trials, the front on the report texts included.
+        preparation_seconds: its calibration and references.
+        trial_seconds: a trial that is scored in full, on average, by a worker with its share of the cores.
+        memory: bytes that a worker holds for itself at most.
+        disk: bytes that cache and study take together.
+        not_measured: evaluators whose time is not in here, for they cannot say it from a few texts; and the
+            calibration where the model writes its texts.
+    """
+
+    workers: int
+    seconds: float
+    preparation_seconds: float
+    trial_seconds: float
+    memory: int
+    disk: int
+    not_measured: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Seconds and bytes of one evaluator."""
+
+    reference: float
+    candidate: float
+    nbytes: float
+
+
+def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -> Forecast:
+    """Do small pieces of a study's work and add up what the whole will take.
+
+    Args:
+        config: the study's.
+        prepared: its model, texts and evaluators.
+        measuring: seconds of what else is measured once, before the first trial that needs it.
+    """
+    prepared.stage("measuring how long a study takes")
+    rng = np.random.default_rng(config.study.seed)
+    begin = [*wished(config.space, config.study.enqueue), *anchors(config.space)]
+    first = [without_budget(config.space.settings(anchor.point)) for anchor in begin][: config.study.trials]
+    points = [random_point(config, rng) for _ in range(min(DRAWN, config.study.trials))]
+    drawn = [without_budget(config.space.settings(point)) for point in points]
+    workers = worker_count(config, prepared.engine.sizes.original)
+    with tempfile.TemporaryDirectory() as folder, watched() as peak:
+        calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
+        with limited_to(share(workers)):
+            compression = Compression(engine)
+            seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
+            scoring, compiling, left, missing = scored(prepared, engine)
+        kept = bank_bytes(config, engine, rng)
+    full = compiling + sum(one.candidate for one in scoring.values())
+    deciding = compiling + sum(scoring[name].candidate for name in scoring if name in prepared.deciding)
+    stopped = STOPPED if config.study.racing else 0.0
+    raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
+    later = config.study.trials - len(first)
+    reported = [scoring[name] for name in prepared.report.evaluators if name in scoring]
+    again = FRONT * config.study.trials * (compiling + sum(one.candidate for one in reported)) if reported else 0.0
+    compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
+    synthetic = prepared.needs_calibration and config.calibration.synthetic
+    ready = calibration + measuring + sum(one.reference for one in scoring.values())
+    trials = compressing + len(first) * full + later * raced + again
+    plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
+    references = sum(one.nbytes for one in [*scoring.values(), *reported])
+    return Forecast(
+        workers=workers,
+        seconds=STARTED + ready + trials / workers + sum(one.reference for one in reported),
+        preparation_seconds=ready,
+        trial_seconds=full + compressing / config.study.trials,
+        memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
+        disk=round(kept + statistics_bytes + references + plans + PAGE),
+        not_measured=(*(["the calibration"] if synthetic else []), *missing),
+    )
+
+
+def without_budget(settings: Settings) -> Settings:
+    """Settings that take as long to apply as a budget's plan, which waits for measured errors."""
+    return settings if settings.budget is None else replace(settings, allocation="ratio", budget=None)
+
+
+def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
+    """A point of the space, each parameter drawn evenly."""
+
+    def draw(_: str, parameter: Parameter, __: Mapping[str, Any]) -> Any:
+        if isinstance(parameter, Range) and parameter.values is None:
+            return float(rng.uniform(parameter.low, parameter.high))
+        values = parameter.values or ()
+        return values[int(rng.integers(len(values)))]
+
+    return walk(config.space, draw)
+
+
+def calibrated(prepared: Preparation, folder: Path) -> tuple[float, int, Engine]:
+    """Seconds of the calibration pass and bytes of what it keeps; and an engine with the statistics of few windows."""
+    from autotune.compression.bank import Bank
+    from autotune.compression.calibration.statistics import StatisticsCache
+    from autotune.compression.engine import Engine
+
+    engine = Engine(prepared.model, bank=Bank(folder / "bank"))
+    if not prepared.needs_calibration or prepared.config.calibration.synthetic:
+        return 0.0, 0, engine
+    windows = prepared.calibration_windows
+    took = []
+    for count in (WINDOWS, 2 * WINDOWS):
+        started = time.perf_counter()
+        statistics = StatisticsCache(folder / "statistics").get_or_collect(
+            prepared.model, engine.activations, windows[:count], model_fingerprint="forecast"
+        )
+        took.append(time.perf_counter() - started)
+    each = max(0.0, took[1] - took[0]) / WINDOWS
+    nbytes = sum(file.stat().st_size for file in statistics.folder.iterdir())
+    engine = Engine(prepared.model, bank=Bank(folder / "bank"), statistics=lambda: statistics)
+    return took[0] + each * max(0, len(windows) - WINDOWS), nbytes, engine
+
+
+class Compression:
+    """Seconds of planning and compressing a whole model, from one weight of each shape.
+
+    What a point needs that an earlier one had is found ready, as it is in a study.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Choose the weights."""
+        self.engine = engine
+        self.nothing = timed(lambda: engine.digest(engine.apply(engine.plan_of({}))))
+        shapes = [(weight.kind, weight.shape, weight.is_last) for weight in engine.weights]
+        names = [weight.name for weight in engine.weights]
+        self.counts = Counter(shapes)
+        self.others = {
+            shape: tuple(name for name in names if name != names[shapes.index(shape)]) for shape in self.counts
+        }
+
+    def seconds(self, settings: Settings) -> float:
+        """Of a trial with these settings up to its scoring; 0 where it cannot be planned."""
+        try:
+            return self.nothing + sum(self._of_shape(settings, shape, count) for shape, count in self.counts.items())
+        except AutotuneError:
+            return 0.0
+
+    def _of_shape(self, settings: Settings, shape: Any, count: int) -> float:
+        """Of all weights of one shape, above what an unchanged model takes."""
+        alone = replace(settings, ignored_scope=(*settings.ignored_scope, *self.others[shape]))
+        if not 0 < settings.ratio < 1:
+            return count * self._made(alone)
+        ranked = timed(lambda: self.engine.plan(replace(alone, awq=False)))
+        backup = replace(alone, ratio=0.0, awq=False)
+        made = settings.ratio * self._made(replace(alone, ratio=1.0)) + (1 - settings.ratio) * self._made(backup)
+        return count * (ranked + made)
+
+    def _made(self, settings: Settings) -> float:
+        started = time.perf_counter()
+        plan = self.engine.plan(settings)
+        planned = time.perf_counter() - started
+        return planned + max(0.0, timed(lambda: self.engine.digest(self.engine.apply(plan))) - self.nothing)
+
+
+def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
+    """What each evaluator takes, by name, and what every model does whatever scores it.
+
+    Returns:
+        Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
+        the evaluators that could not be measured.
+    """
+    found: dict[str, Scoring] = {}
+    missing = []
+    references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
+    with all_cores(), prepared.compiled(prepared.source.path) as original:
+        for name, evaluator in prepared.evaluators.items():
+            if not isinstance(evaluator, Shrinking):
+                missing.append(name)
+                continue
+            small, times = evaluator.shrunk(original)
+            started = time.perf_counter()
+            reference = small.reference(original)
+            references[name] = (small, reference, times, time.perf_counter() - started)
+    model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
+    # Its answers differ from the original's, so that some have to be decoded.
+    for _ in range(3):  # the first leaves behind what is there for all models, the others what each one does
+        started = time.perf_counter()
+        with prepared.compiled(model) as candidate:
+            compiling = time.perf_counter() - started
+            for name, (small, reference, times, seconds) in references.items():
+                took = timed(partial(small.evaluate, candidate, reference))
+                nbytes = times * sum(array.nbytes for array in reference.values())
+                found[name] = Scoring(times * seconds, times * took, nbytes)
+        gc.collect()
+        left.append(own_memory())
+    return found, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
+
+
+def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> float:
+    """Bytes of the different compressed weights of as many random trials as the study is to have."""
+    kept: dict[tuple[str, str], float] = {}
+    for _ in range(config.study.trials):
+        settings = without_budget(config.space.settings(random_point(config, rng)))
+        try:
+            plan = plan_without_calibration(engine, settings)
+        except AutotuneError:
+            continue
+        for weight in engine.weights:
+            variant = plan.variants.get(weight.name)
+            if variant is not None:
+                label = str(sorted(variant.as_dict().items())) + str(settings.awq)
+                kept[weight.name, label] = sum(part.nbytes for part in layout(weight, variant).values())
+    return sum(kept.values())
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def watched() -> Iterator[Callable[[], int]]:
+    """A function that tells the most memory that this process has held for itself since."""
+    stop, most = threading.Event(), [own_memory()]
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            most[0] = max(most[0], own_memory())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: most[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+ROUNDS = 2
+"""Plans at each size that the correction usually takes, uniform ones included."""
+
+ROWS = 512
+"""Tokens of the product that is timed."""
+
+EFFICIENCY = 0.8
+"""What a model reaches of the speed of one product: attention, norms and logits take their share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """The table of errors of a study with budgets, from nothing.
+
+    Attributes:
+        weights: how many have a choice.
+        variants: how many (weight, variant) are compressed for it.
+        token_forwards: tokens that run through the model to measure single weights, at most; and the mean for each.
+        per_weight: the same for each weight.
+        verification: tokens that run to correct the table by whole plans, at most.
+        seconds: what all those tokens take on this machine, roughly, from one product of the model's own size.
+    """
+
+    weights: int
+    variants: int
+    token_forwards: int
+    per_weight: float
+    verification: int
+    seconds: float
+
+
+def forecast_measuring(config: Config, engine: Engine) -> Measuring:
+    """Count, and time one product of matrices; nothing of the model is run.
+
+    Raises:
+        PlanError: a setting of the space cannot be used with this model.
+    """
+    menus = allowed_menus(config, engine)
+    short, full = windows_of(config)
+    once = short["sequence_length"] * short["samples"]
+    count = len(menus.choices)
+    singles = count * max(1, TOKENS_PER_WEIGHT // once) * once if once <= TOKENS_PER_WEIGHT else count * once
+    verification = ROUNDS * LEARNED_FROM * full["sequence_length"] * full["samples"]
+    operations = 2.0 * sum(weight.size for weight in engine.weights if weight.kind == "matmul")
+    return Measuring(
+        weights=count,
+        variants=sum(choice.variant is not None for choices in menus.choices.values() for choice in choices),
+        token_forwards=singles,
+        per_weight=singles / max(count, 1),
+        verification=verification,
+        seconds=(SHARE * singles + verification) * operations / (EFFICIENCY * _speed(engine)),
+    )
+
+
+def _speed(engine: Engine) -> float:
+    """Floating-point operations a second of a product as large as the model's usual one."""
+    sizes = sorted((weight.rows, weight.columns) for weight in engine.weights if weight.kind == "matmul")
+    rows, columns = sizes[len(sizes) // 2] if sizes else (512, 512)
+    inputs, weight = np.ones((ROWS, columns), np.float32), np.ones((columns, rows), np.float32)
+    best = np.inf
+    for _ in range(4):
+        started = time.perf_counter()
+        np.matmul(inputs, weight)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * ROWS * rows * columns / float(best)

@@ -1,0 +1,389 @@
+"""What a running search tells its user, on stderr: a live table on a terminal, plain lines everywhere else.
+
+Trials of a study as progress shows them, and the front they form.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import numpy as np
+
+from autotune.common.formatting import label, score, settings_text, size
+from autotune.evaluation import Direction, Metric
+from autotune.results.frame import effective_settings
+from autotune.results.pareto import front_indices
+from autotune.study.storage.history import History
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+__all__ = [
+    "Listener",
+    "LiveListener",
+    "PlainListener",
+    "Row",
+    "StudyInfo",
+    "duration",
+    "front_rows",
+    "front_trials",
+    "make_listener",
+    "row_of",
+]
+
+FRONT_ROWS = 8
+SHORT = {"kl_divergence": "kl", "answer_kl_divergence": "answer kl", "top1_agreement": "top-1", "perplexity": "ppl"}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInfo:
+    """What stands fixed when trials begin.
+
+    Attributes:
+        folder: where the study is written.
+        total: how many trials the whole study is to have, duplicates not counted.
+        done: how many of them were finished before this run.
+        objectives: metric name -> meaning, in the study's order.
+        original: the original model's scores, by metric name, footprint in bytes included.
+        front: the front of the trials that were finished before.
+    """
+
+    folder: str
+    total: int
+    done: int
+    objectives: Mapping[str, Metric]
+    original: Mapping[str, float] = field(default_factory=dict)
+    front: Sequence[Row] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One finished trial as progress shows it.
+
+    Attributes:
+        number: the trial's number in the study's storage.
+        count: finished trials so far, duplicates not counted.
+        settings: as `Settings.as_dict` (empty where the trial never got any).
+        state: ``complete``, ``pruned`` or ``fail``.
+        values: objective name -> value (empty unless complete); errors: objective name -> standard error.
+        footprint: bytes, None where planning failed.
+        seconds: of this trial, all included.
+        feasible: keeps every constraint.
+        on_front: no earlier trial beats it.
+        reason: why it has no values, or which trial it repeats.
+        duplicate: it repeats an earlier trial's plan.
+    """
+
+    number: int
+    count: int
+    settings: Mapping[str, Any]
+    state: str
+    values: Mapping[str, float]
+    errors: Mapping[str, float | None]
+    footprint: int | None
+    seconds: float
+    feasible: bool
+    on_front: bool
+    reason: str = ""
+    duplicate: bool = False
+
+
+class Listener(Protocol):
+    """Is told how a search goes. Methods must not raise and must return at once."""
+
+    def stage(self, message: str, trial: int | None = None) -> None:
+        """Something that may take a while begins, before the first trial or inside the trial with that number."""
+
+    def note(self, message: str) -> None:
+        """Something the user should read, also after the search."""
+
+    def started(self, info: StudyInfo) -> None:
+        """Preparation is over; trials begin."""
+
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
+        """The trial with that number in the storage begins, the `count`-th of `StudyInfo.total`."""
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        """A trial is over; `front` as of now, `eta` in seconds."""
+
+    def finished(self, message: str) -> None:
+        """No more trials; `message` says why."""
+
+    def close(self) -> None:
+        """Give the terminal back; called once at the end, whatever happened."""
+
+
+def make_listener(stream: TextIO | None = None) -> Listener:
+    """A live display where `stream` (default stderr) is a terminal that can move its cursor, plain lines otherwise."""
+    from rich.console import Console
+
+    stream = sys.stderr if stream is None else stream
+    console = Console(file=stream)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveListener(console)
+    return PlainListener(stream)
+
+
+def duration(seconds: float) -> str:
+    """``2.1 s``, ``1:05 min`` or ``2:05 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
+    """The objective values of a row, each with its short name; the footprint stands elsewhere."""
+    return [
+        f"{SHORT.get(name, label(name))} {score(row.values[name], row.errors.get(name), name=name, metric=metric)}"
+        for name, metric in objectives.items()
+        if name != "footprint" and name in row.values
+    ]
+
+
+class PlainListener:
+    """One line a trial, one line a stage of preparation; for logs, pipes and simple terminals."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.info: StudyInfo | None = None
+
+    def write(self, line: str) -> None:
+        """Print one line now; a log reader should not wait for a buffer."""
+        print(line, file=self.stream, flush=True)
+
+    def stage(self, message: str, trial: int | None = None) -> None:
+        """See `Listener`."""
+        if self.info is None:  # inside a trial the stages would drown the trials
+            self.write(message)
+
+    def note(self, message: str) -> None:
+        """See `Listener`."""
+        self.write(message)
+
+    def started(self, info: StudyInfo) -> None:
+        """See `Listener`."""
+        self.info = info
+        done = f", {info.done} of them finished earlier" if info.done else ""
+        self.write(f"searching: {info.total} trials{done}; study in {info.folder}")
+
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
+        """See `Listener`."""
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        """See `Listener`."""
+        self.write(trial_line(row, self.info))
+
+    def finished(self, message: str) -> None:
+        """See `Listener`."""
+        self.write(message)
+
+    def close(self) -> None:
+        """See `Listener`."""
+
+
+def trial_line(row: Row, info: StudyInfo | None) -> str:
+    """``[ 7/24] int4_asym g64 r0.8 AWQ  13.78 MB  kl 0.0037 ± 0.0001  2.1 s  (on the front)``."""
+    total = "?" if info is None else str(info.total)
+    parts = [f"[{row.count:>{len(total)}}/{total}] {settings_text(row.settings, short=True)}"]
+    if row.footprint is not None:
+        parts.append(size(row.footprint))
+    if row.state == "complete":
+        parts += scores(row, info.objectives if info else {})
+    parts.append(duration(row.seconds))
+    if row.reason:
+        parts.append(f"({row.reason})")
+    elif row.on_front:
+        parts.append("(on the front)")
+    elif not row.feasible:
+        parts.append("(over a limit)")
+    return "  ".join(parts)
+
+
+class LiveListener:
+    """A status line, the current trials and the best rows of the front, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self.console = console
+        self.info: StudyInfo | None = None
+        self.begun = time.monotonic()
+        self.doing = ""
+        self.current: dict[int, tuple[str, str]] = {}  # trial -> its settings in short, what it is at
+        self.count = 0
+        self.front: Sequence[Row] = ()
+        self.failures = 0
+        self.eta: float | None = None
+        self.eta_at = self.begun
+        self.live = Live(
+            console=console, get_renderable=self.render, refresh_per_second=4, transient=True, redirect_stdout=False
+        )
+
+    def stage(self, message: str, trial: int | None = None) -> None:
+        """See `Listener`."""
+        if trial is None:
+            self.doing = message
+        elif trial in self.current:
+            self.current[trial] = (self.current[trial][0], message)
+        if not self.live.is_started:
+            self.live.start()
+
+    def note(self, message: str) -> None:
+        """See `Listener`."""
+        self.console.print(message, markup=False, highlight=False)
+
+    def started(self, info: StudyInfo) -> None:
+        """See `Listener`."""
+        self.info, self.count, self.front, self.begun = info, info.done, info.front, time.monotonic()
+        self.stage("")
+
+    def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
+        """See `Listener`."""
+        self.count, self.doing = count, ""
+        self.current[number] = (settings_text(settings, short=True), "")
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        """See `Listener`."""
+        self.front, self.eta, self.eta_at, self.doing = front, eta, time.monotonic(), ""
+        self.current.pop(row.number, None)
+        self.failures += row.state == "fail"
+
+    def finished(self, message: str) -> None:
+        """See `Listener`."""
+        self.close()
+        self.console.print(message, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """See `Listener`."""
+        if self.live.is_started:
+            self.live.stop()
+
+    def render(self) -> RenderableType:
+        """The whole display as of now."""
+        from rich.console import Group
+        from rich.text import Text
+
+        if self.info is None:
+            return Text(f"{self.doing} … {duration(time.monotonic() - self.begun)}")
+        lines: list[RenderableType] = [Text(self.status(), style="bold")]
+        if self.doing:
+            lines.append(Text(self.doing))
+        for now in list(self.current.values()):  # one line a worker
+            lines.append(Text(": ".join(part for part in now if part)))
+        if self.front:
+            lines.append(self.table())
+        return Group(*lines)
+
+    def status(self) -> str:
+        """``trial 7 of 24 · 0:31 min · about 1:10 min left · 2 failed``."""
+        now = time.monotonic()
+        total = self.info.total if self.info else 0
+        parts = [f"trial {min(self.count, total)} of {total}", duration(now - self.begun)]
+        if self.eta is not None:
+            parts.append(f"about {duration(max(0.0, self.eta - (now - self.eta_at)))} left")
+        if self.failures:
+            parts.append(f"{self.failures} failed")
+        return " · ".join(parts)
+
+    def table(self) -> Table:
+        """The front so far, best in the first objective first, cut to a few rows, the original model above."""
+        from rich import box
+        from rich.table import Table
+
+        objectives = self.info.objectives if self.info else {}
+        table = Table(title=f"front so far: {len(self.front)}", title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("trial", justify="right")
+        table.add_column("settings", no_wrap=True)
+        for name in objectives:
+            table.add_column(label(name), justify="right")
+        original = self.info.original if self.info else {}
+        table.add_row("", "original", *(score(original.get(n), name=n, metric=m) for n, m in objectives.items()))
+        for row in thinned(self.front, FRONT_ROWS):
+            cells = (score(row.values[n], row.errors.get(n), name=n, metric=m) for n, m in objectives.items())
+            table.add_row(str(row.number), settings_text(row.settings, short=True), *cells)
+        return table
+
+
+def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
+    """At most `limit` rows (2 or more) spread evenly over all of them, both ends included."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def row_of(
+    trial: FrozenTrial,
+    objectives: Sequence[str],
+    *,
+    count: int = 0,
+    seconds: float | None = None,
+    on_front: bool = False,
+) -> Row:
+    """A finished trial as a row; without `seconds`, the time between its start and its end in the storage."""
+    attrs = trial.user_attrs
+    values = dict(zip(objectives, trial.values or (), strict=False))
+    metrics = attrs.get("metrics", {})
+    if seconds is None:
+        seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    return Row(
+        number=trial.number,
+        count=count,
+        settings=effective_settings(attrs["settings"]) if "settings" in attrs else {},
+        state=trial.state.name.lower(),
+        values=values,
+        errors={name: metrics.get(name, {}).get("stderr") for name in values},
+        footprint=attrs.get("footprint"),
+        seconds=seconds,
+        feasible=is_feasible(trial),
+        on_front=on_front,
+        reason=reason_of(trial),
+        duplicate="duplicate_of" in attrs,
+    )
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Why a trial has no values of its own, in a few words; empty where it has."""
+    attrs = trial.user_attrs
+    if "duplicate_of" in attrs:
+        return f"same plan as trial {attrs['duplicate_of']}"
+    if "beaten_by" in attrs:
+        return f"stopped: trial {attrs['beaten_by']} beats it by the first {attrs['beaten_after']} sequences"
+    if trial.state.name == "PRUNED":
+        return "not tried: over the limit of " + ", ".join(n for n, over in trial.constraints.items() if over > 0)
+    if trial.state.name == "FAIL":
+        error = attrs.get("error", {})
+        message = " ".join(f"{error.get('type', 'Error')}: {error.get('message', '')}".split())
+        return "failed: " + (message if len(message) <= 160 else f"{message[:157]}...")
+    return ""
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether the trial keeps every constraint."""
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
+def front_trials(history: History, directions: Sequence[Direction]) -> list[FrozenTrial]:
+    """The front of all complete trials so far, each plan once, sorted by the first objective, best first."""
+    complete = [trial for trial in history.finished if trial.state.name == "COMPLETE"]
+    if not complete:
+        return []
+    chosen = front_indices(
+        np.array([trial.values for trial in complete], dtype=np.float64),
+        directions,
+        feasible=[is_feasible(trial) for trial in complete],
+        keys=[trial.user_attrs.get("plan") for trial in complete],
+    )
+    sign = 1 if directions[0] == "minimize" else -1
+    return sorted((complete[index] for index in chosen), key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def front_rows(history: History, objectives: Sequence[str], directions: Sequence[Direction]) -> list[Row]:
+    """`front_trials` as rows."""
+    return [row_of(trial, objectives, on_front=True) for trial in front_trials(history, directions)]

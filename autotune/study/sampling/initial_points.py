@@ -1,0 +1,261 @@
+"""The points a study begins with: known good settings, and the two ends of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotune.common.formatting import budget_text
+from autotune.common.validation import nearest
+from autotune.compression.formats.table import FORMATS, Format
+from autotune.compression.settings import INT8_MODES
+from autotune.config.space.parse import read_budget
+from autotune.config.space.space import SPENDING, Parameter, Range, SearchSpace
+from autotune.errors import ConfigError
+from autotune.study.sampling.sampler import params_of, walk
+from autotune.study.storage.history import point_key
+
+__all__ = ["Anchor", "anchors", "from_front", "wished"]
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "int8_asym": {"mode": "int8_asym"},
+    "optimum-intel's 4-bit default": {"mode": "int4_asym", "group_size": 128, "ratio": 1.0},
+    "NNCF's int4_sym default": {"mode": "int4_sym", "group_size": 128, "ratio": 1.0},
+    "int4_asym, group size 64, ratio 0.8": {"mode": "int4_asym", "group_size": 64, "ratio": 0.8},
+    "int4_asym, group size 64, AWQ and scale estimation": {
+        "mode": "int4_asym",
+        "group_size": 64,
+        "ratio": 1.0,
+        "awq": True,
+        "scale_estimation": True,
+    },
+    "int4_asym, group size 64, GPTQ": {"mode": "int4_asym", "group_size": 64, "ratio": 1.0, "gptq": True},
+}
+"""Label -> settings. What is not named has the default of `Settings` where the space allows it."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "allocation": "ratio",
+    "budget": 4.5,
+    "group_size": 128,
+    "ratio": 1.0,
+    "sensitivity_metric": "output_error",
+    "all_layers": False,
+    "backup_mode": "int8_asym",
+    "awq": False,
+    "scale_estimation": False,
+    "gptq": False,
+    "gptq_act_order": True,
+    "lora_correction": False,
+    "lora_rank": 8,
+}
+
+OTHER_4_BIT = ("nf4", "fp4", "nvfp4", "mxfp4", "cb4", "codebook")
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "int8_asym": ("int8_asym", "int8_sym"),
+    "int8_sym": ("int8_sym", "int8_asym"),
+    "int4_asym": ("int4_asym", "int4_sym", *OTHER_4_BIT),
+    "int4_sym": ("int4_sym", "int4_asym", *OTHER_4_BIT),
+}
+"""Which modes stand in for a mode that the space does not allow, nearest first."""
+
+SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "gptq": True}
+MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "gptq": True}
+BUDGETS = 9
+"""Budgets to try first: the two ends, then the middle of what lies between, again and again."""
+
+UNCOMPRESSED_BITS = 16.0
+ROW = 4096
+"""Input channels a row, assumed only to compare a group a row with smaller groups."""
+EMBEDDINGS = 0.2
+"""Share of embeddings and last layer, assumed only to rank points by size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A point to try first, and why."""
+
+    label: str
+    point: Mapping[str, Any]
+
+
+def anchors(space: SearchSpace) -> list[Anchor]:
+    """Known settings, each moved to the nearest point the space allows, then the space's two ends; no point twice.
+
+    A setting whose whole family of modes is absent is left out: it would say nothing about this space. In a space with
+    budgets, so many of them follow; in one without ratios, there is nothing else.
+    """
+    found: dict[str, Anchor] = {}
+    if "ratio" not in space.allocations:
+        return budgets(space)
+    for label, wanted in KNOWN.items():
+        modes = space.parameters["mode"].values or ()
+        mode = next((m for m in FAMILIES[wanted["mode"]] if m in modes), None)
+        if mode is None:
+            continue
+        point = project(space, {**DEFAULTS, **wanted, "mode": mode})
+        got = {**asdict(space.settings(point)), "group_size": space.settings(point).effective_group_size}
+        exact = all(got[name] == value for name, value in wanted.items())
+        found.setdefault(point_key(params_of(space, point)), Anchor(label if exact else f"near {label}", point))
+    for label, point in (("smallest", end(space, SMALLEST)), ("most accurate", end(space, MOST_ACCURATE))):
+        found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
+    return [*found.values(), *(budgets(space) if "budget" in space.allocations else ())]
+
+
+def budgets(space: SearchSpace) -> list[Anchor]:
+    """Budgets spread over the space's, the coarsest picture of the front first; each where the space has it."""
+    parameter = space.parameters["budget"]
+    values = parameter.values
+    if values is None:
+        assert isinstance(parameter, Range)
+        step = (parameter.high - parameter.low) / (BUDGETS - 1)
+        values = tuple(parameter.low + step * index for index in range(BUDGETS))
+    places = [round(index * (len(values) - 1) / (BUDGETS - 1)) for index in (0, 8, 4, 2, 6, 1, 3, 5, 7)]
+    chosen = [values[place] for place in dict.fromkeys(places)]
+    named = "allocation" in space.parameters
+    return [Anchor(f"a budget of {budget_text(v)}", _budget_point(v, named=named)) for v in chosen]
+
+
+def _budget_point(value: float, *, named: bool = True) -> dict[str, Any]:
+    return {**({"allocation": "budget"} if named else {}), "budget": value}
+
+
+def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
+    """The points of `study.enqueue`; what they leave out has its default, or the space's value nearest to it.
+
+    Raises:
+        ConfigError: a parameter or value that the space does not hold, or one that means nothing beside the others.
+    """
+    found = []
+    for index, wanted in enumerate(points):
+        key = f"study.enqueue[{index}]"
+        if wanted.get("allocation") == "budget" and "budget" in space.allocations:
+            found.append(Anchor("as wished", wished_budget(space, wanted, key)))
+            continue
+        if wanted.get("mode") not in (space.parameters["mode"].values or ()):
+            modes = ", ".join(space.parameters["mode"].values or ())
+            raise ConfigError(f"needs a mode of the space ({modes}), got {wanted.get('mode')!r}", key=f"{key}.mode")
+        for name, value in wanted.items():
+            parameter = space.parameters.get(name)
+            if parameter is None:
+                known = ", ".join(space.parameters)
+                raise ConfigError(
+                    f"is no parameter of the space{nearest(name, space.parameters)}; it has {known}",
+                    key=f"{key}.{name}",
+                )
+            if nearest_value(parameter, value) != value:
+                raise ConfigError(f"is outside the space: {value!r}; add it to the space", key=f"{key}.{name}")
+        point = project(space, {**DEFAULTS, **wanted})
+        for name in wanted:
+            if name not in point:
+                raise ConfigError(f"means nothing with mode {wanted['mode']}; leave it out", key=f"{key}.{name}")
+        found.append(Anchor("as wished", point))
+    return found
+
+
+def wished_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The point of one entry of `study.enqueue` that spends a budget."""
+    value, problem = read_budget(wanted.get("budget"))
+    beside = [name for name in wanted if name not in SPENDING]
+    if problem is None and nearest_value(space.parameters["budget"], value) != value:
+        problem = f"is outside the space: {wanted['budget']!r}; add it to the space"
+    if problem is not None:
+        raise ConfigError(problem, key=f"{key}.budget")
+    if beside:
+        raise ConfigError("means nothing with allocation: budget; leave it out", key=f"{key}.{beside[0]}")
+    assert value is not None
+    return _budget_point(value)
+
+
+def from_front(space: SearchSpace, settings: Mapping[str, Mapping[str, Any]]) -> list[Anchor]:
+    """The front of another study, label -> settings, each moved to the nearest point of this space.
+
+    A setting whose mode this space does not have is left out.
+    """
+    found: dict[str, Anchor] = {}
+    for label, wanted in settings.items():
+        if wanted.get("allocation") == "budget" and "budget" in space.allocations:
+            point = project(space, {**DEFAULTS, **wanted})
+            found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
+            continue
+        if "ratio" not in space.allocations or wanted.get("mode") not in (space.parameters["mode"].values or ()):
+            continue
+        known = {name: value for name, value in wanted.items() if name in DEFAULTS and value is not None}
+        point = project(space, {**DEFAULTS, **known, "mode": wanted["mode"]})
+        found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
+    return list(found.values())
+
+
+def project(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The point of the space nearest to `wanted`, parameter by parameter."""
+    return walk(space, lambda name, parameter, _: nearest_value(parameter, wanted[name]))
+
+
+def nearest_value(parameter: Parameter, wanted: Any) -> Any:
+    """The parameter's value that equals `wanted`, else the nearest number, else its first value."""
+    values = parameter.values
+    if values is None:
+        assert isinstance(parameter, Range)
+        return min(max(float(wanted), parameter.low), parameter.high)
+    if wanted in values:
+        return values[values.index(wanted)]
+    if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
+        return min(values, key=lambda v: abs(channels(v) - channels(wanted)))
+    return values[0]
+
+
+def channels(value: float) -> float:
+    """A group size of -1 is the longest of all."""
+    return ROW if value == -1 else value
+
+
+def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The smallest (ratio wanted 1) or the most accurate (ratio wanted 0) point of the space.
+
+    Sizes are ranked by `estimated_bits`; more bits count as more accurate, and of points with equal bits the one with
+    the algorithms on.
+    """
+    largest = wanted["ratio"] == 0.0
+    sign = -1 if largest else 1
+
+    def choose(mode: str) -> dict[str, Any]:
+        def pick(name: str, parameter: Parameter, point: Mapping[str, Any]) -> Any:
+            if name == "mode":
+                return mode
+            if name == "allocation":
+                return "ratio"
+            values = parameter.values
+            if name == "group_size" and values is not None:
+                return min(values, key=lambda v: -sign * channels(v))
+            if name == "group_size" and isinstance(parameter, Range):
+                return parameter.low if largest else parameter.high
+            if name == "backup_mode" and values is not None:
+                return min(values, key=lambda v: sign * backup_bits(v, point.get("group_size", -1)))
+            return nearest_value(parameter, wanted.get(name, DEFAULTS[name]))
+
+        return walk(space, pick)
+
+    points = [choose(mode) for mode in space.parameters["mode"].values or ()]
+    return min(points, key=lambda point: sign * estimated_bits(space, point))
+
+
+def format_bits(fmt: Format, group_size: int) -> float:
+    """Bits a weight in this format: an element, and its share of the group's scale and zero point."""
+    return fmt.bits + fmt.bits_per_group / channels(fmt.group_size if fmt.fixed_group_size else group_size)
+
+
+def backup_bits(mode: str, group_size: int) -> float:
+    """Bits a weight in a backup mode."""
+    return UNCOMPRESSED_BITS if mode == "none" else format_bits(FORMATS[mode], group_size)
+
+
+def estimated_bits(space: SearchSpace, point: Mapping[str, Any]) -> float:
+    """Rough bits a weight of a typical model, to rank points by size: payload plus a group's share of its scale."""
+    settings = space.settings(point)
+    if settings.mode in INT8_MODES:
+        return format_bits(settings.format, -1)
+    group = settings.effective_group_size
+    backup = backup_bits(settings.effective_backup_mode, group)
+    body = settings.ratio * format_bits(settings.format, group) + (1 - settings.ratio) * backup
+    return (1 - EMBEDDINGS) * body + EMBEDDINGS * (body if settings.all_layers else backup)

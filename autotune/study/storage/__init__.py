@@ -1,0 +1,1 @@
+"""The study's folder and Optuna storage: trials, attributes, manifest, locks."""

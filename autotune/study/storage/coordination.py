@@ -1,0 +1,207 @@
+"""One study, one process that asks and tells, or several on as many machines.
+
+Where several share a storage, each says by heartbeats that it is alive. A trial whose process is gone is marked as
+interrupted by whoever notices, and done again by whoever is free. Choosing the next trial, and claiming a plan, is done
+by one process at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autotune.common.files import locked
+from autotune.study.storage.history import History
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Alone", "Shared", "Sharing"]
+
+INTERVAL = 10.0
+"""Seconds between two heartbeats."""
+
+GRACE = 60.0
+"""Seconds without a heartbeat after which a process counts as gone."""
+
+LOCK = 0x6175746F74756E65
+"""Key of PostgreSQL's advisory lock: the ASCII letters of autotune."""
+
+
+class Sharing(Protocol):
+    """Who else works on the study."""
+
+    alone: bool
+    """Whether nobody else does."""
+
+    look_around: float
+    """Seconds after which the storage may say something new without anything having happened here."""
+
+    def claim(self) -> AbstractContextManager[None]:
+        """Held while the next trial or a plan is chosen by what the storage says."""
+
+    def begun(self, trial: optuna.Trial) -> None:
+        """A trial begins here."""
+
+    def ended(self, trial: optuna.Trial) -> None:
+        """It is over."""
+
+    def lost(self, history: History) -> list[FrozenTrial]:
+        """Running trials whose process is gone."""
+
+    def others(self, history: History) -> int:
+        """How many trials are running elsewhere."""
+
+    def close(self) -> None:
+        """Stop saying that this process is alive."""
+
+
+class Alone:
+    """The study's folder is locked by this process: what runs runs here, and what ran before is gone."""
+
+    alone = True
+    look_around = 60.0
+
+    def __init__(self) -> None:
+        self._own: set[int] = set()
+
+    def claim(self) -> AbstractContextManager[None]:
+        """See `Sharing`."""
+        return nullcontext()
+
+    def begun(self, trial: optuna.Trial) -> None:
+        """See `Sharing`."""
+        self._own.add(trial.number)
+
+    def ended(self, trial: optuna.Trial) -> None:
+        """See `Sharing`."""
+        self._own.discard(trial.number)
+
+    def lost(self, history: History) -> list[FrozenTrial]:
+        """See `Sharing`."""
+        return [trial for trial in history.running if trial.number not in self._own]
+
+    def others(self, history: History) -> int:
+        """See `Sharing`."""
+        return 0
+
+    def close(self) -> None:
+        """See `Sharing`."""
+
+
+class Shared:
+    """The storage may be used by several processes."""
+
+    alone = False
+    look_around = 1.0
+
+    def __init__(self, study: optuna.Study) -> None:
+        """Begin to beat."""
+        self._study = study
+        self._storage: Any = study._storage
+        self._own: dict[int, int] = {}
+        self._silent: dict[int, float] = {}
+        self._stop = threading.Event()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beats.start()
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """See `Sharing`."""
+        engine = backend(self._storage).engine
+        if engine.dialect.name == "postgresql":
+            with engine.connect() as connection:
+                connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
+                try:
+                    yield
+                finally:
+                    connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK})")
+        elif engine.dialect.name == "sqlite" and engine.url.database:
+            with locked(Path(engine.url.database)):
+                yield
+        else:
+            yield
+
+    def begun(self, trial: optuna.Trial) -> None:
+        """See `Sharing`."""
+        trial.set_user_attr("process", identity(os.getpid()))
+        self._storage.record_heartbeat(trial._trial_id)
+        self._own[trial.number] = trial._trial_id
+
+    def ended(self, trial: optuna.Trial) -> None:
+        """See `Sharing`."""
+        self._own.pop(trial.number, None)
+
+    def lost(self, history: History) -> list[FrozenTrial]:
+        """See `Sharing`. By heartbeat, except where the process was on this machine and can be looked for."""
+        running = [trial for trial in history.running if trial.number not in self._own]
+        if not running:
+            return []
+        stale = set(self._storage._get_stale_trial_ids(self._study._study_id))
+        now = time.monotonic()
+        found = []
+        for trial in running:
+            alive = lives(trial.user_attrs.get("process"))
+            if alive is None and "process" not in trial.user_attrs:  # it may have died before its first heartbeat
+                alive = now - self._silent.setdefault(trial.number, now) < GRACE
+            if alive is False or (alive is None and trial._trial_id in stale):
+                found.append(trial)
+        return found
+
+    def others(self, history: History) -> int:
+        """See `Sharing`."""
+        return sum(trial.number not in self._own for trial in history.running)
+
+    def close(self) -> None:
+        """See `Sharing`."""
+        self._stop.set()
+        self._beats.join(timeout=5)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            for trial_id in list(self._own.values()):
+                with suppress(Exception):  # the search itself will meet a storage that does not work, and say so
+                    self._storage.record_heartbeat(trial_id)
+
+
+def backend(storage: Any) -> Any:
+    """The relational storage behind Optuna's cache."""
+    return getattr(storage, "_backend", storage)
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """A process among all processes of all machines."""
+    import psutil
+
+    return {"machine": machine(), "pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+def machine() -> str:
+    """This machine, this boot, this namespace of process ids (containers have their own)."""
+    parts = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            parts.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text().strip())
+    return " ".join(parts)
+
+
+def lives(process: Mapping[str, Any] | None) -> bool | None:
+    """Whether a process of this machine still runs; None for one of another machine, or an unknown one."""
+    import psutil
+
+    if process is None or process["machine"] != machine():
+        return None
+    try:
+        found = psutil.Process(process["pid"])
+        return bool(found.create_time() == process["started"] and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return None

@@ -1,0 +1,266 @@
+"""A study's folder and its Optuna storage: one search at a time, created in one step, never overwritten."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import StudyError, UsageError
+from autotune.evaluation import Direction
+from autotune.study.storage import coordination as sharing
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["DATABASE", "STUDY_NAME", "check_unchanged", "folder_lock", "move_aside", "open_study"]
+
+DATABASE = "study.db"
+STUDY_NAME = "autotune"
+SQLITE_TIMEOUT = 60
+"""Seconds to wait for another process that reads or writes the same SQLite file (a dashboard, a report)."""
+
+SUBJECTS = {
+    "model": "the model",
+    "tokenizer": "the tokenizer",
+    "calibration": "the calibration texts or options",
+    "space": "the search space",
+    "objectives": "the objectives",
+    "constraints": "the constraints",
+    "runtime": "the runtime options",
+    "engine": "the compression engine's version",
+}
+
+
+@contextmanager
+def folder_lock(folder: Path, *, fresh: bool) -> Iterator[Path | None]:
+    """Create `folder` and keep every other search out of it; with `fresh`, an old study is first moved aside.
+
+    Yields where the old study is now, or None.
+
+    Raises:
+        StudyError: another search works in the folder, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    def acquire() -> FileLock:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+        return lock
+
+    aside = None
+    try:
+        lock = acquire()
+        if fresh and any(entry.name != ".lock" for entry in folder.iterdir()):
+            if os.name == "nt":  # Windows renames no folder in which a file is open
+                lock.release()
+            aside = move_aside(folder)
+            lock.release()
+            lock = acquire()
+    except Timeout:
+        raise StudyError(
+            f"{folder}: another search is running in this folder. Wait for it, stop it, or choose another folder "
+            "with --output."
+        ) from None
+    except OSError as error:
+        raise StudyError(
+            f"{folder}: the study's folder cannot be written ({error.strerror or error}). Choose another with --output."
+        ) from error
+    try:
+        yield aside
+    finally:
+        lock.release()
+
+
+def move_aside(folder: Path) -> Path:
+    """Rename `folder` to itself plus the time; nothing is deleted. Returns the new name."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1000):
+        aside = folder.with_name(f"{folder.name}.{stamp}" + (f"-{attempt}" if attempt else ""))
+        if not aside.exists():
+            folder.rename(aside)
+            return aside
+    raise OSError(f"{folder.name}.{stamp}-* exist already")
+
+
+@contextmanager
+def open_study(
+    folder: Path, url: str | None, directions: Mapping[str, Direction], *, fresh: bool = False, joins: bool = False
+) -> Iterator[optuna.Study]:
+    """Open the study of `folder`, created where there is none, in its own SQLite file or at an Optuna storage URL.
+
+    Args:
+        folder: the study's folder, locked by the caller.
+        url: an Optuna storage URL, one for each study; None is the folder's `study.db`.
+        directions: objective name -> ``minimize`` or ``maximize``; used for a new study only.
+        fresh: the caller wants a new study (its folder is already moved aside).
+        joins: the study must be there already.
+
+    Raises:
+        StudyError: the study that was to be joined is not there; the storage cannot be opened, is of another version
+            of Optuna, or fails while it is used.
+        UsageError: `fresh` with a storage that already holds the study.
+    """
+    import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    name = STUDY_NAME
+    if url is None:
+        create_database(folder / DATABASE, directions)
+    storage = connect(database_url(folder / DATABASE) if url is None else url)
+    try:
+        names = optuna.get_all_study_names(storage)
+        if fresh and url is not None and name in names:
+            raise UsageError(
+                "--fresh: the storage already holds a study, and autotune deletes none. Name another database, or "
+                f"delete the study yourself: optuna delete-study --storage URL --study-name {name}"
+            )
+        if name in names:
+            study = optuna.load_study(study_name=name, storage=storage)
+        elif not joins:
+            study = create(storage, name, directions)
+        if joins and (name not in names or "schema_version" not in study.user_attrs):
+            raise StudyError(
+                "this storage holds no study yet that a worker could join: start `autotune search model.yaml --storage "
+                "URL` first, and workers when its first trial runs"
+            )
+        yield study
+    except (StorageInternalError, SQLAlchemyError) as error:
+        problem = str(error.__cause__ or error).splitlines()[0]
+        raise StudyError(
+            f"{folder}: the study's storage stopped working ({problem}). Every finished trial is kept; see that the "
+            "disk is not full and the database is there, then run the same command to continue."
+        ) from error
+    finally:
+        close(storage)
+
+
+def create_database(path: Path, directions: Mapping[str, Direction]) -> None:
+    """Create the SQLite file with an empty study under a temporary name first: a kill never leaves half a schema."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.new")
+    for leftover in path.parent.glob(f"{temporary.name}*"):
+        leftover.unlink()
+    storage = connect(database_url(temporary))
+    try:
+        create(storage, STUDY_NAME, directions)
+    finally:
+        close(storage)
+    os.replace(temporary, path)
+
+
+def create(storage: optuna.storages.BaseStorage, name: str, directions: Mapping[str, Direction]) -> optuna.Study:
+    """Create an empty study whose values carry the objectives' names."""
+    import optuna
+
+    study = optuna.create_study(storage=storage, study_name=name, directions=[*directions.values()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(directions))
+    return study
+
+
+def database_url(path: Path) -> str:
+    """The URL of an SQLite file; braces are doubled because Optuna fills templates in URLs."""
+    return f"sqlite:///{path.resolve().as_posix()}".replace("{", "{{").replace("}", "}}")
+
+
+def connect(url: str) -> optuna.storages.RDBStorage:
+    """Open a relational storage; a wrong URL, a damaged file or a foreign schema becomes a StudyError."""
+    import optuna
+    from sqlalchemy import event
+
+    sqlite = url.startswith("sqlite")
+    # A connection of the pool may have been closed by a server that was restarted.
+    options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats: known, accepted
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=math.ceil(sharing.INTERVAL),
+                grace_period=math.ceil(sharing.GRACE),
+            )
+    except Exception as error:  # SQLAlchemy's, the driver's or Optuna's own, all without a common base
+        where = url if sqlite else f"{url.partition(':')[0]}://…"  # the rest may hold a password
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudyError(
+            f"{where}: the study's storage cannot be opened ({problem}). If the file is damaged, run with --fresh, "
+            "which moves the old study aside."
+        ) from error
+    if sqlite:
+        event.listen(storage.engine, "connect", use_write_ahead_log)
+        storage.engine.dispose()  # the connection that made the tables knows nothing of it
+    return storage
+
+
+def use_write_ahead_log(connection: Any, _: Any) -> None:
+    """Let commits append to a log: some forty a trial, each hundreds of times faster, and as safe from a kill.
+
+    After a power cut the file is whole, and at most the latest trials are missing.
+    """
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def close(storage: optuna.storages.RDBStorage) -> None:
+    """Close every connection, and fold SQLite's log into the file, which can then be copied and read by itself."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    storage.remove_session()
+    if storage.engine.dialect.name == "sqlite":
+        with suppress(SQLAlchemyError), storage.engine.connect() as connection:  # a reader may hold the file open
+            connection.exec_driver_sql("PRAGMA busy_timeout=200")
+            connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
+    storage.engine.dispose()
+
+
+def check_unchanged(
+    folder: Path, old: Mapping[str, str], new: Mapping[str, str], configs: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> None:
+    """Refuse to continue a study whose finished trials do not compare with new ones.
+
+    Args:
+        folder: for the message.
+        old: fingerprints at the time the study was created, by subject; new: the same as of now.
+        configs: model.yaml as plain data, then and now, to name the keys that differ.
+
+    Raises:
+        StudyError: names what changed, the keys of model.yaml behind it, and the remedy.
+    """
+    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    if not changed:
+        return
+    subjects = [SUBJECTS.get(key) or f"the options or texts of evaluator {key.partition('.')[2]}" for key in changed]
+    sections = {key.partition(".")[0] for key in changed}
+    keys = [line for line in differences(*configs) if line.partition(".")[0].partition(":")[0] in sections]
+    if keys:
+        details = "; ".join(keys[:5]) + (f"; and {len(keys) - 5} more" if len(keys) > 5 else "")
+    else:
+        details = "the same keys of model.yaml now stand for other content"
+    raise StudyError(
+        f"{folder}: {', '.join(subjects)} changed since this study was started ({details}), so new trials would "
+        "not compare with the finished ones. Run with --fresh to move the old study aside and start anew, "
+        "choose another folder with --output, or undo the change."
+    )
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Every leaf that differs between two trees of plain data, as ``dotted.key: old -> new``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = dict.fromkeys([*old, *new])
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

@@ -1,0 +1,1 @@
+"""One trial: its model, its scores, racing, held-out texts."""

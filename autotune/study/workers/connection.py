@@ -1,0 +1,131 @@
+"""One worker process as the search sees it: messages out, messages in, memory, death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from autotune.common.threads import environment_for
+from autotune.study.workers.memory import own_memory
+from autotune.study.workers.messages import Begin, receive, send
+
+__all__ = ["Gone", "Said", "WorkerProcess", "exit_text"]
+
+COMMAND = "from autotune.study.workers.child import main; main()"
+LAST_WORDS = 12
+"""Lines of a worker's stderr that are kept to explain its death."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The process ended: with this exit status (negative: the signal that ended it) and these last lines on stderr."""
+
+    status: int
+    last_words: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line of the process's stderr."""
+
+    line: str
+
+
+class WorkerProcess:
+    """A child process that runs `autotune.study.workers.child`."""
+
+    def __init__(self, begin: Begin, threads: int, inbox: SimpleQueue[tuple[WorkerProcess, Any]]) -> None:
+        """Start the process, which may use so many threads.
+
+        Everything that it says goes into `inbox` as (this, message), its end as `Gone`.
+        """
+        self._inbox = inbox
+        self._last: deque[str] = deque(maxlen=LAST_WORDS)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment_for(threads), "PYTHONPATH": import_path()},
+            start_new_session=True,  # Ctrl-C in a terminal is for the search alone, which then ends its workers
+        )
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_errors, self._read)]
+        for reader in self._readers:
+            reader.start()
+        self.send(begin)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def send(self, message: Any) -> None:
+        """Send a message; to a process that is gone it goes nowhere, and `Gone` is on its way."""
+        assert self._process.stdin is not None
+        with suppress(OSError, ValueError):
+            send(self._process.stdin, message)
+
+    def memory(self) -> int:
+        """Bytes that the process holds for itself; what is mapped from files does not count. 0 where it is gone."""
+        return own_memory(self.pid)
+
+    def kill(self) -> None:
+        """End the process now, whatever it is at."""
+        with suppress(OSError):
+            self._process.kill()
+
+    def close(self) -> None:
+        """Let the process end, at once and by itself, and clean up after it."""
+        assert self._process.stdin is not None
+        with suppress(OSError, ValueError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+        for reader in self._readers:
+            reader.join(timeout=5)
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            with suppress(OSError):
+                stream.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with suppress(EOFError, OSError, ValueError):
+            while True:
+                self._inbox.put((self, receive(self._process.stdout)))
+        status = self._process.wait()
+        self._readers[0].join(timeout=5)  # its last words arrive before its death
+        self._inbox.put((self, Gone(status, "\n".join(self._last))))
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        with suppress(OSError, ValueError):
+            for line in self._process.stderr:
+                text = line.decode(errors="replace").rstrip()
+                self._last.append(text)
+                self._inbox.put((self, Said(text)))
+
+
+def import_path() -> str:
+    """This process's import path as PYTHONPATH: what can be imported here can be imported there."""
+    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+
+
+def exit_text(status: int) -> str:
+    """``SIGKILL``, or ``exit status 3``."""
+    if status >= 0:
+        return f"exit status {status}"
+    names: Mapping[int, str] = {member.value: member.name for member in signal.Signals}
+    return names.get(-status, f"signal {-status}")

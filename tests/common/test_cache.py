@@ -1,0 +1,61 @@
+"""Where the cache is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autotune.common.cache import DEFAULT_LIMIT, ENVIRONMENT, ROOMS, Cache
+from autotune.errors import UsageError
+
+
+def test_an_argument_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is named wins over AUTOTUNE_CACHE, and that over the user's cache folder."""
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "environment"))
+    assert Cache.resolve(tmp_path / "named").directory == tmp_path / "named"
+    assert Cache.resolve().directory == tmp_path / "environment"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_the_default_is_the_users_cache_folder(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AUTOTUNE_CACHE, or with an empty one, the cache is the platform's folder for this user."""
+    from platformdirs import user_cache_dir
+
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    if value is not None:
+        monkeypatch.setenv(ENVIRONMENT, value)
+    assert Cache.resolve().directory == Path(user_cache_dir("autotune", appauthor=False))
+    assert Cache.resolve().limit == DEFAULT_LIMIT == 20 * 10**9
+
+
+def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache means the same folder wherever the process goes afterwards."""
+    monkeypatch.chdir(tmp_path)
+    cache = Cache.resolve("here", limit=5)
+    assert (cache.directory, cache.limit) == (tmp_path / "here", 5)
+    assert [cache.models, cache.statistics, cache.references, cache.bank] == [tmp_path / "here" / r for r in ROOMS]
+
+
+def test_resolving_writes_nothing(tmp_path: Path) -> None:
+    """Asking where the cache is makes no folder."""
+    assert sum(Cache.resolve(tmp_path / "new").sizes().values()) == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_is_no_cache(tmp_path: Path) -> None:
+    """A file in the cache's place is refused before anything is written."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        Cache.resolve(tmp_path / "file")
+
+
+def test_clearing_frees_the_rooms_and_nothing_else(tmp_path: Path) -> None:
+    """Clearing deletes what autotune put there, says how much, and leaves foreign files alone."""
+    cache = Cache.resolve(tmp_path)
+    (cache.bank / "deep").mkdir(parents=True)
+    (cache.bank / "deep" / "variant").write_bytes(b"1234")
+    (tmp_path / "mine.txt").write_text("keep")
+    assert cache.sizes() == {"models": 0, "statistics": 0, "references": 0, "bank": 4}
+    assert cache.clear() == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt"]

@@ -1,0 +1,42 @@
+"""Scores on disk: what comes back, and what happens to a file that is not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autotune.evaluation import Example, Measurement
+from autotune.evaluation.stores import Recorded, ScoreStore
+
+FIRST = {"kl_divergence": Measurement(0.1 + 0.2, None, (0.1, 1 / 3), 1e-9)}
+LAST = {
+    "kl_divergence": Measurement(0.25, 0.01, (0.1, 1 / 3, 2e-308), 1e-9),
+    "similarity": Measurement(0.9, 0.02, (), 0.0, (Example("prompt", "one", "öther", 0.5),)),
+}
+RECORD = Recorded([FIRST, LAST], complete=True, digest="0123")
+
+
+def test_scores_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    """Values, texts and stages, in another store as well; another key knows nothing."""
+    ScoreStore(tmp_path / "scores").put("ab", RECORD)
+    store = ScoreStore(tmp_path / "scores")
+    assert store.get("ab") == RECORD
+    assert store.get("cd") == Recorded()
+    assert store.counters["damaged"] == 0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("kind", ["cut", "flipped"])
+def test_a_damaged_file_is_not_read(tmp_path: Path, kind: str, place: int) -> None:
+    """Cut short or with one bit flipped anywhere, the scores are unknown; measured again, they are whole again."""
+    store = ScoreStore(tmp_path)
+    store.put("ab", RECORD)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    at = len(whole) * place // 8
+    file.write_bytes(whole[:at] if kind == "cut" else whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    assert store.get("ab") == Recorded()
+    assert store.counters["damaged"] == 1
+    store.put("ab", RECORD)
+    assert store.get("ab") == RECORD

@@ -1,0 +1,62 @@
+"""What a trial may know of the others: the same whichever of them are finished by then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autotune.study.storage.history import INTERRUPTED, History
+
+
+def study(*trials: tuple[str, int | None]) -> History:
+    """Trials (state, number of the one that is done again); ``lost`` are interrupted ones."""
+    made = []
+    for number, (state, again) in enumerate(trials):
+        attrs: dict[str, Any] = {"settings": {"number": number}, "plan": f"p{number}"}
+        attrs |= {"error": {"type": INTERRUPTED}} if state == "lost" else {}
+        attrs |= {} if again is None else {"retry_of": again}
+        kind = TrialState.FAIL if state == "lost" else TrialState[state.upper()]
+        trial = create_trial(state=kind, values=[1.0] if state == "complete" else None, user_attrs=attrs)
+        trial.number = number
+        made.append(trial)
+    return History(made)
+
+
+def numbers(trials: list[FrozenTrial]) -> list[int]:
+    """Their numbers."""
+    return [trial.number for trial in trials]
+
+
+def test_what_is_done_again_stands_in_its_old_place() -> None:
+    """Also the second time; and what waits to be done again comes in that order."""
+    history = study(
+        ("complete", None), ("lost", None), ("complete", None), ("lost", 1), ("complete", 3), ("lost", None)
+    )
+    assert numbers(history.begun) == [0, 4, 2]
+    assert history.turn == history.position == 3
+    twice = study(("lost", None), ("lost", None), ("complete", None), ("lost", 0))
+    assert numbers(twice.to_retry) == [3, 1]
+    assert (twice.position, twice.turn) == (1, 0)
+
+
+def test_the_last_ones_are_as_if_at_work() -> None:
+    """Their points are known and nothing else, whether they are finished or not; without a lag all is known."""
+    for state in ("complete", "running", "pruned"):
+        known = study(("complete", None), ("complete", None), (state, None), ("complete", None)).known(3)
+        assert [trial.state.name for trial in known.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+        assert [trial.values for trial in known.trials] == [[1.0], [1.0], None, None]
+        assert known.trials[3].user_attrs == {"settings": {"number": 3}}
+        assert known.position == 4
+    history = study(("complete", None), ("running", None))
+    assert history.known(None) is history
+    assert history.trials[0].values == [1.0]
+
+
+def test_a_trial_begins_when_what_it_may_know_is_there() -> None:
+    """With a lag of 3, two before it may be at work."""
+    assert study(("running", None), ("running", None)).may_begin(3)
+    assert not study(("running", None), ("complete", None), ("running", None)).may_begin(3)
+    assert study(("complete", None), ("running", None), ("running", None)).may_begin(3)
+    assert not study(("complete", None), ("running", None)).may_begin(1)
+    assert study(("running", None), ("running", None), ("running", None)).may_begin(None)

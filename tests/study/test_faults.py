@@ -1,0 +1,75 @@
+"""What befalls a study from outside: a full disk, a clock that jumps, a folder that cannot be written."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from search_fakes import FakeConfig, StudyOptions, prepare_faulty, search
+from test_study import standing, trials_of
+
+from autotune.errors import StudyError
+from autotune.reporting.write import report
+
+TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
+
+
+def small_files() -> None:
+    """Let no file of this process grow beyond what a few trials need: writing more fails, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: int) -> None:
+    """The search ends with one clear error; with room again, the study is the undisturbed one."""
+    script = str(Path(__file__).parents[1] / "support" / "search_fakes.py")
+    command = [sys.executable, script, str(tmp_path / "study"), str(tmp_path / "log.txt"), "30", "0", str(workers)]
+    full = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert "StudyError" in full.stderr
+    assert "to continue" in full.stderr
+    finished = [trial for trial in trials_of(tmp_path / "study") if trial.state.is_finished()]
+    assert 0 < len(finished) < 30
+    subprocess.run(command, check=True, capture_output=True)
+    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=30))
+    search(whole)
+    assert standing(tmp_path / "study") == standing(whole.output)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
+    """Trials that end before they begin, or in another century, are continued and reported like any others."""
+    config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=12))
+    search(config, trials=6)
+    with sqlite3.connect(config.output / "study.db") as connection:
+        connection.execute("UPDATE trials SET datetime_complete = '1970-01-01 00:00:00' WHERE number % 2")
+        connection.execute("UPDATE trials SET datetime_start = '2106-02-07 06:28:16' WHERE number = 2")
+    connection.close()
+    assert search(config, report=report).finished == 12
+    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=12))
+    search(whole)
+    assert standing(config.output) == standing(whole.output)
+    assert len((config.output / "trials.csv").read_text().splitlines()) == 13
+
+
+@pytest.mark.parametrize("output", ["/sys/autotune-study", "/proc/autotune-study", "{tmp}/file/study"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, output: str) -> None:
+    """Before any work, with the folder's name and the remedy."""
+    (tmp_path / "file").write_text("in the way")
+    config = FakeConfig(Path(output.format(tmp=tmp_path)), study=StudyOptions(workers=1))
+    with pytest.raises(StudyError, match=r"cannot be written.*--output"):
+        search(config, prepare=prepare_faulty)
+
+
+def test_the_table_of_faults_names_tests_that_exist() -> None:
+    """Each fault of docs/faults.md has a test, in the file that the table names."""
+    rows = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE.read_text(encoding="utf-8"))
+    assert len(rows) >= 20
+    for file, name in rows:
+        assert f"def {name}(" in (TABLE.parents[1] / file).read_text(encoding="utf-8"), f"{file}::{name}"

@@ -1,0 +1,125 @@
+"""What the user sees while a search runs."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+from rich.console import Console
+from search_fakes import METRICS, FakeConfig, StudyOptions, search
+
+from autotune.common.units import parse_constraint
+from autotune.evaluation import Metric
+from autotune.study.progress import LiveListener, PlainListener, Row, StudyInfo, duration, make_listener, thinned
+
+OBJECTIVES = {"kl_divergence": METRICS["kl_divergence"], "footprint": Metric("minimize", "bytes")}
+SETTINGS = {"mode": "int4_asym", "group_size": 64, "ratio": 0.8, "awq": True}
+
+
+def row(number: int, **changes: object) -> Row:
+    """A complete trial on the front."""
+    values = {"kl_divergence": 0.0037 + number / 1e4, "footprint": 13.8e6 - number}
+    settled = {
+        "number": number,
+        "count": number + 1,
+        "settings": SETTINGS,
+        "state": "complete",
+        "values": values,
+        "errors": {"kl_divergence": 0.0001},
+        "footprint": 13_800_000,
+        "seconds": 2.13,
+        "feasible": True,
+        "on_front": True,
+        **changes,
+    }
+    return Row(**settled)  # type: ignore[arg-type]
+
+
+def test_plain_lines_are_one_line_a_trial() -> None:
+    """Count, settings, size, score with its error, time and verdict; failures and limits say why."""
+    stream = io.StringIO()
+    listener = PlainListener(stream)
+    listener.stage("loading the model")
+    listener.started(StudyInfo("reports/x", 24, 0, OBJECTIVES))
+    listener.stage("compressing")
+    listener.trial_finished(row(6), [], 10.0)
+    listener.trial_finished(row(7, state="fail", values={}, on_front=False, reason="failed: no memory"), [], 10.0)
+    listener.trial_finished(row(8, on_front=False, feasible=False), [], 10.0)
+    listener.finished("done")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "loading the model"
+    assert "24 trials" in lines[1]
+    assert lines[2] == "[ 7/24] int4_asym g64 r0.8 AWQ  13.80 MB  kl 0.00430 ± 0.00010  2.1 s  (on the front)"
+    assert lines[3].endswith("2.1 s  (failed: no memory)")
+    assert lines[4].endswith("(over a limit)")
+    assert lines[5:] == ["done"]
+
+
+def test_a_real_search_prints_one_line_for_every_trial(tmp_path: Path) -> None:
+    """Driven by a search, plain lines count up to the number of trials, and pruned trials say which limit."""
+    stream = io.StringIO()
+    config = FakeConfig(
+        tmp_path / "study",
+        study=StudyOptions(trials=10),
+        constraints={"footprint": parse_constraint("<= 5 MB", unit="bytes")},
+    )
+    search(config, listener=PlainListener(stream))
+    lines = [line for line in stream.getvalue().splitlines() if line.startswith("[")]
+    counts = [int(match[1]) for line in lines if (match := re.match(r"\[ *(\d+)/10\]", line))]
+    assert sorted(set(counts)) == list(range(1, 11))
+    assert any("over the limit of footprint" in line for line in lines)
+
+
+def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
+    """The rendered display holds the status line, the current settings with their stage, and the front's rows."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    listener = LiveListener(console)
+    try:
+        listener.stage("loading the model")
+        listener.started(StudyInfo("reports/x", 24, 6, OBJECTIVES, {"kl_divergence": 0.0, "footprint": 44e6}))
+        listener.trial_started(6, 7, SETTINGS)
+        listener.trial_finished(row(6), [row(number) for number in range(12)], 70.0)
+        listener.trial_finished(row(7, state="fail", on_front=False), [row(number) for number in range(12)], 70.0)
+        listener.trial_started(8, 8, SETTINGS)
+        listener.stage("compressing", 8)
+        with console.capture() as capture:
+            console.print(listener.render())
+    finally:
+        listener.close()
+    shown = capture.get()
+    for part in (
+        "trial 8 of 24",
+        "left",
+        "1 failed",
+        "int4_asym g64 r0.8 AWQ: compressing",
+        "front so far: 12",
+        "44.00 MB",
+    ):
+        assert part in shown
+    assert len([line for line in shown.splitlines() if "int4_asym" in line]) == 9
+
+
+def test_a_pipe_gets_plain_lines_and_a_terminal_the_live_display() -> None:
+    """The stream decides."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(make_listener(io.StringIO()), PlainListener)
+    assert isinstance(make_listener(Terminal()), (LiveListener, PlainListener))
+
+
+def test_durations_read_well() -> None:
+    """Seconds, minutes, hours."""
+    assert [duration(s) for s in (2.13, 65, 7505)] == ["2.1 s", "1:05 min", "2:05 h"]
+
+
+def test_a_long_front_is_thinned_with_both_ends_kept() -> None:
+    """At most so many rows, in order, first and last included."""
+    rows = [row(number) for number in range(40)]
+    few = thinned(rows, 8)
+    assert len(few) == 8
+    assert (few[0], few[-1]) == (rows[0], rows[-1])
+    assert thinned(rows[:5], 8) == rows[:5]

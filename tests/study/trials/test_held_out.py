@@ -1,0 +1,109 @@
+"""The front is scored once more on the report texts, when a search has come to its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, search
+from test_study import trials_of
+
+from autotune.errors import ConfigError
+from autotune.results.load import load_results
+from autotune.study.run import ATTRIBUTE
+from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.study.workers.pool import Stopped
+
+
+def study(folder: Path, trials: int = 10) -> FakeConfig:
+    return FakeConfig(folder, study=StudyOptions(trials=trials))
+
+
+def test_each_model_of_the_front_is_scored_once(tmp_path: Path) -> None:
+    """Those and no others, with the settings that they had; a continued study scores what is new on its front."""
+    config, prepared = study(tmp_path / "study"), FakePrepared(report="texts")
+    search(config, prepared)
+    results = load_results(config.output)
+    assert results.unseen is not None
+    assert set(results.unseen.trials) == set(results.front)
+    settings = {n: trial.user_attrs["settings"] for n, trial in enumerate(trials_of(config.output))}
+    assert [one.as_dict() for one in prepared.reported] == [settings[n] for n in results.unseen.trials]
+    for trial, scores in results.unseen.trials.items():
+        assert scores["kl_divergence"].value == 1.1 * (results.value(trial, "kl_divergence") or 0)
+    again = FakePrepared(report="texts")
+    search(config, again)
+    assert again.reported == []
+    search(config, again, trials=30)
+    later = load_results(config.output)
+    assert {one.as_dict()["mode"] for one in again.reported} <= {s["mode"] for s in settings.values()} | {
+        "nf4",
+        "mxfp4",
+    }
+    assert later.unseen is not None
+    assert set(later.front) <= set(later.unseen.trials)
+    assert len(again.reported) == len(set(later.unseen.trials) - set(results.unseen.trials))
+
+
+def test_other_report_texts_mean_other_scores(tmp_path: Path) -> None:
+    """Scores on texts that are no longer the study's are not shown beside new ones."""
+    config = study(tmp_path / "study")
+    search(config, FakePrepared(report="texts"))
+    changed = FakePrepared(report="other texts")
+    search(config, changed)
+    assert len(changed.reported) == len(load_results(config.output).front)
+
+
+def test_without_report_texts_nothing_is_scored(tmp_path: Path) -> None:
+    """Then the report has no such section."""
+    config, prepared = study(tmp_path / "study"), FakePrepared()
+    search(config, prepared)
+    assert prepared.reported == []
+    assert load_results(config.output).unseen is None
+
+
+def test_what_goes_wrong_there_does_not_cost_the_search(tmp_path: Path) -> None:
+    """An error is a note; a signal ends the search as it does elsewhere, and the next run goes on."""
+    config, listener = study(tmp_path / "study"), Recorder()
+    outcome = search(config, FakePrepared(report="texts", report_error=ConfigError("too short")), listener=listener)
+    assert outcome.reason == "trials"
+    assert any("too short" in note for note in listener.notes)
+    stopped = search(config, FakePrepared(report="texts", report_error=Stopped(15)))
+    assert stopped.exit_code == 128 + 15
+    prepared = FakePrepared(report="texts")
+    search(config, prepared)
+    assert len(prepared.reported) == len(load_results(config.output).front)
+
+
+def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) -> FakeConfig:
+    """A study that worker processes have done."""
+    config = study(folder, trials=trials)
+    config = replace(config, study=replace(config.study, workers=workers), faults={"report": "texts", **faults})
+    search(config, prepare=prepare_faulty)
+    return config
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_score_them_too(tmp_path: Path, workers: int) -> None:
+    """In worker processes, which are told the settings, side by side."""
+    results = load_results(by_workers(tmp_path / "study", workers).output)
+    assert results.unseen is not None
+    assert set(results.unseen.trials) == set(results.front)
+    for trial, scores in results.unseen.trials.items():
+        assert scores["kl_divergence"].value == 1.1 * (results.value(trial, "kl_divergence") or 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_over_one_costs_its_scores(tmp_path: Path, workers: int) -> None:
+    """The others have theirs, and the reason is kept."""
+    config = by_workers(tmp_path / "study", workers, trials=8, reporting={"int8_asym": "kill"})
+    results = load_results(config.output)
+    lost = {trial for trial in results.front if results.records[trial].settings["mode"] == "int8_asym"}
+    assert lost
+    assert results.unseen is not None
+    assert {trial for trial, scores in results.unseen.trials.items() if scores} == set(results.front) - lost
+    storage = connect(database_url(config.output / DATABASE))
+    told = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[ATTRIBUTE]["trials"]
+    close(storage)
+    assert {told[str(trial)]["error"]["signal"] for trial in lost} == {"SIGKILL"}
