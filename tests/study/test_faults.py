@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from search_fakes import FakeConfig, StudyOptions, prepare_faulty, search
-from test_study import standing, trials_of
+from stored import standing, trials_of
 
 from autotune.errors import StudyError
 from autotune.reporting.write import report

@@ -30,6 +30,7 @@ from search_fakes import (
     search,
     space,
 )
+from stored import standing, trials_of
 
 from autotune.common.units import parse_constraint
 from autotune.compression.settings import Settings
@@ -38,17 +39,6 @@ from autotune.evaluation import Measurement
 from autotune.results.pareto import hypervolume
 from autotune.study.storage.database import close, connect, database_url
 from autotune.study.storage.history import History, is_interrupted, point_key
-
-
-def trials_of(folder: Path) -> list[Any]:
-    """All trials in a folder's storage."""
-    import optuna
-
-    storage = connect(database_url(folder / "study.db"))
-    try:
-        return optuna.load_study(study_name="autotune", storage=storage).get_trials(deepcopy=False)
-    finally:
-        close(storage)
 
 
 def study_attrs(folder: Path) -> dict[str, Any]:
@@ -60,14 +50,6 @@ def study_attrs(folder: Path) -> dict[str, Any]:
         return dict(optuna.load_study(study_name="autotune", storage=storage).user_attrs)
     finally:
         close(storage)
-
-
-def standing(folder: Path) -> list[tuple[Any, ...]]:
-    """What matters of each trial that was not interrupted: params, values, state, plan, what its sampler remembers."""
-    return [
-        (t.params, t.values, t.state.name, t.user_attrs.get("plan"), t.user_attrs.get("origin"), t.system_attrs)
-        for t in History(trials_of(folder)).begun
-    ]
 
 
 def test_a_study_writes_what_its_schema_says(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from search_fakes import LARGE, SMALL, FakeConfig, Recorder, StudyOptions, search
-from test_study import standing, trials_of
+from stored import standing, trials_of
 
 from autotune.errors import ConfigError
 from autotune.study.loop import LAG, stands_still

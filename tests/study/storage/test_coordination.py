@@ -19,7 +19,7 @@ import psutil
 import pytest
 from postgres import server
 from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, search, space
-from test_study import trials_of
+from stored import trials_of
 
 from autotune.errors import StudyError
 from autotune.study.run import run_worker

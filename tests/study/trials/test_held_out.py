@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, search
-from test_study import trials_of
+from stored import trials_of
 
 from autotune.errors import ConfigError
 from autotune.results.load import load_results

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, score_texts, search
-from test_study import trials_of
+from stored import trials_of
 
 from autotune.evaluation import Direction, Measurement
 from autotune.study.progress import front_trials

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from search_fakes import FakeConfig, Recorder, RuntimeOptions, StudyOptions, prepare_faulty, search
-from test_study import trials_of
+from stored import trials_of
 
 from autotune.common.threads import usable_cores
 from autotune.study.workers import memory

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, score_texts, search, space
-from test_study import standing, trials_of
+from stored import standing, trials_of
 
 from autotune.errors import ConfigError, StudyError
 from autotune.study.storage.history import is_interrupted
