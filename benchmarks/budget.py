@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 from common import DEMO
 
-from autotune.allocation.allocator import Allocator, Point
+from autotune.allocation.allocator import Point, open_allocator
 from autotune.allocation.choices import default_settings, make_menus
-from autotune.allocation.probe import Probe
-from autotune.allocation.texts import FULL, SHORT, texts_of
+from autotune.allocation.probe import FULL, SHORT, MeasuringInputs
 from autotune.common.cache import Cache
 from autotune.compression.bank import Bank
 from autotune.compression.calibration.statistics import StatisticsCache
@@ -64,27 +63,20 @@ def main() -> None:
 
         engine = Engine(model, bank=Bank(), statistics=collect)
         unseen = Perplexity(path=options.report, sequence_length=512, samples=32)
-        texts = [texts_of(options.text, source, engine, cache, **windows) for windows in (SHORT, FULL)]
+        inputs = MeasuringInputs(engine, source, lambda: tokenizer, cache)
+        short, full = (inputs.texts({"path": options.text, **windows}) for windows in (SHORT, FULL))
         menus = make_menus(
             engine,
             default_settings(data_aware=True, small=options.small),
             runtime_compressed=options.runtime_compressed,
         )
-        weights = {weight.name: weight for weight in engine.weights if weight.name in menus.choices}
-        opened: list[Probe] = []
-
-        def probe() -> Probe:
-            if not opened:
-                opened.append(Probe(model, weights, tokenizer, device="CPU", ov_config={}))
-            return opened[0]
-
-        allocator = Allocator(engine, menus, probe, short=texts[0], full=texts[1])
-        forwards = allocator.token_forwards / len(weights)
-        stage(f"errors of {len(weights)} weights, {forwards:,.0f} token-forwards a weight")
-        front = allocator.front(options.points)
-        stage(f"{len(allocator.points)} plans verified, {allocator.token_forwards:,} token-forwards in all")
-        asked = [allocator.best(round(size * 1e6)) for size in options.sizes]
-        stage("the sizes asked for")
+        with open_allocator(inputs, menus, short=short, full=full) as allocator:
+            forwards = allocator.token_forwards / len(menus.choices)
+            stage(f"errors of {len(menus.choices)} weights, {forwards:,.0f} token-forwards a weight")
+            front = allocator.front(options.points)
+            stage(f"{len(allocator.points)} plans verified, {allocator.token_forwards:,} token-forwards in all")
+            asked = [allocator.best(round(size * 1e6)) for size in options.sizes]
+            stage("the sizes asked for")
         with OpenVINOLanguageModel(model, tokenizer) as original:
             reported = unseen.reference(original)
 

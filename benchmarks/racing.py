@@ -19,7 +19,7 @@ from autotune.results.pareto import costs, hypervolume
 from autotune.study.progress import front_trials
 from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
 from autotune.study.storage.history import History
-from autotune.study.trials.racing import Beaten, Race, rivals_of
+from autotune.study.trials.racing import Dominated, Race, rivals_of
 
 
 def replay(folder: Path, step: int) -> tuple[int, int, int, float, float]:
@@ -47,7 +47,7 @@ def replay(folder: Path, step: int) -> tuple[int, int, int, float, float]:
             parts = {name: tuple(values[:count]) for name, values in sequences.items()}
             try:
                 race.check({name: Measurement(float(np.mean(part)), None, part) for name, part in parts.items()})
-            except Beaten:
+            except Dominated:
                 scored += count
                 stopped.append(trial)
                 break

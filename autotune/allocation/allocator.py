@@ -1,27 +1,27 @@
-"""Allocates, verifies and corrects until prediction and measurement agree; every point that it returns was measured."""
+"""Allocator: solve for a plan, measure it and correct the predictions, until both agree."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autotune.allocation.choices import Menus
 from autotune.allocation.error_table import ErrorTable, corrected_by, limits, measure, solve
-from autotune.allocation.probe import Array, Probe
+from autotune.allocation.probe import Array, MeasuringInputs, Probe, Texts
 from autotune.common.files import fingerprint
 from autotune.compression.engine import Engine
 from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.plan import Plan
 from autotune.compression.variants import Variant
 from autotune.errors import PlanError
-from autotune.evaluation import Evaluator, Measurement, Reference
+from autotune.evaluation import Measurement
 
-__all__ = ["Allocator", "Point", "Texts"]
+__all__ = ["TOKENS_PER_WEIGHT", "Allocator", "Point", "open_allocator", "protections"]
 
 TOKENS_PER_WEIGHT = 2048
 """Token-forwards that a table of errors may take, for each weight on average."""
@@ -50,24 +50,6 @@ Stage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """What divergences are measured on: an evaluator that gives `kl_divergence`, and its reference.
-
-    Attributes:
-        key: changes with anything that could change the reference or a score.
-    """
-
-    evaluator: Evaluator
-    reference: Callable[[], Reference]
-    key: str
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one measurement."""
-        return int(np.asarray(self.reference()["tokens"]).size)
-
-
-@dataclass(frozen=True, slots=True)
 class Point:
     """One verified plan.
 
@@ -89,10 +71,30 @@ class Point:
         return self.predicted / self.measured.value - 1
 
 
+@contextmanager
+def open_allocator(
+    inputs: MeasuringInputs, menus: Menus, *, short: Texts, full: Texts, stage: Stage | None = None
+) -> Iterator[Allocator]:
+    """Make an allocator whose probe is compiled when something has to be measured, and freed at the end."""
+    probes: list[Probe] = []
+
+    def probe() -> Probe:
+        if not probes:
+            probes.append(inputs.probe(menus.choices))
+        return probes[0]
+
+    try:
+        yield Allocator(inputs.engine, menus, probe, short=short, full=full, stage=stage)
+    finally:
+        for one in probes:
+            one.close()
+
+
 class Allocator:
     """Chooses the variant of every weight for one original model.
 
     Attributes:
+        engine: of the original model.
         table: predicted divergences, corrected by every plan that was verified.
         points: all verified plans, in the order of their verification.
         measurements: how many divergences of single weights were needed, those found in the bank included.
@@ -123,7 +125,7 @@ class Allocator:
                 weight leaves of them goes into second ones.
             stage: is told what happens.
         """
-        self._engine, self._probe, self._short, self._full = engine, probe, short, full
+        self.engine, self._probe, self._short, self._full = engine, probe, short, full
         self._stage = stage or (lambda _: None)
         self._weights = {weight.name: weight for weight in engine.weights}
         self.points: list[Point] = []
@@ -140,7 +142,7 @@ class Allocator:
         Raises:
             PlanError: nothing on the menus is that small.
         """
-        solve(self._engine, self.table, limit)  # refused before anything is measured
+        solve(self.engine, self.table, limit)  # refused before anything is measured
         beside = [round(limit * share) for share in NEIGHBOURS]
         self._correct([limit, *beside])
         self._verify_uniform([limit])
@@ -152,14 +154,14 @@ class Allocator:
 
         Points that a smaller one beats are left out, so there may be fewer.
         """
-        sizes = limits(self._engine, self.table, count)
+        sizes = limits(self.engine, self.table, count)
         self._correct(sizes)
         self._verify_uniform(sizes)
         return list(_undominated(self.points))
 
     def learn(self, count: int) -> None:
         """Correct the table by plans of `count` sizes, and measure the uniform plans beside them."""
-        sizes = limits(self._engine, self.table, count)
+        sizes = limits(self.engine, self.table, count)
         self._correct(sizes)
         self._verify_uniform(sizes)
 
@@ -206,7 +208,7 @@ class Allocator:
             error = math.nan if found.stderr is None else found.stderr
             return {"divergence": np.array([found.value, error], np.float64)}
 
-        entry = self._engine.kept(fingerprint("divergence", texts.key), variants, compute)
+        entry = self.engine.kept(fingerprint("divergence", texts.key), variants, compute)
         value, error = entry["divergence"].tolist()
         return Measurement(float(f"{value:.{DIGITS}g}"), None if math.isnan(error) else error)
 
@@ -224,8 +226,8 @@ class Allocator:
         """(weight, position on its menu) that plans choose and that were not measured; one for each weight, those
         with the largest share of a plan's divergence first."""
         shares: dict[tuple[str, int], float] = {}
-        for limit in limits(self._engine, self.table, REFINED_AT):
-            plan = solve(self._engine, self.table, limit)
+        for limit in limits(self.engine, self.table, REFINED_AT):
+            plan = solve(self.engine, self.table, limit)
             total = self.table.predicted(plan.variants)
             for name, variant in plan.variants.items():
                 if name not in self.table.menus.choices or total <= 0:
@@ -274,17 +276,17 @@ class Allocator:
             risky = any(variant is not None and variant.format.bits < SAFE_BITS for variant in choices)
             for one in (table, *([table.at_least(SAFE_BITS)] if risky else [])):
                 with suppress(PlanError):  # a neighbour that is too small
-                    plan = solve(self._engine, one, size)
+                    plan = solve(self.engine, one, size)
                     found.append((plan, table.predicted(plan.variants)))
         return found
 
     def _verify(self, plans: Sequence[tuple[Plan, float]], uniform: bool = False) -> list[Point]:
-        known = {point.plan.key for point in self.points}
+        verified = {point.plan.key for point in self.points}
         found: list[Point] = []
         for plan, predicted in plans:
-            if plan.key in known:
+            if plan.key in verified:
                 continue
-            known.add(plan.key)
+            verified.add(plan.key)
             self._stage(f"verifying a plan of {plan.footprint:,} bytes")
             measured = self._measured(dict(plan.variants), self._full)
             found.append(Point(plan, predicted, measured, uniform))
@@ -305,7 +307,7 @@ class Allocator:
 
     def _values(self, name: str, variant: Variant) -> Array:
         weight = self._weights[name]
-        restored = self._engine.restored(weight, variant)
+        restored = self.engine.restored(weight, variant)
         return rows_to_shape(restored[:, None, :], weight)[0]
 
 

@@ -1,84 +1,49 @@
-"""Plans of a study's budgets: one table of errors for all of them, solved anew for each."""
+"""Planner of a study's budgets: one error table for all, solved for each budget."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from autotune.allocation.allocator import Allocator, Stage, Texts, protections
-from autotune.allocation.choices import Menus
+from autotune.allocation.allocator import Allocator, protections
 from autotune.allocation.error_table import ErrorTable, solve
-from autotune.allocation.probe import Probe
 from autotune.compression.engine import Engine
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS
 from autotune.compression.variants import Variant
-from autotune.errors import PlanError
 
-__all__ = ["ERROR_METRIC", "BudgetPlanner", "bytes_of"]
+__all__ = ["ERROR_METRIC", "LEARNED_FROM", "BudgetPlanner", "bytes_of"]
 
 ERROR_METRIC = "measured KL divergence"
-"""What the plan's map of weights shows instead of a sensitivity."""
+"""Name of the values that a plan's map of weights shows instead of a sensitivity."""
 
 LEARNED_FROM = 8
-"""Sizes at which plans are verified before the first trial; the trials are measured anyway."""
+"""Number of sizes at which plans are verified before the first trial; trials are measured anyway."""
 
 
 class BudgetPlanner:
-    """Solves for budgets; measured once, kept in the bank, so that all workers and later studies have one table.
+    """Solves for budgets. Its measurements are stored in the bank, so all workers and later studies share one table.
 
     Attributes:
         allocator: with the corrected table, and the plans that it was corrected by.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        menus: Menus,
-        open_probe: Callable[[], Probe],
-        *,
-        short: Texts,
-        full: Texts,
-        most: float | None = None,
-        stage: Stage | None = None,
-    ) -> None:
-        """Measure, or find in the bank, the errors and the plans that correct them.
+    def __init__(self, allocator: Allocator, *, most: float | None = None) -> None:
+        """Verify plans of several sizes, or read them from the bank, to correct the allocator's table.
 
         Args:
-            engine: of the original model.
-            menus: what each weight may become.
-            open_probe: makes the probe, should anything have to be measured; it is closed again.
-            short, full: see `Allocator`.
-            most: bytes that no plan may pass, whatever its budget (a limit of the study).
-            stage: is told what happens.
-
-        Raises:
-            PlanError: the menus are empty.
+            allocator: of the original model; it measures nothing afterwards.
+            most: upper bound in bytes for every plan, whatever its budget (a limit of the study).
         """
-        if not menus.choices:
-            raise PlanError("allocation: no weight of this model can have any of the formats that the space allows")
-        self._engine, self._most = engine, most
-        opened: list[Probe] = []
-
-        def probe() -> Probe:
-            if not opened:
-                opened.append(open_probe())
-            return opened[0]
-
-        try:
-            self.allocator = Allocator(engine, menus, probe, short=short, full=full, stage=stage)
-            self.allocator.learn(LEARNED_FROM)
-        finally:
-            for one in opened:
-                one.close()
+        self.allocator, self._engine, self._most = allocator, allocator.engine, most
+        allocator.learn(LEARNED_FROM)
 
     def plan(self, budget: float) -> Plan:
-        """The plan of least predicted divergence within a budget.
+        """Return the plan of least predicted divergence within a budget.
 
-        A uniform or other plan that was verified and did better than that prediction is taken instead. A budget in
-        bits a weight below what the formats reach gives the smallest plan there is, with a note.
+        A verified plan that measured better than that prediction is returned instead. A budget in bits a weight below
+        the smallest plan returns the smallest plan, with a note.
 
         Args:
             budget: bits a weight, or bytes; see `Settings.budget`.
@@ -111,7 +76,7 @@ class BudgetPlanner:
         return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(predicted))
 
     def _solve(self, table: ErrorTable, limit: int, budget: float) -> Plan:
-        """A plan of at most so many bytes, and of at most so many bits a weight where the budget counts these."""
+        """Solve for at most `limit` bytes, and at most `budget` bits a weight if the budget counts bits."""
         elements = sum(weight.size for weight in self._engine.weights)
         while True:
             plan = solve(self._engine, table, limit)
@@ -123,7 +88,7 @@ class BudgetPlanner:
             limit = smaller
 
     def _errors(self, predicted: float) -> dict[str, Any]:
-        """What the plan's file tells of the table: the map of errors, and what was foretold."""
+        """Collect the error map and the prediction for the plan's file."""
         table = self.allocator.table
         errors = {}
         for name, choices in table.menus.choices.items():
@@ -135,7 +100,7 @@ class BudgetPlanner:
 
 
 def bytes_of(engine: Engine, budget: float) -> int:
-    """Bytes of `openvino_model.bin` that a budget in bits a weight (or in bytes) allows."""
+    """Convert a budget in bits a weight (or in bytes) to bytes of `openvino_model.bin`."""
     if budget > MOST_BITS:
         return int(budget)
     weights = sum(engine.sizes.nbytes(weight) for weight in engine.weights)

@@ -1,13 +1,15 @@
-"""A model whose weights are inputs: compiled once, then run with any weight replaced.
+"""Measure the KL divergence of a model with some of its weights replaced.
 
-Compiling a model for every (weight, variant) would cost more than running it. OpenVINO multiplies by a weight that
-comes in as an input about as fast as by a constant, once there are some hundred tokens.
+A probe is a model whose weights are inputs: compiled once, then run with any weight replaced. Compiling a model for
+every (weight, variant) would take longer than running it. From a few hundred tokens on, OpenVINO multiplies by an input
+about as fast as by a constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +24,92 @@ from autotune.models.runtime.language_model import OpenVINOLanguageModel
 if TYPE_CHECKING:
     import openvino as ov
 
+    from autotune.common.cache import Cache
+    from autotune.compression.engine import Engine
     from autotune.evaluation import Evaluator, Measurement, Reference
+    from autotune.models.source import SourceModel
 
-__all__ = ["Probe", "with_weights_as_inputs"]
+__all__ = ["FULL", "SHORT", "Array", "MeasuringInputs", "Probe", "Texts", "with_weights_as_inputs"]
 
 Array = npt.NDArray[np.float32]
 
+SHORT = {"sequence_length": 256, "samples": 4}
+"""Windows of a text on which single weights are measured."""
+
+FULL = {"sequence_length": 512, "samples": 16}
+"""Windows of a text on which plans are measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts on which divergences are measured: an evaluator of `kl_divergence`, and its reference.
+
+    Attributes:
+        evaluator: measures `kl_divergence`.
+        reference: returns the original's reference.
+        key: changes with everything that could change the reference or a score.
+    """
+
+    evaluator: Evaluator
+    reference: Callable[[], Reference]
+    key: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one measurement."""
+        return int(np.asarray(self.reference()["tokens"]).size)
+
+
+@dataclass(frozen=True)
+class MeasuringInputs:
+    """Original model and runtime of the measurements behind an allocation.
+
+    Attributes:
+        engine, source: of the original model.
+        tokenizer: returns the model's tokenizer.
+        cache: stores the references.
+        device, ov_config: as for `OpenVINOLanguageModel`.
+    """
+
+    engine: Engine
+    source: SourceModel
+    tokenizer: Callable[[], Any]
+    cache: Cache
+    device: str = "CPU"
+    ov_config: Mapping[str, Any] = field(default_factory=dict)
+
+    def texts(self, options: Mapping[str, Any]) -> Texts:
+        """Make texts from options of the evaluator `perplexity`."""
+        from autotune.evaluation import SCORING_CONFIG
+        from autotune.evaluation.registry import create_evaluator
+        from autotune.evaluation.stores import ReferenceStore, reference_key
+
+        store = ReferenceStore(self.cache.references)
+        evaluator = create_evaluator("perplexity", dict(options))
+        key = reference_key(
+            "perplexity",
+            evaluator,
+            model_fingerprint=self.source.fingerprint,
+            tokenizer_fingerprint=self.source.tokenizer_fingerprint,
+            ov_config={"device": self.device, **SCORING_CONFIG, **self.ov_config},
+        )
+
+        def create() -> Reference:
+            with OpenVINOLanguageModel(
+                self.engine.model, self.tokenizer(), device=self.device, ov_config=self.ov_config
+            ) as original:
+                return evaluator.reference(original)
+
+        return Texts(evaluator, lambda: store.get_or_create(key, create)[0], key)
+
+    def probe(self, names: Collection[str]) -> Probe:
+        """Compile a probe of these weights."""
+        weights = {weight.name: weight for weight in self.engine.weights if weight.name in names}
+        return Probe(self.engine.model, weights, self.tokenizer(), device=self.device, ov_config=self.ov_config)
+
 
 class Probe:
-    """Scores a model with some of its weights replaced."""
+    """Model with some of its weights as inputs."""
 
     def __init__(
         self,
@@ -67,7 +146,7 @@ class Probe:
 
     @contextmanager
     def replaced(self, values: Mapping[str, Array]) -> Iterator[OpenVINOLanguageModel]:
-        """The model with these weights, float32 in the shape of their constants, until the block ends."""
+        """Replace these weights, float32 in the shape of their constants, until the block ends."""
         self._inputs.update({input_name(name): self._as_input(name, value) for name, value in values.items()})
         try:
             yield self._whole
@@ -78,9 +157,9 @@ class Probe:
         return _tensor(values.swapaxes(-1, -2) if name in self._turned else values)
 
     def score(self, values: Mapping[str, Array], evaluator: Evaluator, reference: Reference) -> Measurement:
-        """KL divergence to the original with these weights replaced.
+        """Measure the KL divergence to the original with these weights replaced.
 
-        Of a single weight, only what lies behind it is run. Weights are best measured in the order of the model.
+        For a single weight, only the segments after it are run. Measuring weights in the model's order is fastest.
         """
         with self.replaced(values) as whole:
             segment = self.segment(*values) if len(values) == 1 else 0
@@ -88,12 +167,12 @@ class Probe:
             return evaluator.evaluate(model, reference)["kl_divergence"]
 
     def segment(self, name: str) -> int:
-        """Number of the segment of the model that first uses a weight."""
+        """Return the number of the segment that first uses a weight."""
         return self._suffixes.segment(input_name(name))
 
     def close(self) -> None:
         """Free the compiled models and the weights."""
-        if "_suffixes" in self.__dict__:  # asking the property would make them
+        if "_suffixes" in self.__dict__:  # the property would make them
             self._suffixes.close()
         self._whole.close()
         self._inputs.clear()
@@ -101,23 +180,23 @@ class Probe:
 
 
 def input_name(weight: str) -> str:
-    """The name of the input that stands for a weight."""
+    """Name the input of a weight."""
     return f"{weight}/probe"
 
 
 def original_values(model: ov.Model, weights: Mapping[str, Weight]) -> dict[str, Array]:
-    """The weights in float32, each in its constant's shape."""
+    """Read the weights in float32, each in its constant's shape."""
     constants = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     return {name: read_f32(constants[name]) for name in weights}
 
 
 def with_weights_as_inputs(model: ov.Model, weights: Mapping[str, Weight]) -> tuple[ov.Model, frozenset[str]]:
-    """A copy of the model with a float32 Parameter in the place of each weight and of the Convert behind it.
+    """Copy the model with a float32 Parameter in place of each weight and of the Convert after it.
 
     Returns:
         The copy, and the names of the weights that it takes with their last two axes exchanged. These are the experts
-        of mixtures: products with a batch of transposed matrices become an operation in the CPU plugin that takes
-        constants only, and those with matrices as they are do not.
+        of mixtures: the CPU plugin turns products with a batch of transposed matrices into an operation that takes
+        constants only. It leaves products with plain matrices alone.
     """
     import openvino as ov
     from openvino import opset15 as ops
@@ -146,7 +225,7 @@ def with_weights_as_inputs(model: ov.Model, weights: Mapping[str, Weight]) -> tu
 
 
 def _products(constant: ov.Node) -> list[ov.Node]:
-    """The MatMuls that a constant is the second factor of, directly or behind a Convert; none where it feeds others."""
+    """Find the MatMuls whose second factor is this constant, directly or via a Convert; none if it feeds others."""
     found = []
     for target in constant.output(0).get_target_inputs():
         node = target.get_node()
@@ -161,15 +240,15 @@ def _turn(product: ov.Node, parameter: ov.Node) -> None:
     """Replace a MatMul by one whose second factor is the parameter, transposed the other way."""
     from openvino import opset15 as ops
 
-    known = product.get_attributes()
-    new = ops.matmul(product.input_value(0), parameter, known["transpose_a"], not known["transpose_b"])
+    attributes = product.get_attributes()
+    new = ops.matmul(product.input_value(0), parameter, attributes["transpose_a"], not attributes["transpose_b"])
     new.set_friendly_name(product.get_friendly_name())
     for target in list(product.output(0).get_target_inputs()):
         target.replace_source_output(new.output(0))
 
 
 def _feed(target: Any, parameter: ov.Node, old: ov.Node) -> None:
-    """Connect what a constant fed to the parameter; a Convert to float32 in between is left out."""
+    """Connect the consumers of a constant to the parameter; a Convert to float32 in between is dropped."""
     from openvino import opset15 as ops
 
     node = target.get_node()

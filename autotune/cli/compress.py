@@ -75,11 +75,10 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Compress one model into a folder that loads in optimum-intel and OpenVINO GenAI."""
-    from autotune import single
-    from autotune.allocation.single import compress_to_size
     from autotune.common.cache import Cache
     from autotune.compression.formats.table import parse_codebook
     from autotune.config.config import Calibration
+    from autotune.study import single
 
     if group_size_fallback not in ("adjust", "ignore", "error"):
         raise UsageError(f"--group-size-fallback must be adjust, ignore or error, got {group_size_fallback!r}")
@@ -128,7 +127,7 @@ def compress(
             limit, measured_on = _size_asked_for(max_size, text, settings)
             common |= {"ignored_scope": settings.ignored_scope, "small": tuple(allow or ())}
             common["runtime_compressed"] = runtime_compressed
-            produced = compress_to_size(model, out, limit, text=measured_on, **common)
+            produced = single.compress_to_size(model, out, limit, text=measured_on, **common)
     print_json(produced.as_dict()) if as_json else print_produced(produced)
 
 
@@ -154,8 +153,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score one model against its original."""
-    from autotune import single
     from autotune.common.formatting import score
+    from autotune.study import single
 
     options: dict[str, dict[str, Any]] = {
         "perplexity": {

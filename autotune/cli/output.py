@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autotune.evaluation import Metric
     from autotune.reporting.write import ReportPaths
     from autotune.results.types import StudyResults
-    from autotune.single import Produced
+    from autotune.study.export import Produced
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.planning.forecast import Forecast, Measuring
     from autotune.study.progress import Listener

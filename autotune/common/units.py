@@ -94,6 +94,10 @@ class Constraint:
     value: float
     text: str
 
+    def violation(self, value: float) -> float:
+        """Return how far `value` is beyond the limit, in the metric's unit; zero or negative if it is within."""
+        return value - self.value if self.op == "<=" else self.value - value
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a study's storage: op, value, text."""
         return {"op": self.op, "value": self.value, "text": self.text}

@@ -67,7 +67,6 @@ class Engine:
         bank: Bank | None = None,
         statistics: Callable[[], Statistics] | None = None,
         model_fingerprint: str = "",
-        allocate: Callable[[Settings], Plan] | None = None,
     ) -> None:
         """Look at a model.
 
@@ -76,7 +75,6 @@ class Engine:
             bank: where variants are kept; by default only small ones, in memory.
             statistics: gives the calibration statistics when they are first needed; None if there is no text.
             model_fingerprint: recorded in the compressed model.
-            allocate: gives the plan of settings with a budget, which takes measurements; None refuses them.
         """
         self.model = model
         self.weights = find_weights(model)
@@ -85,7 +83,6 @@ class Engine:
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
         self._model_fingerprint = model_fingerprint
-        self._allocate = allocate
         nodes = model.get_ordered_ops()
         self._constants = {n.get_friendly_name(): n for n in nodes if n.get_type_name() == "Constant"}
         self._by_name = {weight.name: weight for weight in self.weights}
@@ -159,9 +156,7 @@ class Engine:
                 "this model has no float weights to compress; if it is compressed already, name the original"
             )
         if settings.allocation == "budget":
-            if self._allocate is None:
-                raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
-            return self._allocate(settings)
+            raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
         settings = self.resolve(settings)
         if settings.needs_statistics:
             self._check_text()

@@ -1,92 +1,136 @@
-"""A trial's model as a deployable folder: what `autotune export` does.
-
-A trial's model again, from its inputs alone, and whether it has the same bytes: what `autotune reproduce` does.
-"""
+"""Export a compressed model as a deployable folder, and reproduce a trial's model to compare its bytes."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune import __version__
+from autotune.common.cache import Cache
 from autotune.common.files import atomic_write, fingerprint_file
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
-from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
+from autotune.models.source import MODEL_FILE, WEIGHTS_FILE, save_model
 from autotune.results.selection import Wish, choose
 from autotune.results.types import TrialRecord
-from autotune.single import Produced, Stage, check_empty, write_model
+from autotune.study.session import Session
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
-    from autotune.study.session import Preparation
+    from autotune.models.source import SourceModel
 
-__all__ = ["Reproduction", "export", "reproduce", "settings_of"]
+__all__ = ["Produced", "Reproduction", "check_empty", "export", "reproduce", "settings_of", "write_model"]
 
 CARD = "README.md"
 RECORD = "autotune.json"
 
 
-def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Stage) -> Produced:
-    """Build the model of one trial of a study again and write it as a folder that loads everywhere.
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """Compressed model on disk.
+
+    Attributes:
+        folder: the complete model folder.
+        plan: variant of every weight.
+        original_footprint: bytes of the original's `openvino_model.bin`.
+        trial: the trial whose model it is, None without a study.
+        settings: of the trial, defaults resolved.
+    """
+
+    folder: Path
+    plan: Plan
+    original_footprint: int
+    trial: int | None = None
+    settings: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
+        plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
+        trial = {} if self.trial is None else {"trial": self.trial}
+        return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
+
+
+def check_empty(out: Path) -> None:
+    """Refuse an output folder that is not empty.
+
+    Raises:
+        UsageError: `out` is a file or a folder that is not empty.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} exists already and is not an empty folder; name a new one")
+
+
+def write_model(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
+    """Apply a plan and write the complete folder; `about` becomes part of its `autotune.json`."""
+    record = {
+        "autotune": __version__,
+        "model": {"name": source.name, "fingerprint": source.fingerprint},
+        **about,
+        "plan": plan.as_dict(),
+    }
+    save_model(engine.apply(plan), source, out, record=record)
+    return Produced(out, plan, engine.sizes.original)
+
+
+def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Callable[[str], None]) -> Produced:
+    """Rebuild the model of one trial of a study and write it as a folder that loads everywhere.
 
     Args:
         folder: the study's folder.
         out: a folder that does not exist yet or is empty.
-        wish: which trial.
+        wish: selects the trial.
         storage: an Optuna storage URL instead of the folder's `study.db`.
-        stage: is told what happens.
+        stage: receives progress messages.
 
     Raises:
-        UsageError: `out` is not empty, or no trial is as wished.
+        UsageError: `out` is not empty, or no trial matches the wish.
         StudyError: the study cannot be read, or the model, texts or engine changed so that the plan is another one.
     """
     from autotune.config.config import load_config
     from autotune.reporting.text.model_card import model_card
     from autotune.results.load import load_results
-    from autotune.study.session import prepare
 
     check_empty(out)
     results = load_results(folder, storage)
     number = choose(results, wish, where=str(folder))
     record = results.records[number]
-    prepared = prepare(load_config(folder / "model.yaml"), stage)
-    plan = planned_again(prepared.engine, folder, record)
+    session = Session(load_config(folder / "model.yaml"), stage)
+    plan = rebuild_plan(session, folder, record)
     if plan.key != record.plan:
         raise StudyError(
             f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
             f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` says which"
         )
     stage("compressing")
-    settings = prepared.engine.resolve(settings_of(record)).as_dict()
+    settings = session.engine.resolve(settings_of(record)).as_dict()
     scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
     about: dict[str, Any] = {
         "settings": settings,
         "trial": number,
         "scores": scores,
-        "inputs": prepared.fingerprints(),
+        "inputs": session.fingerprints(),
         "versions": results.manifest.get("versions"),
     }
-
-    produced = write_model(prepared.engine, plan, prepared.source, out, about)
+    produced = write_model(session.engine, plan, session.source, out, about)
     add_hashes(out)
     with atomic_write(out / CARD) as temporary:
         temporary.write_text(model_card(results, number, settings), encoding="utf-8")
-    return Produced(produced.folder, produced.plan, produced.original_footprint, trial=number, settings=settings)
+    return replace(produced, trial=number, settings=settings)
 
 
-def planned_again(engine: Engine, folder: Path, record: TrialRecord) -> Plan:
-    """The plan of a trial's settings; that of a budget is read, since making it takes measurements of the study."""
+def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:
+    """Plan a trial's settings again; a budget's plan is read, since planning it takes the study's measurements."""
     settings = settings_of(record)
     path = folder / "plans" / f"{record.plan}.json"
     if settings.allocation == "budget" and path.is_file():
         return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    return engine.plan(settings)
+    return session.plan(settings)
 
 
 def add_hashes(out: Path) -> None:
@@ -98,23 +142,23 @@ def add_hashes(out: Path) -> None:
 
 
 def settings_of(record: TrialRecord) -> Settings:
-    """The settings that a trial had."""
-    known = Settings.__dataclass_fields__
-    values = {name: value for name, value in record.settings.items() if name in known}
+    """Read a trial's settings."""
+    fields = Settings.__dataclass_fields__
+    values = {name: value for name, value in record.settings.items() if name in fields}
     values["ignored_scope"] = tuple(values.get("ignored_scope") or ())
     return Settings(**values)
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What came of building a trial's model again.
+    """Comparison of a trial's model with a rebuilt one.
 
     Attributes:
         trial: its number.
-        same: whether plan and bytes are those that the trial had.
-        plan, digest: of the model built now.
+        same: whether plan and bytes are equal.
+        plan, digest: of the rebuilt model.
         recorded_plan, recorded_digest: of the trial.
-        changed: the inputs that are no longer what they were, each as a sentence.
+        changed: the inputs that changed since, each as a sentence.
     """
 
     trial: int
@@ -126,7 +170,7 @@ class Reproduction:
     changed: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
+        """Convert to plain data for `--json`."""
         return {
             "trial": self.trial,
             "same": self.same,
@@ -139,7 +183,7 @@ class Reproduction:
 
 
 def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable[[str], None]) -> Reproduction:
-    """Calibrate, plan and compress again, with nothing taken from a cache but the exported original.
+    """Calibrate, plan and compress again; only the exported original comes from a cache.
 
     Raises:
         UsageError: there is no such finished trial.
@@ -152,7 +196,7 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
     results = load_results(folder, storage)
     record = results.records.get(number)
     if record is None or record.plan is None or not record.complete:
-        scored = [str(known.number) for known in results.records.values() if known.complete]
+        scored = [str(other.number) for other in results.records.values() if other.complete]
         raise UsageError(f"{folder} has no finished trial {number}; there are {', '.join(scored) or 'none'}")
     if record.digest is None:
         raise StudyError(
@@ -160,28 +204,25 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
         )
     config = load_config(folder / "model.yaml")
     with tempfile.TemporaryDirectory(prefix="autotune-") as empty:
-        prepared = fresh(config, Path(empty), stage)
-        plan = prepared.engine.plan(settings_of(record))
+        session = uncached_session(config, Path(empty), stage)
+        plan = session.plan(settings_of(record))
         stage("compressing")
-        digest = model_digest(prepared.engine.apply(plan))
+        digest = model_digest(session.engine.apply(plan))
     same = plan.key == record.plan and digest == record.digest
-    changed = () if same else changes(config, results.manifest, prepared.fingerprints())
+    changed = () if same else changes(config, results.manifest, session.fingerprints())
     return Reproduction(number, same, plan.key, digest, record.plan, record.digest, changed)
 
 
-def fresh(config: Config, empty: Path, stage: Callable[[str], None]) -> Preparation:
-    """What a trial works with, on an empty cache; only the original's export is taken from the real one."""
-    from autotune.common.cache import Cache
-    from autotune.study.session import prepare
-
-    prepared = prepare(config, stage)
-    _ = prepared.source  # found or exported where all studies keep it
-    prepared.cache = Cache(empty, prepared.cache.limit)
-    return prepared
+def uncached_session(config: Config, empty: Path, stage: Callable[[str], None]) -> Session:
+    """Open a session on an empty cache; only the original's export comes from the real one."""
+    session = Session(config, stage)
+    _ = session.source  # in the cache that all studies share
+    session.cache = Cache(empty, session.cache.limit)
+    return session
 
 
 def changes(config: Config, manifest: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str, ...]:
-    """The inputs of a model's bytes that differ from the study's manifest, each named with where it comes from."""
+    """List the inputs that differ from the study's manifest, each with its origin."""
     from autotune.evaluation.texts.sources import describe_source
     from autotune.study.storage.manifest import versions
 

@@ -1,11 +1,8 @@
-"""The loop over one open study: propose, begin, wait, tell, until there is a reason to stop.
+"""Main loop of a search: propose, begin, wait and tell, until there is a reason to stop.
 
-Everything that decides what happens next is read from the storage before each trial, and each trial is chosen, raced
-and told apart from others by the trials that come so long before it that workers side by side have finished them. So a
-study that was killed, interrupted or given more trials goes on exactly where it was, and is the same one, trial by
-trial, with one worker and with two.
-
-When a front has stopped becoming better.
+The loop reads everything that decides the next trial from the storage. A trial is proposed, raced and compared using
+only trials so far before it that parallel workers have finished them. So a study that was killed, interrupted or
+extended continues exactly, and one or two workers give the same study, trial by trial.
 """
 
 from __future__ import annotations
@@ -23,15 +20,14 @@ from autotune.common.files import atomic_write
 from autotune.evaluation import Direction
 from autotune.results.pareto import costs, hypervolume
 from autotune.study.progress import Listener, StudyInfo, duration, front_rows, front_trials, is_feasible, row_of
-from autotune.study.sampling.initial_points import Anchor, from_front, wished
+from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
 from autotune.study.sampling.proposals import Proposal, Proposer
-from autotune.study.storage.attributes import all_metrics, describe_study, record_manifest
+from autotune.study.storage.attributes import Description, all_metrics, describe_study, record_manifest
 from autotune.study.storage.coordination import Sharing
 from autotune.study.storage.history import History, is_interrupted, result_of
 from autotune.study.trial_writer import begin, mark_interrupted, tell
 from autotune.study.trials.racing import rivals_of
-from autotune.study.trials.trial import Seen, TrialResult, Twin, describe, duplicate
-from autotune.study.workers.messages import Site
+from autotune.study.trials.trial import PlanStatus, Site, TrialResult, Twin, describe, duplicate
 from autotune.study.workers.pool import LATER, Finished, Later, Pool, Stopped
 
 if TYPE_CHECKING:
@@ -40,30 +36,31 @@ if TYPE_CHECKING:
     from autotune.config.config import Config
     from autotune.evaluation import Metric
 
-__all__ = ["SMALLEST_GAIN", "Reason", "Search", "stands_still"]
+__all__ = ["SMALLEST_GAIN", "Reason", "Search", "has_converged"]
 
 LAG = 3
-"""A trial knows all but the two before it (see `History.known`). So one of two workers seldom waits for the other: by
-the seconds of two studies of 48 trials for 1 to 4% of the time; if only the one before it were unknown, for 9%."""
+"""A trial depends on all trials but the two before it (see `History.before_next`). So one of two workers seldom waits
+for the other: 1 to 4% of the time in two studies of 48 trials. With a lag of 2 it would be 9%."""
 
 Reason = Literal["trials", "timeout", "patience", "exhausted", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
-    """A trial that has begun, and when (`time.monotonic`)."""
+    """A running trial, and when it began (`time.monotonic`)."""
 
     trial: optuna.Trial
     begun: float
 
 
 class Search:
-    """The loop.
+    """Search over one open study.
 
     Attributes:
-        ran: trials of this run that did work of their own.
-        counts: what was (computed, found ready), once the loop has ended.
-        signal: the signal that ended the loop, if one did.
+        description: the study's inputs, once `run` was called.
+        ran: number of trials of this run that did work of their own.
+        counts: what was (computed, reused), once the loop has ended.
+        signal: the signal that ended the loop, if any.
     """
 
     def __init__(
@@ -78,16 +75,16 @@ class Search:
         budget: int,
         earlier_front: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Check what can be checked before any work.
+        """Check the initial points before any work.
 
         Args:
             config: the study's configuration.
             study: its open storage.
             folder: its folder.
-            listener: is told how it goes.
-            pool: does the trials.
-            sharing: who else works on the study.
-            budget: trials that the study is to have.
+            listener: receives the progress.
+            pool: runs the trials.
+            sharing: coordinates with other processes.
+            budget: number of trials of the whole study.
             earlier_front: label -> settings of another study's front, to be tried first.
 
         Raises:
@@ -113,8 +110,9 @@ class Search:
             sampler=config.study.sampler,
             budget=budget,
             seed=config.study.seed,
-            first=[*wished(config.space, config.study.enqueue), *(Anchor(*each) for each in self.inherited)],
+            first=[*enqueued(config.space, config.study.enqueue), *(Anchor(*each) for each in self.inherited)],
         )
+        self.description: Description | None = None
         self.ran = 0
         self.counts: Mapping[str, tuple[int, int]] = {}
         self.signal: int | None = None
@@ -123,7 +121,7 @@ class Search:
         self._started = time.monotonic()
 
     def history(self) -> History:
-        """The study as its storage has it now."""
+        """Read the trials from the storage."""
         return History(self.study.get_trials(deepcopy=False))
 
     def run(self, timeout: float | None, *, joins: bool = False) -> Reason:
@@ -131,23 +129,22 @@ class Search:
 
         Args:
             timeout: seconds after which no further trial begins.
-            joins: the study is another process's, which keeps its attributes.
+            joins: the study belongs to another process, which keeps its attributes.
         """
         self._started = time.monotonic()
-        prepared = self.pool.prepared()
-        describe_study(self.study, self.config, prepared, self.folder, joins=joins)
+        self.description = describe_study(self.study, self.config, self.pool.describe, self.folder, joins=joins)
         if not joins:
             with atomic_write(self.folder / "model.yaml") as temporary:
                 temporary.write_text(self.config.to_yaml(), encoding="utf-8")
             if self.inherited != self.study.user_attrs.get("inherited", []):
                 self.study.set_user_attr("inherited", self.inherited)
         self.recover()
-        info = self.info(prepared.metrics)
+        info = self.info(self.description.metrics)
         self.listener.started(info)
         objectives = dict(self.config.objectives)
-        self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.answer)
+        self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.plan_status)
         gc.collect()
-        gc.freeze()  # so that the collection after each trial looks at what trials made, not at every imported module
+        gc.freeze()  # the collection after each trial then skips every imported module
         try:
             return self.loop(info, None if timeout is None else time.monotonic() + timeout)
         except KeyboardInterrupt as stop:
@@ -156,19 +153,19 @@ class Search:
         finally:
             mark_interrupted(self.study, [*self._at_work, *self._twins])
             gc.unfreeze()
-            self.counts = prepared.counts()
+            self.counts = self.pool.counts()
             if self.ran and not joins:
-                record_manifest(self.study, prepared.manifest())
+                record_manifest(self.study, self.pool.manifest())
 
     def recover(self) -> History:
-        """Mark the trials of processes that are gone, so that they are done again; the study as it is then."""
+        """Mark the trials of dead processes as interrupted, so that they are repeated; return the new history."""
         history = self.history()
         lost = [trial.number for trial in self.sharing.lost(history)]
         mark_interrupted(self.study, lost)
         return self.history() if lost else history
 
     def info(self, measured: Mapping[str, Metric]) -> StudyInfo:
-        """What stands fixed from here on, for the listener."""
+        """Collect what the listener needs before the first trial."""
         metrics, history = all_metrics(measured), self.history()
         original = self.study.user_attrs["original"]
         scores = {name: score["value"] for name, score in original["metrics"].items()}
@@ -182,7 +179,7 @@ class Search:
         )
 
     def loop(self, info: StudyInfo, deadline: float | None) -> Reason:
-        """Run trials until there is a reason to stop and none is at work any more."""
+        """Run trials until there is a reason to stop and no trial is running."""
         while True:
             with self.sharing.claim():
                 history = self.recover()
@@ -197,27 +194,27 @@ class Search:
                     reason = "exhausted"
             if reason is not None and not self._at_work and self.may_leave(reason, history):
                 return reason
-            finished = self.pool.wait(self.sharing.look_around)
+            finished = self.pool.wait(self.sharing.poll_interval)
             if finished is not None:
                 self.finish(finished, info, deadline)
 
     def may_leave(self, reason: Reason, history: History) -> bool:
-        """Whether nobody else is at work either, whose trial might have to be done again."""
+        """Test if no other process is running a trial, which might have to be repeated."""
         return reason == "timeout" or not self.sharing.others(history)
 
     def reason_to_stop(self, history: History, deadline: float | None) -> Reason | None:
-        """Why no further trial should begin now."""
+        """Return why no further trial should begin now, or None."""
         if len(history.finished) + len(history.running) - len(self._twins) >= self.budget:
             return "trials"
         if deadline is not None and time.monotonic() >= deadline:
             return "timeout"
         patience = self.config.study.patience
-        if patience is not None and stands_still(history.known(self.lag), self.directions, patience):
+        if patience is not None and has_converged(history.before_next(self.lag), self.directions, patience):
             return "patience"
         return None
 
     def begin(self, history: History, proposal: Proposal, info: StudyInfo, deadline: float | None) -> None:
-        """Write a trial into the storage and have it worked on."""
+        """Write a trial into the storage and start it."""
         trial, settings = begin(self.study, self.config, history, proposal)
         self._at_work[trial.number] = AtWork(trial, time.monotonic())
         self.sharing.begun(trial)
@@ -227,13 +224,13 @@ class Search:
             return
         count = len(history.finished) + len(self._at_work)
         self.listener.trial_started(trial.number, count, settings.as_dict())
-        rivals = rivals_of(front_trials(history.known(self.lag), self.directions), list(info.objectives))
+        rivals = rivals_of(front_trials(history.before_next(self.lag), self.directions), list(info.objectives))
         self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
 
-    def answer(self, number: int, plan: str) -> Seen | Later:
-        """What the study knows of a plan that trial `number` is about to work on; if nothing, it is that trial's.
+    def plan_status(self, number: int, plan: str) -> PlanStatus | Later:
+        """Look up the plan of the running trial `number`; a new plan is assigned to that trial.
 
-        The first of several with one plan does the work, not the one that is first to know its plan.
+        Of several trials with one plan the first does the work, not the first whose plan is determined.
         """
         with self.sharing.claim():
             history = self.history()
@@ -242,14 +239,14 @@ class Search:
             earlier = history.earlier(plan)
             if earlier is not None:
                 return earlier
-            other = history.at_work_on(plan)
+            other = history.running_plan(plan)
             if other is not None and other != number:
                 return Twin(other)
             self._at_work[number].trial.set_user_attr("plan", plan)
             return None
 
     def finish(self, finished: Finished, info: StudyInfo, deadline: float | None) -> None:
-        """Tell the study of a trial's end, or let the trial wait for its twin."""
+        """Write a trial's result into the storage, or let the trial wait for its twin."""
         number, result = finished.number, finished.result
         work = self._at_work.pop(number)
         if result.state == "twin":
@@ -263,7 +260,7 @@ class Search:
         self.show(number, time.monotonic() - work.begun, info, deadline)
 
     def settle_twins(self, history: History) -> bool:
-        """Give the trials that waited for another one's result that result; whether there were any."""
+        """Give trials that waited for a twin its result; return whether there were any."""
         by_number = {trial.number: trial for trial in history.trials}
         over = [number for number, (_, leader) in self._twins.items() if by_number[leader].state.is_finished()]
         for number in over:
@@ -277,7 +274,7 @@ class Search:
         return bool(over)
 
     def show(self, number: int, seconds: float, info: StudyInfo, deadline: float | None) -> None:
-        """Tell the listener of a finished trial, with the front and the time left."""
+        """Report a finished trial to the listener, with the front and the time left."""
         history = self.history()
         front = front_rows(history, list(info.objectives), self.directions)
         count = len(history.finished)
@@ -291,7 +288,7 @@ class Search:
         self.listener.trial_finished(row, front, eta)
 
     def summary(self, reason: Reason, history: History) -> str:
-        """Why the search ended, and what it computed and what it found ready: one line each."""
+        """Summarise why the search ended, and what it computed and reused: one line each."""
         finished = len(history.finished)
         sentence = {
             "trials": f"the study has its {self.budget} trials",
@@ -313,19 +310,19 @@ class Search:
 
 def counted(what: str, new: int, old: int) -> str:
     """``variants 3 computed, 20 reused``."""
-    done, found = ("measured", "known") if what == "scores" else ("computed", "reused")
-    return f"{what} {new} {done}, {old} {found}"
+    done, reused = ("measured", "known") if what == "scores" else ("computed", "reused")
+    return f"{what} {new} {done}, {old} {reused}"
 
 
 SMALLEST_GAIN = 1e-3
-"""Share of the hypervolume that counts as a gain."""
+"""Least relative gain of hypervolume that counts."""
 
 
-def stands_still(history: History, directions: Sequence[Direction], last: int) -> bool:
-    """Whether the last so many trials have not added a thousandth to the hypervolume of the feasible front.
+def has_converged(history: History, directions: Sequence[Direction], last: int) -> bool:
+    """Test if the last trials added less than `SMALLEST_GAIN` to the hypervolume of the feasible front.
 
-    Trials that were stopped or failed count as trials without a gain, copies of others do not count. Each objective is
-    scaled to [0, 1] over all feasible trials, with the reference point a tenth beyond the worst.
+    Trials that were stopped or failed count as trials without a gain; duplicates do not count. Each objective is scaled
+    to [0, 1] over all feasible trials, with the reference point at 1.1.
     """
     finished = sorted(history.finished, key=lambda trial: trial.number)
     before = {trial.number for trial in finished[:-last]}

@@ -1,6 +1,6 @@
-"""`run_search`: one study from its first trial, or from wherever it stopped, to its report. `run_worker` helps it.
+"""Run a search: one study, new or resumed, up to its report; or join a running one from another process.
 
-The end of a search: its front is scored once more, on texts that decided nothing.
+At the end the front is scored once more, on texts that no decision was based on.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.study.loop import Reason, Search
 from autotune.study.progress import Listener, front_trials, make_listener
+from autotune.study.session import Session
 from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import folder_lock, open_study
 from autotune.study.storage.history import History
-from autotune.study.workers.pool import Here, Pool, Stopped
+from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
 
 if TYPE_CHECKING:
     import optuna
 
     from autotune.config.config import Config
-    from autotune.study.progress import Listener
-    from autotune.study.storage.history import History
-    from autotune.study.workers.pool import Pool
-    from autotune.study.workers.prepared import Prepared
 
 __all__ = ["ATTRIBUTE", "StudyOutcome", "rescore_front", "run_search", "run_worker"]
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
-"""What ends a search with its report."""
+"""Signals that end a search with its report."""
+
+OpenSession: TypeAlias = "Callable[[Config, Callable[[str], None]], Session]"
 
 
 @dataclass(frozen=True, slots=True)
 class StudyOutcome:
-    """How a search ended.
+    """Outcome of a search.
 
     Attributes:
         folder: the study's folder, report included.
         reason: why no further trial was begun.
         message: the same as a sentence.
-        finished: trials of the whole study that did work of their own; failed: those of them that failed.
-        duplicates: trials that only repeated another's plan.
-        ran: trials of this run that did work of their own.
-        seconds: what this run took, preparation and report included.
-        moved_aside: where `--fresh` put the old study.
-        report: what the reporting room returned.
+        finished: number of trials of the whole study that did work of their own.
+        failed: number of those that failed.
+        duplicates: number of trials that repeated another's plan.
+        ran: number of trials of this run that did work of their own.
+        seconds: duration of this run, preparation and report included.
+        moved_aside: folder to which `--fresh` moved the old study.
+        report: return value of `reporting.write.report`.
         signal: number of the signal that interrupted the search.
     """
 
@@ -77,7 +77,7 @@ class StudyOutcome:
 
     @property
     def exit_code(self) -> int:
-        """As shells have it: 0, or 128 and the signal's number (130 after Ctrl-C, 143 after SIGTERM)."""
+        """Exit code: 0, or 128 plus the signal's number (130 after Ctrl-C, 143 after SIGTERM)."""
         return 0 if self.signal is None else 128 + self.signal
 
 
@@ -90,25 +90,25 @@ def run_search(
     fresh: bool = False,
     storage: str | None = None,
     start_from: Path | None = None,
-    prepare: Callable[[Config, Callable[[str], None]], Prepared] | None = None,
+    open_session: OpenSession = Session,
     report: Callable[[Path], Any] | None = None,
 ) -> StudyOutcome:
-    """Search until the study has its trials; continue it where it exists.
+    """Search until the study has its trials; resume it if it exists.
 
     Args:
         config: the resolved model.yaml.
-        listener: is told how it goes; by default a live display or plain lines on stderr.
-        trials: trials the whole study is to have, duplicates not counted; default `config.study.trials`.
+        listener: receives the progress; by default a live display or plain lines on stderr.
+        trials: number of trials of the whole study, without duplicates; default `config.study.trials`.
         timeout: seconds after which no further trial begins in this run; default `config.study.timeout`.
         fresh: move an existing study aside and start anew.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         start_from: the folder of another study, whose front is tried first.
-        prepare: builds what trials work with, where they do it: with workers it must survive pickling; for tests.
+        open_session: (config, stage) -> session; for tests. With workers it must be picklable.
         report: writes the report of a folder; for tests.
 
     Raises:
-        StudyError: the folder is in use or cannot be written, or the study was started with something else.
-        ConfigError: an objective or constraint that no evaluator measures.
+        StudyError: the folder is in use or cannot be written, or the study has other inputs.
+        ConfigError: no evaluator measures an objective or a constraint.
         Stopped: a signal before the first trial. Later, a signal ends the search with its report and an outcome.
     """
     started = time.monotonic()
@@ -122,7 +122,7 @@ def run_search(
             if aside is not None:
                 listener.note(f"the old study is now in {aside}")
             with (
-                open_pool(config, prepare or default_prepare, listener) as pool,
+                open_pool(config, open_session, listener) as pool,
                 stop_signals(pool),
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
@@ -143,9 +143,9 @@ def run_search(
 
 
 def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
-    """Score the front on the report texts; a stop signal ends that, and the next run takes it up again."""
+    """Score the front on the report texts; after a stop signal the next run continues with it."""
     try:
-        rescore_front(search.study, search.config, search.history(), search.pool, listener)
+        rescore_front(search, listener)
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"
@@ -153,7 +153,7 @@ def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
 
 
 def outcome_of(search: Search, history: History, reason: Reason, message: str, started: float) -> StudyOutcome:
-    """How a search ended, without its report."""
+    """Make the outcome of a search, without its report."""
     return StudyOutcome(
         folder=search.folder,
         reason=reason,
@@ -172,18 +172,18 @@ def run_worker(
     storage: str,
     *,
     listener: Listener | None = None,
-    prepare: Callable[[Config, Callable[[str], None]], Prepared] | None = None,
+    open_session: OpenSession = Session,
 ) -> StudyOutcome:
     """Join a study that is being searched, from another process or machine, until it has its trials.
 
     Args:
-        config: the study's model.yaml; its folder gets the plans of the trials that are done here.
+        config: the study's model.yaml; its folder receives the plans of the trials that run here.
         storage: the Optuna storage URL of the search.
         listener: as `run_search`.
-        prepare: as `run_search`.
+        open_session: as `run_search`.
 
     Raises:
-        StudyError: there is no such study, or it is one of something else than this model.yaml.
+        StudyError: there is no such study, or it has other inputs than this model.yaml.
         Stopped: a signal before the first trial.
     """
     started = time.monotonic()
@@ -193,7 +193,7 @@ def run_worker(
         with (
             quiet_optuna(),
             open_study(folder, storage, dict(config.objectives), joins=True) as study,
-            open_pool(config, prepare or default_prepare, listener) as pool,
+            open_pool(config, open_session, listener) as pool,
             stop_signals(pool),
             open_sharing(study, storage) as sharing,
         ):
@@ -209,7 +209,7 @@ def run_worker(
 
 
 def front_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Label -> settings of the front of a finished (or stopped) study.
+    """Read the front of a finished or stopped study: label -> settings.
 
     Raises:
         StudyError: there is no study, or it has no front.
@@ -222,15 +222,8 @@ def front_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {f"trial {n} of {folder.name}": dict(results.records[n].settings) for n in results.front}
 
 
-def default_prepare(config: Config, stage: Callable[[str], None]) -> Prepared:
-    """The real model, engine and evaluators."""
-    from autotune.study.session import prepare
-
-    return prepare(config, stage)
-
-
 def default_report(storage: str | None) -> Callable[[Path], Any]:
-    """The reporting room."""
+    """Make the function that writes the report of a study at this storage."""
 
     def write(folder: Path) -> Any:
         from autotune.reporting.write import report
@@ -241,15 +234,15 @@ def default_report(storage: str | None) -> Callable[[Path], Any]:
 
 
 @contextmanager
-def open_pool(config: Config, prepare: Callable[..., Prepared], listener: Listener) -> Iterator[Pool]:
-    """The workers that the configuration asks for, ended whatever happens."""
+def open_pool(config: Config, open_session: OpenSession, listener: Listener) -> Iterator[Pool]:
+    """Start the configured workers, and end them on exit."""
     options = config.study
     pool: Pool
     if options.workers == 0:
-        pool = Here(prepare(config, listener.stage), listener)
+        pool = InProcessPool(open_session(config, listener.stage), listener)
     else:
         limits = Limits(options.trial_timeout, options.memory_limit)
-        pool = WorkerPool(config, prepare, listener, limits=limits)
+        pool = WorkerPool(config, open_session, listener, limits=limits)
     try:
         yield pool
     finally:
@@ -258,7 +251,7 @@ def open_pool(config: Config, prepare: Callable[..., Prepared], listener: Listen
 
 @contextmanager
 def open_sharing(study: optuna.Study, storage: str | None) -> Iterator[Sharing]:
-    """A storage at a URL may be shared; that of the folder is the search's own."""
+    """Coordinate with other processes if the storage is at a URL; the folder's storage is not shared."""
     sharing: Sharing = Alone() if storage is None else Shared(study)
     try:
         yield sharing
@@ -268,19 +261,19 @@ def open_sharing(study: optuna.Study, storage: str | None) -> Iterator[Sharing]:
 
 @contextmanager
 def stop_signals(pool: Pool) -> Iterator[None]:
-    """Pass stop signals on to the pool; a second one raises `Stopped` wherever it finds the search."""
-    told: list[int] = []
+    """Pass stop signals on to the pool; a second one raises `Stopped` at once."""
+    received: list[int] = []
 
     def handle(number: int, _: Any) -> None:
-        told.append(number)
-        if len(told) > 1:
+        received.append(number)
+        if len(received) > 1:
             raise Stopped(number)
         pool.stop(number)
 
     before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere signals are somebody else's business
+    if threading.current_thread() is threading.main_thread():  # Python allows handlers in the main thread only
         before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        # What is ignored (by nohup, say) stays ignored.
+        # Ignored signals (nohup) stay ignored.
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handle)
@@ -293,7 +286,7 @@ def stop_signals(pool: Pool) -> Iterator[None]:
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's own log lines off the terminal; warnings and errors of ours take their place."""
+    """Silence Optuna's log lines; autotune reports warnings and errors itself."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -308,47 +301,47 @@ ATTRIBUTE = "report"
 """The study's attribute: ``fingerprint``, ``original``, ``overlaps``, ``notes``, and ``trials``, number as text ->
 ``metrics`` or ``error``. A finished trial takes no more attributes, so the scores stand here."""
 
-TOLD = 0.01
-"""The share of a text that two sets may have in common before that is told."""
+LARGEST_OVERLAP = 0.01
+"""Share of a text that two sets may have in common without a note."""
 
 
-def rescore_front(study: optuna.Study, config: Config, history: History, pool: Pool, listener: Listener) -> None:
-    """Score the front's models on the report texts; what was scored on the same ones before is kept.
+def rescore_front(search: Search, listener: Listener) -> None:
+    """Score the front's models on the report texts; stored scores on the same texts are kept.
 
-    Each model's scores are in the storage as soon as they are there, so that little is lost by a kill.
+    Each model's scores are written to the storage at once, so that a kill loses little.
     """
-    prepared = pool.prepared()
-    front = front_trials(history, list(config.objectives.values()))
-    text = prepared.report_fingerprint() if front else None
-    if text is None:
+    assert search.description is not None
+    study, pool, texts = search.study, search.pool, search.description.report_fingerprint
+    front = front_trials(search.history(), search.directions)
+    if not front or texts is None:
         return
-    known = study.user_attrs.get(ATTRIBUTE, {})
-    if known.get("fingerprint") != text:
-        known = {"fingerprint": text, "trials": {}}
-    missing = [trial for trial in front if str(trial.number) not in known["trials"]]
+    record = study.user_attrs.get(ATTRIBUTE, {})
+    if record.get("fingerprint") != texts:
+        record = {"fingerprint": texts, "trials": {}}
+    missing = [trial for trial in front if str(trial.number) not in record["trials"]]
     if not missing:
         return
     try:
         listener.stage("preparing the report texts")
-        known = {**known, **prepared.report_texts()}
-        for pair, share in known["overlaps"].items():
-            if share > TOLD:
+        record = {**record, **(pool.describe(report=True).report or {})}
+        for pair, share in record["overlaps"].items():
+            if share > LARGEST_OVERLAP:
                 listener.note(f"the texts of {pair} are not disjoint: {100 * share:.0f}% of the second is in the first")
-        for note in known["notes"]:
+        for note in record["notes"]:
             listener.note(f"no report text for {note}")
-        models = [settings_from(trial.user_attrs["settings"]) for trial in (missing if known["original"] else ())]
+        models = [settings_from(trial.user_attrs["settings"]) for trial in (missing if record["original"] else ())]
         if models:
             listener.stage(f"scoring the front on the report texts: {len(models)} models")
         for done, (index, scores) in enumerate(pool.report_scores(models), 1):
-            known["trials"] = {**known["trials"], str(missing[index].number): scores}
-            study.set_user_attr(ATTRIBUTE, known)
+            record["trials"] = {**record["trials"], str(missing[index].number): scores}
+            study.set_user_attr(ATTRIBUTE, record)
             listener.stage(f"scoring the front on the report texts: {done} of {len(models)} models")
-    except AutotuneError as error:  # a worker that died of it, say: the search's own results are none the worse
+    except AutotuneError as error:  # for example, a worker died: the search's own results are not affected
         listener.note(f"the front could not be scored on the report texts: {error}")
-    study.set_user_attr(ATTRIBUTE, known)
+    study.set_user_attr(ATTRIBUTE, record)
 
 
 def settings_from(data: Mapping[str, Any]) -> Settings:
-    """The settings that `Settings.as_dict` wrote."""
+    """Read settings written by `Settings.as_dict`."""
     lists = {name: tuple(data.get(name) or ()) for name in ("ignored_scope", "codebook")}
     return Settings(**{**data, **lists})

@@ -1,4 +1,4 @@
-"""Writes trials into a study's storage: begun, told, or interrupted."""
+"""Write trials into a study's storage: running, finished, or interrupted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def begin(
     if draft is None:
         study.sampler = make_sampler(options.sampler, seed_for(options.seed, history.position))
         with warnings.catch_warnings():
-            # Optuna beats only inside its own `optimize`; a search beats by itself.
+            # Optuna sends heartbeats only inside `optimize`; a search sends its own.
             warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
             trial = study.ask()
         trial.set_user_attr("origin", proposal.origin)
@@ -59,11 +59,11 @@ def begin(
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> bool:
-    """Write a trial's result into the storage; its state last, so that a half-written trial is still a running one.
+    """Write a trial's result into the storage; its state last, so that a half-written trial still counts as running.
 
     Returns:
-        Whether it was written. Others may have taken this process for dead, and the trial for interrupted: it is done
-        again then, and this result is dropped.
+        Whether it was written. If another process has marked the trial as interrupted, this result is dropped, and the
+        trial is repeated.
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -89,7 +89,7 @@ def write(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None
 
 
 def mark_interrupted(study: optuna.Study, numbers: Iterable[int]) -> None:
-    """Fail running trials whose process is gone: their points are tried again."""
+    """Fail running trials whose process is gone; their points are tried again."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
@@ -100,6 +100,6 @@ def mark_interrupted(study: optuna.Study, numbers: Iterable[int]) -> None:
     }
     for number in numbers:
         trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-        with suppress(UpdateFinishedTrialError):  # somebody else was faster
+        with suppress(UpdateFinishedTrialError):  # another process was faster
             study._storage.set_trial_user_attr(trial_id, "error", error)
             study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)

@@ -10,9 +10,9 @@ import pytest
 from small_world import TEXT, World
 from transformers import AutoTokenizer
 
-from autotune.allocation.allocator import Allocator, Texts
+from autotune.allocation.allocator import Allocator
 from autotune.allocation.choices import make_menus
-from autotune.allocation.probe import Probe
+from autotune.allocation.probe import Probe, Texts
 from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings

@@ -11,9 +11,9 @@ from families import FAMILIES
 from small_world import TEXT
 from transformers import AutoTokenizer
 
-from autotune.allocation.allocator import Allocator, Texts
+from autotune.allocation.allocator import Allocator
 from autotune.allocation.choices import default_settings, make_menus
-from autotune.allocation.probe import Probe
+from autotune.allocation.probe import Probe, Texts
 from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
 from autotune.evaluation.texts.sources import token_windows

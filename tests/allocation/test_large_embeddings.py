@@ -12,8 +12,7 @@ from families import FAMILIES, VOCABULARY
 from openvino import opset15 as ops
 from transformers import AutoTokenizer
 
-from autotune.allocation.allocator import Texts
-from autotune.allocation.probe import Probe
+from autotune.allocation.probe import Probe, Texts
 from autotune.compression.calibration.calibrate import calibrate
 from autotune.compression.calibration.segments import cut, extract
 from autotune.compression.engine import Engine

@@ -12,7 +12,7 @@ from autotune.compression.settings import MIXED
 from autotune.config.space.presets import load_space
 from autotune.config.space.space import Choices, Range, SearchSpace
 from autotune.errors import ConfigError
-from autotune.study.sampling.initial_points import anchors, from_front, wished
+from autotune.study.sampling.initial_points import anchors, enqueued, from_front
 from autotune.study.sampling.sampler import params_of, point_of, walk
 
 HERE = Path(__file__).parent
@@ -113,10 +113,10 @@ def test_the_first_budgets_are_spread_over_all() -> None:
 def test_wished_and_inherited_budgets() -> None:
     """A study may be told to try one, or take over another one's."""
     made = space(allocation=["ratio", "budget"], budget={"low": 4.0, "high": 8.0, "step": 0.5})
-    (anchor,) = wished(made, [{"allocation": "budget", "budget": 4.5}])
+    (anchor,) = enqueued(made, [{"allocation": "budget", "budget": 4.5}])
     assert anchor.point == {"allocation": "budget", "budget": 4.5}
     with pytest.raises(ConfigError, match="outside the space"):
-        wished(made, [{"allocation": "budget", "budget": 4.6}])
+        enqueued(made, [{"allocation": "budget", "budget": 4.6}])
     settings = made.settings(anchor.point).as_dict()
     assert [a.point for a in from_front(made, {"trial 3": settings})] == [anchor.point]
     assert from_front(space(), {"trial 3": settings}) == []

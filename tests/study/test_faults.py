@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from search_fakes import FakeConfig, StudyOptions, prepare_faulty, search
+from search_fakes import FakeConfig, StudyOptions, open_faulty, search
 from stored import standing, trials_of
 
 from autotune.errors import StudyError
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, output: str)
     (tmp_path / "file").write_text("in the way")
     config = FakeConfig(Path(output.format(tmp=tmp_path)), study=StudyOptions(workers=1))
     with pytest.raises(StudyError, match=r"cannot be written.*--output"):
-        search(config, prepare=prepare_faulty)
+        search(config, open_session=open_faulty)
 
 
 def test_the_table_of_faults_names_tests_that_exist() -> None:

@@ -23,7 +23,7 @@ from search_fakes import (
     SMALL,
     FakeConfig,
     FakeEngine,
-    FakePrepared,
+    FakeSession,
     Recorder,
     StudyOptions,
     score,
@@ -100,7 +100,7 @@ def test_a_finished_study_does_nothing_more(tmp_path: Path) -> None:
     """Running the same command on a finished study evaluates nothing."""
     config = FakeConfig(tmp_path / "study")
     search(config)
-    again = FakePrepared()
+    again = FakeSession()
     assert search(config, again).ran == 0
     assert not again.engine.applied
 
@@ -109,13 +109,13 @@ def test_no_plan_is_evaluated_twice(tmp_path: Path) -> None:
     """Points with one plan share one evaluation; the copy has its values and does not count."""
     two_names = space(mode=["int4_asym", "nf4"], group_size=[32, 64], backup_mode=["int8_asym", "int8_sym"])
     config = FakeConfig(tmp_path / "study", space=two_names)
-    prepared = FakePrepared()
-    outcome = search(config, prepared)
+    session = FakeSession()
+    outcome = search(config, session)
     trials = trials_of(config.output)
     copies = [trial for trial in trials if "duplicate_of" in trial.user_attrs]
     plans = Counter(trial.user_attrs["plan"] for trial in trials if trial not in copies)
     assert max(plans.values()) == 1
-    assert len(prepared.engine.applied) == outcome.finished == 4
+    assert len(session.engine.applied) == outcome.finished == 4
     assert outcome.duplicates == len(copies) == 4
     for copy in copies:
         original = trials[copy.user_attrs["duplicate_of"]]
@@ -169,9 +169,9 @@ def test_the_sampler_learns(tmp_path: Path) -> None:
 def test_a_space_that_cannot_be_listed_also_ends(tmp_path: Path) -> None:
     """A continuous range with one plan for all of it stops after a bounded number of repeats."""
     config = FakeConfig(tmp_path / "study", space=space(mode="int4_asym", ratio=(0.6, 0.9, None)))
-    prepared = FakePrepared()
-    prepared.engine.plan = lambda settings: FakeEngine().plan(replace(settings, ratio=0.7))  # type: ignore[method-assign]
-    outcome = search(config, prepared)
+    session = FakeSession()
+    session.engine.plan = lambda settings: FakeEngine().plan(replace(settings, ratio=0.7))  # type: ignore[method-assign]
+    outcome = search(config, session)
     assert (outcome.reason, outcome.finished) == ("exhausted", 1)
 
 
@@ -198,15 +198,15 @@ def test_a_trial_over_the_footprint_limit_never_starts(tmp_path: Path) -> None:
         constraints={"footprint": parse_constraint("<= 5 MB", unit="bytes")},
         study=StudyOptions(trials=20),
     )
-    prepared = FakePrepared()
-    search(config, prepared)
+    session = FakeSession()
+    search(config, session)
     trials = trials_of(config.output)
     pruned = [trial for trial in trials if trial.state.name == "PRUNED" and "duplicate_of" not in trial.user_attrs]
     assert pruned
     for trial in pruned:
         assert trial.constraints["footprint"] == trial.user_attrs["footprint"] - 5_000_000 > 0
     done = [trial for trial in History(trials).finished if trial.state.name == "COMPLETE"]
-    assert len(prepared.engine.applied) == len(done) == 20 - len(pruned)
+    assert len(session.engine.applied) == len(done) == 20 - len(pruned)
     assert all(trial.constraints["footprint"] <= 0 for trial in done)
 
 
@@ -220,7 +220,7 @@ def test_a_broken_quality_limit_keeps_the_trial_but_not_on_the_front(tmp_path: P
     assert not any(row.on_front or row.feasible for row in broken)
 
 
-def failing(kind: str) -> FakePrepared:
+def failing(kind: str) -> FakeSession:
     """Trials with group size 32 go wrong."""
 
     def scorer(settings: Settings) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def failing(kind: str) -> FakePrepared:
             return {"perplexity": Measurement(40.0)}
         return score(settings)
 
-    return FakePrepared(scorer=scorer)
+    return FakeSession(scorer=scorer)
 
 
 @pytest.mark.parametrize(
@@ -241,21 +241,21 @@ def failing(kind: str) -> FakePrepared:
 def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path: Path, kind: str, said: str) -> None:
     """FAIL with type, message and traceback; the other trials finish; the same plan is not tried again."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=25))
-    prepared = failing(kind)
-    outcome = search(config, prepared)
+    session = failing(kind)
+    outcome = search(config, session)
     failed = [trial for trial in trials_of(config.output) if trial.state.name == "FAIL"]
     assert outcome.finished == 25
     assert outcome.failed
     for trial in failed:
         assert said in trial.user_attrs["error"]["message"]
         assert "Traceback" in trial.user_attrs["error"]["traceback"]
-    assert len({FakeEngine().plan(s).key for s in prepared.engine.applied}) == len(prepared.engine.applied)
+    assert len({FakeEngine().plan(s).key for s in session.engine.applied}) == len(session.engine.applied)
 
 
 def test_a_wrong_setup_stops_the_search_instead_of_failing_every_trial(tmp_path: Path) -> None:
     """A ConfigError inside a trial passes through; after the repair that trial is done."""
     config = FakeConfig(tmp_path / "study")
-    broken = FakePrepared(
+    broken = FakeSession(
         scorer=lambda settings: (_ for _ in ()).throw(ConfigError("the calibration text is too short"))
     )
     with pytest.raises(ConfigError, match="too short"):
@@ -268,16 +268,16 @@ def test_a_wrong_setup_stops_the_search_instead_of_failing_every_trial(tmp_path:
 def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, number: int) -> None:
     """No trial is failed for want of room; after the repair the study is the undisturbed one."""
     config = FakeConfig(tmp_path / "study")
-    prepared = FakePrepared()
+    session = FakeSession()
 
     def apply(plan: Any) -> Settings:
-        if len(prepared.engine.applied) == 3:
+        if len(session.engine.applied) == 3:
             raise OSError(number, "No space left on device")
-        return FakeEngine.apply(prepared.engine, plan)
+        return FakeEngine.apply(session.engine, plan)
 
-    prepared.engine.apply = apply  # type: ignore[method-assign]
+    session.engine.apply = apply  # type: ignore[method-assign]
     with pytest.raises(StudyError, match="No space left"):
-        search(config, prepared)
+        search(config, session)
     assert search(config).failed == 0
     undisturbed = FakeConfig(tmp_path / "undisturbed")
     search(undisturbed)
@@ -298,14 +298,14 @@ def test_a_storage_that_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
         return score(settings)
 
     with pytest.raises(StudyError, match=r"storage stopped working.*to continue"):
-        search(config, FakePrepared(scorer=scorer))
+        search(config, FakeSession(scorer=scorer))
     with sqlite3.connect(config.output / "study.db") as connection:
         connection.execute("ALTER TABLE hidden RENAME TO trial_user_attributes")
     connection.close()
     assert search(config).ran == 12 - 3
 
 
-def interrupting(at: int) -> FakePrepared:
+def interrupting(at: int) -> FakeSession:
     """Ctrl-C in the middle of scoring model number `at`."""
     count: Iterator[int] = iter(range(1, 10_000))
 
@@ -314,7 +314,7 @@ def interrupting(at: int) -> FakePrepared:
             raise KeyboardInterrupt
         return score(settings)
 
-    return FakePrepared(scorer=scorer)
+    return FakeSession(scorer=scorer)
 
 
 @pytest.mark.parametrize("at", [2, 12])
@@ -371,7 +371,7 @@ def test_the_time_limit_begins_no_further_trial(tmp_path: Path) -> None:
     """Out of time, the search stops between trials and says how to go on."""
     listener = Recorder()
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=500))
-    outcome = search(config, FakePrepared(FakeEngine(delay=0.2)), timeout=1.0, listener=listener)
+    outcome = search(config, FakeSession(FakeEngine(delay=0.2)), timeout=1.0, listener=listener)
     assert outcome.reason == "timeout"
     assert outcome.finished <= 6
     assert "continue" in listener.message
@@ -402,7 +402,7 @@ def test_changed_content_under_the_same_name_is_refused(tmp_path: Path, subject:
     config = FakeConfig(tmp_path / "study")
     search(config, trials=2)
     with pytest.raises(StudyError, match=subject.rpartition(".")[2]):
-        search(config, FakePrepared(changed={subject: "other"}))
+        search(config, FakeSession(changed={subject: "other"}))
 
 
 def test_fresh_moves_the_old_study_aside(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_two_searches_cannot_share_a_folder(tmp_path: Path) -> None:
             refused.append(str(caught.value))
         return score(settings)
 
-    assert search(config, FakePrepared(scorer=scorer)).finished == 3
+    assert search(config, FakeSession(scorer=scorer)).finished == 3
     assert refused
 
 

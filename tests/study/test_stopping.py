@@ -9,7 +9,7 @@ from search_fakes import LARGE, SMALL, FakeConfig, Recorder, StudyOptions, searc
 from stored import standing, trials_of
 
 from autotune.errors import ConfigError
-from autotune.study.loop import LAG, stands_still
+from autotune.study.loop import LAG, has_converged
 from autotune.study.storage.history import History
 
 
@@ -23,8 +23,8 @@ def test_a_front_that_stands_still_ends_the_search(tmp_path: Path) -> None:
     assert "study.patience" in listener.message
     trials = trials_of(config.output)
     directions = ["minimize", "minimize"]
-    assert stands_still(History(trials[: 1 - LAG]), directions, 12)
-    assert not stands_still(History(trials[:-LAG]), directions, 12)
+    assert has_converged(History(trials[: 1 - LAG]), directions, 12)
+    assert not has_converged(History(trials[:-LAG]), directions, 12)
     assert search(config).ran == 0
     parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=200, patience=12, sampler="random"))
     search(parts, trials=9)
@@ -34,7 +34,7 @@ def test_a_front_that_stands_still_ends_the_search(tmp_path: Path) -> None:
 
 def test_nothing_stands_still_before_it_moved() -> None:
     """Without trials, and before any came to a result, there is nothing to lose patience with."""
-    assert not stands_still(History([]), ["minimize"], 1)
+    assert not has_converged(History([]), ["minimize"], 1)
 
 
 def test_wished_points_come_first(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from autotune.evaluation import Measurement, Metric
 from autotune.study.progress import Row, StudyInfo
 from autotune.study.run import StudyOutcome, run_search, run_worker
 from autotune.study.storage import coordination as sharing
+from autotune.study.storage.attributes import Description
 from autotune.study.trials.trial import Candidate
 
 METRICS = {"kl_divergence": Metric("minimize", "nats/token", "", 0.0), "perplexity": Metric("minimize")}
@@ -130,8 +131,8 @@ def score_texts(settings: Settings) -> dict[str, Measurement]:
 
 
 @dataclass
-class FakePrepared:
-    """What `prepare` returns in tests."""
+class FakeSession:
+    """Session of made-up trials."""
 
     engine: FakeEngine = field(default_factory=FakeEngine)
     scorer: Callable[[Settings], Mapping[str, Measurement]] = score
@@ -143,16 +144,28 @@ class FakePrepared:
     reported: list[Settings] = field(default_factory=list)
 
     @property
-    def threads(self) -> int | None:
-        return thread_limit()
+    def source(self) -> str:
+        return "source"
 
-    def settle_in(self, shared: Any) -> None: ...
+    @source.setter
+    def source(self, source: str) -> None:
+        assert source == "source"
 
-    def found(self) -> str:
-        return "found"
+    def warm_up(self, shared: Any) -> None: ...
 
-    def adopt(self, found: str) -> None:
-        assert found == "found"
+    def plan(self, settings: Settings) -> FakePlan:
+        return self.engine.plan(settings)
+
+    def describe(self, *, original: bool = False, report: bool = False) -> Description:
+        return Description(
+            metrics=self.metrics,
+            fingerprints=self.fingerprints(),
+            manifest=self.manifest(),
+            source=self.source,  # type: ignore[arg-type]
+            report_fingerprint=self.report,
+            original=self.original() if original else None,
+            report=self.report_texts() if report else None,
+        )
 
     def fingerprints(self) -> dict[str, str]:
         return {"model": "m", "calibration": "c", "evaluators.perplexity": "p", **self.changed}
@@ -160,9 +173,6 @@ class FakePrepared:
     def original(self) -> dict[str, Any]:
         scores = {"kl_divergence": {"value": 0.0, "stderr": None}, "perplexity": {"value": 40.0, "stderr": None}}
         return {"footprint": 16_000_000, "bits_per_weight": 16.0, "fp32_bytes": 32_000_000, "metrics": scores}
-
-    def report_fingerprint(self) -> str | None:
-        return self.report
 
     def report_texts(self) -> dict[str, Any]:
         return {"original": self.original()["metrics"], "overlaps": {"search and report": 0.0}, "notes": []}
@@ -194,7 +204,8 @@ class FakePrepared:
 
     def manifest(self) -> dict[str, Any]:
         hashes = {"model": "m", "statistics": None}
-        return {"created": "now", "versions": {}, "machine": {}, "hashes": hashes, "runtime_properties": {}}
+        manifest = {"created": "now", "versions": {}, "machine": {}, "hashes": hashes, "runtime_properties": {}}
+        return {**manifest, "threads": thread_limit()}
 
     def counts(self) -> dict[str, tuple[int, int]]:
         return {"statistics": (0, 1), "references": (1, 0), "variants": (self.engine.counters["variants_computed"], 0)}
@@ -244,8 +255,8 @@ class FakeConfig:
         return f"{self.as_dict()}\n"
 
 
-def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrepared:
-    """What workers prepare in tests: `config.faults` says what goes wrong where.
+def open_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakeSession:
+    """Open a session of a worker in tests: `config.faults` says what goes wrong where.
 
     ``log`` is a file that gets a line for every scored plan, ``delay`` seconds of every trial, ``jitter`` some more;
     ``texts`` has trials scored text by text; under a mode stands the name of the fault that its trials have, ``report``
@@ -260,7 +271,7 @@ def prepare_faulty(config: FakeConfig, stage: Callable[[str], None]) -> FakePrep
         return score_texts(settings) if "texts" in faults else score(settings)
 
     engine = FakeEngine(log=faults.get("log"), delay=faults.get("delay", 0.0), jitter=faults.get("jitter", 0.0))
-    return FakePrepared(engine, scorer, report=faults.get("report"), report_faults=faults.get("reporting", {}))
+    return FakeSession(engine, scorer, report=faults.get("report"), report_faults=faults.get("reporting", {}))
 
 
 def fault(name: str) -> None:
@@ -314,10 +325,10 @@ class Recorder:
     def close(self) -> None: ...
 
 
-def search(config: FakeConfig, prepared: FakePrepared | None = None, **options: Any) -> StudyOutcome:
+def search(config: FakeConfig, session: FakeSession | None = None, **options: Any) -> StudyOutcome:
     """Run a search with fakes and no report."""
-    prepared = FakePrepared() if prepared is None else prepared
-    made = {"listener": Recorder(), "report": lambda folder: None, "prepare": lambda config, stage: prepared}
+    session = FakeSession() if session is None else session
+    made = {"listener": Recorder(), "report": lambda folder: None, "open_session": lambda config, stage: session}
     return run_search(config, **{**made, **options})  # type: ignore[arg-type]
 
 
@@ -335,9 +346,9 @@ def main() -> None:
         name = f"machine of {os.getpid()}"
         sharing.machine, sharing.INTERVAL, sharing.GRACE = (lambda: name), 1.0, 3.0  # type: ignore[misc]
     if shared[:1] == ["join"]:
-        outcome = run_worker(config, shared[1], listener=Recorder(), prepare=prepare_faulty)  # type: ignore[arg-type]
+        outcome = run_worker(config, shared[1], listener=Recorder(), open_session=open_faulty)  # type: ignore[arg-type]
     else:
-        outcome = search(config, prepare=prepare_faulty, storage=shared[1] if shared else None)
+        outcome = search(config, open_session=open_faulty, storage=shared[1] if shared else None)
     sys.exit(outcome.exit_code)
 
 

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import openvino as ov
 
-from autotune.allocation.allocator import Texts
 from autotune.allocation.choices import Menus
-from autotune.allocation.probe import Probe
+from autotune.allocation.probe import Probe, Texts
 from autotune.compression.engine import Engine
 
 TEXT = (

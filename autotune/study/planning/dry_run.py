@@ -1,4 +1,4 @@
-"""`autotune plan`: what a search would do, told before any work is done."""
+"""Dry run of a search: sizes, invalid settings and a forecast, before any work is done (`autotune plan`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from autotune.study.planning.survey import (
     findings,
     plan_without_calibration,
 )
-from autotune.study.sampling.initial_points import anchors, wished
+from autotune.study.sampling.initial_points import anchors, enqueued
+from autotune.study.session import Session
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["DryRun", "PlannedPoint", "dry_run"]
 
 COUNTED = 100_000
-"""Spaces larger than this are not counted out."""
+"""Most points of a space that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedPoint:
-    """One point that the study begins with.
+    """One of the points that the study begins with.
 
     Attributes:
         label: why it is tried.
@@ -55,7 +56,7 @@ class PlannedPoint:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a search would do.
+    """Outcome of a dry run.
 
     Attributes:
         model: what the configuration names.
@@ -68,8 +69,8 @@ class DryRun:
         trials: how many trials the study is to have.
         points: those that it begins with.
         findings: what is adjusted, left out or impossible anywhere in the space.
-        forecast: what the study will take; None where nobody asked.
-        measuring: what it takes to measure the errors that budgets are spent by; None without budgets.
+        forecast: of time, memory and disk; None unless requested.
+        measuring: cost of measuring the errors that budget allocation needs; None without budgets.
     """
 
     model: str
@@ -86,12 +87,12 @@ class DryRun:
     measuring: Measuring | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
+        """Convert to plain data for `--json`."""
         return asdict(self)
 
 
 def planned_budget(label: str, settings: Settings, engine: Engine) -> PlannedPoint:
-    """A point whose plan waits for measured errors: at most as large as its budget says."""
+    """Plan a point whose formats wait for measured errors: its budget is an upper bound of its size."""
     from autotune.allocation.planner import bytes_of
 
     assert settings.budget is not None
@@ -109,22 +110,20 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
 
     Args:
         config: the study's.
-        stage: is told what happens.
+        stage: receives progress messages.
         measure: also forecast time, memory and disk, for which small pieces of the work are done and timed; without,
             the model is read and nothing is run.
 
     Raises:
         ConfigError: a worker would need more than `study.memory_limit`.
     """
-    from autotune.study.session import prepare
-
-    prepared = prepare(config, stage)
-    _ = prepared.evaluators  # their options are checked, too
-    if prepared.needs_calibration:
-        _ = prepared.calibration_texts
-    engine = prepared.engine
+    session = Session(config, stage)
+    _ = session.evaluators  # checks their options, too
+    if session.needs_calibration:
+        _ = session.calibration_texts
+    engine = session.engine
     points = []
-    for anchor in [*wished(config.space, config.study.enqueue), *anchors(config.space)]:
+    for anchor in [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
         if settings.budget is not None:
             points.append(planned_budget(anchor.label, settings, engine))
@@ -142,12 +141,12 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     plans = count_plans(config.space, engine)
     measuring = forecast_measuring(config, engine) if "budget" in config.space.allocations else None
     seconds = 0.0 if measuring is None else measuring.seconds
-    told = forecast(config, prepared, measuring=seconds) if measure else None
+    study_forecast = forecast(config, session, measuring=seconds) if measure else None
     limit = config.study.memory_limit
-    if told is not None and limit is not None and told.memory > limit:
+    if study_forecast is not None and limit is not None and study_forecast.memory > limit:
         raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, and a worker is going to hold about {told.memory / 1e9:.2f} GB for itself; "
-            "raise it, or give the evaluators and the calibration fewer or shorter texts",
+            f"is {limit / 1e9:.2f} GB, and a worker is going to hold about {study_forecast.memory / 1e9:.2f} GB for "
+            "itself; raise it, or give the evaluators and the calibration fewer or shorter texts",
             key="study.memory_limit",
         )
     return DryRun(
@@ -161,6 +160,6 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         trials=config.study.trials,
         points=tuple(points),
         findings=tuple(findings(config.space, engine)),
-        forecast=told,
+        forecast=study_forecast,
         measuring=measuring,
     )

@@ -1,10 +1,8 @@
-"""How long a study will take, how much memory a worker, how much disk: from small pieces of its own work, timed now.
+"""Forecast of a study's time, memory and disk, from small pieces of its work that are run and timed.
 
-One layer of each shape is compressed under the points that the study begins with and some that its sampler may draw;
-the original reads a few calibration windows; and one compressed model is scored on a few texts. All of it is thrown
-away again.
-
-What measuring the errors for budgets will take, told before any of it is done.
+One layer of each shape is compressed at the study's first points and at some random points. The original reads a few
+calibration windows, and one compressed model is scored on a few texts. All of it is discarded. The cost of measuring
+the errors for budget allocation is computed without running the model.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError
 from autotune.study.budget_planner import allowed_menus, windows_of
 from autotune.study.planning.survey import plan_without_calibration
-from autotune.study.sampling.initial_points import anchors, wished
+from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
 from autotune.study.workers.memory import own_memory, worker_count
 from autotune.study.workers.process_pool import WorkerPool
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
     from autotune.evaluation import Evaluator, LanguageModel, Reference
-    from autotune.study.session import Preparation
+    from autotune.study.session import Session
 
 __all__ = ["Forecast", "Measuring", "forecast", "forecast_measuring"]
 
@@ -106,37 +104,37 @@ class Scoring:
     nbytes: float
 
 
-def forecast(config: Config, prepared: Preparation, *, measuring: float = 0.0) -> Forecast:
+def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> Forecast:
     """Do small pieces of a study's work and add up what the whole will take.
 
     Args:
         config: the study's.
-        prepared: its model, texts and evaluators.
+        session: its model, texts and evaluators.
         measuring: seconds of what else is measured once, before the first trial that needs it.
     """
-    prepared.stage("measuring how long a study takes")
+    session.stage("measuring how long a study takes")
     rng = np.random.default_rng(config.study.seed)
-    begin = [*wished(config.space, config.study.enqueue), *anchors(config.space)]
+    begin = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
     first = [without_budget(config.space.settings(anchor.point)) for anchor in begin][: config.study.trials]
     points = [random_point(config, rng) for _ in range(min(DRAWN, config.study.trials))]
     drawn = [without_budget(config.space.settings(point)) for point in points]
-    workers = worker_count(config, prepared.engine.sizes.original)
+    workers = worker_count(config, session.engine.sizes.original)
     with tempfile.TemporaryDirectory() as folder, watched() as peak:
-        calibration, statistics_bytes, engine = calibrated(prepared, Path(folder))
+        calibration, statistics_bytes, engine = calibrated(session, Path(folder))
         with limited_to(share(workers)):
             compression = Compression(engine)
             seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
-            scoring, compiling, left, missing = scored(prepared, engine)
+            scoring, compiling, left, missing = scored(session, engine)
         kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
-    deciding = compiling + sum(scoring[name].candidate for name in scoring if name in prepared.deciding)
+    deciding = compiling + sum(scoring[name].candidate for name in scoring if name in session.deciding)
     stopped = STOPPED if config.study.racing else 0.0
     raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
     later = config.study.trials - len(first)
-    reported = [scoring[name] for name in prepared.report.evaluators if name in scoring]
+    reported = [scoring[name] for name in session.report_texts.evaluators if name in scoring]
     again = FRONT * config.study.trials * (compiling + sum(one.candidate for one in reported)) if reported else 0.0
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
-    synthetic = prepared.needs_calibration and config.calibration.synthetic
+    synthetic = session.needs_calibration and config.calibration.synthetic
     ready = calibration + measuring + sum(one.reference for one in scoring.values())
     trials = compressing + len(first) * full + later * raced + again
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
@@ -169,26 +167,26 @@ def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
     return walk(config.space, draw)
 
 
-def calibrated(prepared: Preparation, folder: Path) -> tuple[float, int, Engine]:
+def calibrated(session: Session, folder: Path) -> tuple[float, int, Engine]:
     """Seconds of the calibration pass and bytes of what it keeps; and an engine with the statistics of few windows."""
     from autotune.compression.bank import Bank
     from autotune.compression.calibration.statistics import StatisticsCache
     from autotune.compression.engine import Engine
 
-    engine = Engine(prepared.model, bank=Bank(folder / "bank"))
-    if not prepared.needs_calibration or prepared.config.calibration.synthetic:
+    engine = Engine(session.model, bank=Bank(folder / "bank"))
+    if not session.needs_calibration or session.config.calibration.synthetic:
         return 0.0, 0, engine
-    windows = prepared.calibration_windows
+    windows = session.calibration_windows
     took = []
     for count in (WINDOWS, 2 * WINDOWS):
         started = time.perf_counter()
         statistics = StatisticsCache(folder / "statistics").get_or_collect(
-            prepared.model, engine.activations, windows[:count], model_fingerprint="forecast"
+            session.model, engine.activations, windows[:count], model_fingerprint="forecast"
         )
         took.append(time.perf_counter() - started)
     each = max(0.0, took[1] - took[0]) / WINDOWS
     nbytes = sum(file.stat().st_size for file in statistics.folder.iterdir())
-    engine = Engine(prepared.model, bank=Bank(folder / "bank"), statistics=lambda: statistics)
+    engine = Engine(session.model, bank=Bank(folder / "bank"), statistics=lambda: statistics)
     return took[0] + each * max(0, len(windows) - WINDOWS), nbytes, engine
 
 
@@ -233,7 +231,7 @@ class Compression:
         return planned + max(0.0, timed(lambda: self.engine.digest(self.engine.apply(plan))) - self.nothing)
 
 
-def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
+def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
     """What each evaluator takes, by name, and what every model does whatever scores it.
 
     Returns:
@@ -243,8 +241,8 @@ def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], f
     found: dict[str, Scoring] = {}
     missing = []
     references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
-    with all_cores(), prepared.compiled(prepared.source.path) as original:
-        for name, evaluator in prepared.evaluators.items():
+    with all_cores(), session.compiled(session.source.path) as original:
+        for name, evaluator in session.evaluators.items():
             if not isinstance(evaluator, Shrinking):
                 missing.append(name)
                 continue
@@ -256,7 +254,7 @@ def scored(prepared: Preparation, engine: Engine) -> tuple[dict[str, Scoring], f
     # Its answers differ from the original's, so that some have to be decoded.
     for _ in range(3):  # the first leaves behind what is there for all models, the others what each one does
         started = time.perf_counter()
-        with prepared.compiled(model) as candidate:
+        with session.compiled(model) as candidate:
             compiling = time.perf_counter() - started
             for name, (small, reference, times, seconds) in references.items():
                 took = timed(partial(small.evaluate, candidate, reference))

@@ -16,7 +16,7 @@ from autotune.errors import ConfigError
 from autotune.study.sampling.sampler import params_of, walk
 from autotune.study.storage.history import point_key
 
-__all__ = ["Anchor", "anchors", "from_front", "wished"]
+__all__ = ["Anchor", "anchors", "enqueued", "from_front"]
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "int8_asym": {"mode": "int8_asym"},
@@ -121,7 +121,7 @@ def _budget_point(value: float, *, named: bool = True) -> dict[str, Any]:
     return {**({"allocation": "budget"} if named else {}), "budget": value}
 
 
-def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
+def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
     """The points of `study.enqueue`; what they leave out has its default, or the space's value nearest to it.
 
     Raises:
@@ -131,7 +131,7 @@ def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anch
     for index, wanted in enumerate(points):
         key = f"study.enqueue[{index}]"
         if wanted.get("allocation") == "budget" and "budget" in space.allocations:
-            found.append(Anchor("as wished", wished_budget(space, wanted, key)))
+            found.append(Anchor("as wished", enqueued_budget(space, wanted, key)))
             continue
         if wanted.get("mode") not in (space.parameters["mode"].values or ()):
             modes = ", ".join(space.parameters["mode"].values or ())
@@ -154,7 +154,7 @@ def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anch
     return found
 
 
-def wished_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> dict[str, Any]:
+def enqueued_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The point of one entry of `study.enqueue` that spends a budget."""
     value, problem = read_budget(wanted.get("budget"))
     beside = [name for name in wanted if name not in SPENDING]

@@ -97,14 +97,14 @@ class Proposer:
 
         Args:
             history: what has happened.
-            lag: see `History.known`.
+            lag: see `History.before_next`.
         """
         if history.waiting:
             return Proposal(None, history.waiting[0].user_attrs.get("origin", BY_HAND))
         retry = next(iter(history.to_retry), None)
         if retry is not None:
             return Proposal(drawn_already(retry), retry.user_attrs.get("origin", BY_HAND), retry.number)
-        history = history.known(lag)
+        history = history.before_next(lag)
         unseen = [params for key, params in (self.points or {}).items() if key not in history.points]
         mirror = Mirror(self.informative(history, unseen), self.directions, self.space)
         for anchor in self.anchors:

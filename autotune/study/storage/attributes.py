@@ -1,9 +1,9 @@
-"""What a study's storage says about the study itself: written once, checked every time it is continued."""
+"""Attributes of a study in its storage: written once, checked every time the study is resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,43 +18,72 @@ if TYPE_CHECKING:
 
     from autotune.config.config import Config
     from autotune.evaluation import Metric
-    from autotune.study.workers.prepared import Prepared
+    from autotune.models.source import SourceModel
 
-__all__ = ["SCHEMA_VERSION", "all_metrics", "describe_study", "record_manifest"]
+__all__ = ["SCHEMA_VERSION", "Description", "all_metrics", "describe_study", "record_manifest"]
 
 SCHEMA_VERSION = 1
 
 
+@dataclass(frozen=True)
+class Description:
+    """Inputs of a study, as a session finds them.
+
+    Attributes:
+        metrics: every metric of every evaluator.
+        fingerprints: subject -> fingerprint, for `check_unchanged`.
+        manifest: the study's `manifest.json` as of now.
+        source: the original model with its fingerprints; other sessions of the study reuse it.
+        report_fingerprint: changes with the report texts; None if there are none.
+        original: size and scores of the original model; None unless requested.
+        report: scores of the original on the report texts, see `ReportTexts.describe`; None unless requested.
+    """
+
+    metrics: Mapping[str, Metric]
+    fingerprints: Mapping[str, str]
+    manifest: Mapping[str, Any]
+    source: SourceModel
+    report_fingerprint: str | None
+    original: Mapping[str, Any] | None = None
+    report: Mapping[str, Any] | None = None
+
+
 def all_metrics(measured: Mapping[str, Metric]) -> dict[str, Metric]:
-    """The evaluators' metrics, and those that follow from the plan or from other metrics."""
+    """Add the metrics that follow from the plan or from other metrics to the evaluators' metrics."""
     relative = {"relative_error": RELATIVE_ERROR} if any(name in measured for name in RELATIVE_TO) else {}
     return {**measured, **relative, **PLAN_METRICS}
 
 
 def describe_study(
-    study: optuna.Study, config: Config, prepared: Prepared, folder: Path, *, joins: bool = False
-) -> None:
-    """Check that the study in the storage is this one, then write the attributes that are missing or may change.
+    study: optuna.Study, config: Config, describe: Callable[..., Description], folder: Path, *, joins: bool = False
+) -> Description:
+    """Check that the stored study has these inputs, then write the attributes that are missing or may change.
 
-    With `joins` the study is another process's, and nothing is written.
+    Args:
+        study: the open storage.
+        config: the study's configuration.
+        describe: `Session.describe` or a pool's; the original is only scored if the storage lacks its scores.
+        folder: the study's folder.
+        joins: the study belongs to another process; write nothing.
 
     Raises:
-        StudyError: the study was started with something else, or is no study of autotune's.
-        ConfigError: an objective or constraint that nothing measures.
+        StudyError: the study has other inputs, or was not created by autotune.
+        ConfigError: no evaluator measures an objective or a constraint.
     """
-    metrics = all_metrics(prepared.metrics)
+    description = describe()
+    metrics = all_metrics(description.metrics)
     check_measured(config, metrics)
     data = config.as_dict()
-    now = {**prepared.fingerprints(), **own_fingerprints(config)}
-    before = study.user_attrs
-    if "fingerprints" in before:
-        check_unchanged(folder, before["fingerprints"], now, (before.get("config", {}), data))
+    fingerprints = {**description.fingerprints, **own_fingerprints(config)}
+    stored = study.user_attrs
+    if "fingerprints" in stored:
+        check_unchanged(folder, stored["fingerprints"], fingerprints, (stored.get("config", {}), data))
     elif study.get_trials(deepcopy=False):
         raise StudyError(
             f"{folder}: the study in this storage was not started by autotune; choose another with --output."
         )
     if joins:
-        return
+        return description
     attributes: dict[str, Any] = {
         "config": data,
         "space": config.space.as_dict(),
@@ -62,30 +91,31 @@ def describe_study(
         "objectives": dict(config.objectives),
         "constraints": {name: limit.as_dict() for name, limit in config.constraints.items()},
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
-        "fingerprints": now,
+        "fingerprints": fingerprints,
     }
     for key, value in attributes.items():
-        if before.get(key) != value:
+        if stored.get(key) != value:
             study.set_user_attr(key, value)
-    # These cost work (the original has to be scored), so a study that has them keeps them.
-    if "original" not in before:
-        study.set_user_attr("original", prepared.original())
-    record_manifest(study, prepared.manifest())
-    if "schema_version" not in before:
+    if "original" not in stored:
+        description = describe(original=True)
+        study.set_user_attr("original", description.original)
+    record_manifest(study, description.manifest)
+    if "schema_version" not in stored:
         study.set_user_attr("schema_version", SCHEMA_VERSION)
+    return description
 
 
 def record_manifest(study: optuna.Study, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest; versions and machine of earlier runs are kept beside it where they were others."""
+    """Write the manifest; earlier runs on other versions or machines stay recorded in `earlier_runs`."""
     old = study.user_attrs.get("manifest")
     if old is None:
         study.set_user_attr("manifest", dict(manifest))
         return
-    known = {key: value for key, value in manifest["hashes"].items() if value is not None}
+    hashes = {key: value for key, value in manifest["hashes"].items() if value is not None}
     new = {
         **manifest,
         "created": old["created"],
-        "hashes": {**old["hashes"], **known},
+        "hashes": {**old["hashes"], **hashes},
         "runtime_properties": manifest["runtime_properties"] or old["runtime_properties"],
         "earlier_runs": old.get("earlier_runs", []),
     }
@@ -109,7 +139,7 @@ def check_measured(config: Config, metrics: Mapping[str, Metric]) -> None:
 
 
 def own_fingerprints(config: Config) -> dict[str, str]:
-    """Fingerprints of what the configuration alone decides, by section of model.yaml."""
+    """Fingerprint the inputs that the configuration alone determines, by section of model.yaml."""
     limits = {name: [limit.op, limit.value] for name, limit in config.constraints.items()}
     return {
         "space": config.space.fingerprint(),

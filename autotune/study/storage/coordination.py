@@ -1,8 +1,8 @@
-"""One study, one process that asks and tells, or several on as many machines.
+"""Coordinate the processes that work on one study: a single one, or several on several machines.
 
-Where several share a storage, each says by heartbeats that it is alive. A trial whose process is gone is marked as
-interrupted by whoever notices, and done again by whoever is free. Choosing the next trial, and claiming a plan, is done
-by one process at a time.
+Processes that share a storage send heartbeats. A trial whose process is dead is marked as interrupted by the first
+process that notices, and repeated by the first one that is free. One process at a time chooses the next trial or claims
+a plan.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ INTERVAL = 10.0
 """Seconds between two heartbeats."""
 
 GRACE = 60.0
-"""Seconds without a heartbeat after which a process counts as gone."""
+"""Seconds without a heartbeat after which a process counts as dead."""
 
 LOCK = 0x6175746F74756E65
 """Key of PostgreSQL's advisory lock: the ASCII letters of autotune."""
 
 
 class Sharing(Protocol):
-    """Who else works on the study."""
+    """Coordination with the other processes that work on the study."""
 
     alone: bool
-    """Whether nobody else does."""
+    """Whether there are no other processes."""
 
-    look_around: float
-    """Seconds after which the storage may say something new without anything having happened here."""
+    poll_interval: float
+    """Seconds after which the storage is read again even if nothing happened in this process."""
 
     def claim(self) -> AbstractContextManager[None]:
-        """Held while the next trial or a plan is chosen by what the storage says."""
+        """Lock the study while the next trial or a plan is chosen."""
 
     def begun(self, trial: optuna.Trial) -> None:
-        """A trial begins here."""
+        """Register a trial that begins in this process."""
 
     def ended(self, trial: optuna.Trial) -> None:
-        """It is over."""
+        """Unregister a trial that has ended."""
 
     def lost(self, history: History) -> list[FrozenTrial]:
-        """Running trials whose process is gone."""
+        """Find the running trials whose process is dead."""
 
     def others(self, history: History) -> int:
-        """How many trials are running elsewhere."""
+        """Count the trials that run in other processes."""
 
     def close(self) -> None:
-        """Stop saying that this process is alive."""
+        """Stop the heartbeats."""
 
 
 class Alone:
-    """The study's folder is locked by this process: what runs runs here, and what ran before is gone."""
+    """Coordination of a single process, which has locked the study's folder: all other running trials are lost."""
 
     alone = True
-    look_around = 60.0
+    poll_interval = 60.0
 
     def __init__(self) -> None:
         self._own: set[int] = set()
@@ -97,13 +97,13 @@ class Alone:
 
 
 class Shared:
-    """The storage may be used by several processes."""
+    """Coordination of several processes that share a storage."""
 
     alone = False
-    look_around = 1.0
+    poll_interval = 1.0
 
     def __init__(self, study: optuna.Study) -> None:
-        """Begin to beat."""
+        """Start the heartbeats."""
         self._study = study
         self._storage: Any = study._storage
         self._own: dict[int, int] = {}
@@ -140,7 +140,7 @@ class Shared:
         self._own.pop(trial.number, None)
 
     def lost(self, history: History) -> list[FrozenTrial]:
-        """See `Sharing`. By heartbeat, except where the process was on this machine and can be looked for."""
+        """See `Sharing`. A process on this machine is looked up by its id, any other one by its heartbeat."""
         running = [trial for trial in history.running if trial.number not in self._own]
         if not running:
             return []
@@ -148,7 +148,7 @@ class Shared:
         now = time.monotonic()
         found = []
         for trial in running:
-            alive = lives(trial.user_attrs.get("process"))
+            alive = is_alive(trial.user_attrs.get("process"))
             if alive is None and "process" not in trial.user_attrs:  # it may have died before its first heartbeat
                 alive = now - self._silent.setdefault(trial.number, now) < GRACE
             if alive is False or (alive is None and trial._trial_id in stale):
@@ -167,24 +167,24 @@ class Shared:
     def _beat(self) -> None:
         while not self._stop.wait(INTERVAL):
             for trial_id in list(self._own.values()):
-                with suppress(Exception):  # the search itself will meet a storage that does not work, and say so
+                with suppress(Exception):  # the search itself reports a storage that does not work
                     self._storage.record_heartbeat(trial_id)
 
 
 def backend(storage: Any) -> Any:
-    """The relational storage behind Optuna's cache."""
+    """Unwrap the relational storage inside Optuna's cache."""
     return getattr(storage, "_backend", storage)
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """A process among all processes of all machines."""
+    """Identify a process among all processes of all machines."""
     import psutil
 
     return {"machine": machine(), "pid": pid, "started": psutil.Process(pid).create_time()}
 
 
 def machine() -> str:
-    """This machine, this boot, this namespace of process ids (containers have their own)."""
+    """Identify this machine, boot and namespace of process ids (containers have their own)."""
     parts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):
@@ -192,8 +192,8 @@ def machine() -> str:
     return " ".join(parts)
 
 
-def lives(process: Mapping[str, Any] | None) -> bool | None:
-    """Whether a process of this machine still runs; None for one of another machine, or an unknown one."""
+def is_alive(process: Mapping[str, Any] | None) -> bool | None:
+    """Test if a process of this machine is running; None for a process of another machine, or an unknown one."""
     import psutil
 
     if process is None or process["machine"] != machine():

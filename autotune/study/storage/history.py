@@ -1,4 +1,4 @@
-"""What a study's storage says has happened: read anew for every trial, so that a continued study knows what it knew."""
+"""History of a study's trials, read from the storage before every trial, so that a resumed study decides alike."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "History", "is_interrupted", "point_key", "result_of"]
 
 INTERRUPTED = "interrupted"
-"""Type of the error of a trial whose process ended before it did. Such a trial counts for nothing: it is done again."""
+"""Error type of a trial whose process ended before it did. Such a trial does not count, and is repeated."""
 
 
 def point_key(params: Mapping[str, Any]) -> str:
-    """A point of the space as text; floats are rounded as ranges with a step are."""
+    """Convert a point of the space to text; floats are rounded like those of ranges with a step."""
     return json.dumps({k: round(v, 10) if isinstance(v, float) else v for k, v in params.items()}, sort_keys=True)
 
 
 class History:
-    """The trials of a study, oldest first, and the questions the search asks of them."""
+    """Trials of a study, oldest first, in the views that the search decides by."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         self.trials = list(trials)
@@ -37,17 +37,17 @@ class History:
 
     @cached_property
     def begun(self) -> list[FrozenTrial]:
-        """The standing trials that have begun, as an undisturbed study orders them: one done again in its old place."""
+        """The standing trials that have begun, ordered as in an undisturbed study (repeated ones in their old place)."""
         return sorted((trial for trial in self.standing if trial.state.name != "WAITING"), key=self.rank)
 
     @cached_property
     def _again(self) -> dict[int, int]:
-        """Trial that does another one again -> that one."""
+        """Trial that repeats another one -> that one."""
         retries = ((trial.number, trial.user_attrs.get("retry_of")) for trial in self.trials)
         return {number: earlier for number, earlier in retries if earlier is not None}
 
     def rank(self, trial: FrozenTrial) -> int:
-        """The number of the trial, or of the interrupted one that it does again."""
+        """Return the number of the trial, or of the interrupted one that it repeats."""
         number = int(trial.number)
         while number in self._again:
             number = self._again[number]
@@ -55,65 +55,65 @@ class History:
 
     @property
     def position(self) -> int:
-        """Which trial of an undisturbed study comes next; seeds the sampler, so that interruptions leave no trace."""
+        """Position of the next trial in an undisturbed study; it seeds the sampler, so interruptions have no effect."""
         return len(self.standing) - len(self.waiting)
 
     @property
     def turn(self) -> int:
-        """The same, where an interrupted trial waits to be done again: which one that is."""
+        """Position of the next trial; that of an interrupted trial if one waits to be repeated."""
         if not self.to_retry or self.waiting:
             return self.position
         first = self.rank(self.to_retry[0])
         return sum(self.rank(trial) < first for trial in self.begun)
 
-    def known(self, lag: int | None) -> History:
-        """What the next trial may know: the others before it, the last `lag` - 1 of them as if still at work.
+    def before_next(self, lag: int | None) -> History:
+        """Return the history that the next trial may depend on; the last `lag` - 1 trials before it count as running.
 
-        So it does not matter which of them are. With None it may know everything.
+        So it does not matter which of those have finished. With None the whole history is returned.
         """
         if lag is None:
             return self
         finished = self._needed(lag)
-        return History([*finished, *map(at_work, self.begun[len(finished) : self.turn])])
+        return History([*finished, *map(as_running, self.begun[len(finished) : self.turn])])
 
     def may_begin(self, lag: int | None) -> bool:
-        """Whether everything is there that the next trial has to know, see `known`."""
+        """Test if all trials have finished that the next one depends on, see `before_next`."""
         return lag is None or all(trial.state.is_finished() for trial in self._needed(lag))
 
     def _needed(self, lag: int) -> list[FrozenTrial]:
-        """The trials whose results the next one knows."""
+        """The trials whose results the next one depends on."""
         return self.begun[: max(0, self.turn - lag + 1)]
 
     @cached_property
     def waiting(self) -> list[FrozenTrial]:
-        """Trials put into the queue by someone (also a dashboard) and not yet begun."""
+        """Trials enqueued by hand or by a dashboard and not yet begun."""
         return [trial for trial in self.trials if trial.state.name == "WAITING"]
 
     @cached_property
     def running(self) -> list[FrozenTrial]:
-        """Trials that have begun and are not over."""
+        """Trials that have begun and not ended."""
         return [trial for trial in self.trials if trial.state.name == "RUNNING"]
 
     @cached_property
     def to_retry(self) -> list[FrozenTrial]:
-        """Interrupted trials whose point was known and which nobody has begun or queued again, ordered as `begun`."""
-        again = {trial.user_attrs.get("retry_of") for trial in self.trials}
-        known = (trial for trial in self.trials if is_interrupted(trial) and "settings" in trial.user_attrs)
-        return sorted((trial for trial in known if trial.number not in again), key=self.rank)
+        """Interrupted trials with settings that were not repeated or enqueued yet, ordered as `begun`."""
+        repeated = {trial.user_attrs.get("retry_of") for trial in self.trials}
+        interrupted = (trial for trial in self.trials if is_interrupted(trial) and "settings" in trial.user_attrs)
+        return sorted((trial for trial in interrupted if trial.number not in repeated), key=self.rank)
 
     @cached_property
     def finished(self) -> list[FrozenTrial]:
-        """Finished trials that did (or failed to do) work of their own: what a budget of trials counts."""
+        """Finished trials, failed ones included, without duplicates: the trials that a budget of trials counts."""
         return [t for t in self.standing if t.state.is_finished() and "duplicate_of" not in t.user_attrs]
 
     @cached_property
     def points(self) -> set[str]:
-        """Keys of all points that were tried or are queued."""
+        """Keys of all points that were tried or enqueued."""
         return {point_key(fixed_params(t) if t.state.name == "WAITING" else t.params) for t in self.standing}
 
     @property
     def duplicates_in_a_row(self) -> int:
-        """How many of the latest finished trials only repeated a plan."""
+        """Number of the latest finished trials that only repeated a plan."""
         count = 0
         for trial in reversed([t for t in self.standing if t.state.is_finished()]):
             if "duplicate_of" not in trial.user_attrs:
@@ -122,24 +122,24 @@ class History:
         return count
 
     def earlier(self, plan: str) -> tuple[int, TrialResult] | None:
-        """The trial that worked through `plan` itself, by number and result."""
+        """Find the finished trial of a plan: its number and result."""
         for trial in self.finished:
             if trial.user_attrs.get("plan") == plan:
                 return trial.number, result_of(trial)
         return None
 
     def undecided_before(self, number: int) -> list[int]:
-        """The running trials that come before a running one and whose plan is not known yet."""
+        """Find the running trials that come before a running one and have no plan yet."""
         own = next(self.rank(trial) for trial in self.running if trial.number == number)
         return [t.number for t in self.running if self.rank(t) < own and "plan" not in t.user_attrs]
 
-    def at_work_on(self, plan: str) -> int | None:
-        """The trial that is being worked on and has this plan."""
+    def running_plan(self, plan: str) -> int | None:
+        """Find the running trial of a plan."""
         return next((trial.number for trial in self.running if trial.user_attrs.get("plan") == plan), None)
 
 
-def at_work(trial: FrozenTrial) -> FrozenTrial:
-    """A trial as it was when it had begun and no more was known of it than its point."""
+def as_running(trial: FrozenTrial) -> FrozenTrial:
+    """Reduce a trial to its point, as when it had just begun."""
     from optuna.trial import TrialState
 
     before = copy.copy(trial)
@@ -150,13 +150,13 @@ def at_work(trial: FrozenTrial) -> FrozenTrial:
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether the trial's process ended before the trial."""
+    """Test if the trial's process ended before the trial."""
     error = trial.user_attrs.get("error")
     return isinstance(error, Mapping) and error.get("type") == INTERRUPTED
 
 
 def fixed_params(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters a queued trial was queued with."""
+    """Read the parameters that a trial was enqueued with."""
     return dict(trial.system_attrs.get("fixed_params", {}))
 
 
@@ -179,7 +179,7 @@ RESULT_ATTRS = frozenset(
 
 
 def result_of(trial: FrozenTrial) -> TrialResult:
-    """A finished trial's result as `run_trial` gave it (without times and counts, which were its own)."""
+    """Restore a finished trial's result, without times and counts, which belong to that trial."""
     attrs = {key: value for key, value in trial.user_attrs.items() if key in RESULT_ATTRS}
     values = None if trial.values is None else tuple(trial.values)
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "fail")

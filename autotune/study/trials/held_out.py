@@ -1,13 +1,14 @@
-"""The report texts: what a front is scored on that was chosen on other texts, so that luck in choosing shows.
+"""Held-out report texts: score the front on texts other than those that it was chosen on.
 
-The winner's curse: of many trials the best look better on the texts that they were chosen by than they are.
+Of many trials the best look better on the texts that selected them than they are (the winner's curse).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.common.files import fingerprint
 from autotune.errors import ConfigError
@@ -17,33 +18,45 @@ from autotune.study.trials.trial import Candidate, as_data, describe
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
-    from autotune.study.session import Preparation
     from autotune.study.trials.scoring import Scorer
 
 __all__ = ["ReportTexts"]
 
 
+@dataclass(frozen=True)
 class ReportTexts:
-    """The study's evaluators on other texts: those that model.yaml names under `report`, else what they know of.
+    """The study's evaluators on other texts: those of `report` in model.yaml, else what the evaluators hold out.
 
     Attributes:
-        notes: why an evaluator has no report text.
+        options: `report` of model.yaml.
+        search: the evaluators of the search, by name.
+        references_of: evaluators -> their references.
+        scorer_of: (evaluators, references, stage) -> their scorer.
+        candidate: settings -> candidate; raises PlanError.
+        calibration: returns the calibration windows as lists of tokens; empty if there are none.
+        tokenizer: returns the model's tokenizer.
+        notes: reasons why an evaluator has no report text.
     """
 
-    def __init__(self, prepared: Preparation) -> None:
-        self._prepared = prepared
-        self.notes: list[str] = []
+    options: Mapping[str, Mapping[str, Any]] | Literal[False] | None
+    search: Mapping[str, Evaluator]
+    references_of: Callable[[Mapping[str, Evaluator]], Mapping[str, Reference]]
+    scorer_of: Callable[[Mapping[str, Evaluator], Callable[[], Mapping[str, Reference]], Callable[[str], None]], Scorer]
+    candidate: Callable[[Settings], Candidate]
+    calibration: Callable[[], list[Any]]
+    tokenizer: Callable[[], Any]
+    notes: list[str] = field(default_factory=list, init=False)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
-        """Evaluator name -> the one that scores on the report texts."""
+        """Evaluator name -> the evaluator that scores on the report texts."""
         from autotune.evaluation.registry import create_evaluator
 
-        given, found = self._prepared.config.report, {}
-        for name, evaluator in self._prepared.evaluators.items():
-            if given is False:
+        options, found = self.options, {}
+        for name, evaluator in self.search.items():
+            if options is False:
                 continue
-            other = create_evaluator(name, given[name]) if given and name in given else None
+            other = create_evaluator(name, options[name]) if options and name in options else None
             if other is None and isinstance(evaluator, HeldOut):
                 other = evaluator.held_out()
                 if other is None:
@@ -55,79 +68,73 @@ class ReportTexts:
         return found
 
     def fingerprint(self) -> str | None:
-        """Changes with the report texts; None where there are none."""
-        found = {name: self._fingerprint(name, evaluator) for name, evaluator in self.evaluators.items()}
-        known = {name: text for name, text in found.items() if text is not None}
-        return fingerprint(known) if known else None
+        """Fingerprint the report texts; None if there are none."""
+        all_texts = {name: self._fingerprint(name, evaluator) for name, evaluator in self.evaluators.items()}
+        texts = {name: text for name, text in all_texts.items() if text is not None}
+        return fingerprint(texts) if texts else None
 
     def _fingerprint(self, name: str, evaluator: Evaluator) -> str | None:
         try:
             return evaluator.fingerprint()
-        except ConfigError as error:  # nothing is left of a text after the part that the search scores
+        except ConfigError as error:  # the search scores the whole text
             self.notes.append(f"{name}: {error}")
             return None
 
     @cached_property
     def references(self) -> dict[str, Reference]:
-        """Evaluator name -> what it keeps of the original on the report texts; without those that have none left."""
+        """Evaluator name -> its reference on the report texts; without the evaluators that have no text left."""
         found: dict[str, Reference] = {}
         for name, evaluator in self.evaluators.items():
             try:
-                found |= self._prepared.references_of({name: evaluator})
+                found |= self.references_of({name: evaluator})
             except ConfigError as error:
                 self.notes.append(f"{name}: {error}")
         return found
 
     def describe(self) -> dict[str, Any]:
-        """What is known before any model is scored.
+        """Score the original, and compare the texts.
 
         Returns:
-            ``original``: its metrics as data; ``overlaps``: pair of texts -> the share of the second that stands in
-            the first; ``notes``: why an evaluator is left out.
+            ``original``: its metrics as data; ``overlaps``: pair of texts -> share of the second that is part of the
+            first; ``notes``: reasons why an evaluator is left out.
         """
         measured: dict[str, Measurement] = {}
         for name, reference in self.references.items():
             measured.update(self.evaluators[name].original(reference))
-        overlaps = self.overlaps() if measured else {}
+        overlaps = self._overlaps() if measured else {}
         return {"original": as_data(measured), "overlaps": overlaps, "notes": list(dict.fromkeys(self.notes))}
 
     @cached_property
-    def scorer(self) -> Scorer:
-        """Scores models on the report texts, and keeps the scores as those of the search are kept."""
-        evaluators = {name: self.evaluators[name] for name in self.references}
-        return self._prepared.scorer_of(evaluators, lambda: self.references, _quiet)
+    def _scorer(self) -> Scorer:
+        # Silent: the search reports which model is being scored.
+        return self.scorer_of(self._evaluators_with_texts(), lambda: self.references, lambda text: None)
 
     def scores(self, settings: Settings) -> dict[str, Any]:
-        """``metrics`` of one model as data, or ``error``."""
-        engine = self._prepared.engine
+        """Score one model; returns ``metrics`` as data, or ``error``."""
         try:
-            measured = self.scorer.candidate(Candidate(engine, engine.plan(settings), _quiet))
-        except Exception as error:  # as in a trial: whatever goes wrong costs this model's scores, not the study
+            measured = self._scorer.candidate(self.candidate(settings))
+        except Exception as error:  # as in a trial: an error costs this model's scores, not the study
             return {"error": describe(error)}
         return {"metrics": as_data(measured)}
 
-    def overlaps(self) -> dict[str, float]:
-        """How much of the calibration, search and report texts are the same; see `overlap.shared_parts`."""
-        prepared = self._prepared
-        reported = {name: self.evaluators[name] for name in self.references}
-        learned = prepared.needs_calibration and not prepared.config.calibration.synthetic
+    def _evaluators_with_texts(self) -> dict[str, Evaluator]:
+        return {name: self.evaluators[name] for name in self.references}
+
+    def _overlaps(self) -> dict[str, float]:
+        """Measure how much the calibration, search and report texts have in common; see `shared_parts`."""
         return shared_parts(
             {
-                "calibration": prepared.calibration_windows.tolist() if learned else [],
-                "search": self._passages(prepared.evaluators),
-                "report": self._passages(reported),
+                "calibration": self.calibration(),
+                "search": self._passages(self.search),
+                "report": self._passages(self._evaluators_with_texts()),
             }
         )
 
     def _passages(self, evaluators: Mapping[str, Evaluator]) -> list[Any]:
-        tokenizer = self._prepared.tokenizer
+        tokenizer = self.tokenizer()
         return [
             passage
             for evaluator in evaluators.values()
             if isinstance(evaluator, HeldOut)
             for passage in evaluator.passages(tokenizer)
         ]
-
-
-def _quiet(_: str) -> None:
-    """The search tells which model's turn it is; what happens to it is not worth a line."""

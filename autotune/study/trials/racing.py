@@ -1,8 +1,8 @@
-"""Racing: a trial that the front beats beyond doubt is not scored any further.
+"""Racing: stop scoring a trial as soon as it is dominated with high confidence.
 
-Each model is raced against the rivals on the front, sequence by sequence on the same texts: the paired differences tell
-two models apart long before their own standard errors do. In the spirit of Hoeffding races (Maron and Moore, NIPS 1993)
-and F-Race (Birattari et al., GECCO 2002), with the front in the place of the one best candidate.
+Each model is compared with the trials on the front, sequence by sequence on the same texts. Paired differences separate
+two models long before their own standard errors do. The method follows Hoeffding races (Maron and Moore, NIPS 1993) and
+F-Race (Birattari et al., GECCO 2002), with the front in place of the single best candidate.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from autotune.evaluation import Direction, Measurement
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Beaten", "Race", "Rival", "rivals_of"]
+__all__ = ["Dominated", "Race", "Rival", "rivals_of"]
 
 FEWEST = 8
-"""Sequences before which nobody is beaten."""
+"""Least number of sequences before a trial can count as dominated."""
 
 SURE = 3.0
-"""Standard errors of the mean paired difference beyond which it counts as one."""
+"""Standard errors by which a mean paired difference must exceed zero."""
 
 
-class Beaten(Exception):
-    """The trial is beaten beyond doubt.
+class Dominated(Exception):
+    """A trial that is dominated with high confidence.
 
     Attributes:
-        rival: number of the trial on the front that beats it.
-        measured: its scores so far.
-        sequences: how many sequences they come from.
+        rival: number of the trial on the front that dominates it.
+        measured: scores so far.
+        sequences: number of sequences behind them.
     """
 
     def __init__(self, rival: int, measured: Mapping[str, Measurement], sequences: int) -> None:
@@ -49,7 +49,7 @@ class Rival:
     Attributes:
         number: of the trial.
         values: objective -> its value.
-        sequences: objective -> its value on each sequence of the texts, where the metric has such values.
+        sequences: objective -> its value on each sequence of the texts, where the metric has one.
     """
 
     number: int
@@ -59,32 +59,32 @@ class Rival:
 
 @dataclass(frozen=True)
 class Race:
-    """One trial against the front.
+    """Race of one trial against the front.
 
     Attributes:
-        objectives: metric -> which way is better, all of the study's.
+        objectives: metric -> direction, all of the study's.
         rivals: the front when the trial began.
-        known: the objectives that the trial's plan alone tells, as the footprint.
+        of_plan: the objectives that follow from the trial's plan, such as the footprint.
     """
 
     objectives: Mapping[str, Direction]
     rivals: Sequence[Rival]
-    known: Mapping[str, float]
+    of_plan: Mapping[str, float]
 
     def check(self, partial: Mapping[str, Measurement]) -> None:
-        """Compare what is measured by now, on the first sequences.
+        """Compare the measurements on the first sequences with every rival.
 
         Raises:
-            Beaten: some rival is no worse by the plan, and better beyond doubt in everything measured.
+            Dominated: a rival is no worse by the plan, and better with high confidence in everything measured.
         """
         for rival in self.rivals:
             if all(self._surely_worse(name, partial, rival) for name in self.objectives):
                 counts = [len(partial[name].values) for name in self.objectives if name in partial]
-                raise Beaten(rival.number, partial, max(counts, default=0))
+                raise Dominated(rival.number, partial, max(counts, default=0))
 
-    def is_beaten(self, measured: Mapping[str, Measurement]) -> bool:
-        """Whether a rival dominates the trial by the final values of all objectives; False while one is missing."""
-        own = {**self.known, **{name: m.value for name, m in measured.items()}}
+    def is_dominated(self, measured: Mapping[str, Measurement]) -> bool:
+        """Test if a rival dominates the final values of all objectives; False while one is missing."""
+        own = {**self.of_plan, **{name: m.value for name, m in measured.items()}}
         if any(name not in own for name in self.objectives):
             return False
         for rival in self.rivals:
@@ -94,12 +94,12 @@ class Race:
         return False
 
     def _loss(self, name: str, own: float, rival: float) -> float:
-        """By how much the rival is better."""
+        """Return by how much the rival is better."""
         return own - rival if self.objectives[name] == "minimize" else rival - own
 
     def _surely_worse(self, name: str, partial: Mapping[str, Measurement], rival: Rival) -> bool:
-        if name in self.known:
-            return self._loss(name, self.known[name], rival.values[name]) >= 0
+        if name in self.of_plan:
+            return self._loss(name, self.of_plan[name], rival.values[name]) >= 0
         measured, theirs = partial.get(name), rival.sequences.get(name, ())
         if measured is None or not FEWEST <= len(measured.values) < len(theirs):
             return False
@@ -112,7 +112,7 @@ class Race:
 
 
 def rivals_of(front: Sequence[FrozenTrial], objectives: Sequence[str]) -> list[Rival]:
-    """The trials of the front as rivals."""
+    """Convert the trials of the front to rivals."""
     return [
         Rival(
             trial.number,

@@ -1,7 +1,7 @@
-"""The worker process: reads what to do on stdin, says on stdout what became of it.
+"""Worker process: receive messages on stdin, answer them on stdout.
 
-It holds one `Prepared` and runs many trials. It never touches the study's storage: that belongs to the search that
-started it. When that search is gone, however it went, the pipe ends and so does the worker.
+A worker holds one session and runs many trials. It never touches the study's storage, which belongs to the search that
+started it. When that search ends, however it ends, the pipe closes and the worker exits.
 """
 
 from __future__ import annotations
@@ -14,34 +14,38 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from autotune.common.threads import all_cores, take_share
 from autotune.errors import AutotuneError
-from autotune.study.trials.trial import Seen, Workplace, plan_saver, run_trial
+from autotune.study.trials.trial import PlanStatus
 from autotune.study.workers.messages import (
-    Adopt,
-    Ask,
     Begin,
-    Call,
     Clock,
+    Describe,
     Done,
+    GetStatus,
     Raised,
     Reply,
-    Returned,
+    ReportScores,
     Run,
+    ScoreReport,
+    SetSource,
     Share,
     Stage,
     receive,
     send,
 )
-from autotune.study.workers.prepared import Prepared
+from autotune.study.workers.pool import run_in_session
+
+if TYPE_CHECKING:
+    from autotune.study.session import Session
 
 __all__ = ["main"]
 
 
 class Worker:
-    """One worker, at its end of the pipes."""
+    """The worker's end of the pipes."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self.incoming = incoming
@@ -49,86 +53,76 @@ class Worker:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
 
     def listen(self) -> None:
-        """Move messages into the inbox; the end of the pipe ends the process, in the middle of whatever it is at."""
+        """Move messages into the inbox; exit the process at once when the pipe closes."""
         try:
             while True:
                 self.inbox.put(receive(self.incoming))
         except (EOFError, OSError):
             os._exit(0)
 
-    def say(self, message: Any) -> None:
-        """Send a message; without a listener there is no point in going on."""
+    def send(self, message: Any) -> None:
+        """Send a message; exit if nobody receives it."""
         try:
             send(self.outgoing, message)
         except OSError:
             os._exit(0)
 
-    def ask(self, plan: str) -> Seen:
-        """Ask the search about a plan, and wait for the answer."""
-        self.say(Ask(plan))
+    def stage(self, text: str) -> None:
+        """Send a progress message."""
+        self.send(Stage(text))
+
+    def status(self, plan: str) -> PlanStatus:
+        """Ask the search for the status of a plan."""
+        self.send(GetStatus(plan))
         reply = self.inbox.get()
         assert isinstance(reply, Reply)
-        return reply.seen
+        return reply.status
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Around work that all trials share, whichever comes first: it does not count as this trial's time.
+        """Stop the trial's clock during work that all trials share, whichever needs it first.
 
-        As the other workers wait for it, or soon will, it takes all cores.
+        The other workers wait for it, or soon will, so it uses all cores.
         """
-        self.say(Clock(running=False))
+        self.send(Clock(running=False))
         try:
             with all_cores():
                 yield
         finally:
-            self.say(Clock(running=True))
+            self.send(Clock(running=True))
 
     def work(self) -> None:
-        """Do what the messages say, until the pipe ends."""
+        """Handle messages until the pipe closes."""
         begin = self.inbox.get()
         assert isinstance(begin, Begin)
         logging.basicConfig(level=begin.log_level, format="%(levelname)s: %(message)s", stream=sys.stderr)
         try:
-            prepared = begin.prepare(begin.config, lambda text: self.say(Stage(text)))
-            prepared.settle_in(self.shared)
-            gc.freeze()  # what is imported by now need not be looked at after each trial
+            session = begin.open_session(begin.config, self.stage)
+            session.warm_up(self.shared)
+            gc.freeze()  # later collections skip the imported modules
             while True:
-                self.obey(self.inbox.get(), prepared)
+                self.handle(self.inbox.get(), session)
         except Exception as error:
-            self.say(Raised(error if isinstance(error, AutotuneError) else as_study_error(error)))
+            self.send(Raised(error if isinstance(error, AutotuneError) else as_study_error(error)))
 
-    def obey(self, message: Any, prepared: Prepared) -> None:
-        """Do what one message says."""
+    def handle(self, message: Any, session: Session) -> None:
+        """Handle one message."""
         match message:
-            case Adopt(found):
-                prepared.adopt(found)
+            case SetSource(source):
+                session.source = source
             case Share(threads):
                 take_share(threads)
-            case Call(name, arguments):
-                attribute = getattr(prepared, name)
-                self.say(Returned(attribute(*arguments) if callable(attribute) else attribute))
-            case Run():
-                self.run(message, prepared)
-
-    def run(self, task: Run, prepared: Prepared) -> None:
-        """Do one trial."""
-        site = task.site
-        place = Workplace(
-            engine=prepared.engine,
-            score=prepared.score,
-            objectives=site.objectives,
-            limits=site.limits,
-            original=site.original,
-            save_plan=plan_saver(site.folder),
-            earlier=self.ask,
-            stage=lambda text: self.say(Stage(text)),
-        )
-        result = run_trial(task.settings, place, task.rivals)
-        self.say(Done(result, prepared.counts(), prepared.manifest()))
+            case Describe(original, report):
+                self.send(session.describe(original=original, report=report))
+            case ScoreReport(settings):
+                self.send(ReportScores(session.report_scores(settings)))
+            case Run(settings, site, rivals):
+                result = run_in_session(session, settings, site, rivals, status=self.status, stage=self.stage)
+                self.send(Done(result, session.counts(), session.manifest()))
 
 
 def as_study_error(error: Exception) -> Exception:
-    """An error of any class as one that can travel: third parties' exceptions may not survive pickling."""
+    """Convert an error of any class to a StudyError: third-party exceptions may not survive pickling."""
     import traceback
 
     from autotune.errors import StudyError
@@ -138,7 +132,7 @@ def as_study_error(error: Exception) -> Exception:
 
 
 def main() -> None:
-    """Run a worker on this process's stdin and stdout; everything that prints goes to stderr instead."""
+    """Run a worker on this process's stdin and stdout; redirect everything printed to stderr."""
     outgoing = os.fdopen(os.dup(1), "wb")
     incoming = os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.common.threads import usable_cores
-from autotune.errors import ConfigError
 
 if TYPE_CHECKING:
     from autotune.config.config import Config
 
-__all__ = ["check_memory", "own_memory", "worker_count"]
+__all__ = ["own_memory", "worker_count"]
 
 USUAL_WORKERS = 2
 """Where there is room for them: on two cores their studies took three quarters of the time of one worker with two
@@ -37,20 +36,6 @@ def own_memory(pid: int | None = None) -> int:
     except psutil.Error:
         return 0
     return int(info.rss - getattr(info, "shared", 0))
-
-
-def check_memory(limit: int | None, least: int) -> None:
-    """Refuse a `study.memory_limit` in bytes that the original model alone, of `least` bytes, does not fit in.
-
-    Raises:
-        ConfigError: it does not; what a worker needs in all, `autotune plan` tells.
-    """
-    if limit is not None and limit < least:
-        raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
-            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
-            key="study.memory_limit",
-        )
 
 
 def worker_count(config: Config, original: int) -> int:

@@ -1,34 +1,34 @@
-"""What the search and its worker processes say to each other, and how it goes over a pipe."""
+"""Messages between the search and its worker processes, and their encoding on a pipe."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from autotune.common.units import Constraint
-from autotune.evaluation import Direction
 from autotune.study.trials.racing import Rival
-from autotune.study.trials.trial import Seen, TrialResult
+from autotune.study.trials.trial import PlanStatus, Site, TrialResult
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
+    from autotune.config.config import Config
+    from autotune.models.source import SourceModel
+    from autotune.study.session import Session
 
 __all__ = [
-    "Adopt",
-    "Ask",
     "Begin",
-    "Call",
     "Clock",
+    "Describe",
     "Done",
+    "GetStatus",
     "Raised",
     "Reply",
-    "Returned",
+    "ReportScores",
     "Run",
+    "ScoreReport",
+    "SetSource",
     "Share",
-    "Site",
     "Stage",
     "receive",
     "send",
@@ -39,54 +39,51 @@ LENGTH = 8
 
 @dataclass(frozen=True)
 class Begin:
-    """To a worker, first of all: what to prepare, and how.
+    """To a worker, first of all: how to open its session.
 
     Attributes:
         config: the study's configuration.
-        prepare: (config, stage) -> `prepared.Prepared`.
+        open_session: (config, stage) -> session; pickled by reference.
         log_level: level of the root logger.
     """
 
-    config: Any
-    prepare: Callable[..., Any]
+    config: Config
+    open_session: Callable[[Config, Callable[[str], None]], Session]
     log_level: int = 30
 
 
 @dataclass(frozen=True)
-class Adopt:
-    """To a worker: what another one has found out already, so that this one need not; see `Prepared.adopt`."""
+class SetSource:
+    """To a worker: the original model with its fingerprints, found by another worker."""
 
-    found: Any
+    source: SourceModel
 
 
 @dataclass(frozen=True)
 class Share:
-    """To a worker: how many threads it may use from now on."""
+    """To a worker: the number of threads to use from now on."""
 
     threads: int
 
 
 @dataclass(frozen=True)
-class Site:
-    """The part of a trial's workplace that is the same for all trials of a study; see `trial.Workplace`."""
+class Describe:
+    """To a worker: describe the study's inputs, see `Session.describe`; it answers with a `Description`."""
 
-    folder: Path
-    objectives: Mapping[str, Direction]
-    limits: Mapping[str, Constraint]
-    original: Mapping[str, float]
+    original: bool
+    report: bool
 
 
 @dataclass(frozen=True)
-class Call:
-    """To a worker: call a method, or get an attribute, of its `Prepared`; it answers with `Returned`."""
+class ScoreReport:
+    """To a worker: score a model on the report texts; it answers with `ReportScores`."""
 
-    name: str
-    arguments: tuple[Any, ...] = ()
+    settings: Settings
 
 
 @dataclass(frozen=True)
 class Run:
-    """To a worker: do a trial; it answers with `Done`."""
+    """To a worker: run a trial; it answers with `Done`."""
 
     settings: Settings
     site: Site
@@ -95,42 +92,42 @@ class Run:
 
 @dataclass(frozen=True)
 class Reply:
-    """To a worker: the answer to its `Ask`."""
+    """To a worker: the answer to its `GetStatus`."""
 
-    seen: Seen
+    status: PlanStatus
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From a worker: what it is at."""
+    """From a worker: a progress message."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Clock:
-    """From a worker: whether the time that passes now is the trial's own, or that of work which all trials share."""
+    """From a worker: from now on time counts as the trial's own (`running`) or as work shared by all trials."""
 
     running: bool
 
 
 @dataclass(frozen=True)
-class Ask:
-    """From a worker: has this plan been worked through, or is it being?"""
+class GetStatus:
+    """From a worker: ask for the status of a plan in the study."""
 
     plan: str
 
 
 @dataclass(frozen=True)
-class Returned:
-    """From a worker: what a `Call` returned."""
+class ReportScores:
+    """From a worker: scores of a model on the report texts, see `ReportTexts.scores`."""
 
-    value: Any
+    scores: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Done:
-    """From a worker: a trial's result, and what its `Prepared` now counts and records."""
+    """From a worker: a trial's result, and the session's counts and manifest as of now."""
 
     result: TrialResult
     counts: Mapping[str, tuple[int, int]]
@@ -139,7 +136,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Raised:
-    """From a worker: an error that is not one trial's but the study's; it ends the search."""
+    """From a worker: an error of the study rather than of one trial; it ends the search."""
 
     error: Exception
 

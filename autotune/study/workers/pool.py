@@ -1,23 +1,23 @@
-"""Who does a search's trials: worker processes as a rule (`worker_pool`), or the search's own process (`Here`)."""
+"""Pools that run trials: the common protocol, and the pool that runs them in the current process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from autotune.study.trials.racing import Rival
-from autotune.study.trials.trial import Seen, TrialResult, Workplace, plan_saver, run_trial
-from autotune.study.workers.messages import Site
+from autotune.study.trials.trial import PlanStatus, Site, TrialResult, Workplace, run_trial
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.study.progress import Listener
-    from autotune.study.workers.prepared import Prepared
+    from autotune.study.session import Session
+    from autotune.study.storage.attributes import Description
 
-__all__ = ["LATER", "Answer", "Finished", "Here", "Later", "Pool", "Stopped"]
+__all__ = ["LATER", "Finished", "InProcessPool", "Later", "Pool", "StatusOf", "Stopped", "run_in_session"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -34,7 +34,7 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A trial that is over."""
+    """A finished trial."""
 
     number: int
     result: TrialResult
@@ -42,71 +42,91 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The answer to a trial that asks about its plan: one before it has not said yet which plan it has; ask again."""
+    """Status of a plan while an earlier trial's plan is still undecided: ask again."""
 
 
 LATER = Later()
-Answer: TypeAlias = Callable[[int, str], Seen | Later]
-"""Who knows (of trial number, plan key) what was done already."""
+StatusOf: TypeAlias = Callable[[int, str], PlanStatus | Later]
+"""(trial number, plan key) -> status of the plan in the study."""
 
 
 class Pool(Protocol):
-    """Does trials. Whoever is told of a stop signal calls `stop`, from any thread or signal handler."""
+    """Runs trials. Signal handlers call `stop`, from any thread."""
 
-    def prepared(self) -> Prepared:
-        """Model, evaluators and references, wherever they live."""
+    def describe(self, *, original: bool = False, report: bool = False) -> Description:
+        """Describe the study's inputs; see `Session.describe`."""
 
-    def open(self, site: Site, answer: Answer) -> None:
-        """Say what is the same for all trials, and who knows what was done already."""
+    def open(self, site: Site, status: StatusOf) -> None:
+        """Set the data that all trials share, and the function that looks plans up in the study."""
 
     @property
     def free(self) -> bool:
-        """Whether a trial could begin now."""
+        """Whether a trial can begin now."""
 
     def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
-        """Begin a trial, raced against these rivals; only where one can."""
+        """Begin a trial, raced against these rivals; only while the pool is free."""
 
     def wait(self, seconds: float) -> Finished | None:
-        """Wait for a trial to be over, or for some time at most.
+        """Wait until a trial has finished, for at most this time.
 
         Raises:
             Stopped: a stop signal came.
-            AutotuneError: something is wrong with the study itself.
+            AutotuneError: the study itself cannot go on.
         """
 
-    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Score models on the report texts, once no trial is at work any more; see `Prepared.report_scores`.
+    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Score models on the report texts while no trial is running; see `ReportTexts.scores`.
 
         Yields:
-            (index of the model, its scores), in the order in which they are there.
+            (index of the model, its scores), in order of completion.
 
         Raises:
             Stopped: a stop signal came.
-            AutotuneError: something is wrong that is not one model's fault.
+            AutotuneError: an error that is not one model's.
         """
 
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """Count what was (computed, reused): statistics, references, variants, scores."""
+
+    def manifest(self) -> Mapping[str, Any]:
+        """The study's `manifest.json` as of now."""
+
     def stop(self, signal: int) -> None:
-        """Have whoever waits raise `Stopped`."""
+        """Raise `Stopped` in the thread that waits."""
 
     def close(self) -> None:
-        """End every worker; trials at work are lost."""
+        """End every worker; running trials are lost."""
 
 
-class Here:
-    """Trials in the search's own process, one after the other: for tests and debuggers."""
+def run_in_session(
+    session: Session,
+    settings: Settings,
+    site: Site,
+    rivals: Sequence[Rival],
+    *,
+    status: Callable[[str], PlanStatus],
+    stage: Callable[[str], None],
+) -> TrialResult:
+    """Run one trial with the tools of a session; see `run_trial`."""
+    place = Workplace(site, session.plan, session.engine, session.score, status, stage)
+    return run_trial(settings, place, rivals)
 
-    def __init__(self, prepared: Prepared, listener: Listener) -> None:
-        self._prepared = prepared
+
+class InProcessPool:
+    """Runs trials in the search's own process, one after the other: for tests and debuggers."""
+
+    def __init__(self, session: Session, listener: Listener) -> None:
+        self._session = session
         self._listener = listener
         self._task: tuple[int, Settings, Sequence[Rival]] | None = None
 
-    def prepared(self) -> Prepared:
+    def describe(self, *, original: bool = False, report: bool = False) -> Description:
         """See `Pool`."""
-        return self._prepared
+        return self._session.describe(original=original, report=report)
 
-    def open(self, site: Site, answer: Answer) -> None:
+    def open(self, site: Site, status: StatusOf) -> None:
         """See `Pool`."""
-        self._site, self._answer = site, answer
+        self._site, self._status_of = site, status
 
     @property
     def free(self) -> bool:
@@ -118,37 +138,42 @@ class Here:
         self._task = (number, settings, rivals)
 
     def wait(self, seconds: float) -> Finished | None:
-        """See `Pool`; the trial is done here."""
+        """Run the trial that was started; see `Pool`."""
         if self._task is None:
             time.sleep(seconds)
             return None
         number, settings, rivals = self._task
-        place = Workplace(
-            engine=self._prepared.engine,
-            score=self._prepared.score,
-            objectives=self._site.objectives,
-            limits=self._site.limits,
-            original=self._site.original,
-            save_plan=plan_saver(self._site.folder),
-            earlier=partial(self._earlier, number),
+        result = run_in_session(
+            self._session,
+            settings,
+            self._site,
+            rivals,
+            status=partial(self._status, number),
             stage=lambda text: self._listener.stage(text, number),
         )
-        result = run_trial(settings, place, rivals)
         self._task = None
         return Finished(number, result)
 
-    def _earlier(self, number: int, plan: str) -> Seen:
-        seen = self._answer(number, plan)
-        assert not isinstance(seen, Later)  # there are no others at work
-        return seen
+    def _status(self, number: int, plan: str) -> PlanStatus:
+        status = self._status_of(number, plan)
+        assert not isinstance(status, Later)  # no other trial is running
+        return status
 
-    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`."""
         for index, settings in enumerate(models):
-            yield index, self._prepared.report_scores(settings)
+            yield index, self._session.report_scores(settings)
+
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """See `Pool`."""
+        return self._session.counts()
+
+    def manifest(self) -> Mapping[str, Any]:
+        """See `Pool`."""
+        return self._session.manifest()
 
     def stop(self, signal: int) -> None:
-        """See `Pool`; a trial in this process can only be interrupted by an exception."""
+        """See `Pool`; only an exception can interrupt a trial in this process."""
         raise Stopped(signal)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from autotune.evaluation.texts import synthetic
 from autotune.evaluation.texts.synthetic import EVALUATION, cached_windows, generate_windows
 from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from autotune.models.source import SourceModel
-from autotune.single import compress
+from autotune.study.single import compress
 from autotune.testing import FakeLanguageModel
 
 Tokens = npt.NDArray[np.int64]

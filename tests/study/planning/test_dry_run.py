@@ -13,8 +13,8 @@ from families import FAMILIES
 from autotune.compression.engine import Engine
 from autotune.config.config import Config
 from autotune.errors import ConfigError
+from autotune.study.model_session import check_memory
 from autotune.study.planning.dry_run import dry_run
-from autotune.study.workers.memory import check_memory
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 SPACE = {

@@ -18,12 +18,12 @@ from wsgiref.simple_server import make_server
 import psutil
 import pytest
 from postgres import server
-from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, search, space
+from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, search, space
 from stored import trials_of
 
 from autotune.errors import StudyError
 from autotune.study.run import run_worker
-from autotune.study.storage.coordination import identity, lives
+from autotune.study.storage.coordination import identity, is_alive
 from autotune.study.storage.database import close, connect
 from autotune.study.storage.history import History, is_interrupted
 
@@ -120,9 +120,9 @@ def test_a_worker_with_another_configuration_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     search(FakeConfig(tmp_path / "study"), storage=url, trials=2)
     other = FakeConfig(tmp_path / "other", space=space(mode=["nf4"]))
-    prepared = FakePrepared()
+    session = FakeSession()
     with pytest.raises(StudyError, match="search space"):
-        run_worker(other, url, listener=Recorder(), prepare=lambda config, stage: prepared)  # type: ignore[arg-type]
+        run_worker(other, url, listener=Recorder(), open_session=lambda config, stage: session)  # type: ignore[arg-type]
 
 
 def test_a_worker_goes_on_where_a_search_stopped(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_a_worker_goes_on_where_a_search_stopped(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=9))
     search(config, storage=url, trials=4)
-    prepared = FakePrepared()
-    outcome = run_worker(config, url, listener=Recorder(), prepare=lambda config, stage: prepared)  # type: ignore[arg-type]
+    session = FakeSession()
+    outcome = run_worker(config, url, listener=Recorder(), open_session=lambda config, stage: session)  # type: ignore[arg-type]
     assert (outcome.ran, outcome.finished, outcome.reason) == (5, 9, "trials")
     assert not (tmp_path / "study" / "study.db").exists()
 
@@ -140,11 +140,11 @@ def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
     """Alive while it runs, gone afterwards, unknown when it is of another machine."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     known = identity(process.pid)
-    assert lives(known) is True
+    assert is_alive(known) is True
     process.communicate(b"\n")
-    assert lives(known) is False
-    assert lives({**known, "machine": "elsewhere"}) is None
-    assert lives(None) is None
+    assert is_alive(known) is False
+    assert is_alive({**known, "machine": "elsewhere"}) is None
+    assert is_alive(None) is None
 
 
 def test_optuna_dashboard_opens_the_storage(tmp_path: Path) -> None:

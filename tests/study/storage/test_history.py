@@ -43,13 +43,13 @@ def test_what_is_done_again_stands_in_its_old_place() -> None:
 def test_the_last_ones_are_as_if_at_work() -> None:
     """Their points are known and nothing else, whether they are finished or not; without a lag all is known."""
     for state in ("complete", "running", "pruned"):
-        known = study(("complete", None), ("complete", None), (state, None), ("complete", None)).known(3)
+        known = study(("complete", None), ("complete", None), (state, None), ("complete", None)).before_next(3)
         assert [trial.state.name for trial in known.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
         assert [trial.values for trial in known.trials] == [[1.0], [1.0], None, None]
         assert known.trials[3].user_attrs == {"settings": {"number": 3}}
         assert known.position == 4
     history = study(("complete", None), ("running", None))
-    assert history.known(None) is history
+    assert history.before_next(None) is history
     assert history.trials[0].values == [1.0]
 
 

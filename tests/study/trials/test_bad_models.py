@@ -11,7 +11,7 @@ from search_fakes import FakeEngine
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation.registry import create_evaluator
-from autotune.study.trials.trial import TrialResult, Workplace, run_trial
+from autotune.study.trials.trial import Site, TrialResult, Workplace, run_trial
 from autotune.testing import FakeLanguageModel
 
 
@@ -19,14 +19,13 @@ def trial(text: Path, candidate: Any) -> TrialResult:
     """A trial whose model `candidate` is scored by perplexity."""
     evaluator = create_evaluator("perplexity", {"path": text, "sequence_length": 32})
     reference = evaluator.reference(FakeLanguageModel())
+    engine: Any = FakeEngine()
     place = Workplace(
-        engine=FakeEngine(),
+        site=Site(text.parent, {"kl_divergence": "minimize"}, {}, {}),
+        plan=engine.plan,
+        engine=engine,
         score=lambda model, race: evaluator.evaluate(candidate, reference),
-        objectives={"kl_divergence": "minimize"},
-        limits={},
-        original={},
-        save_plan=lambda plan: "plan.json",
-        earlier=lambda plan: None,
+        status=lambda plan: None,
         stage=lambda text: None,
     )
     return run_trial(Settings(mode="int8_asym"), place)

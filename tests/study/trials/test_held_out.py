@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, search
+from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, open_faulty, search
 from stored import trials_of
 
 from autotune.errors import ConfigError
@@ -23,16 +23,16 @@ def study(folder: Path, trials: int = 10) -> FakeConfig:
 
 def test_each_model_of_the_front_is_scored_once(tmp_path: Path) -> None:
     """Those and no others, with the settings that they had; a continued study scores what is new on its front."""
-    config, prepared = study(tmp_path / "study"), FakePrepared(report="texts")
-    search(config, prepared)
+    config, session = study(tmp_path / "study"), FakeSession(report="texts")
+    search(config, session)
     results = load_results(config.output)
     assert results.unseen is not None
     assert set(results.unseen.trials) == set(results.front)
     settings = {n: trial.user_attrs["settings"] for n, trial in enumerate(trials_of(config.output))}
-    assert [one.as_dict() for one in prepared.reported] == [settings[n] for n in results.unseen.trials]
+    assert [one.as_dict() for one in session.reported] == [settings[n] for n in results.unseen.trials]
     for trial, scores in results.unseen.trials.items():
         assert scores["kl_divergence"].value == 1.1 * (results.value(trial, "kl_divergence") or 0)
-    again = FakePrepared(report="texts")
+    again = FakeSession(report="texts")
     search(config, again)
     assert again.reported == []
     search(config, again, trials=30)
@@ -49,38 +49,38 @@ def test_each_model_of_the_front_is_scored_once(tmp_path: Path) -> None:
 def test_other_report_texts_mean_other_scores(tmp_path: Path) -> None:
     """Scores on texts that are no longer the study's are not shown beside new ones."""
     config = study(tmp_path / "study")
-    search(config, FakePrepared(report="texts"))
-    changed = FakePrepared(report="other texts")
+    search(config, FakeSession(report="texts"))
+    changed = FakeSession(report="other texts")
     search(config, changed)
     assert len(changed.reported) == len(load_results(config.output).front)
 
 
 def test_without_report_texts_nothing_is_scored(tmp_path: Path) -> None:
     """Then the report has no such section."""
-    config, prepared = study(tmp_path / "study"), FakePrepared()
-    search(config, prepared)
-    assert prepared.reported == []
+    config, session = study(tmp_path / "study"), FakeSession()
+    search(config, session)
+    assert session.reported == []
     assert load_results(config.output).unseen is None
 
 
 def test_what_goes_wrong_there_does_not_cost_the_search(tmp_path: Path) -> None:
     """An error is a note; a signal ends the search as it does elsewhere, and the next run goes on."""
     config, listener = study(tmp_path / "study"), Recorder()
-    outcome = search(config, FakePrepared(report="texts", report_error=ConfigError("too short")), listener=listener)
+    outcome = search(config, FakeSession(report="texts", report_error=ConfigError("too short")), listener=listener)
     assert outcome.reason == "trials"
     assert any("too short" in note for note in listener.notes)
-    stopped = search(config, FakePrepared(report="texts", report_error=Stopped(15)))
+    stopped = search(config, FakeSession(report="texts", report_error=Stopped(15)))
     assert stopped.exit_code == 128 + 15
-    prepared = FakePrepared(report="texts")
-    search(config, prepared)
-    assert len(prepared.reported) == len(load_results(config.output).front)
+    session = FakeSession(report="texts")
+    search(config, session)
+    assert len(session.reported) == len(load_results(config.output).front)
 
 
 def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) -> FakeConfig:
     """A study that worker processes have done."""
     config = study(folder, trials=trials)
     config = replace(config, study=replace(config.study, workers=workers), faults={"report": "texts", **faults})
-    search(config, prepare=prepare_faulty)
+    search(config, open_session=open_faulty)
     return config
 
 

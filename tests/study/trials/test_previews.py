@@ -40,7 +40,7 @@ def score(objectives: dict[str, Any], rival: float, **options: Any) -> tuple[dic
         scorer = Scorer(
             evaluators={"similarity": evaluator},
             deciding={"similarity"} if set(objectives) & set(evaluator.metrics) else set(),
-            wanted=set(objectives),
+            required=set(objectives),
             references=lambda: {"similarity": evaluator.reference(original)},
             compiled=nullcontext,
             stage=lambda text: None,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, score_texts, search
+from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, score_texts, search
 from stored import trials_of
 
 from autotune.evaluation import Direction, Measurement
 from autotune.study.progress import front_trials
 from autotune.study.storage.history import History
-from autotune.study.trials.racing import FEWEST, Beaten, Race, Rival
+from autotune.study.trials.racing import FEWEST, Dominated, Race, Rival
 
 OBJECTIVES: dict[str, Direction] = {"kl_divergence": "minimize", "footprint": "minimize"}
 
@@ -35,7 +35,7 @@ TEXTS = np.random.default_rng(1).lognormal(0, 0.5, 64)
 
 def test_a_clearly_worse_model_is_stopped_on_the_first_texts() -> None:
     """A tenth worse on every text: the mean's own error would hide it, the paired differences do not."""
-    with pytest.raises(Beaten) as caught:
+    with pytest.raises(Dominated) as caught:
         race(TEXTS).check({"kl_divergence": measurement(1.1 * TEXTS[:8] + np.linspace(0, 0.01, 8))})
     assert (caught.value.rival, caught.value.sequences) == (3, 8)
 
@@ -71,7 +71,7 @@ def test_models_that_are_as_good_are_hardly_ever_stopped(seed: int) -> None:
         for count in (16, 32, 48):
             try:
                 race(TEXTS).check({"kl_divergence": measurement(ours[:count])})
-            except Beaten:
+            except Dominated:
                 stopped += 1
                 break
     assert stopped <= 8  # of 200: the expected number is below 2
@@ -80,11 +80,11 @@ def test_models_that_are_as_good_are_hardly_ever_stopped(seed: int) -> None:
 def test_a_beaten_model_is_known_by_its_final_scores() -> None:
     """Dominated: nowhere better and somewhere worse than one rival."""
     final = measurement(TEXTS)
-    assert race(TEXTS * 0.9).is_beaten({"kl_divergence": final})
-    assert race(TEXTS, footprint=99).is_beaten({"kl_divergence": final})
-    assert not race(TEXTS).is_beaten({"kl_divergence": final})
-    assert not race(TEXTS * 0.9, footprint=101).is_beaten({"kl_divergence": final})
-    assert not race(TEXTS * 0.9).is_beaten({})
+    assert race(TEXTS * 0.9).is_dominated({"kl_divergence": final})
+    assert race(TEXTS, footprint=99).is_dominated({"kl_divergence": final})
+    assert not race(TEXTS).is_dominated({"kl_divergence": final})
+    assert not race(TEXTS * 0.9, footprint=101).is_dominated({"kl_divergence": final})
+    assert not race(TEXTS * 0.9).is_dominated({})
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -92,7 +92,7 @@ def test_a_raced_study_finds_the_front_of_its_trials(tmp_path: Path, seed: int) 
     """Trials are stopped, their scores so far are kept, and none of them would have been on the front."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=40, seed=seed))
     listener = Recorder()
-    search(config, FakePrepared(scorer=score_texts), listener=listener)
+    search(config, FakeSession(scorer=score_texts), listener=listener)
     trials = trials_of(config.output)
     stopped = [trial for trial in trials if "beaten_by" in trial.user_attrs and "duplicate_of" not in trial.user_attrs]
     assert len(stopped) >= 5
@@ -115,5 +115,5 @@ def test_a_raced_study_finds_the_front_of_its_trials(tmp_path: Path, seed: int) 
 def test_without_racing_every_trial_is_scored_in_full(tmp_path: Path) -> None:
     """`study.racing: false` stops no trial."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=25, racing=False))
-    search(config, FakePrepared(scorer=score_texts))
+    search(config, FakeSession(scorer=score_texts))
     assert all(trial.state.name == "COMPLETE" for trial in trials_of(config.output))

@@ -14,7 +14,7 @@ from search_fakes import FakeEngine, FakePlan
 from autotune.compression.settings import Settings
 from autotune.evaluation import Measurement, Metric
 from autotune.evaluation.stores import ScoreStore
-from autotune.study.trials.racing import Beaten, Race, Rival
+from autotune.study.trials.racing import Dominated, Race, Rival
 from autotune.study.trials.scoring import Scorer
 from autotune.study.trials.trial import Candidate
 
@@ -84,16 +84,16 @@ def test_a_plan_that_is_known_is_not_even_made(tmp_path: Path) -> None:
 
 def test_a_known_plan_is_raced_like_an_unknown_one(tmp_path: Path) -> None:
     """It is beaten at the same stage; and where a race ended early, what is missing is measured later."""
-    with pytest.raises(Beaten) as caught:
+    with pytest.raises(Dominated) as caught:
         scored(Staged(), tmp_path, rival(0.5))
     assert caught.value.sequences == 8
     again = Staged()
-    with pytest.raises(Beaten) as caught:
+    with pytest.raises(Dominated) as caught:
         scored(again, tmp_path, rival(0.5))
     assert (caught.value.sequences, again.ran) == (8, 0)
     alone, _ = scored(Staged(), tmp_path / "other")
     assert scored(Staged(), tmp_path, rival(2.0))[0] == alone
-    with pytest.raises(Beaten) as caught:
+    with pytest.raises(Dominated) as caught:
         scored(again, tmp_path, rival(0.5))
     assert (caught.value.sequences, again.ran) == (8, 0)
 

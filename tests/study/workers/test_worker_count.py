@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_fakes import FakeConfig, Recorder, RuntimeOptions, StudyOptions, prepare_faulty, search
+from search_fakes import FakeConfig, Recorder, RuntimeOptions, StudyOptions, open_faulty, search
 from stored import trials_of
 
 from autotune.common.threads import usable_cores
+from autotune.study.trials.trial import Site
 from autotune.study.workers import memory
 from autotune.study.workers.memory import MODELS, WORKER_BYTES, available_memory, worker_count
-from autotune.study.workers.messages import Site
 from autotune.study.workers.process_pool import WorkerPool
 
 ORIGINAL = 1_000_000_000
@@ -71,11 +71,11 @@ def test_the_cores_are_divided_when_the_study_is_opened(machine: Any, tmp_path: 
     """Until then one worker prepares with all of them."""
     machine(usable_cores(), 2 * NEEDED)
     config: Any = FakeConfig(tmp_path / "study", study=StudyOptions(workers="auto"))
-    pool = WorkerPool(config, prepare_faulty, Recorder())
+    pool = WorkerPool(config, open_faulty, Recorder())
     try:
-        assert pool.call("threads") == usable_cores()
+        assert pool.describe().manifest["threads"] == usable_cores()
         pool.open(Site(tmp_path, {}, {}, {"footprint": ORIGINAL}), lambda number, plan: None)
-        assert pool.call("threads") == usable_cores() // 2
+        assert pool.describe().manifest["threads"] == usable_cores() // 2
         assert len(pool._places) == 2
     finally:
         pool.close()
@@ -85,7 +85,7 @@ def test_such_a_study_comes_to_its_end(machine: Any, tmp_path: Path) -> None:
     """With the values that one worker would give every plan."""
     machine(2, 2 * NEEDED)
     auto = FakeConfig(tmp_path / "auto", study=StudyOptions(trials=12, workers="auto"))
-    assert search(auto, prepare=prepare_faulty).finished == 12
+    assert search(auto, open_session=open_faulty).finished == 12
     alone = FakeConfig(tmp_path / "alone", study=StudyOptions(trials=12))
     search(alone)
     values = [{trial.user_attrs["plan"]: trial.values for trial in trials_of(c.output)} for c in (auto, alone)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from search_fakes import FakeConfig, FakePrepared, Recorder, StudyOptions, prepare_faulty, score_texts, search, space
+from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, open_faulty, score_texts, search, space
 from stored import standing, trials_of
 
 from autotune.errors import ConfigError, StudyError
@@ -26,7 +26,7 @@ MODES = space(mode=["int8_asym", "int4_asym", "int4_sym", "nf4"], group_size=[32
 
 def worked(config: FakeConfig, **options: Any) -> Any:
     """A search with workers that have the faults of the configuration."""
-    return search(config, prepare=prepare_faulty, **options)
+    return search(config, open_session=open_faulty, **options)
 
 
 def failed(folder: Path) -> list[dict[str, str]]:
@@ -79,7 +79,7 @@ def test_two_workers_make_the_study_that_one_makes(tmp_path: Path, sampler: str)
     worked(two, trials=13)
     worked(two)
     one = FakeConfig(tmp_path / "one", space=twins, study=StudyOptions(trials=24, sampler=sampler))
-    search(one, FakePrepared(scorer=score_texts))
+    search(one, FakeSession(scorer=score_texts))
     assert standing(two.output) == standing(one.output)
     for attribute in ("duplicate_of", "beaten_by"):
         assert any(attribute in trial.user_attrs for trial in trials_of(two.output))
@@ -215,7 +215,7 @@ def test_a_share_of_the_cores_is_bound_to_none(
 ) -> None:
     """OpenVINO would bind the threads of every worker to the first cores; a search alone may have them bound."""
     from autotune.config.config import load_config
-    from autotune.study.session import prepare
+    from autotune.study.session import Session
 
     text = Path(__file__).parents[3] / "examples" / "demo" / "search.txt"
     (tmp_path / "model.yaml").write_text(
@@ -223,8 +223,8 @@ def test_a_share_of_the_cores_is_bound_to_none(
         f"evaluators: {{perplexity: {{path: {text}, sequence_length: 32, samples: 2}}}}\n"
         f"cache: {{directory: {tmp_path / 'cache'}}}\n"
     )
-    prepared = prepare(load_config(tmp_path / "model.yaml"), lambda _: None)
+    session = Session(load_config(tmp_path / "model.yaml"), lambda _: None)
     monkeypatch.setenv("AUTOTUNE_THREADS", "1")
-    with prepared.compiled(prepared.model) as model:
+    with session.compiled(session.model) as model:
         assert model.properties["INFERENCE_NUM_THREADS"] == "1"
         assert model.properties["ENABLE_CPU_PINNING"].upper() in ("NO", "FALSE")

@@ -1,0 +1,259 @@
+"""Session of one model: source, tokenizer, calibration and engine, each built when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from autotune.common.cache import Cache
+from autotune.common.files import fingerprint
+from autotune.common.threads import thread_limit
+from autotune.errors import AutotuneError, ConfigError
+from autotune.evaluation.texts.synthetic import cached_windows, recipe
+
+if TYPE_CHECKING:
+    from autotune.allocation.planner import BudgetPlanner
+    from autotune.allocation.probe import MeasuringInputs
+    from autotune.compression.calibration.calibrate import Depth
+    from autotune.compression.calibration.statistics import Statistics, StatisticsCache
+    from autotune.compression.engine import Engine
+    from autotune.compression.plan import Plan
+    from autotune.compression.settings import Settings
+    from autotune.config.config import Config
+    from autotune.evaluation import IntArray
+    from autotune.evaluation.stores import ReferenceStore
+    from autotune.models.runtime.language_model import OpenVINOLanguageModel
+    from autotune.models.source import SourceModel
+
+__all__ = ["ModelSession", "check_memory"]
+
+
+class ModelSession:
+    """Model, tokenizer, calibration statistics and engine of one configuration.
+
+    Attributes:
+        config: the configuration.
+        stage: receives progress messages.
+        cache: stores everything that is computed once.
+        shared: entered around work that all trials of a study share; see `warm_up`.
+        needs_calibration: whether the engine has calibration statistics; otherwise no calibration text is read.
+        runtime_properties: properties of the model compiled last, as OpenVINO reports them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stage: Callable[[str], None],
+        *,
+        calibrated: bool | None = None,
+        depth: Callable[[Engine], Depth] | None = None,
+        weights_in_memory: bool = True,
+    ) -> None:
+        """Build nothing yet.
+
+        Args:
+            config: the configuration.
+            stage: receives progress messages.
+            calibrated: see `needs_calibration`; None decides by the search space.
+            depth: returns the depth of the calibration statistics; None is ``full``.
+            weights_in_memory: keep compressed weights in memory; False where each is needed once.
+        """
+        self.config = config
+        self.stage = stage
+        self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.needs_calibration = config.space.may_look_at_activations if calibrated is None else calibrated
+        self.runtime_properties: dict[str, str] = {}
+        self._depth = depth
+        self._weights_in_memory = weights_in_memory
+
+    def warm_up(self, shared: Callable[[], AbstractContextManager[None]]) -> None:
+        """Import the heavy modules; a worker process calls this first.
+
+        Args:
+            shared: entered around work that all trials of the study share, rather than one trial's own.
+        """
+        import openvino
+        import transformers
+
+        import autotune.compression.engine
+
+        _ = openvino, transformers.AutoTokenizer, autotune.compression.engine
+        self.shared = shared
+
+    @cached_property
+    def source(self) -> SourceModel:
+        """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
+        from autotune.models.source import resolve_model
+
+        self.stage(f"loading {self.config.model}")
+        return resolve_model(self.config.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
+
+    @cached_property
+    def model(self) -> Any:
+        """The original `ov.Model`; never changed."""
+        return self.source.read()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The original's `transformers` tokenizer."""
+        return self.source.tokenizer()
+
+    def compiled(self, model: Any) -> OpenVINOLanguageModel:
+        """Compile a model on the configured device with the configured properties."""
+        from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
+
+        runtime = self.config.runtime
+        threads = thread_limit()  # changes the time of a score and none of its bits
+        share: dict[str, Any] = {}
+        if threads is not None and runtime.device == "CPU":
+            # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
+            share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        compiled = OpenVINOLanguageModel(
+            model,
+            self.tokenizer,
+            device=runtime.device,
+            ov_config={**share, **runtime.ov_config},
+            eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
+        )
+        self.runtime_properties = dict(compiled.properties)
+        return compiled
+
+    @cached_property
+    def calibration_texts(self) -> list[str]:
+        """The calibration texts; empty for synthetic ones."""
+        from autotune.evaluation.texts.sources import read_texts
+
+        return [] if self.config.calibration.synthetic else read_texts(self.config.calibration)
+
+    @cached_property
+    def calibration_windows(self) -> IntArray:
+        """The calibration texts as tokens, int64 [n, T]; generated by the model if they are synthetic."""
+        from autotune.evaluation.texts.sources import describe_source, token_windows
+
+        calibration, runtime = self.config.calibration, self.config.runtime
+        if not calibration.synthetic:
+            return token_windows(
+                self.tokenizer,
+                self.calibration_texts,
+                sequence_length=calibration.sequence_length,
+                samples=calibration.samples,
+                name=f"the calibration text {describe_source(calibration)}",
+            )
+        self.stage(f"the model writes {calibration.samples} windows of {calibration.sequence_length} tokens")
+        with self.shared():
+            return cached_windows(
+                self.store,
+                lambda: self.compiled(self.model),
+                samples=calibration.samples,
+                sequence_length=calibration.sequence_length,
+                seed=self.config.study.seed,
+                source=self.source,
+                ov_config={"device": runtime.device, **runtime.ov_config},
+            )
+
+    @cached_property
+    def calibration_fingerprint(self) -> str:
+        """Changes with the calibration texts and their windows."""
+        calibration = self.config.calibration
+        if calibration.synthetic:
+            return recipe(calibration.samples, calibration.sequence_length, self.config.study.seed)
+        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
+
+    @cached_property
+    def store(self) -> ReferenceStore:
+        """References on disk."""
+        from autotune.evaluation.stores import ReferenceStore
+
+        return ReferenceStore(self.cache.references)
+
+    @cached_property
+    def statistics_cache(self) -> StatisticsCache:
+        """Calibration statistics on disk."""
+        from autotune.compression.calibration.statistics import StatisticsCache
+
+        return StatisticsCache(self.cache.statistics)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The calibration statistics, computed or read from the cache."""
+        calibration = self.config.calibration
+        windows = self.calibration_windows
+        self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
+        with self.shared():
+            return self.statistics_cache.get_or_collect(
+                self.model,
+                self.engine.activations,
+                windows,
+                model_fingerprint=self.source.fingerprint,
+                depth="full" if self._depth is None else self._depth(self.engine),
+                progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
+            )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The compression engine over the layer bank."""
+        from autotune.compression.bank import Bank
+        from autotune.compression.engine import Engine
+
+        with self.shared():
+            engine = Engine(
+                self.model,
+                bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
+                statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                model_fingerprint=self.source.fingerprint,
+            )
+        check_memory(self.config.study.memory_limit, engine.sizes.original)
+        return engine
+
+    def plan(self, settings: Settings) -> Plan:
+        """Resolve settings to a plan; a budget is allocated by measured errors.
+
+        Raises:
+            PlanError: the settings cannot be used, with or without this model.
+        """
+        return self.engine.plan(settings) if settings.budget is None else self.planner.plan(settings.budget)
+
+    @property
+    def planner(self) -> BudgetPlanner:
+        """The planner of the study's budgets; the first session that needs it measures the errors for all."""
+        if isinstance(self._planner, Exception):
+            raise self._planner
+        return self._planner
+
+    @cached_property
+    def _planner(self) -> BudgetPlanner | Exception:
+        """The planner, or the error of its measurements, which are not repeated for every budget."""
+        from autotune.study.budget_planner import open_planner
+
+        try:
+            with self.shared():
+                return open_planner(self.measuring_inputs, self.config, self.stage)
+        except (AutotuneError, RuntimeError) as error:
+            return error
+
+    @property
+    def measuring_inputs(self) -> MeasuringInputs:
+        """Inputs of the measurements behind an allocation of formats."""
+        from autotune.allocation.probe import MeasuringInputs
+
+        runtime = self.config.runtime
+        return MeasuringInputs(
+            self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
+        )
+
+
+def check_memory(limit: int | None, least: int) -> None:
+    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
+
+    Raises:
+        ConfigError: it is. `autotune plan` shows what a worker needs in all.
+    """
+    if limit is not None and limit < least:
+        raise ConfigError(
+            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
+            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
+            key="study.memory_limit",
+        )
