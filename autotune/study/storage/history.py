@@ -37,7 +37,7 @@ class History:
 
     @cached_property
     def begun(self) -> list[FrozenTrial]:
-        """The standing trials that have begun, ordered as in an undisturbed study (repeated ones in their old place)."""
+        """The standing trials that have begun, ordered as in an undisturbed study; a repeated one keeps its place."""
         return sorted((trial for trial in self.standing if trial.state.name != "WAITING"), key=self.rank)
 
     @cached_property
