@@ -51,13 +51,13 @@ Stage = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One verified plan.
+    """Verified plan.
 
     Attributes:
         plan: the variants.
-        predicted: KL divergence in nats a token as the table foretold it when the plan was made.
-        measured: the same, measured.
-        uniform: the plan is that of plain settings, verified for comparison.
+        predicted: predicted KL divergence in nats a token when the plan was made.
+        measured: measured KL divergence.
+        uniform: the plan has one format for all weights, and was verified for comparison.
     """
 
     plan: Plan
@@ -97,8 +97,8 @@ class Allocator:
         engine: of the original model.
         table: predicted divergences, corrected by every plan that was verified.
         points: all verified plans, in the order of their verification.
-        measurements: how many divergences of single weights were needed, those found in the bank included.
-        token_forwards: tokens that all measurements needed, those found in the bank included.
+        measurements: number of divergences of single weights, those from the bank included.
+        token_forwards: tokens of all measurements, those from the bank included.
     """
 
     def __init__(
@@ -116,14 +116,13 @@ class Allocator:
 
         Args:
             engine: of the original model.
-            menus: what each weight may become.
-            probe: the original with the menus' weights as inputs; asked for when something has to be measured, and
-                not in the bank.
+            menus: the choices of each weight.
+            probe: returns the original with the menus' weights as inputs, for measurements that are not in the bank.
             short: for the divergence of single weights; a thousand tokens are enough.
             full: for plans.
-            tokens_per_weight: token-forwards that the table may take, on average; what the first measurement of each
-                weight leaves of them goes into second ones.
-            stage: is told what happens.
+            tokens_per_weight: token-forwards that the table may take, on average; those that remain after the first
+                measurement of each weight are used for second ones.
+            stage: receives progress messages.
         """
         self.engine, self._probe, self._short, self._full = engine, probe, short, full
         self._stage = stage or (lambda _: None)
@@ -137,7 +136,7 @@ class Allocator:
         self._measure_again(allowed // short.tokens if menus.choices else 0)
 
     def best(self, limit: int) -> Point:
-        """The most accurate verified plan of at most `limit` bytes.
+        """Find the most accurate verified plan of at most `limit` bytes.
 
         Raises:
             PlanError: nothing on the menus is that small.
@@ -150,9 +149,9 @@ class Allocator:
         return replace(point, plan=replace(point.plan, notes=tuple(self.notes(point))))
 
     def front(self, count: int) -> list[Point]:
-        """Verified plans for `count` sizes from the smallest to the largest that is of use, smallest first.
+        """Verify plans of `count` sizes from the smallest to the largest useful one, and return the front.
 
-        Points that a smaller one beats are left out, so there may be fewer.
+        Dominated points are left out, so there may be fewer.
         """
         sizes = limits(self.engine, self.table, count)
         self._correct(sizes)
@@ -166,12 +165,12 @@ class Allocator:
         self._verify_uniform(sizes)
 
     def at_most(self, limit: int) -> Point:
-        """The most accurate of the plans that were verified by now."""
+        """Return the most accurate plan verified so far."""
         fitting = [point for point in self.points if point.plan.footprint <= limit]
         return min(fitting, key=lambda point: point.measured.value)
 
     def collapsing(self) -> dict[str, float]:
-        """Weights that no format on the menu can take: name -> least divergence that one of them causes alone.
+        """Find weights that every format of their menu ruins: name -> least divergence of such a weight alone.
 
         Such a weight alone costs more than `COLLAPSE` times what the median weight does, in its best format: gates of
         linear attention and small routers are known for it. The knapsack leaves them as they are wherever it can.
@@ -184,7 +183,7 @@ class Allocator:
         return {name: cost for name, cost in least.items() if cost > COLLAPSE * usual and cost > 1e-4}
 
     def notes(self, point: Point) -> Iterator[str]:
-        """What a user should know of a point: its cost, whether plain settings would do, what had to be protected."""
+        """Yield notes on a point: its divergence, if it is uniform, and the protected weights."""
         measured = point.measured
         error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
         yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
@@ -194,27 +193,27 @@ class Allocator:
         yield from protections(self.table, point.plan, collapsing)
 
     def _alone(self, name: str, variant: Variant) -> float:
-        """Measured divergence of one weight alone in a variant, in nats a token."""
+        """Measure the divergence of one weight alone in a variant, in nats a token."""
         self.measurements += 1
         return self._measured({name: variant}, self._short).value
 
     def _measured(self, variants: dict[str, Variant], texts: Texts) -> Measurement:
-        """Measured divergence with these weights replaced; from the bank where it was measured before."""
+        """Measure the divergence with these weights replaced, or read it from the bank."""
         self.token_forwards += texts.tokens
 
         def compute() -> dict[str, np.ndarray]:
             values = {name: self._values(name, variant) for name, variant in variants.items()}
-            found = self._probe().score(values, texts.evaluator, texts.reference())
-            error = math.nan if found.stderr is None else found.stderr
-            return {"divergence": np.array([found.value, error], np.float64)}
+            measured = self._probe().score(values, texts.evaluator, texts.reference())
+            error = math.nan if measured.stderr is None else measured.stderr
+            return {"divergence": np.array([measured.value, error], np.float64)}
 
         entry = self.engine.kept(fingerprint("divergence", texts.key), variants, compute)
         value, error = entry["divergence"].tolist()
         return Measurement(float(f"{value:.{DIGITS}g}"), None if math.isnan(error) else error)
 
     def _measure_again(self, times: int) -> None:
-        """Measure second variants of those weights on which most hangs: where much of a plan's divergence is foretold
-        from the measurement of another variant."""
+        """Measure second variants of the weights whose predictions matter most: those with a large share of a plan's
+        divergence, predicted from another variant."""
         order = list(self.table.menus.choices)  # that of the model, in which the probe is fastest
         for name, index in sorted(self._doubtful()[:times], key=lambda one: order.index(one[0])):
             variant = self.table.menus.choices[name][index].variant
@@ -223,8 +222,8 @@ class Allocator:
             self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
 
     def _doubtful(self) -> list[tuple[str, int]]:
-        """(weight, position on its menu) that plans choose and that were not measured; one for each weight, those
-        with the largest share of a plan's divergence first."""
+        """List (weight, position on its menu) of chosen variants that were not measured: one for each weight, the
+        largest share of a plan's divergence first."""
         shares: dict[tuple[str, int], float] = {}
         for limit in limits(self.engine, self.table, REFINED_AT):
             plan = solve(self.engine, self.table, limit)
@@ -243,7 +242,7 @@ class Allocator:
         return [(name, index) for name, (_, index) in sorted(most.items(), key=lambda item: (-item[1][0], item[0]))]
 
     def table_at(self, limit: int) -> ErrorTable:
-        """The table as the verified plans of about this size correct it: far away, the sum goes wrong in other ways."""
+        """Correct the table by verified plans of similar size; the error of the sum depends on the size."""
         learned = [point for point in self.points if point.measured.value > 0]
         if not learned:
             return self.table
@@ -252,7 +251,7 @@ class Allocator:
         return corrected_by(self.table, plans, [point.measured.value for point in learned], nearness)
 
     def _correct(self, sizes: Sequence[int]) -> None:
-        """Verify the plans of these sizes, learn from them, solve again, until they hold what they promise."""
+        """Verify the plans of these sizes, correct the table and solve again, until measurements match predictions."""
         for _ in range(ROUNDS):
             new = [point for point in self._verify(self._solutions(sizes)) if point.measured.value > 0]
             if not new:
@@ -265,11 +264,11 @@ class Allocator:
                 return
 
     def _solutions(self, sizes: Sequence[int]) -> list[tuple[Plan, float]]:
-        """The plan of each size, with its prediction; a second one without formats of few bits where there are any.
+        """Solve for each size, and again without formats of few bits if there are any; return plans with predictions.
 
-        Errors of few bits are beyond what a sum of small ones foretells, so what they promise has a rival.
+        A sum of single errors does not predict the large errors of few bits, so each such plan gets an alternative.
         """
-        found = []
+        solutions = []
         for size in sizes:
             table = self.table_at(size)
             choices = (choice.variant for each in table.menus.choices.values() for choice in each)
@@ -277,24 +276,24 @@ class Allocator:
             for one in (table, *([table.at_least(SAFE_BITS)] if risky else [])):
                 with suppress(PlanError):  # a neighbour that is too small
                     plan = solve(self.engine, one, size)
-                    found.append((plan, table.predicted(plan.variants)))
-        return found
+                    solutions.append((plan, table.predicted(plan.variants)))
+        return solutions
 
     def _verify(self, plans: Sequence[tuple[Plan, float]], uniform: bool = False) -> list[Point]:
         verified = {point.plan.key for point in self.points}
-        found: list[Point] = []
+        points: list[Point] = []
         for plan, predicted in plans:
             if plan.key in verified:
                 continue
             verified.add(plan.key)
             self._stage(f"verifying a plan of {plan.footprint:,} bytes")
             measured = self._measured(dict(plan.variants), self._full)
-            found.append(Point(plan, predicted, measured, uniform))
-        self.points += found
-        return found
+            points.append(Point(plan, predicted, measured, uniform))
+        self.points += points
+        return points
 
     def _verify_uniform(self, sizes: Sequence[int]) -> None:
-        """Measure the uniform plans that each size would allow and that may be best, so that nothing is worse."""
+        """Measure the uniform plans of each size that may be the best, so that the result is never worse."""
         fitting = []
         for size in sizes:
             table = self.table_at(size)
@@ -312,13 +311,13 @@ class Allocator:
 
 
 def tolerance(point: Point) -> float:
-    """The relative difference between prediction and measurement that the measurement itself leaves open."""
+    """Return the relative difference between prediction and measurement that the standard error allows."""
     error = point.measured.stderr
     return max(AGREEMENT, 0.0 if error is None else error / point.measured.value)
 
 
 def protections(table: ErrorTable, plan: Plan, collapsing: dict[str, float]) -> Iterator[str]:
-    """A sentence for each weight that is left as it is, and for each that ruins the model and could not be."""
+    """Yield a sentence for each uncompressed weight, and for each compressed one that ruins the model."""
     for name, choices in table.menus.choices.items():
         compressed = [(c, o.variant.mode) for c, o in zip(table.costs(name), choices, strict=True) if o.variant]
         cost, mode = min(compressed)

@@ -1,7 +1,4 @@
-"""What every weight may become: the variants that a list of uniform settings would give it.
-
-Which variants a search space allows a budget to be spent on.
-"""
+"""Menus of variants for each weight, made from lists of uniform settings, such as those of a search space."""
 
 from __future__ import annotations
 
@@ -21,19 +18,19 @@ from autotune.errors import PlanError
 __all__ = ["Choice", "Menus", "allowed_settings", "default_settings", "make_menus"]
 
 GRIDS = (("int4_asym", 32), ("int4_asym", 64), ("int4_asym", 128), ("int4_sym", 128))
-"""Formats and group sizes between which a choice is worth having."""
+"""Formats and group sizes worth choosing from."""
 
 SMALL_GRIDS = {"int2": (("int2_sym", 32), ("int2_sym", 64)), "int3": (("int3_sym", 64), ("int3_sym", 128))}
-"""What is added where it is asked for: they pay only below what 4 bits reach."""
+"""Optional formats, useful only below the sizes that 4 bits reach."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One thing that a weight may become.
+    """Choice of a variant for a weight.
 
     Attributes:
-        variant: None is the weight as it is.
-        nbytes: what it adds to `openvino_model.bin`.
+        variant: None leaves the weight uncompressed.
+        nbytes: its bytes in `openvino_model.bin`.
     """
 
     variant: Variant | None
@@ -53,12 +50,12 @@ class Menus:
     uniform: tuple[Plan, ...]
 
     def smallest(self, engine: Engine) -> Plan:
-        """The plan of the smallest choice of every weight."""
+        """Make the plan of the smallest choice of every weight."""
         first = {name: choices[0].variant for name, choices in self.choices.items()}
         return engine.plan_of({name: variant for name, variant in first.items() if variant is not None})
 
     def check(self, limit: int, engine: Engine) -> None:
-        """Refuse a size that no plan of these menus has.
+        """Refuse a size below the smallest plan of these menus.
 
         Raises:
             PlanError: with the smallest size that there is.
@@ -74,7 +71,7 @@ class Menus:
 def default_settings(
     *, data_aware: bool, ignored_scope: tuple[str, ...] = (), small: Sequence[str] = ()
 ) -> list[Settings]:
-    """8 and 4 bits in the sizes worth having.
+    """List the default settings: 8 and 4 bits in useful group sizes.
 
     Args:
         data_aware: whether there is a calibration text: then weights of less than 8 bits are quantized with GPTQ, on
@@ -138,28 +135,28 @@ def make_menus(engine: Engine, settings: Sequence[Settings], *, runtime_compress
 
 
 def _best_rounding(weight: Weight, variant: Variant) -> Variant:
-    """Tables of which rows are looked up have no activations to learn from, but scales of least square error."""
+    """Add scale estimation to lookup tables, which have no activations: it minimises the squared error."""
     rounded = not variant.looks_at_activations and variant.format.takes_algorithms and variant.format.bits < 8
     return replace(variant, scale_estimation=True) if rounded and not weight.activations else variant
 
 
 def kept_compressed(weight: Weight, variant: Variant) -> bool:
-    """Whether the CPU computes with the packed weight in all its uses."""
+    """Test if the CPU computes with the packed weight in all its uses."""
     return all(use.kind in variant.format.runtime_compressed for use in weight.uses)
 
 
 def _from_menus(plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> bool:
-    """Whether every variant of a plan is on its weight's menu, so that its cost can be predicted."""
+    """Test if every variant of a plan is on its weight's menu, so that its cost can be predicted."""
     return all(any(choice.variant == plan.variants.get(name) for choice in menu) for name, menu in choices.items())
 
 
 def _with_body(engine: Engine, settings: Settings) -> Plan:
-    """The uniform competitor that a user would ask for: embeddings and last layer at 8 bits."""
+    """Make the usual uniform plan for comparison: embeddings and last layer at 8 bits."""
     return engine.plan(settings if settings.mode in INT8_MODES else replace(settings, all_layers=False))
 
 
 def allowed_settings(space: SearchSpace) -> list[Settings]:
-    """Uniform settings whose variants together make the menus.
+    """List the uniform settings of a space whose variants together make the menus.
 
     Every mode, group size and backup mode of the space is allowed; embeddings and the last layer may have the small
     formats where `all_layers` may be true. Of the algorithms the strongest are taken that the space allows (GPTQ, on
@@ -172,8 +169,8 @@ def allowed_settings(space: SearchSpace) -> list[Settings]:
         parameter = parameters.get(name)
         if parameter is None:
             return (default,)
-        known = parameter.values
-        return known if known is not None else (parameter.low, parameter.high) if isinstance(parameter, Range) else ()
+        listed = parameter.values
+        return listed if listed is not None else (parameter.low, parameter.high) if isinstance(parameter, Range) else ()
 
     common: dict[str, Any] = {}
     if "ignored_scope" in parameters:
@@ -181,10 +178,10 @@ def allowed_settings(space: SearchSpace) -> list[Settings]:
     if "group_size_fallback" in parameters:
         common["group_size_fallback"] = values("group_size_fallback", "adjust")[0]
     modes = values("mode", "int8_asym")
-    found: list[Settings] = []
+    settings: list[Settings] = []
     for mode in modes:
         if mode in INT8_MODES:
-            found.append(Settings(mode=mode, **common))
+            settings.append(Settings(mode=mode, **common))
             continue
         fmt = FORMATS[mode]
         uniform = Settings(mode=mode, all_layers=True in values("all_layers", False), **common)
@@ -196,8 +193,8 @@ def allowed_settings(space: SearchSpace) -> list[Settings]:
             searched = True in values("scale_estimation", False)
             uniform = replace(uniform, gptq=gptq, gptq_act_order=order or not gptq, scale_estimation=searched)
         sizes = (None,) if fmt.fixed_group_size else values("group_size", None)
-        found += [replace(uniform, group_size=size) for size in sizes]
+        settings += [replace(uniform, group_size=size) for size in sizes]
     # Without an 8-bit mode, what the small formats leave has the backup mode; "none" is on every menu.
     backups = values("backup_mode", "int8_asym")
-    found += [Settings(mode=mode, **common) for mode in backups if mode in INT8_MODES]
-    return list(dict.fromkeys(found))
+    settings += [Settings(mode=mode, **common) for mode in backups if mode in INT8_MODES]
+    return list(dict.fromkeys(settings))

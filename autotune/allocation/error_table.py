@@ -1,17 +1,13 @@
-"""The predicted divergence of every (weight, variant): output errors of all, one or two measured ones of each weight.
+"""Error table: predict the KL divergence of every (weight, variant), correct the predictions, and solve for plans.
 
-For one weight the divergence that a variant causes is nearly proportional to its output error tr(E H Eᵀ), whatever the
-format: near the original the divergence is quadratic in the change of the logits, and the change is linear in E. So one
-measurement a weight gives the factor, and the errors of all its variants, which need no inference, the rest. Where a
-decision hangs on another variant, that one is measured as well.
+For one weight, KL divergence is nearly proportional to the output error tr(E H Eᵀ), whatever the format: near the
+original the divergence is quadratic in the change of the logits, and the change is linear in E. So one measurement
+predicts all variants of a weight; output errors need no inference. If a decision depends on another variant, that one
+is measured as well.
 
-Changes of the logits by two weights are not at right angles, so a sum of single divergences misses a term for every
-pair: with D_i and D_j the divergences of the two alone, at most 2 sqrt(D_i D_j). Of these the pairs within one block
-count most, and each block gets a coefficient for its pairs.
-
-What the sum of single errors misses, learned from plans that were measured.
-
-From an error table to plans: the least predicted divergence at most so large.
+A sum of single divergences misses a term for every pair of weights: with D_i and D_j the divergences of the two alone,
+at most 2 sqrt(D_i D_j). Pairs within one block matter most, so each block gets a coefficient for its pairs. Measured
+plans correct the table.
 """
 
 from __future__ import annotations
@@ -37,20 +33,20 @@ Divergence = Callable[[str, Variant], float]
 Progress = Callable[[int, int], None]
 
 DEAR = 1e3
-"""Nats a token that no variant costs."""
+"""Prohibitive divergence in nats a token."""
 
 _NUMBER = re.compile(r"[./](\d+)[./]")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorTable:
-    """Predicted divergences.
+    """Predicted divergences of every choice of every weight.
 
     Attributes:
         menus: the choices.
-        errors: weight -> output error of each of its choices, in their order; 0 for the weight as it is.
+        errors: weight -> output error of each of its choices, in their order; 0 for the uncompressed weight.
         measured: weight -> position on its menu -> measured divergence, nats a token.
-        correction: weight -> factor on its divergences that the verified plans ask for.
+        correction: weight -> factor on its divergences, fitted to the verified plans.
         pairs: block -> coefficient of the pairs of weights within it, -1 to 1.
     """
 
@@ -61,52 +57,54 @@ class ErrorTable:
     pairs: Mapping[str, float] = field(default_factory=dict)
 
     def costs(self, name: str) -> list[float]:
-        """Predicted divergence of each choice of a weight on its own, in nats a token."""
+        """Predict the divergence of each choice of a weight alone, in nats a token."""
         factor = self.correction.get(name, 1.0)
-        known = self.measured.get(name, {})
+        measured = self.measured.get(name, {})
         return [
-            factor * known[index] if index in known else factor * _rate(error, self.errors[name], known) * error
+            factor * measured[index]
+            if index in measured
+            else factor * _rate(error, self.errors[name], measured) * error
             for index, error in enumerate(self.errors[name])
         ]
 
     def cost(self, name: str, variant: Variant | None) -> float:
-        """Predicted divergence of one variant of a weight, which must be on its menu."""
+        """Predict the divergence of one variant of a weight, which must be on its menu."""
         return self.costs(name)[self.index(name, variant)]
 
     def index(self, name: str, variant: Variant | None) -> int:
-        """Position of a variant on the weight's menu."""
+        """Find the position of a variant on the weight's menu."""
         return [choice.variant for choice in self.menus.choices[name]].index(variant)
 
     def contributions(self, variants: Mapping[str, Variant]) -> dict[str, float]:
-        """What each weight of a plan adds on its own; weights that the plan does not name stay as they are."""
+        """Predict the divergence of each weight of a plan alone; weights not named by the plan are uncompressed."""
         return {name: self.cost(name, variants.get(name)) for name in self.menus.choices}
 
     def predicted(self, variants: Mapping[str, Variant]) -> float:
-        """Predicted divergence of a plan, pairs included."""
+        """Predict the divergence of a plan, pairs included."""
         single = self.contributions(variants)
         together = pair_terms(single)
         total = sum(single.values())
-        # However much errors cancel, a tenth of their sum is taken to stay.
+        # Errors that cancel each other are assumed to leave at least a tenth of their sum.
         return max(total + sum(self.pairs.get(block, 0.0) * term for block, term in together.items()), 0.1 * total)
 
     def beside(self, chosen: Mapping[str, float]) -> dict[str, list[float]]:
-        """Costs of all choices of each weight, with the pairs that they form with the other weights' present ones.
+        """Predict all choices of each weight, including their pairs with the current choices of the other weights.
 
         Args:
-            chosen: weight -> the divergence of its present choice, as `contributions` gives it.
+            chosen: weight -> divergence of its current choice, see `contributions`.
         """
         roots: dict[str, float] = {}
         for name, cost in chosen.items():
             roots[block_of(name)] = roots.get(block_of(name), 0.0) + math.sqrt(cost)
-        found = {}
+        costs = {}
         for name in self.menus.choices:
             others = roots[block_of(name)] - math.sqrt(chosen[name])
             weight = 2 * self.pairs.get(block_of(name), 0.0) * others
-            found[name] = [max(cost + weight * math.sqrt(cost), 0.1 * cost) for cost in self.costs(name)]
-        return found
+            costs[name] = [max(cost + weight * math.sqrt(cost), 0.1 * cost) for cost in self.costs(name)]
+        return costs
 
     def at_least(self, bits: int) -> ErrorTable:
-        """The table of the same choices, those of fewer bits so dear that none is taken where there is another."""
+        """Return a table that makes formats of fewer bits prohibitive."""
         dear = {
             name: {i: DEAR for i, c in enumerate(choices) if c.variant is not None and c.variant.format.bits < bits}
             for name, choices in self.menus.choices.items()
@@ -114,24 +112,24 @@ class ErrorTable:
         return replace(self, measured={name: {**self.measured.get(name, {}), **dear[name]} for name in dear})
 
     def with_measured(self, name: str, index: int, divergence: float) -> ErrorTable:
-        """The table with one more measurement."""
-        known = {**self.measured.get(name, {}), index: divergence}
-        return replace(self, measured={**self.measured, name: known})
+        """Return a table with one more measurement."""
+        divergences = {**self.measured.get(name, {}), index: divergence}
+        return replace(self, measured={**self.measured, name: divergences})
 
     def corrected(self, factors: Mapping[str, float], pairs: Mapping[str, float] | None = None) -> ErrorTable:
-        """The table with further factors on its divergences, and other coefficients of pairs."""
+        """Return a table with further factors on its divergences, and other coefficients of pairs."""
         merged = {name: self.correction.get(name, 1.0) * factors.get(name, 1.0) for name in self.errors}
         return replace(self, correction=merged, pairs=dict(self.pairs if pairs is None else pairs))
 
 
 def block_of(name: str) -> str:
-    """The name of a weight up to the first number in it, which counts its block; the whole name without one."""
+    """Cut a weight's name after the first number, which counts its block; without a number it stays whole."""
     found = _NUMBER.search(name)
     return name if found is None else name[: found.end()]
 
 
 def pair_terms(contributions: Mapping[str, float]) -> dict[str, float]:
-    """Block -> 2 sqrt(D_i D_j) summed over the pairs of weights within it."""
+    """Sum 2 sqrt(D_i D_j) over the pairs of weights within each block."""
     blocks: dict[str, list[float]] = {}
     for name, cost in contributions.items():
         blocks.setdefault(block_of(name), []).append(cost)
@@ -142,14 +140,14 @@ def pair_terms(contributions: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _rate(error: float, errors: Iterable[float], known: Mapping[int, float]) -> float:
-    """Nats a token for a unit of output error, from the measured choice whose error is the nearest as a ratio."""
+def _rate(error: float, errors: Iterable[float], measured: Mapping[int, float]) -> float:
+    """Compute nats a token per unit of output error, from the measured choice with the nearest error (as a ratio)."""
     errors = tuple(errors)
-    able = [index for index in known if errors[index] > 0 and known[index] < DEAR]
+    able = [index for index in measured if errors[index] > 0 and measured[index] < DEAR]
     if not able or error <= 0:
         return 0.0
     nearest = min(able, key=lambda index: (abs(math.log(errors[index] / error)), index))
-    return known[nearest] / errors[nearest]
+    return measured[nearest] / errors[nearest]
 
 
 def measure(engine: Engine, menus: Menus, divergence: Divergence, progress: Progress | None = None) -> ErrorTable:
@@ -178,7 +176,7 @@ def measure(engine: Engine, menus: Menus, divergence: Divergence, progress: Prog
 
 
 def _witness(choices: tuple[Choice, ...], errors: list[float]) -> int | None:
-    """The choice to measure: of the middle error, so that it stands out of the noise and stays where errors add up."""
+    """Pick the choice to measure: the one of median error, above the noise and small enough for errors to add up."""
     able = sorted(
         (i for i, choice in enumerate(choices) if choice.variant is not None and errors[i] > 0), key=errors.__getitem__
     )
@@ -189,10 +187,10 @@ PRIOR_WEIGHT = 0.02
 """Weight of the square of a factor's distance from 1 against the squared relative residuals of the plans."""
 
 PRIOR_PAIRS = 0.01
-"""The same of a coefficient of pairs, whose prior is 0."""
+"""The same for a coefficient of pairs, whose prior is 0."""
 
 PRIOR_COMMON = 0.0005
-"""The same of the two terms that all weights and all blocks have in common: a few plans are enough to know them."""
+"""The same for the two terms common to all weights and all blocks, which a few plans determine."""
 
 FACTORS = (0.5, 2.0)
 COEFFICIENTS = (-0.5, 0.5)
@@ -204,13 +202,12 @@ def corrected_by(
     measured: Sequence[float],
     importance: Sequence[float] | None = None,
 ) -> ErrorTable:
-    """The table whose predictions come closer to the measured divergences.
+    """Fit the table's corrections to measured divergences of plans.
 
-    Divergences of weights that work on each other, those of one block first of all, add up to a little more or less
-    than their sum. A factor for each weight and a coefficient for the pairs of each block, beside a common factor and
-    a common coefficient, are fitted to the relative residuals of the verified plans, all drawn towards no correction:
-    ridge regression (Hoerl and Kennard, 1970). It starts from the measured divergences each time, so that fitting the
-    same plans again changes nothing.
+    Divergences of interacting weights, above all those of one block, do not add up exactly. A factor for each weight, a
+    coefficient for the pairs of each block, a common factor and a common coefficient are fitted to the relative
+    residuals of the verified plans by ridge regression (Hoerl and Kennard, 1970). Each fit starts from the measured
+    divergences, so fitting the same plans again changes nothing.
 
     Args:
         table: the predictions.
@@ -226,7 +223,7 @@ def corrected_by(
     y = np.asarray(measured, np.float64)[:, None]
     shares = np.array([[contributions[name] for name in names] for contributions in single]) / y
     together = np.array([[each.get(block, 0.0) for block in blocks] for each in terms]).reshape(len(plans), -1) / y
-    # The common terms are columns of their own, so that they are not paid for once a weight or block.
+    # The common terms are separate columns, so that the prior does not penalise them once a weight or block.
     design = np.concatenate(
         [shares, together, shares.sum(axis=1, keepdims=True), together.sum(axis=1, keepdims=True)], axis=1
     )
@@ -240,36 +237,36 @@ def corrected_by(
 
 
 REFINEMENTS = 2
-"""How often a solution is solved again with the pairs that it has itself."""
+"""Number of times a solution is refined with its own pairs."""
 
 
 def solve(engine: Engine, table: ErrorTable, limit: int) -> Plan:
-    """The plan of least predicted divergence whose `openvino_model.bin` has at most `limit` bytes.
+    """Find the plan of least predicted divergence whose `openvino_model.bin` has at most `limit` bytes.
 
-    What pairs of weights add makes the problem quadratic. It is solved as a row of linear ones, each with the pairs
-    that the solution before it has; the best of them all is taken.
+    Pairs of weights make the problem quadratic. It is solved as a sequence of linear problems, each with the pairs of
+    the previous solution; the best solution is returned.
 
     Raises:
-        PlanError: nothing on the menus is that small; the message says what is.
+        PlanError: no plan of the menus is that small; the message names the smallest size.
     """
     table.menus.check(limit, engine)
     costs = {name: table.costs(name) for name in table.menus.choices}
     best = solve_linear(engine, table, costs, limit)
     if not any(table.pairs.values()):
         return best
-    least, seen, plan = table.predicted(best.variants), {best.key}, best
+    least, solved, plan = table.predicted(best.variants), {best.key}, best
     for _ in range(REFINEMENTS):
         plan = solve_linear(engine, table, table.beside(table.contributions(plan.variants)), limit)
-        if plan.key in seen:
+        if plan.key in solved:
             break
-        seen.add(plan.key)
+        solved.add(plan.key)
         if table.predicted(plan.variants) < least:
             best, least = plan, table.predicted(plan.variants)
     return best
 
 
 def solve_linear(engine: Engine, table: ErrorTable, costs: dict[str, list[float]], limit: int) -> Plan:
-    """The plan of least total cost, given the cost of each choice of each weight."""
+    """Find the plan of least total cost, given the cost of each choice of each weight."""
     menus = table.menus.choices
     sizes = [[choice.nbytes for choice in choices] for choices in menus.values()]
     room = limit - _rest(engine, table)
@@ -277,8 +274,8 @@ def solve_linear(engine: Engine, table: ErrorTable, costs: dict[str, list[float]
         chosen = cheapest_choices(sizes, [costs[name] for name in menus], room)
         if chosen is None:
             return table.menus.smallest(engine)
-        found = {name: menus[name][index].variant for name, index in zip(menus, chosen, strict=True)}
-        variants: dict[str, Variant] = {name: variant for name, variant in found.items() if variant is not None}
+        choice_of = {name: menus[name][index].variant for name, index in zip(menus, chosen, strict=True)}
+        variants: dict[str, Variant] = {name: variant for name, variant in choice_of.items() if variant is not None}
         plan = engine.plan_of(variants)
         if plan.footprint <= limit:
             return plan
@@ -287,13 +284,13 @@ def solve_linear(engine: Engine, table: ErrorTable, costs: dict[str, list[float]
 
 
 def limits(engine: Engine, table: ErrorTable, count: int) -> list[int]:
-    """Sizes spread evenly from the smallest model of the menus to the one that costs nothing more to enlarge."""
+    """Spread sizes evenly from the smallest plan of the menus to the largest uniform one."""
     smallest = table.menus.smallest(engine).footprint
     largest = max((plan.footprint for plan in table.menus.uniform), default=engine.sizes.original)
     return [round(smallest + (largest - smallest) * step / (count - 1)) for step in range(count)]
 
 
 def _rest(engine: Engine, table: ErrorTable) -> int:
-    """Bytes of everything that the menus do not decide."""
+    """Compute the bytes that do not depend on the menus."""
     decided = sum(choices[0].nbytes for choices in table.menus.choices.values())
     return table.menus.smallest(engine).footprint - decided

@@ -1,7 +1,7 @@
-"""What lies behind a changed weight: only that part of the model is run, on what the part before it gives.
+"""Run only the layers after a changed weight, starting from cached activations.
 
-The model is cut into segments. The original's activations at a cut are computed once for a text; a weight behind the
-cut is then measured by the rest of the model alone, on average a little more than half of it.
+The model is cut into segments. The original's activations at a cut are computed once for a text. A weight after the cut
+is then measured by the rest of the model alone, on average a little more than half of it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["SHARE", "Suffixes"]
 Kept = dict[str, npt.NDArray[Any]]
 
 SEGMENTS = 4
-"""With n segments of one size, (n + 1) / 2n of the model is run; each is compiled, so more of them save nothing."""
+"""Number of segments. With n of one size, (n + 1) / 2n of the model is run; each has to be compiled, too."""
 
 SHARE = 0.7
-"""Of a whole forward pass, what a weight's takes on average: half of it, half a segment, and the head."""
+"""Average share of a forward pass to measure a weight: half the model, half a segment, and the head."""
 
 
 class Suffixes:
-    """The parts of a model behind its cuts; one is compiled at a time, so weights are best taken in their order."""
+    """Parts of a model after its cuts. One is compiled at a time, so measure weights in the model's order."""
 
     def __init__(
         self,
@@ -73,23 +73,23 @@ class Suffixes:
         self._entering_of: dict[tuple[int, bytes], list[Kept]] = {}
         self._open: tuple[int, _Suffix] | None = None
 
-    def _part(self, number: int, wanted: Segment) -> ov.Model:
-        """A part of the model that begins with a segment; its inputs all have names."""
+    def _part(self, number: int, outputs: Segment) -> ov.Model:
+        """Extract the part of the model that begins with a segment, and name all its inputs."""
         before = [name for segment in self._segments[:number] for name in segment.kept]
-        part = extract(self._probe, wanted, before, lambda output: [output])
+        part = extract(self._probe, outputs, before, lambda output: [output])
         for parameter in part.get_parameters():
             if not parameter.output(0).get_names():
                 parameter.output(0).set_names({parameter.get_friendly_name()})
         return part
 
     def segment(self, name: str) -> int:
-        """The segment that first uses an input; 0 where none does."""
+        """Return the segment that first uses an input; 0 if none does."""
         return self._first_use.get(name, 0)
 
     def behind(self, number: int) -> OpenVINOLanguageModel:
-        """The model from a segment on, the original before it.
+        """Compile the model from a segment on, with the original before it.
 
-        It can `scan` and nothing else, and lives until the next one is asked for.
+        It supports only `scan`, and is freed when another segment is requested.
         """
         if self._open is None or self._open[0] != number:
             self.close()
@@ -111,25 +111,25 @@ class Suffixes:
             self._open = None
 
     def _entering(self, number: int, tokens: IntArray) -> Kept:
-        """What the segments before `number` give for these tokens, int64 [B, T]."""
-        known = self._entering_of.setdefault((len(tokens), tokens.tobytes()), [{}])
-        while len(known) <= number:
-            known.append({**known[-1], **self._run(len(known) - 1, tokens, known[-1])})
-        return known[number]
+        """Compute the activations that enter segment `number` for these tokens, int64 [B, T]."""
+        activations = self._entering_of.setdefault((len(tokens), tokens.tobytes()), [{}])
+        while len(activations) <= number:
+            activations.append({**activations[-1], **self._run(len(activations) - 1, tokens, activations[-1])})
+        return activations[number]
 
     def _run(self, number: int, tokens: IntArray, entering: Kept) -> Kept:
-        """What one segment of the original keeps for later ones."""
+        """Run one segment of the original, and return the activations that later ones need."""
         config = scoring_properties(self._config)
         compiled = compile_model(self._parts[number], f"segment {number} of the model", self._device, config)
         given = {**text_inputs(tokens), **entering, **self._inputs}
-        found = compiled({name: given[name] for name in _input_names(self._parts[number])}, share_inputs=True)
-        kept = {name: np.array(found[index]) for index, name in enumerate(self._segments[number].kept)}
+        outputs = compiled({name: given[name] for name in _input_names(self._parts[number])}, share_inputs=True)
+        kept = {name: np.array(outputs[index]) for index, name in enumerate(self._segments[number].kept)}
         compiled.release_memory()
         return kept
 
 
 class _Suffix(OpenVINOLanguageModel):
-    """The rest of a model, which sees whole sequences at a time."""
+    """Rest of a model, run on whole sequences."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class _Suffix(OpenVINOLanguageModel):
         super().__init__(model, tokenizer, device=device, ov_config=ov_config, constants=self._held)
 
     def _check_ports(self, compiled: Any) -> None:
-        """The part was made here; it may well do without the tokens."""
+        """Check nothing: the part was extracted here, and may have no token input."""
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """As `LanguageModel.scan`; there is no cache, so that sequences run whole."""

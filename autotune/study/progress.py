@@ -1,6 +1,6 @@
-"""What a running search tells its user, on stderr: a live table on a terminal, plain lines everywhere else.
+"""Progress of a running search on stderr: a live table on a terminal, plain lines elsewhere.
 
-Trials of a study as progress shows them, and the front they form.
+The module also converts trials to the rows that progress shows, and finds the front.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ SHORT = {"kl_divergence": "kl", "answer_kl_divergence": "answer kl", "top1_agree
 
 @dataclass(frozen=True, slots=True)
 class StudyInfo:
-    """What stands fixed when trials begin.
+    """Facts of a study that are fixed when trials begin.
 
     Attributes:
-        folder: where the study is written.
-        total: how many trials the whole study is to have, duplicates not counted.
-        done: how many of them were finished before this run.
+        folder: the study's folder.
+        total: number of trials of the whole study, without duplicates.
+        done: number of those that finished before this run.
         objectives: metric name -> meaning, in the study's order.
         original: the original model's scores, by metric name, footprint in bytes included.
-        front: the front of the trials that were finished before.
+        front: the front of the trials that finished before.
     """
 
     folder: str
@@ -64,19 +64,19 @@ class StudyInfo:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One finished trial as progress shows it.
+    """Finished trial, as progress shows it.
 
     Attributes:
         number: the trial's number in the study's storage.
-        count: finished trials so far, duplicates not counted.
+        count: number of finished trials so far, without duplicates.
         settings: as `Settings.as_dict` (empty where the trial never got any).
         state: ``complete``, ``pruned`` or ``fail``.
         values: objective name -> value (empty unless complete); errors: objective name -> standard error.
         footprint: bytes, None where planning failed.
         seconds: of this trial, all included.
         feasible: keeps every constraint.
-        on_front: no earlier trial beats it.
-        reason: why it has no values, or which trial it repeats.
+        on_front: no earlier trial dominates it.
+        reason: why it has no values, or the trial it repeats.
         duplicate: it repeats an earlier trial's plan.
     """
 
@@ -95,32 +95,32 @@ class Row:
 
 
 class Listener(Protocol):
-    """Is told how a search goes. Methods must not raise and must return at once."""
+    """Receiver of a search's progress. Methods must not raise and must return at once."""
 
     def stage(self, message: str, trial: int | None = None) -> None:
-        """Something that may take a while begins, before the first trial or inside the trial with that number."""
+        """Report the current step, before the first trial or inside the trial with that number."""
 
     def note(self, message: str) -> None:
-        """Something the user should read, also after the search."""
+        """Report something that the user should also read after the search."""
 
     def started(self, info: StudyInfo) -> None:
-        """Preparation is over; trials begin."""
+        """Report that trials begin."""
 
     def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
-        """The trial with that number in the storage begins, the `count`-th of `StudyInfo.total`."""
+        """Report that the trial with that number in the storage begins, the `count`-th of `StudyInfo.total`."""
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
-        """A trial is over; `front` as of now, `eta` in seconds."""
+        """Report a finished trial, with the front as of now and `eta` in seconds."""
 
     def finished(self, message: str) -> None:
-        """No more trials; `message` says why."""
+        """Report the end of the search; `message` says why."""
 
     def close(self) -> None:
-        """Give the terminal back; called once at the end, whatever happened."""
+        """Release the terminal; called once at the end, also after an error."""
 
 
 def make_listener(stream: TextIO | None = None) -> Listener:
-    """A live display where `stream` (default stderr) is a terminal that can move its cursor, plain lines otherwise."""
+    """Make a live display if `stream` (default stderr) is a terminal that can move its cursor, else plain lines."""
     from rich.console import Console
 
     stream = sys.stderr if stream is None else stream
@@ -131,7 +131,7 @@ def make_listener(stream: TextIO | None = None) -> Listener:
 
 
 def duration(seconds: float) -> str:
-    """``2.1 s``, ``1:05 min`` or ``2:05 h``."""
+    """Format a duration: ``2.1 s``, ``1:05 min`` or ``2:05 h``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -139,7 +139,7 @@ def duration(seconds: float) -> str:
 
 
 def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
-    """The objective values of a row, each with its short name; the footprint stands elsewhere."""
+    """Format the objective values of a row, except the footprint, each with its short name."""
     return [
         f"{SHORT.get(name, label(name))} {score(row.values[name], row.errors.get(name), name=name, metric=metric)}"
         for name, metric in objectives.items()
@@ -148,14 +148,14 @@ def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
 
 
 class PlainListener:
-    """One line a trial, one line a stage of preparation; for logs, pipes and simple terminals."""
+    """Listener that writes one line a trial and one a preparation step, for logs, pipes and simple terminals."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.info: StudyInfo | None = None
 
     def write(self, line: str) -> None:
-        """Print one line now; a log reader should not wait for a buffer."""
+        """Print one line unbuffered."""
         print(line, file=self.stream, flush=True)
 
     def stage(self, message: str, trial: int | None = None) -> None:
@@ -189,7 +189,7 @@ class PlainListener:
 
 
 def trial_line(row: Row, info: StudyInfo | None) -> str:
-    """``[ 7/24] int4_asym g64 r0.8 AWQ  13.78 MB  kl 0.0037 ± 0.0001  2.1 s  (on the front)``."""
+    """Format a trial: ``[ 7/24] int4_asym g64 r0.8 AWQ  13.78 MB  kl 0.0037 ± 0.0001  2.1 s  (on the front)``."""
     total = "?" if info is None else str(info.total)
     parts = [f"[{row.count:>{len(total)}}/{total}] {settings_text(row.settings, short=True)}"]
     if row.footprint is not None:
@@ -207,7 +207,7 @@ def trial_line(row: Row, info: StudyInfo | None) -> str:
 
 
 class LiveListener:
-    """A status line, the current trials and the best rows of the front, redrawn in place."""
+    """Listener that redraws a status line, the current trials and the best rows of the front in place."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
@@ -266,7 +266,7 @@ class LiveListener:
             self.live.stop()
 
     def render(self) -> RenderableType:
-        """The whole display as of now."""
+        """Render the whole display."""
         from rich.console import Group
         from rich.text import Text
 
@@ -282,7 +282,7 @@ class LiveListener:
         return Group(*lines)
 
     def status(self) -> str:
-        """``trial 7 of 24 · 0:31 min · about 1:10 min left · 2 failed``."""
+        """Format the status: ``trial 7 of 24 · 0:31 min · about 1:10 min left · 2 failed``."""
         now = time.monotonic()
         total = self.info.total if self.info else 0
         parts = [f"trial {min(self.count, total)} of {total}", duration(now - self.begun)]
@@ -293,7 +293,7 @@ class LiveListener:
         return " · ".join(parts)
 
     def table(self) -> Table:
-        """The front so far, best in the first objective first, cut to a few rows, the original model above."""
+        """Build the table of the front so far, best in the first objective first, below the original model."""
         from rich import box
         from rich.table import Table
 
@@ -312,7 +312,7 @@ class LiveListener:
 
 
 def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
-    """At most `limit` rows (2 or more) spread evenly over all of them, both ends included."""
+    """Choose at most `limit` rows (2 or more), evenly spread, both ends included."""
     if len(rows) <= limit:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
@@ -326,7 +326,7 @@ def row_of(
     seconds: float | None = None,
     on_front: bool = False,
 ) -> Row:
-    """A finished trial as a row; without `seconds`, the time between its start and its end in the storage."""
+    """Convert a finished trial to a row; `seconds` defaults to the trial's duration in the storage."""
     attrs = trial.user_attrs
     values = dict(zip(objectives, trial.values or (), strict=False))
     metrics = attrs.get("metrics", {})
@@ -349,7 +349,7 @@ def row_of(
 
 
 def reason_of(trial: FrozenTrial) -> str:
-    """Why a trial has no values of its own, in a few words; empty where it has."""
+    """Explain in a few words why a trial has no values of its own; empty if it has."""
     attrs = trial.user_attrs
     if "duplicate_of" in attrs:
         return f"same plan as trial {attrs['duplicate_of']}"
@@ -365,12 +365,12 @@ def reason_of(trial: FrozenTrial) -> str:
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether the trial keeps every constraint."""
+    """Test if the trial keeps every constraint."""
     return all(violation <= 0 for violation in trial.constraints.values())
 
 
 def front_trials(history: History, directions: Sequence[Direction]) -> list[FrozenTrial]:
-    """The front of all complete trials so far, each plan once, sorted by the first objective, best first."""
+    """Find the front of all complete trials so far, each plan once, best in the first objective first."""
     complete = [trial for trial in history.finished if trial.state.name == "COMPLETE"]
     if not complete:
         return []
@@ -385,5 +385,5 @@ def front_trials(history: History, directions: Sequence[Direction]) -> list[Froz
 
 
 def front_rows(history: History, objectives: Sequence[str], directions: Sequence[Direction]) -> list[Row]:
-    """`front_trials` as rows."""
+    """Find the front and convert it to rows."""
     return [row_of(trial, objectives, on_front=True) for trial in front_trials(history, directions)]

@@ -173,7 +173,7 @@ class Session(ModelSession):
         )
 
     def original(self) -> dict[str, Any]:
-        """Size and scores of the original, in the study's schema."""
+        """Measure size and scores of the original, in the study's schema."""
         measured: dict[str, Measurement] = {}
         for name, evaluator in self.evaluators.items():
             measured.update(evaluator.original(self.references[name]))
@@ -199,7 +199,7 @@ class Session(ModelSession):
         }
 
     def manifest(self) -> dict[str, Any]:
-        """The study's `manifest.json`; statistics and runtime properties only if they were needed by now."""
+        """Make the study's `manifest.json`; statistics and runtime properties only if they were needed by now."""
         statistics = self.__dict__.get("statistics")  # the property would compute them
         return manifest(
             hashes={**self.fingerprints(), "statistics": getattr(statistics, "fingerprint", None)},

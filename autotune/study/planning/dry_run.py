@@ -137,7 +137,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
             continue
         size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
         points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
-    found = config.space.enumerate(COUNTED)
+    all_points = config.space.enumerate(COUNTED)
     plans = count_plans(config.space, engine)
     measuring = forecast_measuring(config, engine) if "budget" in config.space.allocations else None
     seconds = 0.0 if measuring is None else measuring.seconds
@@ -154,7 +154,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         original_footprint=engine.sizes.original,
         weights=len(engine.weights),
         elements=sum(weight.size for weight in engine.weights),
-        distinct_settings=None if found is None else len(found),
+        distinct_settings=None if all_points is None else len(all_points),
         plans_at_least=None if plans is None else plans[0],
         plans_at_most=None if plans is None else plans[1],
         trials=config.study.trials,

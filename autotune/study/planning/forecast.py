@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 __all__ = ["Forecast", "Measuring", "forecast", "forecast_measuring"]
 
 DRAWN = 8
-"""Points that stand for those a sampler draws."""
+"""Number of random points that stand for those of the sampler."""
 WINDOWS = 8
-"""Calibration windows that are read to see how long one takes."""
+"""Calibration windows that are timed."""
 STOPPED = 0.6
-"""Share of the sampled trials that a race stops after `FIRST` of the deciding texts, roughly: spaces differ."""
+"""Rough share of the sampled trials that a race stops after `FIRST` of the deciding texts."""
 FIRST = 0.5
-"""With the usual number of windows: a race wants a few sequences before it decides."""
+"""Share of the deciding texts before a race stops, with the usual number of windows."""
 FRONT = 0.4
-"""Share of the trials that are on the front in the end, roughly, and are scored on the report texts."""
+"""Rough share of the trials that end on the front and are scored on the report texts."""
 STARTED = 6.0
 """Seconds to start the search and a worker, and to write the report."""
 PAGE = 3_000_000
@@ -65,25 +65,25 @@ TEXT_OF_PLAN = 300
 
 @runtime_checkable
 class Shrinking(Protocol):
-    """An evaluator that can say how long it will take by working on a few of its texts."""
+    """Evaluator whose time can be measured on a few of its texts."""
 
     def shrunk(self, original: LanguageModel) -> tuple[Evaluator, float]:
-        """The same evaluator on fewer texts, and how many times as long all of them take."""
+        """Return the evaluator on fewer texts, and the ratio of the full time to its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a study of a configuration will take, with nothing in the cache.
+    """Cost of a study of a configuration, with an empty cache.
 
     Attributes:
-        workers: how many there will be.
-        seconds: the whole study, all trials, the front on the report texts included.
-        preparation_seconds: its calibration and references.
+        workers: number of workers.
+        seconds: the whole study, including all trials and the front on the report texts.
+        preparation_seconds: calibration and references.
         trial_seconds: a trial that is scored in full, on average, by a worker with its share of the cores.
-        memory: bytes that a worker holds for itself at most.
-        disk: bytes that cache and study take together.
-        not_measured: evaluators whose time is not in here, for they cannot say it from a few texts; and the
-            calibration where the model writes its texts.
+        memory: peak private memory of a worker in bytes.
+        disk: bytes of cache and study.
+        not_measured: evaluators whose time is not included because they cannot be timed on a few texts; and the
+            calibration on synthetic texts.
     """
 
     workers: int
@@ -135,14 +135,14 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
     again = FRONT * config.study.trials * (compiling + sum(one.candidate for one in reported)) if reported else 0.0
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
     synthetic = session.needs_calibration and config.calibration.synthetic
-    ready = calibration + measuring + sum(one.reference for one in scoring.values())
+    preparation = calibration + measuring + sum(one.reference for one in scoring.values())
     trials = compressing + len(first) * full + later * raced + again
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in [*scoring.values(), *reported])
     return Forecast(
         workers=workers,
-        seconds=STARTED + ready + trials / workers + sum(one.reference for one in reported),
-        preparation_seconds=ready,
+        seconds=STARTED + preparation + trials / workers + sum(one.reference for one in reported),
+        preparation_seconds=preparation,
         trial_seconds=full + compressing / config.study.trials,
         memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
         disk=round(kept + statistics_bytes + references + plans + PAGE),
@@ -151,12 +151,12 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
 
 
 def without_budget(settings: Settings) -> Settings:
-    """Settings that take as long to apply as a budget's plan, which waits for measured errors."""
+    """Replace a budget, whose plan waits for measured errors, by settings that take as long to apply."""
     return settings if settings.budget is None else replace(settings, allocation="ratio", budget=None)
 
 
 def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
-    """A point of the space, each parameter drawn evenly."""
+    """Draw a point of the space, each parameter uniformly."""
 
     def draw(_: str, parameter: Parameter, __: Mapping[str, Any]) -> Any:
         if isinstance(parameter, Range) and parameter.values is None:
@@ -168,7 +168,7 @@ def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def calibrated(session: Session, folder: Path) -> tuple[float, int, Engine]:
-    """Seconds of the calibration pass and bytes of what it keeps; and an engine with the statistics of few windows."""
+    """Measure the calibration's seconds and bytes; also return an engine with the statistics of a few windows."""
     from autotune.compression.bank import Bank
     from autotune.compression.calibration.statistics import StatisticsCache
     from autotune.compression.engine import Engine
@@ -191,9 +191,9 @@ def calibrated(session: Session, folder: Path) -> tuple[float, int, Engine]:
 
 
 class Compression:
-    """Seconds of planning and compressing a whole model, from one weight of each shape.
+    """Seconds of planning and compressing a whole model, extrapolated from one weight of each shape.
 
-    What a point needs that an earlier one had is found ready, as it is in a study.
+    Work that an earlier point has done is reused, as in a study.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -232,13 +232,13 @@ class Compression:
 
 
 def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
-    """What each evaluator takes, by name, and what every model does whatever scores it.
+    """Measure the cost of each evaluator, and of compiling a model.
 
     Returns:
         Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
         the evaluators that could not be measured.
     """
-    found: dict[str, Scoring] = {}
+    costs: dict[str, Scoring] = {}
     missing = []
     references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
     with all_cores(), session.compiled(session.source.path) as original:
@@ -259,14 +259,14 @@ def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float,
             for name, (small, reference, times, seconds) in references.items():
                 took = timed(partial(small.evaluate, candidate, reference))
                 nbytes = times * sum(array.nbytes for array in reference.values())
-                found[name] = Scoring(times * seconds, times * took, nbytes)
+                costs[name] = Scoring(times * seconds, times * took, nbytes)
         gc.collect()
         left.append(own_memory())
-    return found, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
+    return costs, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
 
 
 def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> float:
-    """Bytes of the different compressed weights of as many random trials as the study is to have."""
+    """Estimate the bytes of the bank: the distinct compressed weights of as many random trials as the study has."""
     kept: dict[tuple[str, str], float] = {}
     for _ in range(config.study.trials):
         settings = without_budget(config.space.settings(random_point(config, rng)))
@@ -283,7 +283,7 @@ def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> floa
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds that it takes."""
+    """Measure the seconds of some work."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -291,7 +291,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 @contextmanager
 def watched() -> Iterator[Callable[[], int]]:
-    """A function that tells the most memory that this process has held for itself since."""
+    """Track this process's peak private memory; yields a function that returns it."""
     stop, most = threading.Event(), [own_memory()]
 
     def watch() -> None:

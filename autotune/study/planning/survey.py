@@ -1,4 +1,4 @@
-"""What a search space comes to for one model: how many plans it holds, what is adjusted, and what cannot be."""
+"""Survey a search space for one model: count its plans, list adjusted and impossible settings."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "chosen_by_calibration", "count_plans", "findings", "plan_without_calibration"]
 
 COUNTED = 2_000
-"""Spaces of more points are not planned out: each takes some milliseconds."""
+"""Most points of a space that are planned: each takes some milliseconds."""
 
 EIGHT_BITS = 6.0
 """Bits a weight from which most weights have 8."""
 
 LISTED = ("mode", "group_size", "all_layers")
-"""Parameters that decide by themselves what a weight can have; algorithms are looked at one at a time."""
+"""Parameters that decide the formats of a weight; algorithms are tried one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is adjusted, left out or impossible.
+    """Setting that is adjusted, left out or impossible.
 
     Attributes:
         text: what, and why; names the weight.
@@ -44,29 +44,28 @@ class Finding:
 
 
 def chosen_by_calibration(engine: Engine, settings: Settings) -> bool:
-    """Whether the choice of layers waits for the calibration."""
+    """Test if the choice of layers depends on the calibration."""
     return 0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric != DATA_FREE_METRIC
 
 
 def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
-    """The plan, or the one that the weights alone would give where the calibration is to choose; without AWQ, whose
-    channel scales wait for the calibration as well.
+    """Plan without calibration statistics: layers are chosen by the weights alone, and AWQ is left out.
 
     Raises:
         PlanError: the settings cannot be used with this model.
     """
-    if settings.budget is not None:  # what it buys waits for measurements; a uniform plan of about that size stands in
+    if settings.budget is not None:  # a uniform plan of similar size stands in for the allocation, which is measured
         settings = Settings(mode="int8_asym" if settings.budget >= EIGHT_BITS else "int4_sym", all_layers=True)
-    waits = chosen_by_calibration(engine, settings)
-    known = replace(settings, awq=False)
-    return engine.plan(replace(known, sensitivity_metric=DATA_FREE_METRIC) if waits else known)
+    calibrated = chosen_by_calibration(engine, settings)
+    free_of_awq = replace(settings, awq=False)
+    return engine.plan(replace(free_of_awq, sensitivity_metric=DATA_FREE_METRIC) if calibrated else free_of_awq)
 
 
 def count_plans(space: SearchSpace, engine: Engine) -> tuple[int, int] | None:
-    """How many different plans the space holds, at least and at most; None where it has too many points to say.
+    """Count the distinct plans of the space, at least and at most; None if it has too many points.
 
-    The two differ where the calibration chooses: its metrics may all rank layers alike or all differently, and AWQ may
-    find nothing worth a scale.
+    The two differ where the calibration chooses. Its metrics may all rank layers alike or all differently, and AWQ may
+    choose no scale.
     """
     points = space.enumerate(COUNTED)
     if points is None:
@@ -90,8 +89,8 @@ def count_plans(space: SearchSpace, engine: Engine) -> tuple[int, int] | None:
 
 
 def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
-    """Every group size that does not divide, every weight that an algorithm leaves out, every impossible setting."""
-    found: dict[tuple[str, bool], list[str]] = {}
+    """List group sizes that do not divide, weights that an algorithm leaves out, and impossible settings."""
+    labels_of: dict[tuple[str, bool], list[str]] = {}
     for settings in probes(space):
         label = settings_text(settings.as_dict(), short=True)
         try:
@@ -99,14 +98,14 @@ def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
         except PlanError as error:
             notes = [(str(error), True)]
         for note in notes:
-            labels = found.setdefault(note, [])
+            labels = labels_of.setdefault(note, [])
             if label not in labels:
                 labels.append(label)
-    return [Finding(text, tuple(labels), impossible) for (text, impossible), labels in found.items()]
+    return [Finding(text, tuple(labels), impossible) for (text, impossible), labels in labels_of.items()]
 
 
 def probes(space: SearchSpace) -> Iterator[Settings]:
-    """Few settings that show everything that can happen to a weight of any point of the space, or on any budget."""
+    """Yield a few settings that cover everything that any point or budget of the space can do to a weight."""
     space = space.uniform()
 
     def completed(chosen: Mapping[str, Any]) -> Settings:
@@ -134,7 +133,7 @@ def probes(space: SearchSpace) -> Iterator[Settings]:
 
 
 def candidates(parameter: Parameter) -> tuple[Any, ...]:
-    """All values of a parameter, or the ends of a continuous range."""
+    """List all values of a parameter, or the ends of a continuous range."""
     if isinstance(parameter, Range) and parameter.values is None:
         return parameter.low, parameter.high
     return parameter.values or ()

@@ -1,1 +1,1 @@
-"""Which point is tried next: samplers, initial points, proposals."""
+"""Choice of the next point: samplers, initial points, proposals."""

@@ -1,4 +1,4 @@
-"""The points a study begins with: known good settings, and the two ends of the space."""
+"""Initial points of a study: established settings, and the two ends of the space."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "int4_asym": ("int4_asym", "int4_sym", *OTHER_4_BIT),
     "int4_sym": ("int4_sym", "int4_asym", *OTHER_4_BIT),
 }
-"""Which modes stand in for a mode that the space does not allow, nearest first."""
+"""Modes that replace a mode that the space does not allow, nearest first."""
 
 SMALLEST: Mapping[str, Any] = {"ratio": 1.0, "all_layers": True, "awq": True, "gptq": True}
 MOST_ACCURATE: Mapping[str, Any] = {"ratio": 0.0, "all_layers": False, "awq": True, "gptq": True}
 BUDGETS = 9
-"""Budgets to try first: the two ends, then the middle of what lies between, again and again."""
+"""Number of budgets to try first: the two ends, then midpoints by bisection."""
 
 UNCOMPRESSED_BITS = 16.0
 ROW = 4096
@@ -74,29 +74,29 @@ EMBEDDINGS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A point to try first, and why."""
+    """Initial point with its label."""
 
     label: str
     point: Mapping[str, Any]
 
 
 def anchors(space: SearchSpace) -> list[Anchor]:
-    """Known settings, each moved to the nearest point the space allows, then the space's two ends; no point twice.
+    """List the established settings, each moved to the nearest point of the space, then the space's two ends.
 
-    A setting whose whole family of modes is absent is left out: it would say nothing about this space. In a space with
-    budgets, so many of them follow; in one without ratios, there is nothing else.
+    A setting whose whole family of modes is absent is left out, and no point is listed twice. In a space with budgets,
+    `BUDGETS` of them follow; a space without ratios has only these.
     """
     found: dict[str, Anchor] = {}
     if "ratio" not in space.allocations:
         return budgets(space)
-    for label, wanted in KNOWN.items():
+    for label, target in KNOWN.items():
         modes = space.parameters["mode"].values or ()
-        mode = next((m for m in FAMILIES[wanted["mode"]] if m in modes), None)
+        mode = next((m for m in FAMILIES[target["mode"]] if m in modes), None)
         if mode is None:
             continue
-        point = project(space, {**DEFAULTS, **wanted, "mode": mode})
-        got = {**asdict(space.settings(point)), "group_size": space.settings(point).effective_group_size}
-        exact = all(got[name] == value for name, value in wanted.items())
+        point = project(space, {**DEFAULTS, **target, "mode": mode})
+        actual = {**asdict(space.settings(point)), "group_size": space.settings(point).effective_group_size}
+        exact = all(actual[name] == value for name, value in target.items())
         found.setdefault(point_key(params_of(space, point)), Anchor(label if exact else f"near {label}", point))
     for label, point in (("smallest", end(space, SMALLEST)), ("most accurate", end(space, MOST_ACCURATE))):
         found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
@@ -104,7 +104,7 @@ def anchors(space: SearchSpace) -> list[Anchor]:
 
 
 def budgets(space: SearchSpace) -> list[Anchor]:
-    """Budgets spread over the space's, the coarsest picture of the front first; each where the space has it."""
+    """List budgets spread over those of the space, in the order of bisection."""
     parameter = space.parameters["budget"]
     values = parameter.values
     if values is None:
@@ -122,44 +122,44 @@ def _budget_point(value: float, *, named: bool = True) -> dict[str, Any]:
 
 
 def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
-    """The points of `study.enqueue`; what they leave out has its default, or the space's value nearest to it.
+    """Complete the points of `study.enqueue` by defaults, or the space's values nearest to them.
 
     Raises:
         ConfigError: a parameter or value that the space does not hold, or one that means nothing beside the others.
     """
     found = []
-    for index, wanted in enumerate(points):
+    for index, target in enumerate(points):
         key = f"study.enqueue[{index}]"
-        if wanted.get("allocation") == "budget" and "budget" in space.allocations:
-            found.append(Anchor("as wished", enqueued_budget(space, wanted, key)))
+        if target.get("allocation") == "budget" and "budget" in space.allocations:
+            found.append(Anchor("as wished", enqueued_budget(space, target, key)))
             continue
-        if wanted.get("mode") not in (space.parameters["mode"].values or ()):
+        if target.get("mode") not in (space.parameters["mode"].values or ()):
             modes = ", ".join(space.parameters["mode"].values or ())
-            raise ConfigError(f"needs a mode of the space ({modes}), got {wanted.get('mode')!r}", key=f"{key}.mode")
-        for name, value in wanted.items():
+            raise ConfigError(f"needs a mode of the space ({modes}), got {target.get('mode')!r}", key=f"{key}.mode")
+        for name, value in target.items():
             parameter = space.parameters.get(name)
             if parameter is None:
-                known = ", ".join(space.parameters)
+                names = ", ".join(space.parameters)
                 raise ConfigError(
-                    f"is no parameter of the space{nearest(name, space.parameters)}; it has {known}",
+                    f"is no parameter of the space{nearest(name, space.parameters)}; it has {names}",
                     key=f"{key}.{name}",
                 )
             if nearest_value(parameter, value) != value:
                 raise ConfigError(f"is outside the space: {value!r}; add it to the space", key=f"{key}.{name}")
-        point = project(space, {**DEFAULTS, **wanted})
-        for name in wanted:
+        point = project(space, {**DEFAULTS, **target})
+        for name in target:
             if name not in point:
-                raise ConfigError(f"means nothing with mode {wanted['mode']}; leave it out", key=f"{key}.{name}")
+                raise ConfigError(f"means nothing with mode {target['mode']}; leave it out", key=f"{key}.{name}")
         found.append(Anchor("as wished", point))
     return found
 
 
-def enqueued_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The point of one entry of `study.enqueue` that spends a budget."""
-    value, problem = read_budget(wanted.get("budget"))
-    beside = [name for name in wanted if name not in SPENDING]
+def enqueued_budget(space: SearchSpace, target: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Read an entry of `study.enqueue` that has a budget."""
+    value, problem = read_budget(target.get("budget"))
+    beside = [name for name in target if name not in SPENDING]
     if problem is None and nearest_value(space.parameters["budget"], value) != value:
-        problem = f"is outside the space: {wanted['budget']!r}; add it to the space"
+        problem = f"is outside the space: {target['budget']!r}; add it to the space"
     if problem is not None:
         raise ConfigError(problem, key=f"{key}.budget")
     if beside:
@@ -169,54 +169,54 @@ def enqueued_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> 
 
 
 def from_front(space: SearchSpace, settings: Mapping[str, Mapping[str, Any]]) -> list[Anchor]:
-    """The front of another study, label -> settings, each moved to the nearest point of this space.
+    """Convert the front of another study, label -> settings, to the nearest points of this space.
 
     A setting whose mode this space does not have is left out.
     """
     found: dict[str, Anchor] = {}
-    for label, wanted in settings.items():
-        if wanted.get("allocation") == "budget" and "budget" in space.allocations:
-            point = project(space, {**DEFAULTS, **wanted})
+    for label, target in settings.items():
+        if target.get("allocation") == "budget" and "budget" in space.allocations:
+            point = project(space, {**DEFAULTS, **target})
             found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
             continue
-        if "ratio" not in space.allocations or wanted.get("mode") not in (space.parameters["mode"].values or ()):
+        if "ratio" not in space.allocations or target.get("mode") not in (space.parameters["mode"].values or ()):
             continue
-        known = {name: value for name, value in wanted.items() if name in DEFAULTS and value is not None}
-        point = project(space, {**DEFAULTS, **known, "mode": wanted["mode"]})
+        given = {name: value for name, value in target.items() if name in DEFAULTS and value is not None}
+        point = project(space, {**DEFAULTS, **given, "mode": target["mode"]})
         found.setdefault(point_key(params_of(space, point)), Anchor(label, point))
     return list(found.values())
 
 
-def project(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The point of the space nearest to `wanted`, parameter by parameter."""
-    return walk(space, lambda name, parameter, _: nearest_value(parameter, wanted[name]))
+def project(space: SearchSpace, target: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the point of the space nearest to `target`, parameter by parameter."""
+    return walk(space, lambda name, parameter, _: nearest_value(parameter, target[name]))
 
 
-def nearest_value(parameter: Parameter, wanted: Any) -> Any:
-    """The parameter's value that equals `wanted`, else the nearest number, else its first value."""
+def nearest_value(parameter: Parameter, target: Any) -> Any:
+    """Find the parameter's value that equals `target`, else the nearest number, else its first value."""
     values = parameter.values
     if values is None:
         assert isinstance(parameter, Range)
-        return min(max(float(wanted), parameter.low), parameter.high)
-    if wanted in values:
-        return values[values.index(wanted)]
-    if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
-        return min(values, key=lambda v: abs(channels(v) - channels(wanted)))
+        return min(max(float(target), parameter.low), parameter.high)
+    if target in values:
+        return values[values.index(target)]
+    if isinstance(target, (int, float)) and not isinstance(target, bool):
+        return min(values, key=lambda v: abs(channels(v) - channels(target)))
     return values[0]
 
 
 def channels(value: float) -> float:
-    """A group size of -1 is the longest of all."""
+    """Convert a group size to channels: -1 is a whole row."""
     return ROW if value == -1 else value
 
 
-def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The smallest (ratio wanted 1) or the most accurate (ratio wanted 0) point of the space.
+def end(space: SearchSpace, target: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the smallest (target ratio 1) or the most accurate (target ratio 0) point of the space.
 
     Sizes are ranked by `estimated_bits`; more bits count as more accurate, and of points with equal bits the one with
     the algorithms on.
     """
-    largest = wanted["ratio"] == 0.0
+    largest = target["ratio"] == 0.0
     sign = -1 if largest else 1
 
     def choose(mode: str) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
                 return parameter.low if largest else parameter.high
             if name == "backup_mode" and values is not None:
                 return min(values, key=lambda v: sign * backup_bits(v, point.get("group_size", -1)))
-            return nearest_value(parameter, wanted.get(name, DEFAULTS[name]))
+            return nearest_value(parameter, target.get(name, DEFAULTS[name]))
 
         return walk(space, pick)
 
@@ -241,17 +241,17 @@ def end(space: SearchSpace, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_bits(fmt: Format, group_size: int) -> float:
-    """Bits a weight in this format: an element, and its share of the group's scale and zero point."""
+    """Compute the bits a weight of a format: an element, and its share of the group's scale and zero point."""
     return fmt.bits + fmt.bits_per_group / channels(fmt.group_size if fmt.fixed_group_size else group_size)
 
 
 def backup_bits(mode: str, group_size: int) -> float:
-    """Bits a weight in a backup mode."""
+    """Compute the bits a weight of a backup mode."""
     return UNCOMPRESSED_BITS if mode == "none" else format_bits(FORMATS[mode], group_size)
 
 
 def estimated_bits(space: SearchSpace, point: Mapping[str, Any]) -> float:
-    """Rough bits a weight of a typical model, to rank points by size: payload plus a group's share of its scale."""
+    """Estimate the bits a weight of a typical model, to rank points by size."""
     settings = space.settings(point)
     if settings.mode in INT8_MODES:
         return format_bits(settings.format, -1)

@@ -1,4 +1,4 @@
-"""Which point comes next: a function of the study's history alone, so that a continued study goes on unchanged."""
+"""Propose the next point from the study's history alone, so that a resumed study continues unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 from autotune.evaluation import Direction
 from autotune.study.sampling.initial_points import Anchor, anchors
-from autotune.study.sampling.sampler import Draft, Mirror, drawn_already, params_of, seed_for
+from autotune.study.sampling.sampler import Draft, Mirror, draft_of, params_of, seed_for
 from autotune.study.storage.history import History, point_key
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["ENUMERABLE", "Proposal", "Proposer"]
 
 ENUMERABLE = 20_000
-"""Spaces with at most so many points are listed, so that an unseen point can be told from a seen one."""
+"""Most points of a space that are listed, which shows the untried points."""
 
 BY_HAND = "enqueued: by hand"
-"""Origin of trials that someone else put into the study's queue: a dashboard, a script."""
+"""Origin of trials enqueued by a dashboard or a script."""
 
 REDRAWS = 8
-"""How often the sampler is asked again where its point was tried before."""
+"""Number of times a point is drawn again because it was tried before."""
 
 GIVE_UP = 100
 """Repeated plans in a row after which a space that cannot be listed counts as exhausted."""
@@ -36,12 +36,12 @@ GIVE_UP = 100
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The next trial.
+    """Point of the next trial.
 
     Attributes:
-        draft: its point; None where a trial waits in the study's own queue and goes first.
+        draft: its point; None if a trial waits in the study's own queue and goes first.
         origin: ``enqueued: <label>`` or ``sampled``.
-        retry_of: number of the interrupted trial that this one does again.
+        retry_of: number of the interrupted trial that this one repeats.
     """
 
     draft: Draft | None
@@ -62,15 +62,15 @@ class Proposer:
         seed: int,
         first: Sequence[Anchor] = (),
     ) -> None:
-        """List the space where it is small enough.
+        """List the space if it is small enough.
 
         Args:
-            space: what may be tried.
+            space: the search space.
             directions: of the objectives.
             sampler: its name.
-            budget: trials that the study is to have.
+            budget: number of trials of the study.
             seed: the study's.
-            first: points to try before all others, also before the known good ones.
+            first: points to try before all others, including the usual initial points.
 
         Raises:
             ConfigError: a grid over a space that cannot be listed.
@@ -93,63 +93,63 @@ class Proposer:
         self.listed = self.points is not None and (sampler == "grid" or len(self.points) <= budget)
 
     def next(self, history: History, lag: int | None = None) -> Proposal | None:
-        """The next point, or None where the space is exhausted.
+        """Return the next point, or None if the space is exhausted.
 
         Args:
-            history: what has happened.
+            history: of the study.
             lag: see `History.before_next`.
         """
         if history.waiting:
             return Proposal(None, history.waiting[0].user_attrs.get("origin", BY_HAND))
         retry = next(iter(history.to_retry), None)
         if retry is not None:
-            return Proposal(drawn_already(retry), retry.user_attrs.get("origin", BY_HAND), retry.number)
+            return Proposal(draft_of(retry), retry.user_attrs.get("origin", BY_HAND), retry.number)
         history = history.before_next(lag)
-        unseen = [params for key, params in (self.points or {}).items() if key not in history.points]
-        mirror = Mirror(self.informative(history, unseen), self.directions, self.space)
+        untried = [params for key, params in (self.points or {}).items() if key not in history.points]
+        mirror = Mirror(self.informative(history, untried), self.directions, self.space)
         for anchor in self.anchors:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:
                 return Proposal(mirror.take(params, self.sampler), f"enqueued: {anchor.label}")
-        return self.unseen_or_sampled(history, mirror, unseen)
+        return self.untried_or_sampled(history, mirror, untried)
 
-    def informative(self, history: History, unseen: Sequence[Mapping[str, Any]]) -> list[FrozenTrial]:
-        """The trials that say something about points still to be tried: those of modes that have such points.
+    def informative(self, history: History, untried: Sequence[Mapping[str, Any]]) -> list[FrozenTrial]:
+        """Keep the trials of modes that have untried points.
 
-        Without this, tpe wants the one point of int8_asym for ever (it is on every front), and the samplers that model
-        only what all trials have in common would see nothing but the mode.
+        Without this, tpe proposes the one point of int8_asym for ever (it is on every front). Samplers that model only
+        the parameters common to all trials would use nothing but the mode.
         """
         if self.points is not None:
-            done = {p.get("mode") for p in self.points.values()} - {p.get("mode") for p in unseen}
+            done = {p.get("mode") for p in self.points.values()} - {p.get("mode") for p in untried}
         else:
             done = set(INT8_MODES)
         return [trial for trial in history.standing if trial.params.get("mode") not in done]
 
-    def unseen_or_sampled(
-        self, history: History, mirror: Mirror, unseen: Sequence[Mapping[str, Any]]
+    def untried_or_sampled(
+        self, history: History, mirror: Mirror, untried: Sequence[Mapping[str, Any]]
     ) -> Proposal | None:
-        """After the anchors: the next of the list, an unseen point of the sampler's choice, or one next to it."""
-        if self.points is not None and not unseen:
+        """Propose a point after the anchors: the next of the list, an untried point of the sampler, or a neighbour."""
+        if self.points is not None and not untried:
             return None
         if self.points is None and history.duplicates_in_a_row >= GIVE_UP:
             return None
         if self.listed:
-            return Proposal(mirror.take(unseen[0], self.sampler), "enqueued: every point of the space")
+            return Proposal(mirror.take(untried[0], self.sampler), "enqueued: every point of the space")
         for attempt in range(REDRAWS):
             draft = mirror.draw(self.sampler, self.seed, history.position, attempt)
             if point_key(draft.params) not in history.points:
                 break
         else:
-            if unseen:
-                neighbour = self.neighbour(draft.params, unseen, history.position)
+            if untried:
+                neighbour = self.neighbour(draft.params, untried, history.position)
                 return Proposal(mirror.take(neighbour, self.sampler), "enqueued: unseen neighbour of a repeated point")
         return Proposal(draft)
 
     def neighbour(
-        self, wanted: Mapping[str, Any], unseen: Sequence[Mapping[str, Any]], position: int
+        self, point: Mapping[str, Any], untried: Sequence[Mapping[str, Any]], position: int
     ) -> Mapping[str, Any]:
-        """The unseen point that differs in the fewest parameters from what the sampler wanted; ties by lot."""
-        distances = [sum(params.get(k) != wanted.get(k) for k in {*params, *wanted}) for params in unseen]
-        nearest = [params for params, d in zip(unseen, distances, strict=True) if d == min(distances)]
+        """Choose the untried point that differs in the fewest parameters from the sampler's point; ties at random."""
+        distances = [sum(params.get(k) != point.get(k) for k in {*params, *point}) for params in untried]
+        nearest = [params for params, d in zip(untried, distances, strict=True) if d == min(distances)]
         rng = np.random.default_rng(seed_for(self.seed, position))
         return nearest[int(rng.integers(len(nearest)))]

@@ -1,9 +1,7 @@
-"""From a search space to Optuna: distributions, conditional suggestion, samplers by name, one seed a trial.
+"""Optuna samplers over a search space: distributions, conditional suggestions, one seed a trial.
 
-Asks Optuna's samplers in memory, so that the storage only ever sees trials that begin.
-
-A point that was tried before can then be drawn again without a trace, and a trial enters the storage in one step with
-everything that is known of it.
+Samplers run on a copy of the study in memory, so that the storage only contains trials that begin. A repeated point can
+be drawn again without a trace, and a trial enters the storage in one step.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ __all__ = [
     "SAMPLERS",
     "Draft",
     "Mirror",
+    "draft_of",
     "draw",
-    "drawn_already",
     "make_sampler",
     "params_of",
     "point_of",
@@ -39,7 +37,7 @@ __all__ = [
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
 STARTUP_TRIALS = 10
-"""Trials that tpe and gp want to see before they model anything; the enqueued ones count."""
+"""Number of trials before tpe and gp start to model; enqueued ones count."""
 
 POPULATION = 16
 """Size of an NSGA-II generation: Optuna's 50 would leave most studies in their first, random, generation."""
@@ -50,12 +48,12 @@ DRAW_ORDER = (*FIRST, *(name for name in ORDER if name not in FIRST))
 
 
 def is_fixed(parameter: Parameter) -> bool:
-    """Whether the parameter has one value only, and so is not drawn."""
+    """Test if the parameter has one value only, and so is not drawn."""
     return parameter.values is not None and len(parameter.values) == 1
 
 
 def walk(space: SearchSpace, choose: Callable[[str, Parameter, Mapping[str, Any]], Any]) -> dict[str, Any]:
-    """A point of the space, its parameters chosen one after the other, the ones that mean nothing never asked for.
+    """Build a point of the space, one active parameter after the other.
 
     Args:
         space: the space.
@@ -73,7 +71,7 @@ def walk(space: SearchSpace, choose: Callable[[str, Parameter, Mapping[str, Any]
 
 
 def draw(trial: Any, space: SearchSpace) -> dict[str, Any]:
-    """Let an Optuna trial suggest every active parameter; returns the point.
+    """Let an Optuna trial suggest every active parameter, and return the point.
 
     Raises:
         ValueError: the trial was queued with a value that the space does not hold.
@@ -83,19 +81,19 @@ def draw(trial: Any, space: SearchSpace) -> dict[str, Any]:
 
 
 def point_of(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The point behind an Optuna trial's parameters, fixed ones included; the inverse of `params_of`."""
+    """Convert an Optuna trial's parameters to a point, fixed parameters included; the inverse of `params_of`."""
     return walk(space, lambda name, parameter, _: snap(parameter, params[name]))
 
 
 def snap(parameter: Parameter, value: Any) -> Any:
-    """The number of a stepped range that is meant: 0.7000000000000001 is 0.7."""
+    """Round to the nearest value of a stepped range: 0.7000000000000001 is 0.7."""
     if isinstance(parameter, Range) and parameter.values is not None:
-        return min(parameter.values, key=lambda known: abs(known - value))
+        return min(parameter.values, key=lambda step: abs(step - value))
     return value
 
 
 def suggest(trial: Any, name: str, parameter: Parameter) -> Any:
-    """Ask an Optuna trial for one parameter."""
+    """Let an Optuna trial suggest one parameter."""
     if isinstance(parameter, Choices):
         return trial.suggest_categorical(name, parameter.values)
     if parameter.is_integer:
@@ -104,20 +102,20 @@ def suggest(trial: Any, name: str, parameter: Parameter) -> Any:
 
 
 def params_of(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]:
-    """What Optuna knows of a point: its active parameters without the fixed ones."""
+    """Convert a point to Optuna's parameters: the active ones without the fixed ones."""
     return {name: value for name, value in space.active(point).items() if not is_fixed(space.parameters[name])}
 
 
 def seed_for(*numbers: int) -> int:
-    """A seed in [0, 2**32) for a study's seed, a trial's position, ...; SeedSequence keeps neighbours independent."""
+    """Make a seed in [0, 2**32) from a study's seed, a trial's position, ...; SeedSequence decorrelates neighbours."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def make_sampler(name: str, seed: int, *, concurrent: bool = False) -> BaseSampler:
-    """A fresh sampler; everything it must remember is in the study.
+    """Make a sampler; its whole state is in the study.
 
     Args:
-        name: one of `SAMPLERS`. A grid draws nothing itself (its points are enqueued); at random where it must.
+        name: one of `SAMPLERS`. A grid's points are enqueued; its sampler draws at random.
         seed: from `seed_for`.
         concurrent: other trials run at the same time, and their points should be avoided.
 
@@ -141,18 +139,18 @@ def make_sampler(name: str, seed: int, *, concurrent: bool = False) -> BaseSampl
             f"unknown sampler {name!r}; one of {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}", key="study.sampler"
         )
     with warnings.catch_warnings():
-        # TPE's groups for conditional spaces and the deterministic Gaussian process are experimental: known, accepted.
+        # TPE's groups for conditional spaces and the deterministic Gaussian process are experimental; accepted.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return makers[name]()
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A point as Optuna keeps it.
+    """Point in Optuna's form.
 
     Attributes:
         params: the drawn parameters; distributions: the same names.
-        system_attrs: what the sampler wants to remember of this trial (NSGA-II its generation).
+        system_attrs: the sampler's state of this trial (NSGA-II: its generation).
     """
 
     params: Mapping[str, Any]
@@ -161,10 +159,10 @@ class Draft:
 
 
 class Mirror:
-    """A copy of a study in memory, as far as samplers look at it."""
+    """Copy of a study in memory, as far as samplers use it."""
 
     def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[str], space: SearchSpace) -> None:
-        """Copy the finished trials, which samplers learn from, and those at work, which they should not repeat."""
+        """Copy the finished trials, which samplers learn from, and the running ones, which they should not repeat."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
@@ -178,30 +176,28 @@ class Mirror:
                     "distributions": trial.distributions,
                     "system_attrs": trial.system_attrs,
                 }
-                estimate = trial.user_attrs.get("estimate")  # of a trial that was stopped because it was beaten
+                estimate = trial.user_attrs.get("estimate")  # of a trial that was stopped because it was dominated
                 state = TrialState.COMPLETE if estimate else trial.state
                 self.study.add_trial(create_trial(state=state, values=estimate or trial.values, **kept))
 
     def draw(self, sampler: str, *seed: int) -> Draft:
-        """A point of the sampler's choice; equal seeds and studies give equal points."""
+        """Draw a point; equal seeds and studies give equal points."""
         return self._ask(sampler, seed)
 
     def take(self, params: Mapping[str, Any], sampler: str) -> Draft:
-        """The given point, as if the sampler had chosen it: it may model or breed from it."""
+        """Register a given point as if the sampler had drawn it."""
         self.study.enqueue_trial(dict(params))
         return self._ask(sampler, (0,))
 
     def _ask(self, sampler: str, seed: Sequence[int]) -> Draft:
         self.study.sampler = make_sampler(sampler, seed_for(*seed), concurrent=self.concurrent)
         trial = self.study.ask()
-        _ = (
-            trial.relative_params
-        )  # also where nothing is left to draw: NSGA-II only breeds from trials that it has seen
+        _ = trial.relative_params  # even if nothing is left to draw: NSGA-II only breeds from trials that it has drawn
         draw(trial, self.space)
-        return drawn_already(self.study.get_trials(deepcopy=False)[-1])
+        return draft_of(self.study.get_trials(deepcopy=False)[-1])
 
 
-def drawn_already(trial: FrozenTrial) -> Draft:
-    """A trial's point, with what its sampler remembered of it: whoever does it again learns nothing else from it."""
-    remembered = {key: value for key, value in trial.system_attrs.items() if key != "fixed_params"}
-    return Draft(trial.params, trial.distributions, remembered)
+def draft_of(trial: FrozenTrial) -> Draft:
+    """Read a trial's point and its sampler's state, to repeat it."""
+    state = {key: value for key, value in trial.system_attrs.items() if key != "fixed_params"}
+    return Draft(trial.params, trial.distributions, state)

@@ -1,4 +1,4 @@
-"""A study's folder and its Optuna storage: one search at a time, created in one step, never overwritten."""
+"""Folder and Optuna storage of a study: used by one search at a time, created in one step, never overwritten."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def open_study(
         url: an Optuna storage URL, one for each study; None is the folder's `study.db`.
         directions: objective name -> ``minimize`` or ``maximize``; used for a new study only.
         fresh: the caller wants a new study (its folder is already moved aside).
-        joins: the study must be there already.
+        joins: the study must exist already.
 
     Raises:
-        StudyError: the study that was to be joined is not there; the storage cannot be opened, is of another version
+        StudyError: there is no study to join; the storage cannot be opened, is of another version
             of Optuna, or fails while it is used.
         UsageError: `fresh` with a storage that already holds the study.
     """
@@ -169,7 +169,7 @@ def create(storage: optuna.storages.BaseStorage, name: str, directions: Mapping[
 
 
 def database_url(path: Path) -> str:
-    """The URL of an SQLite file; braces are doubled because Optuna fills templates in URLs."""
+    """Make the URL of an SQLite file; braces are doubled because Optuna fills templates in URLs."""
     return f"sqlite:///{path.resolve().as_posix()}".replace("{", "{{").replace("}", "}}")
 
 
@@ -183,7 +183,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats: known, accepted
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; accepted
             storage = optuna.storages.RDBStorage(
                 url,
                 engine_kwargs=options,
@@ -199,7 +199,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
         ) from error
     if sqlite:
         event.listen(storage.engine, "connect", use_write_ahead_log)
-        storage.engine.dispose()  # the connection that made the tables knows nothing of it
+        storage.engine.dispose()  # the connection that made the tables has no such setting
     return storage
 
 
@@ -255,7 +255,7 @@ def check_unchanged(
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Every leaf that differs between two trees of plain data, as ``dotted.key: old -> new``."""
+    """List the leaves that differ between two trees of plain data, as ``dotted.key: old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
         return [

@@ -1,4 +1,4 @@
-"""What a study ran on and with: versions, machine, hashes, seeds. No environment variables, no paths, no secrets."""
+"""Manifest of a study: versions, machine, hashes, seeds. No environment variables, no paths, no secrets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, autotune and the installed packages that can change a score."""
+    """Read the versions of Python, autotune and the installed packages that can change a score."""
     found = {"python": platform.python_version(), "autotune": autotune.__version__}
     for package in PACKAGES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, logical cores of the machine, cores this process may use, memory in bytes, platform."""
+    """Describe the machine: CPU model, logical cores, cores this process may use, memory in bytes, platform."""
     affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
     return {
         "cpu": cpu_model(),
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 def manifest(
     *, hashes: Mapping[str, Any], seeds: Mapping[str, int], runtime_properties: Mapping[str, str]
 ) -> dict[str, Any]:
-    """One JSON object for `manifest.json`.
+    """Make the JSON object of `manifest.json`.
 
     Args:
         hashes: fingerprints of model, tokenizer, texts and statistics (None where one was not needed).
@@ -75,7 +75,7 @@ def manifest(
 
 
 def cpu_model() -> str:
-    """The CPU's name as its vendor writes it, where the system tells."""
+    """Read the CPU's name from the system."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -86,7 +86,7 @@ def cpu_model() -> str:
 
 
 def memory() -> int | None:
-    """Physical memory in bytes, or None where the system does not say."""
+    """Read the physical memory in bytes; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""One worker process as the search sees it: messages out, messages in, memory, death."""
+"""Connection of the search to one worker process: messages, stderr, memory, exit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Gone", "Said", "WorkerProcess", "exit_text"]
 
 COMMAND = "from autotune.study.workers.child import main; main()"
 LAST_WORDS = 12
-"""Lines of a worker's stderr that are kept to explain its death."""
+"""Lines of a worker's stderr that explain its death."""
 
 
 @dataclass(frozen=True)
 class Gone:
-    """The process ended: with this exit status (negative: the signal that ended it) and these last lines on stderr."""
+    """End of the process: exit status (negative: the signal that ended it) and the last lines of stderr."""
 
     status: int
     last_words: str
@@ -35,18 +35,18 @@ class Gone:
 
 @dataclass(frozen=True)
 class Said:
-    """A line of the process's stderr."""
+    """Line of the process's stderr."""
 
     line: str
 
 
 class WorkerProcess:
-    """A child process that runs `autotune.study.workers.child`."""
+    """Child process that runs `autotune.study.workers.child`."""
 
     def __init__(self, begin: Begin, threads: int, inbox: SimpleQueue[tuple[WorkerProcess, Any]]) -> None:
-        """Start the process, which may use so many threads.
+        """Start the process with this number of threads.
 
-        Everything that it says goes into `inbox` as (this, message), its end as `Gone`.
+        Its messages arrive in `inbox` as (this, message), its end as `Gone`.
         """
         self._inbox = inbox
         self._last: deque[str] = deque(maxlen=LAST_WORDS)
@@ -69,22 +69,22 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Any) -> None:
-        """Send a message; to a process that is gone it goes nowhere, and `Gone` is on its way."""
+        """Send a message; a dead process ignores it, and its `Gone` follows."""
         assert self._process.stdin is not None
         with suppress(OSError, ValueError):
             send(self._process.stdin, message)
 
     def memory(self) -> int:
-        """Bytes that the process holds for itself; what is mapped from files does not count. 0 where it is gone."""
+        """Measure the process's private memory in bytes; 0 if it is dead."""
         return own_memory(self.pid)
 
     def kill(self) -> None:
-        """End the process now, whatever it is at."""
+        """Kill the process."""
         with suppress(OSError):
             self._process.kill()
 
     def close(self) -> None:
-        """Let the process end, at once and by itself, and clean up after it."""
+        """Close the pipe, so that the process exits, and clean up."""
         assert self._process.stdin is not None
         with suppress(OSError, ValueError):
             self._process.stdin.close()
@@ -106,7 +106,7 @@ class WorkerProcess:
             while True:
                 self._inbox.put((self, receive(self._process.stdout)))
         status = self._process.wait()
-        self._readers[0].join(timeout=5)  # its last words arrive before its death
+        self._readers[0].join(timeout=5)  # so that the last lines of stderr arrive before `Gone`
         self._inbox.put((self, Gone(status, "\n".join(self._last))))
 
     def _read_errors(self) -> None:
@@ -119,12 +119,12 @@ class WorkerProcess:
 
 
 def import_path() -> str:
-    """This process's import path as PYTHONPATH: what can be imported here can be imported there."""
+    """Convert this process's import path to PYTHONPATH for the worker."""
     return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
 
 
 def exit_text(status: int) -> str:
-    """``SIGKILL``, or ``exit status 3``."""
+    """Format an exit status: ``SIGKILL``, or ``exit status 3``."""
     if status >= 0:
         return f"exit status {status}"
     names: Mapping[int, str] = {member.value: member.name for member in signal.Signals}

@@ -1,4 +1,4 @@
-"""What a process holds in memory for itself, limits on it, and room for how many workers there is."""
+"""Measure a process's private memory, and compute how many workers fit."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 __all__ = ["own_memory", "worker_count"]
 
 USUAL_WORKERS = 2
-"""Where there is room for them: on two cores their studies took three quarters of the time of one worker with two
-threads (`benchmarks/search.py --workers`). More of them, or more cores, have not been measured."""
+"""Number of workers if they fit. On two cores, two workers took 75% of the time of one worker with two threads
+(`benchmarks/search.py --workers`). More workers or cores have not been measured."""
 
 WORKER_BYTES = 2_000_000_000
-"""What a worker holds beside its models: libraries, batches that are scored, compressed weights of earlier trials."""
+"""Memory of a worker without its models: libraries, scored batches, compressed weights of earlier trials."""
 
 MODELS = 2
-"""A worker holds its compressed model twice, as it is and compiled, together no more than so many originals."""
+"""Upper bound of a worker's models in originals: it holds its compressed model twice, plain and compiled."""
 
 CGROUP = Path("/sys/fs/cgroup")
-"""What a container may use stands here, in files; the system's own numbers are those of the whole machine."""
+"""Files with a container's limits; the system's own numbers are those of the whole machine."""
 
 
 def own_memory(pid: int | None = None) -> int:
-    """Bytes that a process (by default this one) holds; what is mapped from files does not count. 0 if it is gone."""
+    """Measure a process's private memory in bytes, without mapped files; 0 if the process is dead."""
     import psutil
 
     try:
@@ -39,7 +39,7 @@ def own_memory(pid: int | None = None) -> int:
 
 
 def worker_count(config: Config, original: int) -> int:
-    """How many workers a study has: those it asks for, or as many as help and have room.
+    """Choose the number of workers: the configured one, or as many as help and fit.
 
     Args:
         config: the study's.
@@ -54,11 +54,11 @@ def worker_count(config: Config, original: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that could be taken without swapping, by this machine's or this container's account."""
+    """Measure the memory in bytes that is free without swapping, within a container's limit."""
     import psutil
 
-    found = [int(psutil.virtual_memory().available)]
+    limits = [int(psutil.virtual_memory().available)]
     with suppress(OSError, ValueError):  # no container, or one without a limit
         most, used = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
-        found.append(int(most) - int(used))
-    return max(0, min(found))
+        limits.append(int(most) - int(used))
+    return max(0, min(limits))

@@ -89,7 +89,7 @@ class Pool(Protocol):
         """Count what was (computed, reused): statistics, references, variants, scores."""
 
     def manifest(self) -> Mapping[str, Any]:
-        """The study's `manifest.json` as of now."""
+        """Make the study's `manifest.json` as of now."""
 
     def stop(self, signal: int) -> None:
         """Raise `Stopped` in the thread that waits."""
