@@ -82,7 +82,7 @@ def parse_duration(value: Any) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A limit that a metric must keep.
+    """A limit on a metric.
 
     Attributes:
         op: ``"<="`` or ``">="``.
@@ -93,6 +93,10 @@ class Constraint:
     op: Literal["<=", ">="]
     value: float
     text: str
+
+    def violation(self, value: float) -> float:
+        """Return how far `value` is beyond the limit, in the metric's unit; zero or negative if it is within."""
+        return value - self.value if self.op == "<=" else self.value - value
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a study's storage: op, value, text."""
