@@ -12,9 +12,9 @@ from autotune.allocation.choices import Menus
 from autotune.allocation.error_table import ErrorTable, solve
 from autotune.allocation.probe import Probe
 from autotune.compression.engine import Engine
+from autotune.compression.ir.layout import Variant
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS
-from autotune.compression.variants import Variant
 from autotune.errors import PlanError
 
 __all__ = ["ERROR_METRIC", "BudgetPlanner", "bytes_of"]

@@ -12,10 +12,10 @@ from typing import Any
 
 from autotune.common.files import fingerprint
 from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.layout import Variant, layout
 from autotune.compression.ir.weights import Weight
 from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
-from autotune.compression.variants import Variant, layout
 from autotune.errors import PlanError
 
 __all__ = ["MIN_ADJUSTED_GROUP_SIZE", "Plan", "Score", "make_variants"]

@@ -20,7 +20,9 @@ import numpy.typing as npt
 
 from autotune.common.threads import one_blas_thread
 from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale, fit_scales
-from autotune.compression.formats.quantize import Array, Codes, Format, encode, round_trip, stored_value
+from autotune.compression.formats.encoding import Array, Codes
+from autotune.compression.formats.quantize import encode, round_trip, stored_value
+from autotune.compression.formats.table import Format
 from autotune.errors import CompressionError
 
 __all__ = ["DAMPING", "Propagation", "Quantized", "propagation", "quantize_columns", "quantize_with_best_scales"]

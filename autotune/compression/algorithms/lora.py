@@ -13,75 +13,29 @@ scales would be worse for all that is left. From the second turn on it sees the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.common.threads import in_parallel, one_blas_thread
+from autotune.compression.formats.encoding import Array, Codes
 from autotune.compression.formats.quantize import (
-    FORMATS,
-    Array,
-    Codes,
+    FLOAT16_SMALLEST,
     decode,
     encode,
     initial_scale,
     store_scale,
     stored_value,
 )
-from autotune.compression.ir.weights import Weight
-from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, restore
+from autotune.compression.formats.table import FORMATS
 
-__all__ = ["compress_with_adapters", "cost_beside", "fit_adapters", "leading_directions"]
+__all__ = ["cost_beside", "fit_adapters"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
 OVERSAMPLING = 8
-ROWS = 128
 POWER_ITERATIONS = 6
 ADAPTER_FORMAT = FORMATS["int8_asym"]
-
-
-def compress_with_adapters(read: RowReader, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
-    """Quantize one weight and fit adapters to its error; of all iterations the one with the least output error.
-
-    Args:
-        read, weight, treatment: as for `variants.compress_weight`; the second moments are needed in full.
-        variant: with a `lora_rank` above 0.
-    """
-    assert treatment.second_moment is not None
-    moment = treatment.second_moment
-    target = treatment.scaled(read(0, weight.rows), 0)
-    alone = replace(variant, lora_rank=0, lora_iterations=0)
-    best: dict[str, Codes] = {}
-    least = np.inf
-    rest = target
-    # The first turn only finds the adapters that scale estimation is beside.
-    inner, now = Treatment(), replace(alone, scale_estimation=False)
-    for _ in range(max(2 if variant.scale_estimation else 1, variant.lora_iterations)):
-        packed = compress_weight(lambda start, stop, rows=rest: rows[start:stop], weight, now, inner)  # type: ignore[misc]
-        error = target - restore(packed, weight, now)
-        with one_blas_thread():
-            adapters, b, a = fit_adapters(error, moment, variant.lora_rank)
-            product = b @ a
-            if variant.scale_estimation:
-                inner, now = Treatment(second_moment=cost_beside(a, moment)), alone
-        loss = _output_error(error - product, moment)
-        if loss < least:
-            least, best = loss, {**packed, **adapters}
-        rest = target - product
-    return best
-
-
-def _output_error(error: Array, moment: Array) -> float:
-    """tr(E H Eᵀ)."""
-
-    def of_rows(start: int) -> float:
-        rows = error[start : start + ROWS]
-        return float(np.einsum("rk,rk->", rows @ moment, rows, dtype=np.float64))
-
-    return sum(in_parallel(of_rows, range(0, len(error), ROWS)))
 
 
 def cost_beside(a: Array, moment: Array) -> Array:
@@ -138,7 +92,7 @@ def _stored(name: str, values: Array) -> tuple[dict[str, Codes], Array]:
     rows = values[:, None, :]
     scale, zero = initial_scale(rows, ADAPTER_FORMAT)
     # An adapter of nearly nothing has scales that float16 would round to zero.
-    scale = np.maximum(stored_value(scale, ADAPTER_FORMAT), np.float32(2.0**-24))
+    scale = np.maximum(stored_value(scale, ADAPTER_FORMAT), FLOAT16_SMALLEST)
     codes = encode(rows, scale, zero, ADAPTER_FORMAT)
     assert zero is not None
     parts = {

@@ -13,15 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.formats.quantize import (
-    Array,
-    Codes,
-    Format,
-    decode,
-    round_trip,
-    stored_value,
-    zero_point,
-)
+from autotune.compression.formats.encoding import Array, Codes
+from autotune.compression.formats.quantize import decode, round_trip, stored_value, zero_point
+from autotune.compression.formats.table import Format
 
 __all__ = ["blocks_of", "estimate_scale", "fit_scales", "output_error"]
 

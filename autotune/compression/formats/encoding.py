@@ -1,9 +1,8 @@
-"""Floating-point types of four and eight bits: E2M1 and E4M3 elements, E8M0 scales.
+"""Codes of small floating-point numbers, and packing of codes into bytes.
 
-All from the OCP Microscaling Formats specification 1.0 (E4M3 as in the OCP 8-bit Floating Point Specification 1.0).
-Rounding is to nearest, ties to even; what is too large becomes the largest number.
-
-Elements of 2, 3, 4 and 8 bits packed into bytes as OpenVINO lays them out.
+E2M1 and E4M3 elements and E8M0 scales follow the OCP Microscaling Formats specification 1.0, and E4M3 the OCP 8-bit
+Floating Point Specification 1.0. Rounding is to nearest, ties to even; numbers that are too large become the largest.
+Elements of 2, 3, 4 and 8 bits are packed as OpenVINO lays them out.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "E2M1_LEVELS",
     "E4M3_MAX",
     "E4M3_SMALLEST",
+    "Array",
+    "Codes",
     "decode_e2m1",
     "decode_e4m3",
     "decode_e8m0",

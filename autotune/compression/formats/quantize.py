@@ -1,9 +1,9 @@
-"""The mathematics of the numeric formats: quantize and dequantize groups of numbers, and store their scales.
+"""Quantization and dequantization of groups of numbers, and storage of their scales.
 
 Arrays have the shape [R, G, g] throughout: output channels, groups, consecutive input channels of one group; scales
 and zero points are [R, G, 1]. All arithmetic is float32. Formulas are those of NNCF 3.4.0: ranges of integer formats
 always include zero, the larger side of a symmetric range lands on the lowest level, and powers of two are rounded up
-as scales, so that nothing is clipped. The formats themselves are data, in `format_table`.
+as scales, so that nothing is clipped. The formats themselves are data, in `formats.table`.
 """
 
 from __future__ import annotations
@@ -18,41 +18,30 @@ import numpy.typing as npt
 from autotune.compression.formats.encoding import (
     E4M3_MAX,
     E4M3_SMALLEST,
+    Array,
+    Codes,
     decode_e2m1,
     decode_e4m3,
     decode_e8m0,
     encode_e2m1,
     encode_e4m3,
     encode_e8m0,
-    pack,
-    packed_bytes,
     power_of_two_above,
-    unpack,
 )
-from autotune.compression.formats.table import BITS, FORMATS, Format, codebook_format
+from autotune.compression.formats.table import Format
 
 __all__ = [
-    "BITS",
-    "FORMATS",
-    "Array",
-    "Codes",
-    "Format",
-    "codebook_format",
+    "FLOAT16_SMALLEST",
     "decode",
     "encode",
     "initial_scale",
-    "pack",
-    "packed_bytes",
     "read_scale",
     "round_trip",
     "store_scale",
     "stored_value",
-    "unpack",
     "with_second_order_scale",
+    "zero_point",
 ]
-
-Array = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.uint8]
 
 EPSILON = np.float32(np.finfo(np.float32).eps)
 """Scales below this are replaced by it, as in NNCF."""

@@ -1,10 +1,8 @@
-"""The numeric formats as data: names, storage, levels, default group sizes, and what the CPU does with each.
+"""Table of the numeric formats: names, storage, levels, default group sizes, and CPU support; and user codebooks.
 
 Names, default group sizes and restrictions are those of NNCF 3.4.0. Sources of the formats: NF4 from Dettmers et al.,
 "QLoRA" (2023), appendix E; E2M1, E4M3, E8M0 and the MX formats from the OCP Microscaling Formats specification 1.0;
 NVFP4 (groups of 16 with E4M3 scales under one float32 scale) from NVIDIA's description of Blackwell's tensor cores.
-
-Tables of a codebook as users give them: numbers in a file, or numbers themselves.
 """
 
 from __future__ import annotations
@@ -19,12 +17,9 @@ from typing import Any, Literal
 
 __all__ = [
     "BITS",
-    "CB4_LEVELS",
     "FORMATS",
     "LARGEST_FLOAT16",
     "MOST_LEVELS",
-    "NF4_LEVELS",
-    "Family",
     "Format",
     "codebook_format",
     "float16",

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.compression.formats.quantize import Array
+from autotune.compression.formats.encoding import Array
 from autotune.compression.ir.constants import constant, narrow, read_f32, type_name
+from autotune.compression.ir.layout import Packed, Variant, layout
 from autotune.compression.ir.weights import Use, Weight
-from autotune.compression.variants import Packed, Variant, layout
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from autotune.common.threads import in_parallel
 from autotune.compression.formats.quantize import with_second_order_scale
 from autotune.compression.ir.constants import FLOAT_TYPES, raw_bytes, type_name
+from autotune.compression.ir.layout import Variant, layout
 from autotune.compression.ir.weights import Weight
-from autotune.compression.variants import Variant, layout
 
 if TYPE_CHECKING:
     import openvino as ov

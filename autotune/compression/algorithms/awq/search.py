@@ -23,9 +23,10 @@ import numpy.typing as npt
 from autotune.compression.algorithms.awq.groups import ChannelGroup, Merge
 from autotune.compression.algorithms.awq.propagation import FREE, Labels
 from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale, output_error
-from autotune.compression.formats.quantize import Array, initial_scale, round_trip, stored_value
-from autotune.compression.ir.weights import Weight
-from autotune.compression.variants import RowReader, Variant
+from autotune.compression.formats.encoding import Array
+from autotune.compression.formats.quantize import initial_scale, round_trip, stored_value
+from autotune.compression.ir.layout import Variant
+from autotune.compression.ir.model_weights import Rows
 
 Doubles = npt.NDArray[np.float64]
 
@@ -56,7 +57,7 @@ LEAST_GAIN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What a plan does with a group.
+    """The part of a plan that scales one group.
 
     Attributes:
         group: the group.
@@ -71,11 +72,15 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One weight of a group, ready to be searched."""
+    """One weight of a group: its rows and the variant that it will have."""
 
-    weight: Weight
+    rows: Rows
     variant: Variant
-    read: RowReader
+
+    @property
+    def group_size(self) -> int:
+        """Channels that share a scale."""
+        return self.rows.weight.columns // self.variant.groups(self.rows.weight)
 
 
 def by_label(scale: Array, labels: Labels) -> Array:
@@ -103,7 +108,7 @@ def search_scale(
     Returns:
         Float32 [K]; all ones if no scale saves enough.
     """
-    width = members[0].weight.columns
+    width = members[0].rows.weight.columns
     ones = np.ones(width, np.float32)
     energy = (np.diagonal(moment) if moment.ndim == 2 else moment).astype(np.float64)
     if not (energy > 0).any():
@@ -111,7 +116,7 @@ def search_scale(
     block = _block(members)
     ties = np.arange(width) if shared is None else shared
     linked = _linked_blocks(ties, block)
-    sampled = [(member, _sampled_rows(member)) for member in members]
+    sampled = [(member, _sampled_rows(member.rows)) for member in members]
     best = _balanced_scale([rows for _, rows in sampled], energy, ties, block)
     bound = np.full(width, LARGEST) if largest is None else np.minimum(largest, LARGEST)
     bound = _least(bound, ties)
@@ -128,8 +133,8 @@ def search_scale(
 
 def _block(members: Sequence[Member]) -> int:
     """Channels that share scales in some member: the largest group size, where it is a multiple of the others."""
-    sizes = [m.weight.columns // m.variant.groups(m.weight) for m in members]
-    return max(sizes) if all(max(sizes) % size == 0 for size in sizes) else members[0].weight.columns
+    sizes = [member.group_size for member in members]
+    return max(sizes) if all(max(sizes) % size == 0 for size in sizes) else members[0].rows.weight.columns
 
 
 def _linked_blocks(ties: Labels, block: int) -> Labels:
@@ -148,13 +153,13 @@ def _least(values: Doubles, ties: Labels) -> Doubles:
     return np.asarray(least[ties])
 
 
-def _sampled_rows(member: Member) -> Array:
-    """Up to `ROWS` rows in runs that are spread evenly, float32 [n, K]."""
-    rows = member.weight.rows
-    if rows <= ROWS:
-        return member.read(0, rows)
-    starts = np.linspace(0, rows - RUN, ROWS // RUN).astype(np.int64)
-    return np.concatenate([member.read(int(start), int(start) + RUN) for start in starts])
+def _sampled_rows(rows: Rows) -> Array:
+    """Read up to `ROWS` rows in runs that are spread evenly, float32 [n, K]."""
+    count = rows.weight.rows
+    if count <= ROWS:
+        return rows.whole()
+    starts = np.linspace(0, count - RUN, ROWS // RUN).astype(np.int64)
+    return np.concatenate([rows.read(int(start), int(start) + RUN) for start in starts])
 
 
 def _balanced_scale(sampled: Sequence[Array], energy: Doubles, ties: Labels, block: int) -> Doubles:
@@ -193,7 +198,7 @@ def _losses(sampled: Sequence[tuple[Member, Array]], scale: Array, moment: Array
     losses = np.zeros(len(scale) // block)
     for member, rows in sampled:
         fmt = member.variant.format
-        group = len(scale) // member.variant.groups(member.weight)
+        group = member.group_size
         scaled = (rows * scale).reshape(len(rows), -1, group)
         step, zero = initial_scale(scaled, fmt)
         if member.variant.scale_estimation:
@@ -202,5 +207,5 @@ def _losses(sampled: Sequence[tuple[Member, Array]], scale: Array, moment: Array
         restored = round_trip(scaled, stored_value(step, fmt), zero, fmt).reshape(rows.shape) / scale
         error = (restored - rows).reshape(scaled.shape)
         by_group = output_error(error, blocks_of(moment, group)).sum(axis=(0, 2), dtype=np.float64)
-        losses += by_group.reshape(len(losses), -1).sum(axis=1) * (member.weight.rows / len(rows))
+        losses += by_group.reshape(len(losses), -1).sum(axis=1) * (member.rows.weight.rows / len(rows))
     return losses
