@@ -93,21 +93,20 @@ class Engine:
         Raises:
             PlanError: there is no calibration text.
         """
-        self._check_text()
-        assert self._statistics is not None
-        return self._statistics()
+        return self._get_statistics()()
 
     @cached_property
     def channel_scales(self) -> ChannelScales:
         """The groups of channels that AWQ can scale in this model, and their scales."""
         return ChannelScales(self._source, self._bank)
 
-    def _check_text(self) -> None:
+    def _get_statistics(self) -> Callable[[], Statistics]:
         if self._statistics is None:
             raise PlanError(
                 f"these settings look at activations ({', '.join(ALGORITHMS[1:])} or a data-aware sensitivity_metric) "
                 "and need a calibration text; name one or leave these settings out"
             )
+        return self._statistics
 
     def resolve(self, settings: Settings) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
@@ -146,7 +145,7 @@ class Engine:
             return self._allocate(settings)
         settings = self.resolve(settings)
         if settings.needs_statistics:
-            self._check_text()
+            self._get_statistics()
         scores: dict[str, float | None] = {}
 
         def score(metric: str, weight: Weight, variant: Variant) -> float:
@@ -229,11 +228,8 @@ class Engine:
             for scaling, scale in scaled
             if scaling.merge is None
         ]
-        record = {
-            "version": __version__,
-            "model": self._model_fingerprint,
-            "plan": replace(plan, sensitivity={}).as_dict(),
-        }
+        recorded = replace(plan, sensitivity={}).as_dict()
+        record = {"version": __version__, "model": self._model_fingerprint, "plan": recorded}
         return assemble(self.model, compressed(), divided, inserted, record)
 
     def restored(self, weight: Weight, variant: Variant) -> Array:

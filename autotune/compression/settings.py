@@ -1,4 +1,4 @@
-"""The settings of one compression: names and defaults as NNCF's `compress_weights`, checked before any work."""
+"""Settings of one compression: names and defaults of NNCF's `compress_weights`, validation, and descriptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Allocation = Literal["ratio", "budget"]
 ALLOCATIONS: tuple[Allocation, ...] = ("ratio", "budget")
 
 MIXED = "mixed"
-"""What stands for the mode where every weight has one of its own."""
+"""The mode of plans in which every weight has its own mode."""
 
 MOST_BITS = 64
 """A budget up to this is bits a weight, one above it bytes."""
@@ -50,7 +50,7 @@ INT8_MODES = ("int8_asym", "int8_sym")
 
 MODES = tuple(FORMATS)
 ALGORITHMS = ("awq", "scale_estimation", "gptq", "lora_correction")
-"""What may be applied to weights in formats that lose something; each looks at activations."""
+"""Algorithms for weights in formats with `takes_algorithms`; each uses activations."""
 
 BACKUP_MODES = ("none", "int8_asym", "int8_sym", "fp8_e4m3", "mxfp8_e4m3")
 DATA_FREE_METRIC = "weight_quantization_error"
@@ -65,7 +65,7 @@ SENSITIVITY_METRICS = (DATA_FREE_METRIC, *DATA_METRICS, OUTPUT_ERROR)
 
 
 class Problem(NamedTuple):
-    """A setting that cannot be: its name, and a sentence that says why and what to do."""
+    """An invalid setting: its name, and a message with the reason and the remedy."""
 
     key: str
     message: str
@@ -73,7 +73,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user asks for; what every weight really gets is in the plan made from it.
+    """Settings of one compression; the plan made from them has the variant of every weight.
 
     Attributes:
         mode: primary format, one of `MODES`.
@@ -141,7 +141,7 @@ class Settings:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether a calibration pass is needed to plan or apply these settings."""
+        """True if a calibration pass is needed to plan or apply these settings."""
         data_aware = [name for name in ALGORITHMS if not (name == "awq" and self.awq_data_free)]
         return any(getattr(self, name) for name in data_aware) or (
             0 < self.ratio < 1 and self.sensitivity_metric in (*DATA_METRICS, OUTPUT_ERROR)
@@ -158,7 +158,7 @@ class Settings:
         return {name: value for name, value in found.items() if name not in ("allocation", "budget")}
 
     def problems(self) -> Iterator[Problem]:
-        """Every reason why these settings cannot be used with any model (empty when they can)."""
+        """Yield every reason why these settings cannot be used with any model."""
         if self.allocation == "budget":
             if self.budget is None or self.budget <= 0:
                 yield Problem("budget", f"must be bits a weight or bytes, above 0, got {self.budget}")

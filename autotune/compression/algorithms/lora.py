@@ -1,4 +1,4 @@
-"""LoRA correction: adapters of low rank make up for the largest part of what quantization costs the layer's output.
+"""LoRA correction: low-rank adapters that compensate most of the output error of a quantized layer.
 
 For a weight's error E = W - Q(W) and the second moments H of its input, the adapters B A of rank r with the least
 output error tr((E - B A) H (E - B A)ᵀ) follow from Eckart and Young's theorem in the metric of H (as in Zhang et al.,
@@ -7,8 +7,8 @@ eigenvectors of E H Eᵀ and A = Bᵀ E. Weight and adapters are then fitted to 
 "LoftQ: LoRA-Fine-Tuning-Aware Quantization" (2023), algorithm 1. The adapters are stored in int8_asym, and B is fitted
 to A as stored.
 
-Scale estimation beside adapters must not spend itself on the few strong directions that the adapters catch anyway: its
-scales would be worse for all that is left. From the second turn on it sees the second moments without them.
+Scale estimation together with adapters must ignore the few strong directions that the adapters correct anyway.
+Otherwise its scales are worse for the rest. From the second iteration on it uses the second moments without them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ADAPTER_FORMAT = FORMATS["int8_asym"]
 
 
 def cost_beside(a: Array, moment: Array) -> Array:
-    """What an error costs when adapters with this A take the best B for it: H - H Aᵀ (A H Aᵀ)⁻¹ A H.
+    """Return the cost matrix of errors that adapters with this A cannot correct: H - H Aᵀ (A H Aᵀ)⁻¹ A H.
 
     Args:
         a: float32 [r, K].
@@ -51,7 +51,7 @@ def cost_beside(a: Array, moment: Array) -> Array:
 
 
 def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Codes], Array, Array]:
-    """The adapters of an error.
+    """Fit adapters to an error.
 
     Args:
         error: float32 [R, K].
@@ -88,7 +88,7 @@ def leading_directions(error: Array, moment: Array, rank: int) -> Array:
 
 
 def _stored(name: str, values: Array) -> tuple[dict[str, Codes], Array]:
-    """An adapter in int8_asym, one scale a row: its parts, and the values that they stand for."""
+    """Quantize an adapter to int8_asym, one scale a row; return its parts and their values."""
     rows = values[:, None, :]
     scale, zero = initial_scale(rows, ADAPTER_FORMAT)
     # An adapter of nearly nothing has scales that float16 would round to zero.

@@ -28,7 +28,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Statistics", "StatisticsCache", "collect"]
+__all__ = ["VERSION", "Statistics", "StatisticsCache"]
 
 VERSION = 2
 """Changes whenever the collected numbers change."""

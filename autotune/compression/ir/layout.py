@@ -15,7 +15,7 @@ from autotune.compression.formats.quantize import decode, read_scale
 from autotune.compression.formats.table import BITS, FORMATS, Format, codebook_format
 from autotune.compression.ir.weights import Weight
 
-__all__ = ["SCALE_DTYPES", "Packed", "Part", "Variant", "layout", "restore"]
+__all__ = ["SCALE_DTYPES", "Packed", "Variant", "layout", "restore"]
 
 SCALE_DTYPES = {"f16": np.float16, "f8e8m0": np.uint8, "f8e4m3": np.uint8}
 """NumPy's type for each storage type of scales."""
@@ -30,12 +30,12 @@ class Variant:
         group_size: consecutive input channels that share a scale; -1 is one group a row.
         codebook: the user's table of the mode ``codebook``; empty for all others.
         scale_estimation: scales and zero points are searched on the calibration activations.
-        gptq: each column's rounding error is made up for by the later columns.
+        gptq: later columns compensate the rounding error of each column.
         gptq_act_order: they go in the order of falling activation energy; False without GPTQ.
         awq: input channels carry the AWQ scale of their activation.
         awq_output: output channels are divided by the AWQ scale of the layer that follows.
-        lora_rank: rank of the adapters that make up for a part of the error; 0 is none.
-        lora_iterations: how often weight and adapters are fitted to each other in turn.
+        lora_rank: rank of the adapters that compensate a part of the error; 0 is none.
+        lora_iterations: number of times that weight and adapters are fitted to each other.
     """
 
     mode: str
@@ -59,12 +59,12 @@ class Variant:
 
     @property
     def grid(self) -> tuple[Any, ...]:
-        """What plain rounding depends on: mode, group size and codebook."""
+        """Parameters of plain rounding: mode, group size and codebook."""
         return (self.mode, self.group_size, self.codebook)
 
     @property
     def looks_at_activations(self) -> bool:
-        """Whether its bytes depend on the second moments of its own input."""
+        """True if its bytes depend on the second moments of its own input."""
         return self.scale_estimation or self.gptq or self.lora_rank > 0
 
     def groups(self, weight: Weight) -> int:
@@ -80,7 +80,7 @@ class Variant:
 Packed = Mapping[str, Codes]
 """A compressed weight: part of its `layout` -> the bytes of that constant, flat uint8, in the constant's axis order.
 
-Parts whose content the layout tells are left out.
+Parts with a content in the layout are left out.
 """
 
 
@@ -91,7 +91,7 @@ class Part:
     Attributes:
         element_type: OpenVINO's short name.
         shape: in elements.
-        content: the bytes, where they follow from shapes and variant alone.
+        content: the bytes if they follow from shapes and variant alone.
     """
 
     element_type: str
@@ -105,7 +105,7 @@ class Part:
 
 
 def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
-    """The constants of a weight in this variant, from shapes alone: what graph, sizes and bank agree on.
+    """Compute the constants of a weight in this variant from shapes alone; graph, sizes and bank follow it.
 
     The reduction axis is split into (groups, group size) where a row has several groups; a scale has ones there.
     """
@@ -144,7 +144,7 @@ def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
 
 
 def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
-    """The weight that packed constants stand for, adapters left out: float32 [R, K]."""
+    """Dequantize packed constants, without adapters: float32 [R, K]."""
     fmt = variant.format
     if "second_order_scale" in packed:
         fmt = replace(fmt, second_order_scale=float(packed["second_order_scale"].view(np.float32)[0]))

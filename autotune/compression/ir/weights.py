@@ -16,7 +16,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Kind", "Use", "Weight", "compressed_already", "find_weights", "rows_to_shape", "rows_view"]
+__all__ = ["Use", "Weight", "compressed_already", "find_weights", "rows_to_shape", "rows_view"]
 
 Kind = Literal["matmul", "embedding", "convolution"]
 
@@ -105,7 +105,7 @@ class Weight:
 
     @property
     def can_group(self) -> bool:
-        """Whether a group of consecutive input channels can share a scale (a single reduction axis)."""
+        """True if a group of consecutive input channels can share a scale (a single reduction axis)."""
         return self.kind != "convolution" and len(self.reduction_axes) == 1
 
     @property

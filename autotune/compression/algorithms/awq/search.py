@@ -30,7 +30,7 @@ from autotune.compression.ir.model_weights import Rows
 
 Doubles = npt.NDArray[np.float64]
 
-__all__ = ["Member", "Scaling", "by_label", "search_scale"]
+__all__ = ["LEAST_GAIN", "Doubles", "Member", "Scaling", "by_label", "search_scale"]
 
 POWER = 6
 """Of the norm that stands for the largest magnitude of a group."""
@@ -40,7 +40,7 @@ STEPS = (0.5, 0.75, 1.0)
 """Powers of the scale that are judged, one by one for every group of channels."""
 
 SHRINK_FACTORS = (1.0, 0.925, 0.85, 0.775)
-"""Ranges tried for each scale where scale estimation follows: as good for comparing as the finer search."""
+"""Ranges tried for each scale if scale estimation follows; they rank scales as well as the finer search."""
 
 ROWS = 256
 """Rows of each weight that the search looks at."""
@@ -84,7 +84,7 @@ class Member:
 
 
 def by_label(scale: Array, labels: Labels) -> Array:
-    """The divisor of each labelled element: its channel's scale, or one."""
+    """Return the divisor of each labelled element: its channel's scale, or one."""
     return np.where(labels == FREE, np.float32(1), scale[labels])
 
 
@@ -96,7 +96,7 @@ def search_scale(
     largest: Doubles | None = None,
     least_gain: float = LEAST_GAIN,
 ) -> Array:
-    """The channel scale with the least output error over all members.
+    """Search the channel scale with the least output error over all members.
 
     Args:
         members: the weights of a group in the variants that they will have.
@@ -138,7 +138,7 @@ def _block(members: Sequence[Member]) -> int:
 
 
 def _linked_blocks(ties: Labels, block: int) -> Labels:
-    """For each block a number that it has in common with the blocks whose channels it is tied to."""
+    """Number the blocks; blocks whose channels are tied have one number."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -163,7 +163,7 @@ def _sampled_rows(rows: Rows) -> Array:
 
 
 def _balanced_scale(sampled: Sequence[Array], energy: Doubles, ties: Labels, block: int) -> Doubles:
-    """The scale where every channel has the same share in the steps and in the errors, float64 [K]."""
+    """Solve for the scale with equal shares of every channel in the steps and in the errors, float64 [K]."""
     magnitudes = np.abs(np.concatenate(sampled))
     powers = magnitudes / max(float(magnitudes.max()), np.finfo(np.float32).tiny)
     powers = (powers * powers * powers) ** (POWER / 3)

@@ -92,7 +92,7 @@ class ChannelScales:
 
     @property
     def all_merge(self) -> bool:
-        """Whether no group needs an operation of its own to be scaled."""
+        """True if no group needs a new operation to be scaled."""
         return all(group.merge is not None for group in self.groups.values())
 
     def choose(
