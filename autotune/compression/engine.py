@@ -276,14 +276,9 @@ class Engine:
     def _moment_of(
         self, weight: Weight, scale: Array | None, activation_order: bool | None
     ) -> tuple[Array, Propagation | None]:
-        """Return the second moments of a weight's input divided by an AWQ scale, and their factor.
+        """Return the second moments of a weight's input divided by an AWQ scale, and their factor in this order.
 
         Weights in succession that have the same input share them. The input of an embedding picks single rows.
-
-        Args:
-            weight: the weight.
-            scale: the AWQ scale, float32 [K], or None.
-            activation_order: of the factor; None returns no factor.
         """
         if not weight.activations:
             return np.eye(weight.columns, dtype=np.float32), None

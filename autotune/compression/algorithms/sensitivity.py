@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,21 +58,19 @@ def measure_sensitivity(
         return _output_error_of_uses(weight, variant, source, statistics, bank)
 
     def compute() -> Mapping[str, Any]:
-        error = int8_error(source.rows(weight))
-        return {"error": np.array([error.largest_mean_square, error.norm])}
+        return {"error": np.array(int8_error(source.rows(weight)))}
 
     key = fingerprint("int8_error", *source.content_key(weight))
-    largest, norm = bank.get_or_compute(key, compute)["error"]
+    error = Int8Error(*(float(part) for part in bank.get_or_compute(key, compute)["error"]))
     activation = None
     if metric != DATA_FREE_METRIC and weight.kind == "matmul":
         if not weight.activations:
             return math.inf
         activation = statistics().scalar(weight.activations[0], metric)
-    return sensitivity(metric, Int8Error(float(largest), float(norm)), activation)
+    return sensitivity(metric, error, activation)
 
 
-@dataclass(frozen=True, slots=True)
-class Int8Error:
+class Int8Error(NamedTuple):
     """Error of the int8_asym round trip.
 
     Attributes:

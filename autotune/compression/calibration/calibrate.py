@@ -32,17 +32,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = [
-    "BLOCK",
-    "SEGMENT_BYTES",
-    "TOKENS_PER_BATCH",
-    "Depth",
-    "Precision",
-    "Progress",
-    "calibrate",
-    "join_tiles",
-    "native_precision",
-]
+__all__ = ["BLOCK", "Depth", "Precision", "Progress", "Summary", "calibrate", "join_tiles", "native_precision"]
 
 Precision = Literal["f32", "bf16"]
 Progress = Callable[[int, int], None]

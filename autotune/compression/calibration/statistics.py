@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from autotune.common.files import DAMAGE, fingerprint, get_or_create_directory, read_tensors, write_tensors
 from autotune.compression.calibration.calibrate import (
-    SEGMENT_BYTES,
-    TOKENS_PER_BATCH,
     Depth,
     Precision,
     Progress,
+    Summary,
     calibrate,
     join_tiles,
     native_precision,
@@ -136,13 +135,15 @@ class StatisticsCache:
         if (self.directory / f"{key}-full").is_dir():
             depth = "full"
         folder = self.directory / f"{key}-{depth}"
-        for _ in range(2):
-            _, created = get_or_create_directory(
-                folder,
-                lambda path: collect(
-                    model, activations, tokens, path, depth=depth, precision=precision, progress=progress
-                ),
+
+        def collect(path: Path) -> None:
+            summaries = calibrate(
+                model, activations, tokens, depth=depth, precision=precision, scratch=path, progress=progress
             )
+            write_statistics(path, summaries, tokens.size, depth)
+
+        for _ in range(2):
+            _, created = get_or_create_directory(folder, collect)
             try:
                 statistics = Statistics.open(folder, key)
             except CompressionError:
@@ -153,37 +154,16 @@ class StatisticsCache:
         return Statistics.open(folder, key)
 
 
-def collect(
-    model: ov.Model,
-    activations: Sequence[str],
-    tokens: npt.NDArray[np.int64],
-    folder: Path,
-    *,
-    depth: Depth = "full",
-    precision: Precision = "f32",
-    progress: Progress | None = None,
-    segment_bytes: int = SEGMENT_BYTES,
-    tokens_per_batch: tuple[int, int] = TOKENS_PER_BATCH,
-) -> None:
-    """Run the calibration pass and write its results into an empty folder; other arguments as of `calibrate`.
+def write_statistics(folder: Path, summaries: Iterable[Summary], tokens: int, depth: Depth) -> None:
+    """Write the sums of a calibration pass over so many tokens into an empty folder.
 
     Raises:
-        CompressionError: an activation has no known number of channels, or is not finite.
+        CompressionError: an activation is not finite.
     """
-    index: dict[str, Any] = {"version": VERSION, "tokens": int(tokens.size), "depth": depth, "activations": {}}
-    for summary in calibrate(
-        model,
-        activations,
-        tokens,
-        depth=depth,
-        precision=precision,
-        scratch=folder,
-        progress=progress,
-        segment_bytes=segment_bytes,
-        tokens_per_batch=tokens_per_batch,
-    ):
+    index: dict[str, Any] = {"version": VERSION, "tokens": tokens, "depth": depth, "activations": {}}
+    for summary in summaries:
         file = f"{len(index['activations']):04d}.safetensors"
-        arrays, scalars = summary.finish(tokens.size)
+        arrays, scalars = summary.finish(tokens)
         write_tensors(folder / file, arrays, durable=False)
         index["activations"][summary.name] = {"file": file, "scalars": scalars}
     index["digest"] = _digest(index)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from builders import as_constant, features, language_chain, named, normal, resul
 from openvino import opset15 as ops
 
 from autotune.common.threads import limited_to
-from autotune.compression.calibration.calibrate import Depth, Precision
-from autotune.compression.calibration.statistics import Statistics, StatisticsCache, collect
+from autotune.compression.calibration.calibrate import Depth, Precision, calibrate
+from autotune.compression.calibration.statistics import Statistics, StatisticsCache, write_statistics
 from autotune.compression.engine import Engine
 from autotune.errors import CompressionError
 
@@ -46,6 +46,14 @@ def activations(llama: ov.Model, tokens: Tokens) -> dict[str, npt.NDArray[np.flo
         }
     )
     return {name: np.array(found[i + 1], np.float64) for i, name in enumerate(names)}
+
+
+def collect(
+    model: ov.Model, activations: Sequence[str], tokens: Tokens, folder: Path, depth: Depth = "full", **options: Any
+) -> None:
+    """Run a calibration pass and write its statistics into an empty folder."""
+    summaries = calibrate(model, activations, tokens, depth=depth, scratch=folder, **options)
+    write_statistics(folder, summaries, tokens.size, depth)
 
 
 def opened(folder: Path, model: ov.Model, tokens: Tokens, **options: Any) -> Statistics:
