@@ -15,9 +15,9 @@ from autotune.allocation.error_table import ErrorTable, corrected_by, limits, me
 from autotune.allocation.probe import Array, MeasuringInputs, Probe, Texts
 from autotune.common.files import fingerprint
 from autotune.compression.engine import Engine
+from autotune.compression.ir.layout import Variant
 from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.plan import Plan
-from autotune.compression.variants import Variant
 from autotune.errors import PlanError
 from autotune.evaluation import Measurement
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from autotune.compression.engine import Engine
 from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.layout import Variant, layout
 from autotune.compression.ir.weights import Weight
 from autotune.compression.plan import Plan
 from autotune.compression.settings import INT8_MODES, Settings
-from autotune.compression.variants import Variant, layout
 from autotune.config.space.space import Range, SearchSpace
 from autotune.errors import PlanError
 

@@ -21,9 +21,9 @@ import numpy as np
 
 from autotune.allocation.choices import Choice, Menus
 from autotune.compression.engine import Engine
+from autotune.compression.ir.layout import Variant
 from autotune.compression.knapsack import cheapest_choices
 from autotune.compression.plan import Plan
-from autotune.compression.variants import Variant
 
 __all__ = ["ErrorTable", "block_of", "corrected_by", "limits", "measure", "solve"]
 

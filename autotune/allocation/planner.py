@@ -9,9 +9,9 @@ from typing import Any
 from autotune.allocation.allocator import Allocator, protections
 from autotune.allocation.error_table import ErrorTable, solve
 from autotune.compression.engine import Engine
+from autotune.compression.ir.layout import Variant
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS
-from autotune.compression.variants import Variant
 
 __all__ = ["ERROR_METRIC", "LEARNED_FROM", "BudgetPlanner", "bytes_of"]
 

@@ -1,4 +1,4 @@
-"""Where everything is kept that is computed once: exported models, statistics, references, compressed weights."""
+"""Cache folder for results that are computed once: exported models, statistics, references, compressed weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from autotune.errors import UsageError
 
-__all__ = ["DEFAULT_LIMIT", "ENVIRONMENT", "ROOMS", "Cache"]
+__all__ = ["DEFAULT_LIMIT", "Cache"]
 
 ENVIRONMENT = "AUTOTUNE_CACHE"
-"""The environment variable that names the cache folder where nothing else does."""
+"""Environment variable with the cache folder, used if no other is given."""
 
 DEFAULT_LIMIT = 20 * 1000**3
 ROOMS = ("models", "statistics", "references", "bank")
@@ -20,7 +20,7 @@ ROOMS = ("models", "statistics", "references", "bank")
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A folder with one room for each kind of thing; rooms are made when something is written into them.
+    """A folder with one subfolder for each kind of result, created when something is written into it.
 
     Attributes:
         directory: absolute path.
@@ -32,7 +32,7 @@ class Cache:
 
     @classmethod
     def resolve(cls, directory: str | Path | None = None, *, limit: int = DEFAULT_LIMIT) -> Cache:
-        """The cache in `directory`, else in the folder that AUTOTUNE_CACHE names, else in the user's cache folder.
+        """Locate the cache: in `directory`, else in the folder in AUTOTUNE_CACHE, else in the user's cache folder.
 
         A relative path starts from the current folder, ``~`` is the user's home.
 
@@ -51,30 +51,30 @@ class Cache:
 
     @property
     def models(self) -> Path:
-        """Models exported to OpenVINO."""
+        """Folder of the models exported to OpenVINO."""
         return self.directory / "models"
 
     @property
     def statistics(self) -> Path:
-        """Calibration statistics."""
+        """Folder of the calibration statistics."""
         return self.directory / "statistics"
 
     @property
     def references(self) -> Path:
-        """What evaluators keep of original models."""
+        """Folder of the results that evaluators keep of original models."""
         return self.directory / "references"
 
     @property
     def bank(self) -> Path:
-        """Compressed weights."""
+        """Folder of the compressed weights."""
         return self.directory / "bank"
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of files in each room."""
+        """Measure the bytes of files in each subfolder."""
         return {room: _size(self.directory / room) for room in ROOMS}
 
     def clear(self) -> int:
-        """Delete every room (nothing else that may lie in the folder); returns the bytes freed."""
+        """Delete all subfolders (and no other files in the folder); return the bytes freed."""
         before = sum(self.sizes().values())
         for room in ROOMS:
             shutil.rmtree(self.directory / room, ignore_errors=True)
@@ -82,7 +82,7 @@ class Cache:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files in a folder; a file that another process takes away meanwhile counts as nothing."""
+    """Measure the bytes of the files in a folder; a file that another process deletes meanwhile counts as zero."""
     total = 0
     for path in folder.rglob("*"):
         try:

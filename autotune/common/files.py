@@ -1,7 +1,4 @@
-"""Fingerprints, atomic writes and locks: how anything of ours gets onto a disk that others read too.
-
-Arrays on disk in safetensors files that carry a checksum, and come back read-only.
-"""
+"""Fingerprints, atomic writes, file locks, and tensors on disk, for files that several processes share."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ __all__ = [
 
 
 def fingerprint(*parts: Any) -> str:
-    """32 hex digits (the first 128 bits of SHA-256) of strings, bytes or anything JSON can write canonically.
+    """Hash strings, bytes or plain data: 32 hex digits (the first 128 bits of SHA-256).
 
     Each part is hashed with its kind and length, so that ("ab", "c") and ("a", "bc") differ.
     """
@@ -50,20 +47,20 @@ def fingerprint(*parts: Any) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """32 hex digits of a file's content, read in blocks."""
+    """Hash a file's content: 32 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure nothing stays.
+    """Yield a temporary path in the same folder; on success it replaces `path` atomically, on failure it is deleted.
 
-    With `durable` the bytes are on the disk before the name is; without, a power cut may leave a file that is cut
-    short, which is good enough where readers check a digest.
+    With `durable` the bytes are flushed to the disk before the rename. Without it a power cut may truncate the file,
+    which is enough if readers check a digest.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         if durable:
@@ -85,17 +82,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def get_or_create_directory(path: Path, create: Callable[[Path], None]) -> tuple[Path, bool]:
-    """Return (`path`, created now?): `create` fills a temporary folder that becomes `path` in one step.
+    """Create a folder atomically unless it exists; return `path` and whether it was created now.
 
-    However many processes ask at once, `create` runs once; a folder that was half written when its process
-    died is never seen, because only the finished one carries the name.
+    `create` fills a temporary folder, which is then renamed to `path`. It runs once even if several processes call this
+    at the same time. A folder left incomplete by a process that died never has the name `path`.
     """
     if path.is_dir():
         return path, False
     with locked(path):
         if path.is_dir():
             return path, False
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _temporary(path)
         temporary.mkdir(parents=True)
         try:
             create(temporary)
@@ -105,30 +102,25 @@ def get_or_create_directory(path: Path, create: Callable[[Path], None]) -> tuple
     return path, True
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
 DAMAGE = (ValueError, KeyError, TypeError, OSError)
-"""What `read_tensors` raises for a file that is not whole."""
+"""Exceptions that `read_tensors` raises for a damaged file."""
 
 _CHECKSUM = "xxh3_128"
-_DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "I16": np.dtype(np.int16),
-    "U16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "I32": np.dtype(np.int32),
-    "U32": np.dtype(np.uint32),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
-    "U64": np.dtype(np.uint64),
+_DTYPES = {"BOOL": np.dtype(np.bool_)} | {
+    f"{kind}{bits}": np.dtype(f"{code}{bits // 8}")
+    for kind, code, sizes in (("U", "u", (8, 16, 32, 64)), ("I", "i", (8, 16, 32, 64)), ("F", "f", (16, 32, 64)))
+    for bits in sizes
 }
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def write_tensors(path: Path, arrays: Arrays, *, durable: bool = True) -> None:
-    """Write arrays so that `path` appears in one step; see `files.atomic_write` for `durable`."""
+    """Write arrays into a safetensors file with a checksum; atomic, and `durable` as in `atomic_write`."""
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -137,10 +129,10 @@ def write_tensors(path: Path, arrays: Arrays, *, durable: bool = True) -> None:
 
 
 def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file that `write_tensors` wrote, read-only, verified against its checksum.
+    """Read the arrays of a file that `write_tensors` wrote, read-only, and verify their checksum.
 
-    Mapped arrays cost no memory, but hold a file descriptor for as long as one of them lives: right for a few large
-    files, not for thousands of small ones. Otherwise the file is read into memory.
+    With `mapped` the arrays are memory-mapped: they cost no memory, but hold a file descriptor as long as one of them
+    exists. Use it for a few large files, not for thousands of small ones.
 
     The layout (8 bytes of header length, a JSON header, raw little-endian data) is safetensors' own; its reader is
     not used because it copies every array into memory.
@@ -150,7 +142,7 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     """
     if mapped:
         with path.open("rb") as stream:
-            # The views keep the mapping alive. numpy.memmap would do, at several times the cost for a small file.
+            # The views keep the mapping alive. numpy.memmap does the same, several times slower for a small file.
             plain = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     else:
         plain = np.fromfile(path, np.uint8)

@@ -1,30 +1,20 @@
-"""How numbers, sizes and settings are written, the same in every table, plot and sentence."""
+"""Format numbers and sizes as text, the same in every table, plot and sentence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from autotune.compression.formats.table import FORMATS
-from autotune.compression.settings import MOST_BITS
-
-if TYPE_CHECKING:
-    from autotune.evaluation import Metric
+from typing import Any, Protocol
 
 __all__ = [
     "DASH",
     "MINUS",
-    "algorithms",
-    "budget_text",
-    "default_backup",
+    "is_missing",
     "label",
     "latex_table",
     "markdown_table",
     "number",
     "percent",
     "score",
-    "settings_text",
     "signed_percent",
     "size",
     "size_unit",
@@ -32,7 +22,7 @@ __all__ = [
 ]
 
 DASH = "\N{EN DASH}"
-"""What a table prints where there is nothing to print."""
+"""The content of a table cell without a value."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -58,22 +48,22 @@ LABELS = {
     "lora_rank": "LoRA rank",
 }
 
-ALGORITHMS = {"awq": "AWQ", "scale_estimation": "SE", "gptq": "GPTQ", "lora_correction": "LoRA"}
-"""Toggles in the order in which they are applied, with the field's short names."""
-
 
 def label(name: str) -> str:
-    """A metric's or setting's name as a reader says it."""
+    """Return the name of a metric or setting as text."""
     return LABELS.get(name, name.replace("_", " "))
 
 
 def is_missing(value: Any) -> bool:
-    """None, NaN and pandas' NA."""
+    """Return True for None, NaN and pandas' NA."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
 
 
 def number(value: float | None, decimals: int | None = None) -> str:
-    """About three significant digits (at least two decimals below 1000); `decimals` fixes the places instead."""
+    """Format with about three significant digits, or with the given number of decimals.
+
+    Below 1000 there are at least two decimals.
+    """
     if value is None or is_missing(value):
         return DASH
     value = float(value)
@@ -88,7 +78,7 @@ def number(value: float | None, decimals: int | None = None) -> str:
 
 
 def size_unit(largest: float) -> tuple[float, str]:
-    """The unit in which sizes up to `largest` bytes read well, as (bytes in it, its name); powers of 1000."""
+    """Choose the unit for sizes up to `largest` bytes, as (bytes in it, its name); powers of 1000."""
     for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if largest >= scale:
             return scale, unit
@@ -96,7 +86,7 @@ def size_unit(largest: float) -> tuple[float, str]:
 
 
 def size(count: float | None) -> str:
-    """Bytes as kB, MB or GB (powers of 1000) with four significant digits."""
+    """Format bytes as kB, MB or GB (powers of 1000) with four significant digits."""
     if count is None or is_missing(count):
         return DASH
     scale, unit = size_unit(abs(float(count)))
@@ -107,12 +97,12 @@ def size(count: float | None) -> str:
 
 
 def percent(value: float | None, decimals: int = 0) -> str:
-    """A number that is already in percent."""
+    """Format a number that is already in percent."""
     return DASH if value is None or is_missing(value) else f"{float(value):.{decimals}f}%"
 
 
 def signed_percent(value: float) -> str:
-    """A relative difference in percent, with its sign (a true minus)."""
+    """Format a relative difference in percent, with its sign (a true minus)."""
     if abs(value) < 0.05:
         return "0%"
     text = f"{value:+.0f}%" if abs(value) >= 9.95 else f"{value:+.1f}%"
@@ -120,12 +110,26 @@ def signed_percent(value: float) -> str:
 
 
 def times(value: float | None) -> str:
-    """A compression rate, as NNCF's tables print it."""
+    """Format a compression rate as NNCF's tables do."""
     return DASH if value is None or is_missing(value) else f"{float(value):.1f}x"
 
 
-def score(value: float | None, stderr: float | None = None, *, name: str = "", metric: Metric | None = None) -> str:
-    """A measured value with ± its standard error, both to the second digit of the error; percent and bytes as such."""
+class HasUnit(Protocol):
+    """Anything with a unit, such as a metric."""
+
+    @property
+    def unit(self) -> str:
+        """The unit, e.g. ``%``."""
+
+
+def score(value: float | None, stderr: float | None = None, *, name: str = "", metric: HasUnit | None = None) -> str:
+    """Format a measured value with ± its standard error, both to the second digit of the error.
+
+    Args:
+        value, stderr: the measurement; None if there is none.
+        name: the metric's name; a footprint is formatted as a size.
+        metric: anything with a unit; percent is appended to the value.
+    """
     if value is None or is_missing(value):
         return DASH
     if name == "footprint":
@@ -137,65 +141,11 @@ def score(value: float | None, stderr: float | None = None, *, name: str = "", m
     return f"{number(value, decimals)} ± {float(stderr):.{decimals}f}{suffix}"
 
 
-def algorithms(settings: Mapping[str, Any], *, separator: str = " + ") -> str:
-    """The toggles that are on, e.g. ``AWQ + SE``; LoRA with its rank."""
-    names = []
-    for key, short in ALGORITHMS.items():
-        if not is_missing(settings.get(key)) and settings.get(key):
-            rank = settings.get("lora_rank") if key == "lora_correction" else None
-            if key == "gptq" and not is_missing(order := settings.get("gptq_act_order")) and not order:
-                short = "GPTQ in channel order"
-            names.append(short if rank is None or is_missing(rank) else f"{short} {int(rank)}")
-    return separator.join(names)
-
-
-def default_backup(mode: str) -> str:
-    """The backup mode that a mode has where none is asked for."""
-    return FORMATS[mode].backup if mode in FORMATS else "int8_asym"
-
-
-def budget_text(budget: float) -> str:
-    """``4.5 bits a weight``, or ``13.8 MB``: what a plan was allowed to take."""
-    return f"{budget:g} bits a weight" if budget <= MOST_BITS else size(budget)
-
-
-def settings_text(settings: Mapping[str, Any], *, short: bool = False) -> str:
-    """One line that names a trial's settings as far as they matter, e.g. ``int4_asym g64 r0.8 all AWQ+SE``.
-
-    The long form, for sentences, is ``int4_asym, group size 64, ratio 0.8, all layers, AWQ + SE``.
-    """
-    mode = settings.get("mode")
-    if is_missing(mode):
-        return DASH
-    parts = [str(mode)]
-    budget = settings.get("budget")
-    if settings.get("allocation") == "budget" and budget is not None and not is_missing(budget):
-        text = budget_text(float(budget))
-        return f"{mode} {text.replace(' bits a weight', 'b').replace(' ', '')}" if short else f"{mode}, at most {text}"
-    group, ratio, backup = settings.get("group_size"), settings.get("ratio"), settings.get("backup_mode")
-    fixed = str(mode) in FORMATS and FORMATS[str(mode)].fixed_group_size
-    if not is_missing(group) and group is not None and not fixed:
-        value = "per channel" if int(group) == -1 else int(group)
-        parts.append(f"g{int(group)}" if short else f"group size {value}".replace("group size per", "per"))
-    if ratio is not None and not is_missing(ratio) and float(ratio) < 1:
-        parts.append(f"r{float(ratio):.3g}" if short else f"ratio {float(ratio):g}")
-    if not is_missing(settings.get("all_layers")) and settings.get("all_layers"):
-        parts.append("all" if short else "all layers")
-    if (
-        backup is not None
-        and not is_missing(backup)
-        and str(backup) != default_backup(str(mode))
-        and not str(mode).startswith("int8")
-    ):
-        parts.append(f"backup {backup}")
-    toggles = algorithms(settings, separator="+" if short else " + ")
-    if toggles:
-        parts.append(toggles)
-    return (" " if short else ", ").join(parts)
-
-
 def markdown_table(header: list[str], rows: list[list[str]], align: str = "") -> str:
-    """A GitHub table with aligned source columns; `align` holds one of ``l`` and ``r`` a column (default ``l``)."""
+    """Format a GitHub table with aligned source columns.
+
+    `align` holds ``l`` or ``r`` for each column; the default is ``l``.
+    """
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
     align = align.ljust(len(header), "l")
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
@@ -233,12 +183,12 @@ LATEX = {
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Escape text for LaTeX."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def latex_table(header: list[str], rows: list[list[str]], align: str = "") -> str:
-    """A ``tabular`` of booktabs; arguments as of `markdown_table`."""
+    """Format a ``tabular`` of booktabs; arguments as of `markdown_table`."""
     align = align.ljust(len(header), "l")
     lines = [" & ".join(latex_text(" ".join(cell.split())) for cell in row) + r" \\" for row in [header, *rows]]
     start, end = f"\\begin{{tabular}}{{{align}}}", r"\end{tabular}"

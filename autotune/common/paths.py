@@ -10,7 +10,7 @@ from typing import Any
 
 from autotune.common.validation import nearest
 
-__all__ = ["absolute", "local_model", "local_or_hub", "looks_like_path", "slug", "text_problem"]
+__all__ = ["HUB_ID", "absolute", "local_model", "local_or_hub", "looks_like_path", "slug", "text_problem"]
 
 BLOCK = 1 << 20
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -22,7 +22,7 @@ def absolute(path: str | Path, base_dir: Path) -> Path:
 
 
 def text_problem(path: Path) -> str | None:
-    """Why `path` cannot be read as UTF-8 text with something in it; None when it can."""
+    """Return the reason why `path` cannot be read as non-empty UTF-8 text, or None."""
     if path.is_dir():
         return f"is a folder: {path}; give one text file"
     line, blank = 1, True
@@ -48,12 +48,12 @@ def text_problem(path: Path) -> str | None:
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether `name` can only mean a folder of this machine, not an id on the Hugging Face hub."""
+    """Return True if `name` can only be a local folder, not a Hugging Face id."""
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or bool(re.match(r"[A-Za-z]:", name))
 
 
 def local_model(name: str, base_dir: Path) -> Path | None:
-    """The folder of a local model, absolute; None where `name` is a hub id.
+    """Return the absolute folder of a local model, or None if `name` is a Hugging Face id.
 
     Raises:
         ValueError: a path without a folder, a folder without a model, or neither path nor id.
@@ -75,7 +75,7 @@ def local_model(name: str, base_dir: Path) -> Path | None:
 
 
 def local_or_hub(name: str, base_dir: Path) -> str:
-    """An absolute path where `name` is something local (a dataset, an embedder), else `name`, a hub id.
+    """Return the absolute path of a local file or folder, or `name` if it is a Hugging Face id.
 
     Raises:
         ValueError: a path with nothing there.
@@ -89,6 +89,6 @@ def local_or_hub(name: str, base_dir: Path) -> str:
 
 
 def slug(model: str) -> str:
-    """A model's name as a folder's name: ``HuggingFaceTB/SmolLM2-135M`` gives ``smollm2-135m``."""
+    """Turn a model's name into a folder's name: ``HuggingFaceTB/SmolLM2-135M`` gives ``smollm2-135m``."""
     last: Any = re.split(r"[/\\]", model.rstrip("/\\"))[-1]
     return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.") or "model"

@@ -1,7 +1,7 @@
-"""Quantities as people write them: ``'1.2 GB'``, ``'2h'``, ``'<= 5%'``.
+"""Parsers of quantities: ``'1.2 GB'``, ``'2h'``, ``'<= 5%'``.
 
-Every parser takes text (or a plain number, where that cannot be misread) and raises ValueError with a sentence that
-says what was got and what is allowed.
+Every parser takes text, or a plain number if its unit is unambiguous. The message of its ValueError contains the value
+and the allowed forms.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DURATION_PART = re.compile(rf"({NUMBER})\s*([a-z]+)\s*")
 
 
 def parse_bytes(value: Any) -> int:
-    """A number of bytes from ``'1.2 GB'``, ``'13.8MB'``, ``'512 MiB'`` or a whole number.
+    """Parse a number of bytes: ``'1.2 GB'``, ``'13.8MB'``, ``'512 MiB'`` or a whole number.
 
     kB, MB, GB, TB are powers of 1000, as disks and model hubs count; KiB, MiB, GiB, TiB are powers of 1024.
     Case does not matter. A fraction of a byte is rounded to the nearest byte.
@@ -58,7 +58,7 @@ def parse_bytes(value: Any) -> int:
 
 
 def parse_duration(value: Any) -> float:
-    """Seconds, more than zero, from ``'2h'``, ``'90s'``, ``'1h 30m'``, ``'15 min'`` or a number of seconds.
+    """Parse seconds above zero: ``'2h'``, ``'90s'``, ``'1h 30m'``, ``'15 min'`` or a number of seconds.
 
     Raises:
         ValueError: not a duration, an unknown unit, zero or negative.
@@ -82,7 +82,7 @@ def parse_duration(value: Any) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A limit that a metric must keep.
+    """A limit on a metric.
 
     Attributes:
         op: ``"<="`` or ``">="``.
@@ -104,11 +104,11 @@ class Constraint:
 
 
 def parse_constraint(text: Any, *, unit: str | None = None, share: bool = False) -> Constraint:
-    """A limit from ``'<= 5%'``, ``'>= 0.9'`` or ``'<= 1.2 GB'``, read in the unit of the metric it limits.
+    """Parse a limit, ``'<= 5%'``, ``'>= 0.9'`` or ``'<= 1.2 GB'``, in the unit of its metric.
 
     Args:
         text: an operator and a quantity.
-        unit: ``"bytes"`` reads a size; ``"%"`` wants the percent sign, because 0.05 and 5 are too easily confused;
+        unit: ``"bytes"`` reads a size; ``"%"`` requires the percent sign, because 0.05 and 5 are easily confused;
             anything else reads a plain number; None checks the form alone.
         share: the metric is a share of 1 (a similarity), so that ``90%`` also means 0.9.
 

@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, collected in full and told in one paragraph.
+"""Validation errors of a configuration, collected and reported together.
 
-Validators raise `Invalid`, pydantic collects it beside its own errors, `from_validation` words them all for people,
-and `report` makes one ConfigError of them.
+Validators raise `Invalid`, pydantic collects it with its own errors, `from_validation` converts them to messages, and
+`report` makes one ConfigError of them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SHOWN = 5
 
 
 class Finding(NamedTuple):
-    """One problem: where it is (from the top of its source), what is wrong, and the source if it is another one."""
+    """One problem: its path from the top of its source, the message, and the source if it is another one."""
 
     path: KeyPath
     message: str
     source: Source | None = None
 
     def inside(self, path: KeyPath) -> Finding:
-        """The same finding seen from around `path`; one of another source stays where it is."""
+        """Return the finding relative to the value around `path`; one of another source is not changed."""
         return self if self.source is not None else self._replace(path=(*path, *self.path))
 
 
@@ -45,14 +45,14 @@ class Invalid(ValueError):
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` where one of the allowed names is close, else nothing."""
+    """Return ``" (did you mean 'x'?)"`` if one of the allowed names is close, else an empty text."""
     names = {candidate.lower().replace("-", "_"): candidate for candidate in allowed}
     close = difflib.get_close_matches(str(name).lower().replace("-", "_"), names, n=1, cutoff=0.6)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 def got(value: Any) -> str:
-    """A value as an error message shows it: short, and with its kind where that is the point."""
+    """Format a value for an error message: short, and with its kind if that is the problem."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -68,7 +68,7 @@ def got(value: Any) -> str:
 
 
 def from_validation(error: ValidationError, model: type[BaseModel], prefix: KeyPath = ()) -> list[Finding]:
-    """The findings behind pydantic's errors about a `model` that lies at `prefix`."""
+    """Convert pydantic's errors about a `model` at `prefix` to findings."""
     findings: list[Finding] = []
     for detail in error.errors(include_url=False):
         path = (*prefix, *detail["loc"])
@@ -83,7 +83,7 @@ def from_validation(error: ValidationError, model: type[BaseModel], prefix: KeyP
 
 
 def _worded(detail: Any, model: type[BaseModel]) -> str:
-    """One of pydantic's own errors, as a sentence that says what was got and what is allowed."""
+    """Word one of pydantic's own errors: the value, and the allowed ones."""
     kind, value, about = detail["type"], detail["input"], detail.get("ctx") or {}
     if kind == "extra_forbidden":
         around = _model_at(model, detail["loc"][:-1])
@@ -124,7 +124,7 @@ def _worded(detail: Any, model: type[BaseModel]) -> str:
 
 
 def _advice(kind: str, value: Any) -> str:
-    """What to write instead, for the slips that YAML invites."""
+    """Return a remedy for mistakes that are common in YAML."""
     if kind.startswith("bool") and isinstance(value, str) and value.lower() in ("yes", "on", "y", "no", "off", "n"):
         return f"; write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}"
     if kind.startswith(("int", "float")) and isinstance(value, str):
@@ -133,7 +133,7 @@ def _advice(kind: str, value: Any) -> str:
 
 
 def _annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
-    """The annotation of the field at `path`, without Optional; None where it is not a field of a model."""
+    """Return the annotation of the field at `path` without Optional, or None if it is not a field of a model."""
     around = _model_at(model, path[:-1])
     if around is None or not path or path[-1] not in around.model_fields:
         return None
@@ -145,7 +145,7 @@ def _annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
 
 
 def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """The model that the value at `path` is read as; None where it is not a model."""
+    """Return the model of the value at `path`, or None if it has none."""
     if not path:
         return model
     annotation = _annotation_at(model, path)
@@ -153,7 +153,7 @@ def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
 
 
 def report(findings: Sequence[Finding], source: Source) -> ConfigError:
-    """One ConfigError: the first problem in full, the others after it, in the order of the file."""
+    """Make one ConfigError: the first problem in full, then the others, in the order of the file."""
 
     def position(finding: Finding) -> tuple[bool, int]:
         # What is not in the file (a key left out, a default) comes last: it often follows from what is.
@@ -173,7 +173,7 @@ def report(findings: Sequence[Finding], source: Source) -> ConfigError:
 
 
 def _brief(error: ConfigError, file: Path | None) -> str:
-    """An error as one of several: the file only where it is another one."""
+    """Format an error as one of several; the file only if it differs."""
     if error.file is None or error.file != file or error.line is None:
         return str(error)
     return f"line {error.line}: {f'{error.key}: ' if error.key else ''}{error.problem}"

@@ -17,20 +17,10 @@ import yaml
 
 from autotune.errors import ConfigError
 
-__all__ = [
-    "KeyPath",
-    "Source",
-    "dotted",
-    "dump_yaml",
-    "parse_value",
-    "parse_yaml",
-    "read_yaml",
-    "yaml_flow",
-    "yaml_line",
-]
+__all__ = ["KeyPath", "Source", "dotted", "dump_yaml", "parse_yaml", "read_yaml", "yaml_flow", "yaml_line"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""Where a value is: keys of mappings and indices of lists, from the top."""
+"""Path of a value: keys of mappings and indices of lists, from the top."""
 
 NODE_LIMIT = 100_000
 """More values than this in one configuration file is a mistake, or a bomb made of aliases."""
@@ -77,14 +67,14 @@ for _name, _pattern, _first in CORE_SCHEMA:
 
 @dataclass
 class Source:
-    """What a YAML text says, and where it says it.
+    """Data of a YAML text, with the line of every key.
 
     Attributes:
         file: the file, or None for a text without one.
         data: plain data.
         lines: 1-based line of each key and list item.
-        problems: what is wrong with the text itself although it could be read: (where, what).
-        overridden: where values came from the command line instead of the file.
+        problems: problems of the text itself that did not stop reading: (path, message).
+        overridden: paths of values from the command line.
     """
 
     file: Path | None
@@ -94,18 +84,18 @@ class Source:
     overridden: list[KeyPath] = field(default_factory=list)
 
     def is_overridden(self, path: KeyPath) -> bool:
-        """Whether the value at `path` (or one around or inside it) came from the command line."""
+        """Return True if the value at `path` (or one around or inside it) came from the command line."""
         return any(path[: len(top)] == top for top in self.overridden)
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of the nearest key at or around `path`; None without a file or for a value of the command line."""
+        """Return the line of the nearest key at or around `path`, or None if the value does not come from a file."""
         if self.file is None or self.is_overridden(path):
             return None
         around = (path[:end] for end in range(len(path), -1, -1))
         return next((self.lines[key] for key in around if key in self.lines), None)
 
     def error(self, path: KeyPath, message: str) -> ConfigError:
-        """The ConfigError that says `message` about the value at `path`."""
+        """Make a ConfigError about the value at `path`."""
         key = dotted(path)
         if self.is_overridden(path):
             return ConfigError(message, key=f"--set {key}")
@@ -156,7 +146,7 @@ class Source:
 
 
 def dotted(path: KeyPath) -> str:
-    """``("space", "ratio", 2)`` as ``space.ratio[2]``."""
+    """Format ``("space", "ratio", 2)`` as ``space.ratio[2]``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
@@ -201,7 +191,7 @@ def parse_yaml(text: str, *, file: Path | None = None) -> Source:
 
 
 def parse_value(text: str, *, where: str) -> Any:
-    """The plain data of a YAML text on the command line; `where` names it in errors.
+    """Parse a YAML text of the command line; `where` names it in errors.
 
     Raises:
         ConfigError: not YAML.
@@ -216,7 +206,7 @@ def parse_value(text: str, *, where: str) -> Any:
 
 
 def dump_yaml(data: Any) -> str:
-    """Plain data as YAML text: keys in their order, short lists on one line, no aliases."""
+    """Write plain data as YAML: keys in their order, short lists on one line, no aliases."""
     text: str = yaml.dump(
         data, Dumper=_SafeDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
     )
@@ -224,7 +214,7 @@ def dump_yaml(data: Any) -> str:
 
 
 def yaml_line(key: str, value: str) -> str:
-    """``key: value`` as one line of YAML, with quotes where `value` needs them."""
+    """Write ``key: value`` as one line of YAML, with quotes if `value` needs them."""
     text: str = yaml.dump(
         {key: value}, Dumper=_SafeDumper, default_flow_style=False, allow_unicode=True, width=float("inf")
     )
@@ -232,7 +222,7 @@ def yaml_line(key: str, value: str) -> str:
 
 
 def yaml_flow(value: dict[str, Any]) -> str:
-    """``{key: value, other: value}`` on one line, with quotes where a value needs them."""
+    """Write ``{key: value, other: value}`` on one line, with quotes if a value needs them."""
     text: str = yaml.dump(
         value, Dumper=_SafeDumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
     )
@@ -312,7 +302,7 @@ class _Reader:
 
 
 def _syntax_error(error: yaml.YAMLError, text: str, file: Path | None) -> ConfigError:
-    """What the YAML parser says, on one line, with a hint for the usual slips."""
+    """Convert an error of the YAML parser to one line, with a hint for common mistakes."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = None if mark is None else mark.line + 1
     said = getattr(error, "problem", None) or str(getattr(error, "reason", None) or error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The layer bank: what was computed once is never computed again, in this study or the next, in any process."""
+"""Layer bank: content-addressed store of computed arrays, in memory and on disk, shared by studies and processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from autotune.common.files import DAMAGE, read_tensors, write_tensors
 
-__all__ = ["Bank", "Entry"]
+__all__ = ["MEMORY_LIMIT", "Bank", "Entry"]
 
 Entry = Mapping[str, npt.NDArray[Any]]
 
@@ -35,7 +35,7 @@ class Bank:
 
     Attributes:
         directory: the folder on disk, or None for memory only.
-        limit: bytes on disk; the entries that were not used for the longest time go first.
+        limit: bytes on disk; the least recently used entries are deleted first.
         counters: ``computed`` and ``reused`` entries in this process.
     """
 
@@ -52,7 +52,7 @@ class Bank:
         Args:
             directory, limit: see the class.
             memory_limit: bytes in memory.
-            weights_in_memory: False where each variant is asked for once, and would only be there twice.
+            weights_in_memory: False if each variant is used only once, to save memory.
         """
         self.directory = directory
         self.limit = limit
@@ -65,7 +65,7 @@ class Bank:
         self._disk_used: int | None = None
 
     def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> Entry:
-        """The entry of a key; `compute` runs only where neither memory nor disk has it.
+        """Return the entry of a key; `compute` runs only if neither memory nor disk has it.
 
         Args:
             key: hex digits.

@@ -1,4 +1,4 @@
-"""Choosing weights under a limit on their elements, at the least total error."""
+"""Knapsack solvers: choices of least total cost under a limit on their total size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNITS = 1 << 16
 
 
 def cheapest_subset(sizes: Sequence[int], costs: Sequence[float], limit: float, floor: float) -> list[int]:
-    """The subset of least cost whose size is at least `floor` and below `limit`.
+    """Choose the subset of least cost whose size is at least `floor` and below `limit`.
 
     Where no subset falls between the two, the cheapest of the largest ones below the limit. Dynamic programming over
     sizes (Kellerer et al., "Knapsack Problems", 2004, section 2.3): exact where sizes have a common divisor of at least
@@ -56,7 +56,7 @@ def cheapest_subset(sizes: Sequence[int], costs: Sequence[float], limit: float, 
 
 
 def cheapest_choices(sizes: Sequence[Sequence[int]], costs: Sequence[Sequence[float]], limit: int) -> list[int] | None:
-    """One choice for each item, at the least total cost with a total size of at most `limit`.
+    """Choose one option for each item, at the least total cost with a total size of at most `limit`.
 
     The multiple-choice knapsack by dynamic programming (Kellerer et al., 2004, section 11.5) over what each choice
     takes beyond its item's smallest one, in 65536 parts of the room there is, rounded up; what rounding leaves is then

@@ -1,4 +1,4 @@
-"""Settings become a plan: a free map from weight to variant. Pure: shapes, statistics and settings in, data out."""
+"""Plan of a compression: a map from weight to variant, made from shapes, statistics and settings alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from autotune.common.files import fingerprint
 from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.layout import Variant, layout
 from autotune.compression.ir.weights import Weight
 from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
-from autotune.compression.variants import Variant, layout
 from autotune.errors import PlanError
 
-__all__ = ["MIN_ADJUSTED_GROUP_SIZE", "Plan", "Score", "make_variants"]
+__all__ = ["Plan", "expanded_at_run_time", "make_variants", "percent_in_bits", "weight_bits"]
 
 NEARLY = 0.005
 """A ratio counts as reached so far below it."""
@@ -31,14 +31,14 @@ Score = Callable[[str, Weight, Variant], float]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a trial's settings mean for one model.
+    """The variant of every weight of one model, with notes and sizes.
 
     Attributes:
         variants: variant of each weight that is compressed, by name, in the model's order; the others stay.
-        awq: activations that are divided by a channel scale, with where the division went: ``merged`` into constants
-            and weights before them, or ``inserted`` as a Multiply.
+        awq: activations that are divided by a channel scale -> ``merged`` into the constants and weights before them,
+            or ``inserted`` as a Multiply.
         awq_data_free: those scales come from the weights alone.
-        notes: what was adjusted or not applied, with the weight's name and the reason.
+        notes: adjustments and algorithms that were not applied, with the weight's name and the reason.
         footprint: bytes of `openvino_model.bin`.
         bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
         compression_rate: size with all float constants in float32, over `footprint`.
@@ -100,7 +100,7 @@ def make_variants(settings: Settings, weights: Sequence[Weight], score: Score) -
     Args:
         settings: valid settings.
         weights: all weights of the model.
-        score: sensitivities; asked only where `ratio` leaves a choice.
+        score: measures sensitivities; called only if `ratio` leaves a choice.
 
     Returns:
         Variants by name, and notes.
@@ -142,7 +142,7 @@ def _variant(mode: str, group_size: int, weight: Weight, codebook: tuple[float, 
 
 
 def _backup(settings: Settings, weight: Weight, notes: list[str]) -> Variant:
-    """The backup variant of a weight; those with groups of their own fit only where these divide the row."""
+    """Return the backup variant of a weight; groups of a backup mode are used only if they divide the row."""
     mode = settings.effective_backup_mode
     fmt = FORMATS[mode]
     wanted = settings.effective_group_size if mode == "fp8_e4m3" else fmt.group_size
@@ -157,7 +157,7 @@ def _backup(settings: Settings, weight: Weight, notes: list[str]) -> Variant:
 
 
 def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes: list[str]) -> Variant:
-    """The variant with those algorithms that can be applied to this weight; a note for each that cannot."""
+    """Add the algorithms that can be applied to this weight to its variant; add a note for the others."""
     wanted = [name for name in ("scale_estimation", "gptq", "lora_correction") if getattr(settings, name)]
     if not wanted:
         return variant
@@ -180,7 +180,7 @@ def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes
 
 
 def _ignored(patterns: Iterable[str], weights: Sequence[Weight]) -> set[str]:
-    """Names of the weights whose own name or an operation of theirs equals a pattern or matches it in full."""
+    """Find the weights whose own name, or that of an operation, equals a pattern or matches it in full."""
     ignored: set[str] = set()
     for pattern in patterns:
         try:
@@ -205,7 +205,7 @@ def _ignored(patterns: Iterable[str], weights: Sequence[Weight]) -> set[str]:
 
 
 def _ratio_defining(settings: Settings, weights: Sequence[Weight]) -> list[Weight]:
-    """The weights that `ratio` counts: MatMuls but the last; with all_layers also the last and plain embeddings."""
+    """Select the weights that `ratio` counts: MatMuls but the last; with all_layers also the last and embeddings."""
     body = [weight for weight in weights if weight.kind == "matmul" and not weight.is_last]
     if settings.all_layers:
         body += [weight for weight in weights if weight.kind == "matmul" and weight.is_last]
@@ -214,7 +214,7 @@ def _ratio_defining(settings: Settings, weights: Sequence[Weight]) -> list[Weigh
 
 
 def _adjusted(columns: int, group_size: int) -> int | None:
-    """The largest power of two that divides `columns`, is below `group_size`, and at least 32."""
+    """Find the largest power of two that divides `columns`, is below `group_size`, and at least 32."""
     size = 1 << (min(columns, group_size).bit_length() - 1)
     while size >= MIN_ADJUSTED_GROUP_SIZE:
         if columns % size == 0:
@@ -224,7 +224,7 @@ def _adjusted(columns: int, group_size: int) -> int | None:
 
 
 def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]) -> tuple[dict[str, int], set[str]]:
-    """Group size of each weight that can have the primary mode, and the names of those that cannot."""
+    """Choose the group size of each weight that can have the primary mode; collect the names of the others."""
     wanted = settings.effective_group_size
     sizes: dict[str, int] = {}
     unfit: dict[str, int] = {}
@@ -259,7 +259,7 @@ def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]
 def _primary(
     settings: Settings, weights: Sequence[Weight], variants: Mapping[str, Variant], score: Score
 ) -> Sequence[Weight]:
-    """The weights that get the primary mode.
+    """Choose the weights that get the primary mode.
 
     With NNCF's metrics as NNCF: from the least sensitive one on, as long as the share of elements stays below the
     ratio; the first one that would reach it ends the choice. With output_error: those of least total error among
@@ -288,7 +288,7 @@ def _primary(
 
 
 def weight_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], stored: Callable[[Weight], int]) -> float:
-    """Mean bits of an element over all weights: packed, scales and zero points, or as stored where not compressed."""
+    """Compute the mean bits of an element over all weights, with scales and zero points."""
     total = 0
     for weight in weights:
         variant = variants.get(weight.name)
@@ -301,13 +301,13 @@ def weight_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], stor
 
 
 def percent_in_bits(weights: Sequence[Weight], variants: Mapping[str, Variant], bits: Container[int]) -> float:
-    """Share of the weights' elements in formats of any of these numbers of bits, 0 to 100."""
+    """Compute the share of the weights' elements in formats of any of these numbers of bits, 0 to 100."""
     matching = sum(w.size for w in weights if w.name in variants and variants[w.name].format.bits in bits)
     return 100 * matching / max(sum(weight.size for weight in weights), 1)
 
 
 def expanded_at_run_time(weights: Sequence[Weight], variants: Mapping[str, Variant]) -> tuple[float, list[str]]:
-    """The compressed weights that the CPU does not compute with: share of all elements, 0 to 100, and notes."""
+    """Measure the share of elements that the CPU expands when it loads the model, 0 to 100; add notes."""
     found = []
     for weight in weights:
         if weight.name not in variants:

@@ -1,12 +1,13 @@
-"""The settings of one compression: names and defaults as NNCF's `compress_weights`, checked before any work."""
+"""Settings of one compression: names and defaults of NNCF's `compress_weights`, validation, and descriptions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
+from autotune.common.formatting import DASH, is_missing, size
 from autotune.compression.formats.table import (
     FORMATS,
     LARGEST_FLOAT16,
@@ -28,6 +29,10 @@ __all__ = [
     "Fallback",
     "Problem",
     "Settings",
+    "default_backup",
+    "describe_algorithms",
+    "describe_budget",
+    "describe_settings",
 ]
 
 Fallback = Literal["adjust", "ignore", "error"]
@@ -35,7 +40,7 @@ Allocation = Literal["ratio", "budget"]
 ALLOCATIONS: tuple[Allocation, ...] = ("ratio", "budget")
 
 MIXED = "mixed"
-"""What stands for the mode where every weight has one of its own."""
+"""The mode of plans in which every weight has its own mode."""
 
 MOST_BITS = 64
 """A budget up to this is bits a weight, one above it bytes."""
@@ -45,7 +50,7 @@ INT8_MODES = ("int8_asym", "int8_sym")
 
 MODES = tuple(FORMATS)
 ALGORITHMS = ("awq", "scale_estimation", "gptq", "lora_correction")
-"""What may be applied to weights in formats that lose something; each looks at activations."""
+"""Algorithms for weights in formats with `takes_algorithms`; each uses activations."""
 
 BACKUP_MODES = ("none", "int8_asym", "int8_sym", "fp8_e4m3", "mxfp8_e4m3")
 DATA_FREE_METRIC = "weight_quantization_error"
@@ -60,7 +65,7 @@ SENSITIVITY_METRICS = (DATA_FREE_METRIC, *DATA_METRICS, OUTPUT_ERROR)
 
 
 class Problem(NamedTuple):
-    """A setting that cannot be: its name, and a sentence that says why and what to do."""
+    """An invalid setting: its name, and a message with the reason and the remedy."""
 
     key: str
     message: str
@@ -68,7 +73,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user asks for; what every weight really gets is in the plan made from it.
+    """Settings of one compression; the plan made from them has the variant of every weight.
 
     Attributes:
         mode: primary format, one of `MODES`.
@@ -136,7 +141,7 @@ class Settings:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether a calibration pass is needed to plan or apply these settings."""
+        """True if a calibration pass is needed to plan or apply these settings."""
         data_aware = [name for name in ALGORITHMS if not (name == "awq" and self.awq_data_free)]
         return any(getattr(self, name) for name in data_aware) or (
             0 < self.ratio < 1 and self.sensitivity_metric in (*DATA_METRICS, OUTPUT_ERROR)
@@ -153,7 +158,7 @@ class Settings:
         return {name: value for name, value in found.items() if name not in ("allocation", "budget")}
 
     def problems(self) -> Iterator[Problem]:
-        """Every reason why these settings cannot be used with any model (empty when they can)."""
+        """Yield every reason why these settings cannot be used with any model."""
         if self.allocation == "budget":
             if self.budget is None or self.budget <= 0:
                 yield Problem("budget", f"must be bits a weight or bytes, above 0, got {self.budget}")
@@ -206,3 +211,59 @@ class Settings:
         elif any(low >= high for low, high in pairwise(float16(value) for value in table)):
             message = "must hold different numbers in rising order, different also in float16, which stores them"
             yield Problem("codebook", message)
+
+
+SHORT_NAMES = {"awq": "AWQ", "scale_estimation": "SE", "gptq": "GPTQ", "lora_correction": "LoRA"}
+"""Usual abbreviations of the algorithms, in the order in which they are applied."""
+
+
+def describe_settings(settings: Mapping[str, Any], *, short: bool = False) -> str:
+    """Name the settings that are not defaults on one line.
+
+    Args:
+        settings: as `Settings.as_dict` or a row of the trials' table returns them; keys and values may be missing.
+        short: ``int4_asym g64 r0.8 all AWQ+SE`` instead of
+            ``int4_asym, group size 64, ratio 0.8, all layers, AWQ + SE``.
+    """
+    given = {key: value for key, value in settings.items() if not is_missing(value)}
+    if "mode" not in given:
+        return DASH
+    mode = str(given["mode"])
+    if given.get("allocation") == "budget" and "budget" in given:
+        text = describe_budget(float(given["budget"]))
+        return f"{mode} {text.replace(' bits a weight', 'b').replace(' ', '')}" if short else f"{mode}, at most {text}"
+    parts = [mode]
+    if "group_size" in given and not (mode in FORMATS and FORMATS[mode].fixed_group_size):
+        group = int(given["group_size"])
+        long = "per channel" if group == -1 else f"group size {group}"
+        parts.append(f"g{group}" if short else long)
+    if float(given.get("ratio", 1)) < 1:
+        parts.append(f"r{float(given['ratio']):.3g}" if short else f"ratio {float(given['ratio']):g}")
+    if given.get("all_layers"):
+        parts.append("all" if short else "all layers")
+    backup = str(given.get("backup_mode", default_backup(mode)))
+    if backup != default_backup(mode) and not mode.startswith("int8"):
+        parts.append(f"backup {backup}")
+    algorithms = describe_algorithms(given, separator="+" if short else " + ")
+    return (" " if short else ", ").join([*parts, algorithms] if algorithms else parts)
+
+
+def describe_algorithms(settings: Mapping[str, Any], *, separator: str = " + ") -> str:
+    """Name the algorithms that are on, e.g. ``AWQ + SE``; LoRA with its rank."""
+    given = {key: value for key, value in settings.items() if not is_missing(value)}
+    names = {key: name for key, name in SHORT_NAMES.items() if given.get(key)}
+    if "gptq" in names and not given.get("gptq_act_order", True):
+        names["gptq"] = "GPTQ in channel order"
+    if "lora_correction" in names and "lora_rank" in given:
+        names["lora_correction"] += f" {int(given['lora_rank'])}"
+    return separator.join(names.values())
+
+
+def describe_budget(budget: float) -> str:
+    """Format the size limit of a plan: ``4.5 bits a weight``, or ``13.8 MB``."""
+    return f"{budget:g} bits a weight" if budget <= MOST_BITS else size(budget)
+
+
+def default_backup(mode: str) -> str:
+    """Return the backup mode of a mode if the settings name none."""
+    return FORMATS[mode].backup if mode in FORMATS else "int8_asym"

@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.formats.quantize import FORMATS, Array, Codes, pack
+from autotune.compression.formats.encoding import Array, Codes, pack
+from autotune.compression.formats.table import FORMATS
 from autotune.compression.ir.assemble import assemble
 from autotune.compression.ir.constants import read_f32
+from autotune.compression.ir.layout import Packed, Variant
 from autotune.compression.ir.weights import Weight, find_weights, rows_to_shape, rows_view
-from autotune.compression.variants import Packed, Variant
 from autotune.errors import PrerequisiteError
 from autotune.models.hub import hub_advice
 

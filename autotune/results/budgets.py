@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.common.formatting import DASH, label, markdown_table, number, settings_text, size
+from autotune.common.formatting import DASH, label, markdown_table, number, size
+from autotune.compression.settings import describe_settings
 from autotune.results.decision import accuracy_metric, measured
 from autotune.results.types import StudyResults
 from autotune.results.weight_map import read_plan
@@ -69,8 +70,8 @@ def no_regret(results: StudyResults) -> list[str]:
         best, rival = min(rivals)
         if best < sign * value:
             lines.append(
-                f"Trial {n} ({settings_text(results.records[n].settings)}, {size(bytes_)}) is not the best of its "
-                f"size: trial {rival} ({settings_text(results.records[rival].settings)}) has {label(metric)} "
+                f"Trial {n} ({describe_settings(results.records[n].settings)}, {size(bytes_)}) is not the best of its "
+                f"size: trial {rival} ({describe_settings(results.records[rival].settings)}) has {label(metric)} "
                 f"{measured(results, rival, metric)}, and it {measured(results, n, metric)}."
             )
     if not lines:

@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
-from autotune.common.formatting import DASH, label, score, settings_text, size
+from autotune.common.formatting import DASH, label, score, size
+from autotune.compression.settings import describe_settings
 from autotune.results.types import StudyResults, TrialRecord
 
 __all__ = [
@@ -174,7 +175,7 @@ def decision_sentence(results: StudyResults) -> str:
     if not picks:
         return "No trial was completed, so there is nothing to choose from."
     trial = picks[0].trial
-    what = settings_text(results.records[trial].settings)
+    what = describe_settings(results.records[trial].settings)
     if not results.front:
         broken = "; ".join(broken_limits(results, trial))
         return (

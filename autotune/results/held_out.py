@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autotune.common.formatting import DASH, label, markdown_table, score, settings_text
+from autotune.common.formatting import DASH, label, markdown_table, score
+from autotune.compression.settings import describe_settings
 from autotune.results.decision import accuracy_metric
 from autotune.results.pareto import front_indices
 from autotune.results.types import Score, StudyResults
@@ -54,7 +55,7 @@ def unseen_rows(results: StudyResults) -> tuple[list[str], list[list[str]], str]
     rows = []
     for trial in scored(results) if names else []:
         assert results.unseen is not None
-        row = [str(trial), settings_text(results.records[trial].settings, short=True)]
+        row = [str(trial), describe_settings(results.records[trial].settings, short=True)]
         for name in names:
             metric, after, lost = (
                 results.metrics[name],

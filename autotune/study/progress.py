@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 
-from autotune.common.formatting import label, score, settings_text, size
+from autotune.common.formatting import label, score, size
+from autotune.compression.settings import describe_settings
 from autotune.evaluation import Direction, Metric
 from autotune.results.frame import effective_settings
 from autotune.results.pareto import front_indices
@@ -191,7 +192,7 @@ class PlainListener:
 def trial_line(row: Row, info: StudyInfo | None) -> str:
     """Format a trial: ``[ 7/24] int4_asym g64 r0.8 AWQ  13.78 MB  kl 0.0037 ± 0.0001  2.1 s  (on the front)``."""
     total = "?" if info is None else str(info.total)
-    parts = [f"[{row.count:>{len(total)}}/{total}] {settings_text(row.settings, short=True)}"]
+    parts = [f"[{row.count:>{len(total)}}/{total}] {describe_settings(row.settings, short=True)}"]
     if row.footprint is not None:
         parts.append(size(row.footprint))
     if row.state == "complete":
@@ -247,7 +248,7 @@ class LiveListener:
     def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
         """See `Listener`."""
         self.count, self.doing = count, ""
-        self.current[number] = (settings_text(settings, short=True), "")
+        self.current[number] = (describe_settings(settings, short=True), "")
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
         """See `Listener`."""
@@ -307,7 +308,7 @@ class LiveListener:
         table.add_row("", "original", *(score(original.get(n), name=n, metric=m) for n, m in objectives.items()))
         for row in thinned(self.front, FRONT_ROWS):
             cells = (score(row.values[n], row.errors.get(n), name=n, metric=m) for n, m in objectives.items())
-            table.add_row(str(row.number), settings_text(row.settings, short=True), *cells)
+            table.add_row(str(row.number), describe_settings(row.settings, short=True), *cells)
         return table
 
 

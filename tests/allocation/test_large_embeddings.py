@@ -152,17 +152,14 @@ def test_tables_may_be_read_through_other_operations(
 
 
 def test_calibration_in_segments_is_calibration_in_one_piece(
-    family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    family_folder: Callable[[str], Path],
 ) -> None:
     """With a float16 table of most of the weights, cut as often as can be."""
-    from autotune.compression.calibration import calibrate as calibration
-
     folder = family_folder("qwen2") / "ov"
     model = with_tables(ov.Core().read_model(folder / "openvino_model.xml"), VOCABULARIES[-1], ov.Type.f16)
     activations = Engine(model).activations
     tokens = np.arange(128, dtype=np.int64).reshape(4, 32)
     whole = {one.name: one.finish(128)[0] for one in calibrate(model, activations, tokens)}
-    monkeypatch.setattr(calibration, "SEGMENT_BYTES", 1 << 16)
-    for one in calibrate(model, activations, tokens):
+    for one in calibrate(model, activations, tokens, segment_bytes=1 << 16):
         for key, values in one.finish(128)[0].items():
             np.testing.assert_allclose(values, whole[one.name][key], rtol=1e-4, atol=1e-6)

@@ -11,7 +11,7 @@ from small_world import World
 from autotune.allocation.allocator import Allocator, protections
 from autotune.allocation.choices import default_settings, make_menus
 from autotune.allocation.error_table import ErrorTable, block_of, corrected_by, limits, pair_terms, solve
-from autotune.compression.variants import Variant
+from autotune.compression.ir.layout import Variant
 
 
 def test_other_variants_follow_from_the_measured_one_nearest_in_error(world: World) -> None:

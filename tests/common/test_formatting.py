@@ -1,4 +1,4 @@
-"""How numbers and settings are written."""
+"""Numbers and tables as text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 
 from autotune.common.formatting import (
     DASH,
-    algorithms,
     markdown_table,
     number,
     score,
-    settings_text,
     signed_percent,
     size,
     times,
@@ -72,30 +70,6 @@ def test_scores_stay_within_their_error(value: float, error: float) -> None:
     """Rounding for print moves a value by less than a tenth of its error (unless twelve decimals are not enough)."""
     shown = float(score(value, error).split(" ± ")[0])
     assert abs(shown - value) <= max(error / 10, 1e-12)
-
-
-def test_settings_name_what_matters() -> None:
-    """Defaults stay unsaid, everything else is there; short and long form."""
-    settings = {
-        "mode": "int4_asym",
-        "group_size": 64,
-        "ratio": 0.8,
-        "backup_mode": "none",
-        "all_layers": True,
-        "awq": True,
-    }
-    settings |= {"scale_estimation": True, "lora_correction": True, "lora_rank": 32}
-    assert settings_text(settings, short=True) == "int4_asym g64 r0.8 all backup none AWQ+SE+LoRA 32"
-    long = "int4_asym, group size 64, ratio 0.8, all layers, backup none, AWQ + SE + LoRA 32"
-    assert settings_text(settings) == long
-    assert settings_text({"mode": "nf4", "group_size": -1, "ratio": 1.0}) == "nf4, per channel"
-    assert settings_text({"mode": "int8_asym"}) == "int8_asym"
-    assert settings_text({"mode": "nvfp4", "group_size": 16, "backup_mode": "int8_asym"}) == "nvfp4"
-    assert settings_text({"mode": "mxfp8_e4m3", "group_size": 32, "backup_mode": "mxfp8_e4m3"}) == "mxfp8_e4m3"
-    assert settings_text({}) == DASH
-    assert algorithms({"awq": False, "gptq": None}) == ""
-    assert algorithms({"gptq": True, "gptq_act_order": True}) == "GPTQ"
-    assert algorithms({"gptq": True, "gptq_act_order": False}) == "GPTQ in channel order"
 
 
 def test_small_words() -> None:

@@ -64,6 +64,15 @@ def test_a_limit_on_bytes_is_a_size() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value", "beyond"),
+    [("<= 3", 5.0, 2.0), ("<= 3", 3.0, 0.0), ("<= 3", 1.0, -2.0), (">= 3", 1.0, 2.0), (">= 3", 5.0, -2.0)],
+)
+def test_a_violation_is_positive_beyond_the_limit(text: str, value: float, beyond: float) -> None:
+    """A violation is measured in the metric's unit, and the limit itself is no violation."""
+    assert parse_constraint(text, unit="").violation(value) == beyond
+
+
+@pytest.mark.parametrize(
     "text", ["", "GB", "-1", -1, "1,2 GB", "1.5", 1.5, "3 XB", "1 GB 2", True, None, "nan", "1e3 B"]
 )
 def test_what_is_not_a_size_is_refused(text: object) -> None:

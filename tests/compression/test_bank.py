@@ -228,15 +228,7 @@ for _ in range(20):
 
 def test_processes_may_write_and_remove_entries_at_once(tmp_path: Path) -> None:
     """Two processes that write, read and remove the same entries end without an error, a warning or a wrong byte."""
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        ANOTHER_PROCESS,
-        str(Path(__file__).parents[1] / "support"),
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-W", "error", "-c", ANOTHER_PROCESS, str(Path(__file__).parent), str(tmp_path)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=100)[1] for process in processes] == ["", ""]
     assert [process.returncode for process in processes] == [0, 0]

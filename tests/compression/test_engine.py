@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import openvino as ov
 import pytest
 from builders import cast_weights, chain, content, decompressed, distance, language_chain, logits, normal
 
+from autotune.common.threads import limited_to
 from autotune.compression.bank import Bank
 from autotune.compression.calibration.statistics import Statistics, StatisticsCache
 from autotune.compression.engine import Engine
@@ -166,25 +166,23 @@ def test_applying_twice_gives_the_same_bytes(llama: ov.Model, statistics: GetSta
 
 @pytest.mark.parametrize("settings", [EVERY_KIND[2], EVERY_KIND[6], EVERY_KIND[9]], ids=label)
 def test_number_of_threads_does_not_change_a_byte(
-    llama: ov.Model, statistics: GetStatistics, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    llama: ov.Model, statistics: GetStatistics, settings: Settings
 ) -> None:
     """One thread, two or seven, over many small blocks: the same constants."""
-    monkeypatch.setattr("autotune.compression.variants.BLOCK_ELEMENTS", 512)
     found = []
-    for cores in (1, 2, 7):
-        monkeypatch.setattr("autotune.common.threads.cores", lambda cores=cores: cores)
-        engine = Engine(llama, statistics=statistics)
-        found.append(named_content(engine.apply(engine.plan(settings))))
+    for threads in (1, 2, 7):
+        with limited_to(threads):
+            engine = Engine(llama, statistics=statistics, block_elements=512)
+            found.append(named_content(engine.apply(engine.plan(settings))))
     assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4", "nvfp4", "cb4", "int3_sym"])
-def test_blocks_of_rows_do_not_change_a_byte(llama: ov.Model, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_rows_do_not_change_a_byte(llama: ov.Model, mode: str) -> None:
     """Rows are quantized alike whether in one block or one by one."""
     found = []
     for elements in (1, 1000, 1 << 17):
-        monkeypatch.setattr("autotune.compression.variants.BLOCK_ELEMENTS", elements)
-        engine = Engine(llama)
+        engine = Engine(llama, block_elements=elements)
         found.append(named_content(engine.apply(engine.plan(Settings(mode=mode)))))
     assert found[0] == found[1] == found[2]
 
@@ -196,12 +194,12 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import numpy as np
 import openvino as ov
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[2:]
 from test_engine import digest_of, EVERY_KIND
 from autotune.compression.engine import Engine
 from autotune.compression.ir.sizes import Sizes
 from autotune.compression.calibration.statistics import StatisticsCache
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[1])
 model, tokens = ov.Core().read_model(folder / "m.xml"), np.load(folder / "tokens.npy")
 cache = StatisticsCache(folder / "statistics")
 found = lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint="", precision="f32")
@@ -222,8 +220,9 @@ def test_another_process_on_one_core_makes_the_same_bytes(
     """Statistics collected anew and variants computed anew, elsewhere and on one core, end in the same constants."""
     ov.save_model(llama, tmp_path / "m.xml", compress_to_fp16=False)
     np.save(tmp_path / "tokens.npy", tokens)
-    command = [sys.executable, "-c", ANOTHER_PROCESS, str(Path(__file__).parents[1] / "support"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, check=False)
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", ANOTHER_PROCESS, str(tmp_path), str(here), str(here.parent / "support")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     engine = Engine(llama, statistics=statistics)
     assert done.stdout.split() == [digest_of(engine.apply(engine.plan(settings))) for settings in EVERY_KIND[-3:]]

@@ -13,10 +13,10 @@ from openvino import opset15 as ops
 
 from autotune.compression.calibration.statistics import Statistics
 from autotune.compression.engine import Engine
+from autotune.compression.ir.layout import Variant
 from autotune.compression.ir.weights import find_weights
 from autotune.compression.plan import Plan, make_variants
 from autotune.compression.settings import Settings
-from autotune.compression.variants import Variant
 from autotune.errors import PlanError
 
 

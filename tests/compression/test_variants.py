@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +10,14 @@ import pytest
 from builders import chain, constants, normal
 
 from autotune.compression.algorithms.gptq import propagation
-from autotune.compression.algorithms.lora import compress_with_adapters
 from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale
-from autotune.compression.formats.quantize import FORMATS, encode, initial_scale, pack, store_scale, stored_value
+from autotune.compression.formats.encoding import pack
+from autotune.compression.formats.quantize import encode, initial_scale, store_scale, stored_value
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.layout import Packed, Variant, layout, restore
+from autotune.compression.ir.model_weights import Rows, rows_of_constant
 from autotune.compression.ir.weights import Weight, find_weights
-from autotune.compression.variants import Packed, Treatment, Variant, compress_weight, layout, read_rows, restore
+from autotune.compression.variants import Treatment, compress_weight
 from autotune.errors import CompressionError
 
 FloatArray = npt.NDArray[np.float32]
@@ -24,12 +26,12 @@ FloatArray = npt.NDArray[np.float32]
 def prepared(values: FloatArray, storage: str = "f32") -> tuple[Weight, FloatArray]:
     model = chain([values], storage=storage)
     (weight,) = find_weights(model)
-    return weight, read_rows(constants(model)["W0"], weight)(0, len(values))
+    return weight, rows_of_constant(constants(model)["W0"], weight).whole()
 
 
 def packed(values: FloatArray, variant: Variant, treatment: Treatment) -> Packed:
     weight, _ = prepared(values)
-    return compress_weight(lambda start, stop: values[start:stop], weight, variant, treatment)
+    return compress_weight(Rows.of(weight, values), variant, treatment)
 
 
 def same(a: Packed, b: Packed) -> bool:
@@ -108,21 +110,21 @@ def test_every_algorithm_lowers_the_output_error_of_every_format(name: str) -> N
     spread = propagation(moment)
     plain = Variant(name, FORMATS[name].group_size if FORMATS[name].fixed_group_size else 32, TABLES.get(name, ()))
 
-    def loss(compress: Callable[..., Packed], **algorithms: Any) -> float:
+    def loss(**algorithms: Any) -> float:
         variant = replace(plain, **algorithms)
         treatment = Treatment(second_moment=moment, spread=spread if variant.gptq else None)
-        found = compress(lambda start, stop: values[start:stop], weight, variant, treatment)
+        found = compress_weight(Rows.of(weight, values), variant, treatment)
         error = restore(found, weight, variant) - values
         if variant.lora_rank:
             b, a = (restore_adapter(found, weight, variant, part) for part in ("lora_b", "lora_a"))
             error += b @ a
         return float(np.einsum("rk,kl,rl->", error, moment, error))
 
-    rounded = loss(compress_weight)
-    assert loss(compress_weight, scale_estimation=True) < 0.97 * rounded
-    assert loss(compress_weight, gptq=True) < 0.7 * rounded
-    assert loss(compress_weight, scale_estimation=True, gptq=True) < 0.7 * rounded
-    assert loss(compress_with_adapters, lora_rank=8, lora_iterations=2) < 0.7 * rounded
+    rounded = loss()
+    assert loss(scale_estimation=True) < 0.97 * rounded
+    assert loss(gptq=True) < 0.7 * rounded
+    assert loss(scale_estimation=True, gptq=True) < 0.7 * rounded
+    assert loss(lora_rank=8, lora_iterations=2) < 0.7 * rounded
 
 
 def restore_adapter(found: Packed, weight: Weight, variant: Variant, part: str) -> FloatArray:
@@ -160,7 +162,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, storage: str, mod
     model = chain([values], storage=storage)
     (weight,) = find_weights(model)
     with pytest.raises(CompressionError, match="W0: holds values that are not finite"):
-        compress_weight(read_rows(constants(model)["W0"], weight), weight, Variant(mode), Treatment())
+        compress_weight(rows_of_constant(constants(model)["W0"], weight), Variant(mode), Treatment())
 
 
 @pytest.mark.parametrize("estimated", [False, True])

@@ -1,4 +1,4 @@
-"""GPTQ: columns are quantized one after the other, and what each loses is made up for by those that follow.
+"""GPTQ: columns are quantized one after the other, and later columns compensate the error of earlier ones.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers" (2022), algorithm 1,
 from the second moments that one calibration pass collected for all layers. It is computed as Babai's nearest-plane
@@ -20,10 +20,12 @@ import numpy.typing as npt
 
 from autotune.common.threads import one_blas_thread
 from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale, fit_scales
-from autotune.compression.formats.quantize import Array, Codes, Format, encode, round_trip, stored_value
+from autotune.compression.formats.encoding import Array, Codes
+from autotune.compression.formats.quantize import encode, round_trip, stored_value
+from autotune.compression.formats.table import Format
 from autotune.errors import CompressionError
 
-__all__ = ["DAMPING", "Propagation", "Quantized", "propagation", "quantize_columns", "quantize_with_best_scales"]
+__all__ = ["Propagation", "propagation", "quantize_columns", "quantize_with_best_scales"]
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the second moments."""
@@ -40,7 +42,7 @@ SHRINK_FACTORS = tuple(np.linspace(1.0, 0.85, 6, dtype=np.float32).tolist())
 
 @dataclass(frozen=True, slots=True)
 class Propagation:
-    """How the error of one column reaches the later ones; the same for all rows of all weights of one input.
+    """Propagation of a column's error to the later ones; the same for all rows of all weights of one input.
 
     Attributes:
         order: columns in the order in which they are quantized, int64 [K].
@@ -115,7 +117,7 @@ class Quantized:
     loss: Array
 
     def or_better(self, other: Quantized) -> Quantized:
-        """Of each row the version that loses less."""
+        """Choose the version with less loss for each row."""
         better = other.loss < self.loss
         there = better[:, None, None]
         zero = self.zero if other.zero is None or self.zero is None else np.where(there, other.zero, self.zero)

@@ -1,4 +1,4 @@
-"""LoRA correction: adapters of low rank make up for the largest part of what quantization costs the layer's output.
+"""LoRA correction: low-rank adapters that compensate most of the output error of a quantized layer.
 
 For a weight's error E = W - Q(W) and the second moments H of its input, the adapters B A of rank r with the least
 output error tr((E - B A) H (E - B A)ᵀ) follow from Eckart and Young's theorem in the metric of H (as in Zhang et al.,
@@ -7,85 +7,39 @@ eigenvectors of E H Eᵀ and A = Bᵀ E. Weight and adapters are then fitted to 
 "LoftQ: LoRA-Fine-Tuning-Aware Quantization" (2023), algorithm 1. The adapters are stored in int8_asym, and B is fitted
 to A as stored.
 
-Scale estimation beside adapters must not spend itself on the few strong directions that the adapters catch anyway: its
-scales would be worse for all that is left. From the second turn on it sees the second moments without them.
+Scale estimation together with adapters must ignore the few strong directions that the adapters correct anyway.
+Otherwise its scales are worse for the rest. From the second iteration on it uses the second moments without them.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.common.threads import in_parallel, one_blas_thread
+from autotune.compression.formats.encoding import Array, Codes
 from autotune.compression.formats.quantize import (
-    FORMATS,
-    Array,
-    Codes,
+    FLOAT16_SMALLEST,
     decode,
     encode,
     initial_scale,
     store_scale,
     stored_value,
 )
-from autotune.compression.ir.weights import Weight
-from autotune.compression.variants import Packed, RowReader, Treatment, Variant, compress_weight, restore
+from autotune.compression.formats.table import FORMATS
 
-__all__ = ["compress_with_adapters", "cost_beside", "fit_adapters", "leading_directions"]
+__all__ = ["cost_beside", "fit_adapters"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
 OVERSAMPLING = 8
-ROWS = 128
 POWER_ITERATIONS = 6
 ADAPTER_FORMAT = FORMATS["int8_asym"]
 
 
-def compress_with_adapters(read: RowReader, weight: Weight, variant: Variant, treatment: Treatment) -> Packed:
-    """Quantize one weight and fit adapters to its error; of all iterations the one with the least output error.
-
-    Args:
-        read, weight, treatment: as for `variants.compress_weight`; the second moments are needed in full.
-        variant: with a `lora_rank` above 0.
-    """
-    assert treatment.second_moment is not None
-    moment = treatment.second_moment
-    target = treatment.scaled(read(0, weight.rows), 0)
-    alone = replace(variant, lora_rank=0, lora_iterations=0)
-    best: dict[str, Codes] = {}
-    least = np.inf
-    rest = target
-    # The first turn only finds the adapters that scale estimation is beside.
-    inner, now = Treatment(), replace(alone, scale_estimation=False)
-    for _ in range(max(2 if variant.scale_estimation else 1, variant.lora_iterations)):
-        packed = compress_weight(lambda start, stop, rows=rest: rows[start:stop], weight, now, inner)  # type: ignore[misc]
-        error = target - restore(packed, weight, now)
-        with one_blas_thread():
-            adapters, b, a = fit_adapters(error, moment, variant.lora_rank)
-            product = b @ a
-            if variant.scale_estimation:
-                inner, now = Treatment(second_moment=cost_beside(a, moment)), alone
-        loss = _output_error(error - product, moment)
-        if loss < least:
-            least, best = loss, {**packed, **adapters}
-        rest = target - product
-    return best
-
-
-def _output_error(error: Array, moment: Array) -> float:
-    """tr(E H Eᵀ)."""
-
-    def of_rows(start: int) -> float:
-        rows = error[start : start + ROWS]
-        return float(np.einsum("rk,rk->", rows @ moment, rows, dtype=np.float64))
-
-    return sum(in_parallel(of_rows, range(0, len(error), ROWS)))
-
-
 def cost_beside(a: Array, moment: Array) -> Array:
-    """What an error costs when adapters with this A take the best B for it: H - H Aᵀ (A H Aᵀ)⁻¹ A H.
+    """Return the cost matrix of errors that adapters with this A cannot correct: H - H Aᵀ (A H Aᵀ)⁻¹ A H.
 
     Args:
         a: float32 [r, K].
@@ -97,7 +51,7 @@ def cost_beside(a: Array, moment: Array) -> Array:
 
 
 def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Codes], Array, Array]:
-    """The adapters of an error.
+    """Fit adapters to an error.
 
     Args:
         error: float32 [R, K].
@@ -134,11 +88,11 @@ def leading_directions(error: Array, moment: Array, rank: int) -> Array:
 
 
 def _stored(name: str, values: Array) -> tuple[dict[str, Codes], Array]:
-    """An adapter in int8_asym, one scale a row: its parts, and the values that they stand for."""
+    """Quantize an adapter to int8_asym, one scale a row; return its parts and their values."""
     rows = values[:, None, :]
     scale, zero = initial_scale(rows, ADAPTER_FORMAT)
     # An adapter of nearly nothing has scales that float16 would round to zero.
-    scale = np.maximum(stored_value(scale, ADAPTER_FORMAT), np.float32(2.0**-24))
+    scale = np.maximum(stored_value(scale, ADAPTER_FORMAT), FLOAT16_SMALLEST)
     codes = encode(rows, scale, zero, ADAPTER_FORMAT)
     assert zero is not None
     parts = {

@@ -1,4 +1,4 @@
-"""Scale estimation: scales and zero points with the least error on the activations that the weight really sees.
+"""Scale estimation: scales and zero points with the least output error on the calibration activations.
 
 For one row the output error of a quantized weight is e H eᵀ, with e the weight's error and H the second moments of
 its input over all calibration tokens. Within a group (blocks of at most 128 channels of it) H is used in full,
@@ -13,17 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from autotune.compression.formats.quantize import (
-    Array,
-    Codes,
-    Format,
-    decode,
-    round_trip,
-    stored_value,
-    zero_point,
-)
+from autotune.compression.formats.encoding import Array, Codes
+from autotune.compression.formats.quantize import decode, round_trip, stored_value, zero_point
+from autotune.compression.formats.table import Format
 
-__all__ = ["blocks_of", "estimate_scale", "fit_scales", "output_error"]
+__all__ = ["MAX_BLOCK", "blocks_of", "estimate_scale", "fit_scales", "output_error"]
 
 SHRINK_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 """Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
@@ -39,7 +33,7 @@ SLAB_ELEMENTS = 1 << 18
 
 
 def blocks_of(moment: Array, group: int, divisor: Array | None = None) -> Array:
-    """Diagonal blocks of a second-moment matrix.
+    """Extract the diagonal blocks of a second-moment matrix.
 
     Args:
         moment: float32 [K, K], or its diagonal alone, [K].
@@ -66,7 +60,7 @@ def blocks_of(moment: Array, group: int, divisor: Array | None = None) -> Array:
 
 
 def output_error(error: Array, blocks: Array) -> Array:
-    """e H eᵀ of every group.
+    """Compute e H eᵀ of every group.
 
     Args:
         error: float32 [R, G, g].
@@ -127,17 +121,17 @@ def estimate_scale(
 
 
 def _by_channel(values: Array) -> Array:
-    """[R, G, n] as [G, 1, n, R]: rows lie side by side, so that what a group shares is read in long runs."""
+    """Transpose [R, G, n] to [G, 1, n, R], so that the rows of a group are contiguous."""
     return np.ascontiguousarray(values.transpose(1, 2, 0))[:, None]
 
 
 def _by_row(values: Array) -> Array:
-    """The inverse for n = 1, [R, G, 1]."""
+    """Invert `_by_channel` for n = 1, [R, G, 1]."""
     return np.ascontiguousarray(values[:, 0].transpose(2, 0, 1))
 
 
 class _Search:
-    """The best scales so far, and what it takes to judge others without a new array for each.
+    """The best scales so far, with buffers to evaluate others.
 
     Attributes:
         scale, zero: the best so far, [G, 1, 1, R], as stored.
@@ -163,7 +157,7 @@ class _Search:
         self._loss = self._judge(self.scale, self.zero)
 
     def run(self, shrink_factors: Sequence[float], finer: Sequence[float]) -> None:
-        """The search that `estimate_scale` describes."""
+        """Run the search that `estimate_scale` describes."""
         for share in shrink_factors[1:]:
             self.offer_share(np.float32(share))
         for distance in finer:
@@ -178,7 +172,7 @@ class _Search:
             self.offer(self.closed_form(), self.zero)
 
     def _product(self, left: Array, right: Array) -> Array:
-        """a H bᵀ of every group, [G, 1, 1, R]; `left` may be the buffer that the result goes through."""
+        """Compute a H bᵀ of every group, [G, 1, 1, R]; `left` may be the buffer of the result."""
         if self._blocks.shape[-1] == 1:
             np.multiply(left, self._blocks, out=self._weighted)
         else:
@@ -186,7 +180,7 @@ class _Search:
         return np.asarray(np.einsum("gnkr,gnkr->gr", self._weighted, right))[:, None, None]
 
     def _quantized(self, scale: Array, zero: Array | None) -> Array:
-        """The rows rounded, in units of the scale; leaves the exact ones in `_units`."""
+        """Round the rows, in units of the scale; the exact values are left in `_units`."""
         np.divide(self._rows, scale, out=self._units)
         if self._fmt.family in ("levels", "minifloat"):
             return round_trip(self._units, np.ones_like(scale), None, self._fmt)
@@ -202,13 +196,13 @@ class _Search:
         return self._product(error, error) * np.square(scale)
 
     def offer_share(self, share: Array | np.float32) -> None:
-        """Take the scale and zero point of a share of the range, [G, 1, 1, R], where they lower the error."""
+        """Accept the scale and zero point of a share of the range, [G, 1, 1, R], if they lower a group's error."""
         scale = self._full * share
         zero = None if self.zero is None else zero_point(self._low * share, scale, self._fmt)
         np.copyto(self.share, share, where=self.offer(scale, zero))
 
     def offer(self, scale: Array, zero: Array | None) -> npt.NDArray[np.bool_]:
-        """Take another scale and zero point in the groups where they lower the error; those groups."""
+        """Accept another scale and zero point in the groups whose error they lower; return a mask of these groups."""
         scale = stored_value(scale, self._fmt)
         usable = scale != 0
         scale = np.where(usable, scale, self.scale)
@@ -221,7 +215,7 @@ class _Search:
         return np.asarray(better)
 
     def closed_form(self) -> Array:
-        """The scale that minimises the output error for the integers of the best; that one where undefined."""
+        """Compute the scale with the least output error for the current integers; keep the current one if undefined."""
         levels = self._quantized(self.scale, self.zero)
         own = self._product(levels, levels)
         cross = np.einsum("gnkr,gnkr->gr", self._weighted, self._rows)[:, None, None]

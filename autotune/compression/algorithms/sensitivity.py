@@ -1,44 +1,76 @@
-"""Sensitivity metrics: which weights lose least at few bits.
+"""Sensitivity metrics: the cost of storing a weight in few bits.
 
-Five are NNCF 3.4.0's, and look at 8 bits whatever the mode; `output_error` is the error of the mode itself.
+Five metrics are those of NNCF 3.4.0. They start from the error of the int8_asym round trip per channel, whatever the
+mode. NNCF divides by the machine epsilon of the *stored* weight type, so that float16 and float32 files of one model
+are ranked differently. Here the epsilon is always that of float32.
 
-NNCF's five all start from the error of the int8_asym round trip per channel. NNCF divides by the machine epsilon of the
-*stored* weight type, so that its ranking changes between float16 and float32 files of one model; here the epsilon is
-always float32's, and the ranking depends on the numbers only.
-
-How sensitive the weights of one model are by any metric, each measured once in a bank.
+The metric `output_error` is the error of the mode itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from autotune.common.files import fingerprint
 from autotune.common.threads import in_parallel
 from autotune.compression.algorithms.scale_estimation import blocks_of, output_error
-from autotune.compression.formats.quantize import FORMATS, Array, initial_scale, round_trip, stored_value
+from autotune.compression.bank import Bank
+from autotune.compression.calibration.statistics import Statistics
+from autotune.compression.formats.encoding import Array
+from autotune.compression.formats.quantize import initial_scale, round_trip, stored_value
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.layout import Variant
+from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights, Rows
 from autotune.compression.ir.weights import Weight
 from autotune.compression.settings import DATA_FREE_METRIC, OUTPUT_ERROR
-from autotune.compression.variants import BLOCK_ELEMENTS, RowReader, Variant
 
-if TYPE_CHECKING:
-    from autotune.compression.bank import Bank
-    from autotune.compression.calibration.statistics import Statistics
-    from autotune.compression.ir.weights import Weight
-    from autotune.compression.variants import RowReader, Variant
-
-__all__ = ["Int8Error", "Sensitivities", "int8_error", "output_error_per_element", "sensitivity", "weighted_error"]
+__all__ = ["measure_sensitivity", "weighted_error"]
 
 EPSILON = float(np.finfo(np.float32).eps)
 
 
-@dataclass(frozen=True, slots=True)
-class Int8Error:
+def measure_sensitivity(
+    metric: str,
+    weight: Weight,
+    variant: Variant,
+    source: ModelWeights,
+    statistics: Callable[[], Statistics],
+    bank: Bank,
+) -> float:
+    """Measure the sensitivity of a weight; weights with small values go to few bits first.
+
+    Args:
+        metric: one of `settings.SENSITIVITY_METRICS`.
+        weight: the weight.
+        variant: format and group size in question.
+        source: the model of the weight.
+        statistics: returns the calibration statistics; called only by metrics that need them.
+        bank: keeps what is measured.
+
+    Returns:
+        The metric's value; infinite if the input of the weight cannot be calibrated, so that it stays at more bits.
+    """
+    if metric == OUTPUT_ERROR:
+        return _output_error_of_uses(weight, variant, source, statistics, bank)
+
+    def compute() -> Mapping[str, Any]:
+        return {"error": np.array(int8_error(source.rows(weight)))}
+
+    key = fingerprint("int8_error", *source.content_key(weight))
+    error = Int8Error(*(float(part) for part in bank.get_or_compute(key, compute)["error"]))
+    activation = None
+    if metric != DATA_FREE_METRIC and weight.kind == "matmul":
+        if not weight.activations:
+            return math.inf
+        activation = statistics().scalar(weight.activations[0], metric)
+    return sensitivity(metric, error, activation)
+
+
+class Int8Error(NamedTuple):
     """Error of the int8_asym round trip.
 
     Attributes:
@@ -50,25 +82,24 @@ class Int8Error:
     norm: float
 
 
-def int8_error(read: RowReader, weight: Weight) -> Int8Error:
+def int8_error(rows: Rows) -> Int8Error:
     """Measure the int8_asym round trip of a weight, block by block."""
     fmt = FORMATS["int8_asym"]
     largest, squares = 0.0, 0.0
-    step = max(1, BLOCK_ELEMENTS // weight.columns)
-    for start in range(0, weight.rows, step):
-        rows = read(start, min(start + step, weight.rows))[:, None, :]
-        scale, zero = initial_scale(rows, fmt)
-        error = np.square(round_trip(rows, scale, zero, fmt) - rows)
+    for start in rows.starts:
+        values = rows.block(start)[:, None, :]
+        scale, zero = initial_scale(values, fmt)
+        error = np.square(round_trip(values, scale, zero, fmt) - values)
         largest = max(largest, float(error.mean(axis=-1).max()))
         squares += float(error.sum(dtype=np.float64))
     return Int8Error(largest, squares**0.5)
 
 
 def sensitivity(metric: str, error: Int8Error, activation: float | None) -> float:
-    """The metric's value; weights with small values go to few bits first.
+    """Compute one of NNCF's metrics from its two parts.
 
     Args:
-        metric: one of `settings.SENSITIVITY_METRICS`.
+        metric: any but `output_error`.
         error: the weight's int8 error.
         activation: the activation's part: mean over samples of the largest (max_activation_variance) or mean
             (mean_activation_variance) channel variance over tokens, mean over channels of the largest magnitude
@@ -76,108 +107,72 @@ def sensitivity(metric: str, error: Int8Error, activation: float | None) -> floa
             is not a MatMul's activation (embeddings): sensitivity 0, as in NNCF.
     """
     weight_part = 1.0 / (error.largest_mean_square + EPSILON)
-    if metric == "weight_quantization_error":
+    if metric == DATA_FREE_METRIC:
         return weight_part
     if activation is None:
         return 0.0
     return (error.norm if metric == "hessian_input_activation" else weight_part) * activation
 
 
-def weighted_error(error: Array, moment: Array) -> float:
-    """The output error tr(E H Eᵀ) of a weight, with all interactions of its columns.
+def _output_error_of_uses(
+    weight: Weight, variant: Variant, source: ModelWeights, statistics: Callable[[], Statistics], bank: Bank
+) -> float:
+    """Measure the output error of all uses of a weight together."""
+    if any(use.kind != "embedding" and use.activation is None for use in weight.uses):
+        return math.inf
+    looked_up = any(use.kind == "embedding" for use in weight.uses)
+    total = 0.0
+    for activation in (*weight.activations, *([None] if looked_up else [])):
+        of_input = None if activation is None else [statistics().fingerprint, activation]
 
-    Args:
-        error: float32 [R, K], E.
-        moment: float32 [K, K], H, the second moments of the input.
-    """
+        def compute(activation: str | None = activation) -> Mapping[str, Any]:
+            moment = None if activation is None else statistics().array(activation, "second_moment")
+            return {"error": np.array([output_error_per_element(source.rows(weight), variant, moment)])}
 
-    def of_rows(start: int) -> float:
-        rows = error[start : start + step]
-        return float(np.einsum("rk,rk->", rows @ moment, rows, dtype=np.float64))
-
-    step = max(1, BLOCK_ELEMENTS // error.shape[1])
-    return sum(in_parallel(of_rows, range(0, len(error), step)))
+        key = fingerprint("output_error", (*source.content_key(weight), variant.grid, of_input))
+        total += float(bank.get_or_compute(key, compute)["error"][0])
+    return total
 
 
-def output_error_per_element(read: RowReader, weight: Weight, variant: Variant, moment: Array | None) -> float:
-    """Mean square error that plain rounding brings to the output, by element of the weight.
+def output_error_per_element(rows: Rows, variant: Variant, moment: Array | None) -> float:
+    """Compute the mean square error that plain rounding brings to the output, by element of the weight.
 
     It is e H eᵀ summed over rows e of the error, H the second moments of the input within each group (blocks of at
     most 128 channels). By element, because `ratio` counts elements: taking the cheapest ones first is then the greedy
     solution of the knapsack problem that a ratio poses (Dantzig, 1957).
 
     Args:
-        read, weight: the weight.
+        rows: of the weight.
         variant: format and group size in question.
         moment: float32 [K, K]; None for an embedding, whose input picks each row equally often.
     """
-    fmt = variant.format
+    weight, fmt = rows.weight, variant.format
     groups = variant.groups(weight)
     group = weight.columns // groups
     unit = 1 / weight.rows if moment is None else float(np.diagonal(moment).mean())
     blocks = np.ones((groups, group), np.float32) if moment is None else blocks_of(moment, group)
 
-    def of_rows(start: int) -> float:
-        rows = read(start, min(start + step, weight.rows)).reshape(-1, groups, group)
-        scale, zero = initial_scale(rows, fmt)
-        error = round_trip(rows, stored_value(scale, fmt), zero, fmt) - rows
+    def of_block(start: int) -> float:
+        values = rows.block(start).reshape(-1, groups, group)
+        scale, zero = initial_scale(values, fmt)
+        error = round_trip(values, stored_value(scale, fmt), zero, fmt) - values
         return float(output_error(error, blocks).sum(dtype=np.float64))
 
-    step = max(1, BLOCK_ELEMENTS // weight.columns)
-    return unit * sum(in_parallel(of_rows, range(0, weight.rows, step))) / weight.size
+    return unit * sum(in_parallel(of_block, rows.starts)) / weight.size
 
 
-class Sensitivities:
-    """The sensitivities of a model's weights."""
+def weighted_error(error: Array, moment: Array, *, rows_at_once: int | None = None) -> float:
+    """Compute the output error tr(E H Eᵀ) of a weight, with all interactions of its columns.
 
-    def __init__(
-        self,
-        reader: Callable[[Weight], RowReader],
-        content: Callable[[Weight], list[Any]],
-        statistics: Callable[[], Statistics],
-        bank: Bank,
-    ) -> None:
-        """Measure nothing yet.
+    Args:
+        error: float32 [R, K], E.
+        moment: float32 [K, K], H, the second moments of the input.
+        rows_at_once: rows of a block; by default as many as `Rows` reads at once.
+    """
 
-        Args:
-            reader: reads a weight's rows.
-            content: what a weight's numbers depend on, for keys.
-            statistics: gives the calibration statistics, which some metrics look at.
-            bank: keeps what is measured.
-        """
-        self._reader, self._content, self._statistics, self._bank = reader, content, statistics, bank
+    def of_rows(start: int) -> float:
+        rows = error[start : start + step]
+        return float(np.einsum("rk,rk->", rows @ moment, rows, dtype=np.float64))
 
-    def score(self, metric: str, weight: Weight, variant: Variant) -> float:
-        """The metric's value for a weight that may get this variant; infinite where its input cannot be looked at."""
-        if metric == OUTPUT_ERROR:
-            return self._output_error(weight, variant)
-        key = fingerprint("int8_error", *self._content(weight))
-
-        def compute() -> Mapping[str, Any]:
-            error = int8_error(self._reader(weight), weight)
-            return {"error": np.array([error.largest_mean_square, error.norm])}
-
-        largest, norm = self._bank.get_or_compute(key, compute)["error"]
-        activation = None
-        if metric != DATA_FREE_METRIC and weight.kind == "matmul":
-            if not weight.activations:
-                return math.inf  # what cannot be looked at stays at more bits
-            activation = self._statistics().scalar(weight.activations[0], metric)
-        return sensitivity(metric, Int8Error(float(largest), float(norm)), activation)
-
-    def _output_error(self, weight: Weight, variant: Variant) -> float:
-        """Of all uses of a weight together."""
-        if any(use.kind != "embedding" and use.activation is None for use in weight.uses):
-            return math.inf  # what cannot be looked at stays at more bits
-        looked_up = any(use.kind == "embedding" for use in weight.uses)
-        total = 0.0
-        for activation in (*weight.activations, *([None] if looked_up else [])):
-            of_input = None if activation is None else [self._statistics().fingerprint, activation]
-            described = (*self._content(weight), variant.grid, of_input)
-
-            def compute(activation: str | None = activation) -> Mapping[str, Any]:
-                moment = None if activation is None else self._statistics().array(activation, "second_moment")
-                return {"error": np.array([output_error_per_element(self._reader(weight), weight, variant, moment)])}
-
-            total += float(self._bank.get_or_compute(fingerprint("output_error", described), compute)["error"][0])
-        return total
+    step = rows_at_once or max(1, BLOCK_ELEMENTS // error.shape[1])
+    return sum(in_parallel(of_rows, range(0, len(error), step)))

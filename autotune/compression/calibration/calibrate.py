@@ -1,15 +1,13 @@
-"""The calibration pass: what statistics keep of each activation, computed while the model runs over the texts.
+"""Calibration pass: statistics of each activation, computed while the model runs over the texts.
 
-The reductions are computed inside the OpenVINO model, so that only small tensors leave it. Batches run side by side,
-one thread each, and their sums are added in the order of the texts: the numbers do not depend on how many threads
-there are. A model that is too large to be held with its second moments runs in segments, all texts through one
+The reductions are computed inside the OpenVINO model, so that only small tensors leave it. Batches run in parallel,
+one thread each, and their sums are added in the order of the texts, so the numbers do not depend on the number of
+threads. A model that is too large to be held with its second moments runs in segments, all texts through one segment
 before the next.
 
-Second moments in tiles: half of a symmetric matrix, as it is computed, stored and put together again.
-
-A matrix [K, K] is cut into panels of rows. Each panel starts at its diagonal, so that nearly half of the products are
-never computed. What lies in the diagonal block of a panel is a tile of its own: the shallow depth has only these, and
-a pass of full depth computes them by the same operations on the same shapes, hence with the same bits.
+A matrix of second moments is symmetric. It is cut into panels of rows that start at the diagonal, so that nearly half
+of the products are never computed. The diagonal block of a panel is a tile of its own. The depth ``blocks`` has only
+these tiles, and the depth ``full`` computes them by the same operations, hence with the same bits.
 """
 
 from __future__ import annotations
@@ -24,115 +22,46 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from autotune.common.files import fingerprint
 from autotune.common.threads import cores
 from autotune.compression.calibration.segments import cut, extract, output_of, text_inputs
-from autotune.compression.formats.quantize import Array
+from autotune.compression.formats.encoding import Array
 from autotune.compression.ir.constants import widen_bf16
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = [
-    "BLOCK",
-    "Depth",
-    "Precision",
-    "Progress",
-    "Summary",
-    "Tile",
-    "assemble",
-    "calibrate",
-    "native_precision",
-    "stored_elements",
-    "tiles",
-]
+__all__ = ["BLOCK", "Depth", "Precision", "Progress", "Summary", "calibrate", "join_tiles", "native_precision"]
 
 Precision = Literal["f32", "bf16"]
 Progress = Callable[[int, int], None]
+"""Called with (windows done, windows in all)."""
+
+Depth = Literal["blocks", "full"]
+"""The part of the second moments that is computed: diagonal blocks alone, or all."""
+
+BLOCK = 512
+"""Channels of a diagonal block. Scales are searched on blocks of groups, whose sizes divide it."""
+
+PANEL = 256
+"""Rows of a panel."""
 
 SEGMENT_BYTES = 1 << 30
-"""Weights and second moments that are held at once."""
+"""Limit on the weights and second moments that are in memory at once."""
 
 BATCHES = 16
 TOKENS_PER_BATCH = (1024, 2048)
-"""Least and most. Second moments of a batch are added to the sum by memory traffic, which many tokens pay for."""
+"""Least and most. Adding the second moments of a batch to the sum costs memory traffic, which many tokens amortise."""
 
 MEAN, NORM, HIGHEST, LOWEST = range(4)
 
 
 def native_precision() -> Precision:
-    """What this CPU multiplies fastest: bfloat16 where it has instructions for it, else float32."""
+    """Return the precision in which this CPU multiplies fastest: bfloat16 if it has instructions for it."""
     import openvino as ov
 
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-
-
-class Summary:
-    """Sums of one activation over the batches of a pass.
-
-    Attributes:
-        name: the activation.
-        width: its channels, K.
-    """
-
-    def __init__(self, name: str, width: int, depth: Depth) -> None:
-        self.name = name
-        self.width = width
-        self._depth: Depth = depth
-        self._tiles = sum(1 for _ in tiles(width, depth))
-        self._moment: Array | None = None
-        self._windows: list[Array] = []
-        self._rows: list[npt.NDArray[np.int64]] = []
-
-    def add(self, outputs: Sequence[npt.NDArray[Any]], length: int) -> None:
-        """Add the outputs of `_heads` for one batch of windows of some length; they are copied."""
-        channels = _float32(outputs[0])
-        parts = outputs[1 : 1 + self._tiles]
-        rows = outputs[-1].item() if len(outputs) > 1 + self._tiles else length
-        if self._moment is None:
-            self._moment = np.zeros(stored_elements(self.width, self._depth), np.float32)
-        position = 0
-        for part in parts:
-            self._moment[position : position + part.size] += part.reshape(-1)
-            position += part.size
-        self._windows.append(channels)
-        self._rows.append(np.full(len(channels), rows))
-
-    def finish(self, tokens: int) -> tuple[dict[str, Array], dict[str, float]]:
-        """Arrays and scalars, see `statistics.Statistics`.
-
-        Args:
-            tokens: calibration tokens in all.
-        """
-        assert self._moment is not None
-        channels, rows = np.concatenate(self._windows).astype(np.float64), np.concatenate(self._rows)
-        channels, rows = channels[rows > 0], rows[rows > 0, None]  # an expert may have seen nothing of a batch
-        if not len(rows):
-            channels, rows = np.zeros((1, 4, self.width)), np.ones((1, 1), np.int64)
-        mean, squares = channels[:, MEAN], np.square(channels[:, NORM]) / rows
-        if not np.isfinite(squares).all() or not np.isfinite(self._moment).all():
-            raise CompressionError(
-                f"the activation {self.name} is not finite on the calibration texts; check model and texts"
-            )
-        variance = np.maximum(squares - np.square(mean), 0)
-        largest = np.maximum(channels[:, HIGHEST], -channels[:, LOWEST])
-        arrays = {
-            "second_moment": np.divide(self._moment, np.float32(tokens), out=self._moment),
-            "mean": ((mean * rows).sum(axis=0) / rows.sum()).astype(np.float32),
-            "largest": largest.max(axis=0).astype(np.float32),
-        }
-        scalars = {
-            "max_activation_variance": float(variance.max(axis=1).mean()),
-            "mean_activation_variance": float(variance.mean(axis=1).mean()),
-            "mean_activation_magnitude": float(largest.mean(axis=1).mean()),
-            "hessian_input_activation": 2 * float(squares.mean()),
-        }
-        return arrays, scalars
-
-
-def _float32(values: npt.NDArray[Any]) -> Array:
-    # NumPy sees OpenVINO's bfloat16 as float16 with meaningless values.
-    return widen_bf16(values.view(np.uint16)) if values.dtype.itemsize == 2 else np.array(values, np.float32)
 
 
 def calibrate(
@@ -144,8 +73,10 @@ def calibrate(
     precision: Precision = "f32",
     scratch: Path | None = None,
     progress: Progress | None = None,
+    segment_bytes: int = SEGMENT_BYTES,
+    tokens_per_batch: tuple[int, int] = TOKENS_PER_BATCH,
 ) -> Iterator[Summary]:
-    """Run the model over the texts and yield what was found, activation by activation.
+    """Run the model over the texts and yield the sums of one activation after the other.
 
     Args:
         model: a causal language model with inputs as optimum-intel exports them.
@@ -153,20 +84,21 @@ def calibrate(
         tokens: int64 [n, T].
         depth: of the second moments.
         precision: in which the model runs; sums are float32 in any case.
-        scratch: folder for what passes from segment to segment.
-        progress: called with (windows done, windows in all).
+        scratch: folder for the tensors that pass from segment to segment.
+        progress: called after each batch.
+        segment_bytes: limit on the weights and second moments of a segment.
+        tokens_per_batch: least and most.
 
     Raises:
-        CompressionError: an activation's number of channels is not known, or the model has an input that a text does
-            not fill.
+        CompressionError: an activation's number of channels is not known, or the model has an input that is not
+            computed from a text.
     """
     widths = _widths(model, activations)
     # The sum, and the outputs that are added to it.
-    segments = cut(
-        model, {name: 2 * 4 * stored_elements(width, depth) for name, width in widths.items()}, SEGMENT_BYTES
-    )
+    cost = {name: 2 * 4 * stored_elements(width, depth) for name, width in widths.items()}
+    segments = cut(model, cost, segment_bytes)
     windows, length = tokens.shape
-    least, most = TOKENS_PER_BATCH
+    least, most = tokens_per_batch
     step = max(1, min(max(windows * length // BATCHES, least), most) // length)
     batches = [tokens[start : start + step] for start in range(0, windows, step)]
     before: list[str] = []
@@ -193,12 +125,12 @@ def calibrate(
                 if progress is not None:
                     progress(done, windows * len(segments))
             before += segment.kept
-            while summaries:  # each is let go as soon as it is taken
+            while summaries:  # each is freed as soon as the caller is done with it
                 yield summaries.pop(0)
 
 
 def _widths(model: ov.Model, activations: Sequence[str]) -> dict[str, int]:
-    """Channels of each activation."""
+    """Return the channels of each activation."""
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     widths = {}
     for activation in dict.fromkeys(activations):
@@ -213,7 +145,7 @@ def _widths(model: ov.Model, activations: Sequence[str]) -> dict[str, int]:
 
 
 def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov.Output]:
-    """What is computed of one activation: its channel numbers, the tiles of its second moments, if need be its rows."""
+    """Add the reductions of one activation: by channel, the tiles of its second moments, and its rows if needed."""
     import openvino as ov
     from openvino import opset15 as ops
 
@@ -229,7 +161,7 @@ def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov
         heads.append(ops.matmul(left, right, transpose_a=True, transpose_b=False))
     rows = []
     if len(x.get_output_partial_shape(0)) != 3:
-        # No windows to tell apart: all tokens of a batch are one, and only the model knows how many come this way.
+        # The windows cannot be told apart: all tokens of a batch are one, and their number varies (experts).
         x = ops.unsqueeze(flat, np.int64(0))
         rows = [ops.gather(ops.shape_of(x), np.int64(1), np.int64(0))]
     axis = np.int64(1)
@@ -243,7 +175,7 @@ def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov
 
 
 class _Store:
-    """What passes from one segment to the next, on disk: a file for each batch and tensor."""
+    """Tensors that pass from one segment to the next, on disk: a file for each batch and tensor."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -253,8 +185,6 @@ class _Store:
         return name in self._names
 
     def _path(self, batch: int, name: str) -> Path:
-        from autotune.common.files import fingerprint
-
         return self._folder / f"{batch}-{fingerprint(name)}.npy"
 
     def save(self, batch: int, name: str, values: npt.NDArray[Any]) -> None:
@@ -295,16 +225,16 @@ def _inferences(
 def _inputs(
     compiled: ov.CompiledModel, tokens: npt.NDArray[np.int64], batch: int, store: _Store
 ) -> Mapping[ov.ConstOutput, npt.NDArray[Any]]:
-    """The inputs of a segment for whole windows, int64 [B, T]: the texts', and what earlier segments kept."""
-    known = text_inputs(tokens)
+    """Return the inputs of a segment for whole windows, int64 [B, T]: texts, and tensors of earlier segments."""
+    of_text = text_inputs(tokens)
     inputs = {}
     for port in compiled.inputs:
         friendly, names = port.get_node().get_friendly_name(), sorted(port.get_names())
-        name = next((name for name in names if name in known), None)
+        name = next((name for name in names if name in of_text), None)
         if friendly in store:
             inputs[port] = store.load(batch, friendly)
         elif name is not None:
-            inputs[port] = known[name]
+            inputs[port] = of_text[name]
         else:
             raise CompressionError(
                 f"the model has an input named {(*names, friendly)[0]}, which a text-only causal language model does "
@@ -313,17 +243,76 @@ def _inputs(
     return inputs
 
 
-Depth = Literal["blocks", "full"]
-"""How much of the second moments is known: diagonal blocks alone, or all."""
+class Summary:
+    """Sums of one activation over the batches of a pass.
 
-BLOCK = 512
-"""Channels of a diagonal block. Scales are searched on blocks of groups, whose sizes divide it."""
+    Attributes:
+        name: the activation.
+        width: its channels, K.
+    """
 
-PANEL = 256
+    def __init__(self, name: str, width: int, depth: Depth) -> None:
+        self.name = name
+        self.width = width
+        self._depth: Depth = depth
+        self._tiles = sum(1 for _ in tiles(width, depth))
+        self._moment: Array | None = None
+        self._windows: list[Array] = []
+        self._rows: list[npt.NDArray[np.int64]] = []
+
+    def add(self, outputs: Sequence[npt.NDArray[Any]], length: int) -> None:
+        """Add the outputs of `_heads` for one batch of windows of this length; they are copied."""
+        channels = _float32(outputs[0])
+        parts = outputs[1 : 1 + self._tiles]
+        rows = outputs[-1].item() if len(outputs) > 1 + self._tiles else length
+        if self._moment is None:
+            self._moment = np.zeros(stored_elements(self.width, self._depth), np.float32)
+        position = 0
+        for part in parts:
+            self._moment[position : position + part.size] += part.reshape(-1)
+            position += part.size
+        self._windows.append(channels)
+        self._rows.append(np.full(len(channels), rows))
+
+    def finish(self, tokens: int) -> tuple[dict[str, Array], dict[str, float]]:
+        """Return arrays and scalars, see `statistics.Statistics`.
+
+        Args:
+            tokens: calibration tokens in all.
+        """
+        assert self._moment is not None
+        channels, rows = np.concatenate(self._windows).astype(np.float64), np.concatenate(self._rows)
+        channels, rows = channels[rows > 0], rows[rows > 0, None]  # an expert may have no tokens in a batch
+        if not len(rows):
+            channels, rows = np.zeros((1, 4, self.width)), np.ones((1, 1), np.int64)
+        mean, squares = channels[:, MEAN], np.square(channels[:, NORM]) / rows
+        if not np.isfinite(squares).all() or not np.isfinite(self._moment).all():
+            raise CompressionError(
+                f"the activation {self.name} is not finite on the calibration texts; check model and texts"
+            )
+        variance = np.maximum(squares - np.square(mean), 0)
+        largest = np.maximum(channels[:, HIGHEST], -channels[:, LOWEST])
+        arrays = {
+            "second_moment": np.divide(self._moment, np.float32(tokens), out=self._moment),
+            "mean": ((mean * rows).sum(axis=0) / rows.sum()).astype(np.float32),
+            "largest": largest.max(axis=0).astype(np.float32),
+        }
+        scalars = {
+            "max_activation_variance": float(variance.max(axis=1).mean()),
+            "mean_activation_variance": float(variance.mean(axis=1).mean()),
+            "mean_activation_magnitude": float(largest.mean(axis=1).mean()),
+            "hessian_input_activation": 2 * float(squares.mean()),
+        }
+        return arrays, scalars
+
+
+def _float32(values: npt.NDArray[Any]) -> Array:
+    # NumPy sees OpenVINO's bfloat16 as float16 with meaningless values.
+    return widen_bf16(values.view(np.uint16)) if values.dtype.itemsize == 2 else np.array(values, np.float32)
 
 
 class Tile(NamedTuple):
-    """Rows from `top` to `bottom`, columns from `left` to `right`."""
+    """A part of a matrix: rows from `top` to `bottom`, columns from `left` to `right`."""
 
     top: int
     bottom: int
@@ -337,7 +326,7 @@ class Tile(NamedTuple):
 
 
 def tiles(width: int, depth: Depth) -> Iterator[Tile]:
-    """The tiles of a [width, width] matrix, in the order in which they are stored."""
+    """Yield the tiles of a [width, width] matrix in the order in which they are stored."""
     for top in range(0, width, PANEL):
         bottom = min(top + PANEL, width)
         edge = min((top // BLOCK + 1) * BLOCK, width)
@@ -347,12 +336,15 @@ def tiles(width: int, depth: Depth) -> Iterator[Tile]:
 
 
 def stored_elements(width: int, depth: Depth) -> int:
-    """Numbers in all tiles together."""
+    """Count the numbers in all tiles together."""
     return sum(rows * columns for rows, columns in (tile.shape for tile in tiles(width, depth)))
 
 
-def assemble(stored: Array, width: int, depth: Depth) -> Array:
-    """The symmetric matrix, float32 [width, width], from its tiles, flat one after the other; zeros where unknown."""
+def join_tiles(stored: Array, width: int, depth: Depth) -> Array:
+    """Return the symmetric matrix, float32 [width, width], of its tiles, stored flat one after the other.
+
+    Elements outside the tiles are zero.
+    """
     matrix = np.zeros((width, width), np.float32)
     position = 0
     for tile in tiles(width, depth):

@@ -1,4 +1,4 @@
-"""A model cut into segments that run one after the other, so that only one has to be in memory at a time.
+"""Segments of a model that run one after the other, so that only one has to be in memory at a time.
 
 A cut may lie anywhere between two operations: what was computed before it and is needed behind it is kept, and enters
 the next segment as an input. In a decoder the cheapest places are between the layers, where only the residual stream
@@ -21,7 +21,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Segment", "cut", "extract", "output_of", "text_inputs"]
+__all__ = ["BYTES_PER_ELEMENT", "Segment", "cut", "extract", "output_of", "text_inputs"]
 
 BYTES_PER_ELEMENT = 4
 """Upper bound for a float weight in a compiled model."""
@@ -41,7 +41,7 @@ class Segment:
 
 
 def output_of(nodes: Mapping[str, ov.Node], name: str) -> ov.Output:
-    """The output that ``name:port`` means."""
+    """Return the output named ``name:port``."""
     node, _, port = name.rpartition(":")
     return nodes[node].output(int(port))
 
@@ -49,7 +49,7 @@ def output_of(nodes: Mapping[str, ov.Node], name: str) -> ov.Output:
 def cut(model: ov.Model, cost: Mapping[str, int], limit: int) -> list[Segment]:
     """Cut a model so that each segment stays under a limit where it can.
 
-    The result depends on shapes alone, so that everybody cuts one model at the same places.
+    The result depends on shapes alone, so every process cuts a model at the same places.
 
     Args:
         model: the model; not changed.
@@ -105,7 +105,7 @@ class _Step:
 
 
 def _steps(model: ov.Model, cost: Mapping[str, int]) -> list[_Step]:
-    """The operations that the activations depend on, in topological order."""
+    """List the operations that the activations depend on, in topological order."""
     nodes = model.get_ordered_ops()
     names = Counter(node.get_friendly_name() for node in nodes)
     by_name = {node.get_friendly_name(): node for node in nodes}
@@ -130,7 +130,7 @@ def _steps(model: ov.Model, cost: Mapping[str, int]) -> list[_Step]:
 
 
 def _reached(nodes: Sequence[ov.Node], ends: Sequence[ov.Node]) -> list[ov.Node]:
-    """Those of the nodes that some of the ends depend on, and the ends."""
+    """Return the nodes that some of the ends depend on, and the ends."""
     needed: set[str] = set()
     pending = list(ends)
     while pending:
@@ -195,7 +195,7 @@ def _is_float(output: ov.Output) -> bool:
 def extract(
     model: ov.Model, segment: Segment, before: Sequence[str], heads: Callable[[ov.Output], list[ov.Output]]
 ) -> ov.Model:
-    """A model that computes one segment: its inputs are the model's own and what earlier segments kept.
+    """Extract a model of one segment: its inputs are the model's own and the outputs kept by earlier segments.
 
     Args:
         model: the model; not changed, its constants are shared.
@@ -239,7 +239,7 @@ def extract(
 
 
 def text_inputs(tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-    """The inputs of an exported causal language model for whole windows, int64 [B, T], by name; its cache is empty."""
+    """Return the inputs of a causal language model for whole windows, int64 [B, T], by name; its cache is empty."""
     windows, length = tokens.shape
     return {
         "input_ids": tokens,
@@ -250,7 +250,7 @@ def text_inputs(tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _start_empty(read: ov.Node) -> None:
-    """Replace the reading of a state (the cache of keys and values) by what the state starts out as."""
+    """Replace the reading of a state (the key-value cache) by its initial value."""
     if not read.input_values():
         raise CompressionError(
             f"the state {read.get_attributes()['variable_id']} of the model does not say how it starts; export "

@@ -1,9 +1,10 @@
-"""Statistics: what one calibration pass keeps for every metric and every algorithm, on disk under its fingerprint."""
+"""Statistics of one calibration pass, for all metrics and algorithms, and their cache on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.common.files import DAMAGE, fingerprint, get_or_create_directory, read_tensors, write_tensors
-from autotune.compression.calibration.calibrate import Depth, Precision, Progress, assemble, calibrate, native_precision
+from autotune.compression.calibration.calibrate import (
+    Depth,
+    Precision,
+    Progress,
+    Summary,
+    calibrate,
+    join_tiles,
+    native_precision,
+)
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Statistics", "StatisticsCache", "collect"]
+__all__ = ["VERSION", "Statistics", "StatisticsCache"]
 
 VERSION = 2
 """Changes whenever the collected numbers change."""
@@ -26,7 +35,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of every activation that feeds a weight, read from their folder when they are needed.
+    """Statistics of every activation that feeds a weight, read from their folder on demand.
 
     Attributes:
         folder: holds ``index.json`` and one safetensors file for each activation.
@@ -66,28 +75,28 @@ class Statistics:
 
     @property
     def depth(self) -> Depth:
-        """How much of the second moments is known."""
+        """The part of the second moments that is stored."""
         depth: Depth = self._index["depth"]
         return depth
 
     def scalar(self, activation: str, metric: str) -> float:
-        """The activation's part of a sensitivity metric, see `sensitivity.sensitivity`."""
+        """Return the activation's part of a sensitivity metric, see `sensitivity.sensitivity`."""
         return float(self._index["activations"][activation]["scalars"][metric])
 
     def array(self, activation: str, name: str) -> npt.NDArray[np.float32]:
-        """One of the arrays, float32.
+        """Return one of the arrays, float32.
 
         ``second_moment`` [K, K] is the sum of x xᵀ over the tokens that came this way, divided by the number of all
-        calibration tokens; at the depth ``blocks`` it is zero outside its diagonal blocks of `moments.BLOCK` channels.
+        calibration tokens; at the depth ``blocks`` it is zero outside blocks of `calibrate.BLOCK` channels.
         ``mean`` [K] is over the tokens that came this way, ``largest`` [K] the largest magnitude among them.
         """
         arrays = read_tensors(self.folder / self._index["activations"][activation]["file"])
         array: npt.NDArray[np.float32] = arrays[name]
-        return assemble(array, len(arrays["mean"]), self.depth) if name == "second_moment" else array
+        return join_tiles(array, len(arrays["mean"]), self.depth) if name == "second_moment" else array
 
 
 class StatisticsCache:
-    """Statistics on disk under their fingerprint, computed once however many processes ask.
+    """Statistics on disk under their fingerprint, computed once even if several processes need them.
 
     Attributes:
         directory: where the folders are.
@@ -109,32 +118,32 @@ class StatisticsCache:
         precision: Precision | None = None,
         progress: Progress | None = None,
     ) -> Statistics:
-        """Return the statistics of these activations on these tokens, from disk where they are there whole.
+        """Return the statistics of these activations on these tokens, from disk if they are there and complete.
 
         Args:
             model: the original model; not changed.
             activations: ``name:port`` of outputs, see `weights.Use`.
             tokens: int64 [n, T], calibration windows.
             model_fingerprint: changes with the model's weights.
-            depth: that is needed at least; the parts that a shallower pass has are the same to the bit.
-            precision: in which the model runs; by default what this CPU is fastest in.
-            progress: called with (windows done, windows in all).
+            depth: the least that is needed; both depths have the same bits where both have values.
+            precision: in which the model runs; by default the fastest of this CPU.
+            progress: called after each batch.
         """
-        import shutil
-
         precision = native_precision() if precision is None else precision
         text = [list(tokens.shape), tokens.tobytes()]
         key = fingerprint(VERSION, model_fingerprint, sorted(activations), precision, *text)
         if (self.directory / f"{key}-full").is_dir():
             depth = "full"
         folder = self.directory / f"{key}-{depth}"
-        for _ in range(2):
-            _, created = get_or_create_directory(
-                folder,
-                lambda path: collect(
-                    model, activations, tokens, path, depth=depth, precision=precision, progress=progress
-                ),
+
+        def collect(path: Path) -> None:
+            summaries = calibrate(
+                model, activations, tokens, depth=depth, precision=precision, scratch=path, progress=progress
             )
+            write_statistics(path, summaries, tokens.size, depth)
+
+        for _ in range(2):
+            _, created = get_or_create_directory(folder, collect)
             try:
                 statistics = Statistics.open(folder, key)
             except CompressionError:
@@ -145,32 +154,16 @@ class StatisticsCache:
         return Statistics.open(folder, key)
 
 
-def collect(
-    model: ov.Model,
-    activations: Sequence[str],
-    tokens: npt.NDArray[np.int64],
-    folder: Path,
-    *,
-    depth: Depth = "full",
-    precision: Precision = "f32",
-    progress: Progress | None = None,
-) -> None:
-    """Run the calibration pass and write its results into `folder`.
-
-    Args:
-        model, activations, tokens, precision, progress: see `calibration.calibrate`.
-        depth: of the second moments.
-        folder: an empty folder.
+def write_statistics(folder: Path, summaries: Iterable[Summary], tokens: int, depth: Depth) -> None:
+    """Write the sums of a calibration pass over so many tokens into an empty folder.
 
     Raises:
-        CompressionError: an activation has no known number of channels, or is not finite.
+        CompressionError: an activation is not finite.
     """
-    index: dict[str, Any] = {"version": VERSION, "tokens": int(tokens.size), "depth": depth, "activations": {}}
-    for summary in calibrate(
-        model, activations, tokens, depth=depth, precision=precision, scratch=folder, progress=progress
-    ):
+    index: dict[str, Any] = {"version": VERSION, "tokens": tokens, "depth": depth, "activations": {}}
+    for summary in summaries:
         file = f"{len(index['activations']):04d}.safetensors"
-        arrays, scalars = summary.finish(tokens.size)
+        arrays, scalars = summary.finish(tokens)
         write_tensors(folder / file, arrays, durable=False)
         index["activations"][summary.name] = {"file": file, "scalars": scalars}
     index["digest"] = _digest(index)

@@ -1,9 +1,8 @@
-"""Floating-point types of four and eight bits: E2M1 and E4M3 elements, E8M0 scales.
+"""Codes of small floating-point numbers, and packing of codes into bytes.
 
-All from the OCP Microscaling Formats specification 1.0 (E4M3 as in the OCP 8-bit Floating Point Specification 1.0).
-Rounding is to nearest, ties to even; what is too large becomes the largest number.
-
-Elements of 2, 3, 4 and 8 bits packed into bytes as OpenVINO lays them out.
+E2M1 and E4M3 elements and E8M0 scales follow the OCP Microscaling Formats specification 1.0, and E4M3 the OCP 8-bit
+Floating Point Specification 1.0. Rounding is to nearest, ties to even; numbers that are too large become the largest.
+Elements of 2, 3, 4 and 8 bits are packed as OpenVINO lays them out.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "E2M1_LEVELS",
     "E4M3_MAX",
     "E4M3_SMALLEST",
+    "Array",
+    "Codes",
     "decode_e2m1",
     "decode_e4m3",
     "decode_e8m0",
@@ -42,7 +42,7 @@ E4M3_SMALLEST = np.float32(2.0**-9)
 
 
 def encode_e2m1(values: Array) -> Codes:
-    """Codes 0 to 15 of float32 numbers, one a byte: the sign in bit 3."""
+    """Encode float32 numbers as codes 0 to 15, one a byte: the sign in bit 3."""
     magnitude = np.abs(values)
     codes: Codes = np.signbit(values).astype(np.uint8) << np.uint8(3)
     for code, threshold in enumerate(_E2M1_THRESHOLDS):
@@ -52,13 +52,13 @@ def encode_e2m1(values: Array) -> Codes:
 
 
 def decode_e2m1(codes: Codes) -> Array:
-    """The float32 numbers that codes stand for."""
+    """Decode codes to float32 numbers."""
     return np.asarray(_E2M1_DECODED[codes])
 
 
 @cache
 def _e4m3_decoded() -> Array:
-    """The number of each of the 256 codes; two are NaN."""
+    """Return the number of each of the 256 codes; two are NaN."""
     exponent, mantissa = np.divmod(np.arange(128), 8)
     normal = np.ldexp(1 + mantissa / 8, exponent - 7)
     magnitudes = np.where(exponent == 0, mantissa * 2.0**-9, normal)
@@ -68,7 +68,7 @@ def _e4m3_decoded() -> Array:
 
 @cache
 def _e4m3_of_float16() -> Codes:
-    """The code of each of the 65,536 float16 numbers, by their bits."""
+    """Return the code of each of the 65,536 float16 numbers, by their bits."""
     numbers = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float64)
     levels = _e4m3_decoded()[:127].astype(np.float64)
     middles = (levels[1:] + levels[:-1]) / 2
@@ -78,18 +78,18 @@ def _e4m3_of_float16() -> Codes:
 
 
 def encode_e4m3(values: Array) -> Codes:
-    """Codes of float32 numbers, rounded to float16 on the way as OpenVINO's conversion does."""
+    """Encode float32 numbers; they are rounded to float16 first, as in OpenVINO's conversion."""
     halves = np.clip(values, -E4M3_MAX, E4M3_MAX).astype(np.float16)
     return np.asarray(_e4m3_of_float16()[halves.view(np.uint16)])
 
 
 def decode_e4m3(codes: Codes) -> Array:
-    """The float32 numbers that codes stand for."""
+    """Decode codes to float32 numbers."""
     return np.asarray(_e4m3_decoded()[codes])
 
 
 def power_of_two_above(values: Array) -> Array:
-    """The smallest power of two from 2^-127 to 2^127 that is not below each positive number."""
+    """Round positive numbers up to a power of two from 2^-127 to 2^127."""
     mantissa, exponent = np.frexp(values)
     # x = mantissa * 2**exponent with mantissa in [0.5, 1): an exact power of two is already rounded up.
     exponent = np.clip(np.where(mantissa == 0.5, exponent - 1, exponent), -127, 127)
@@ -97,14 +97,14 @@ def power_of_two_above(values: Array) -> Array:
 
 
 def encode_e8m0(values: Array) -> Codes:
-    """Biased exponents of the powers of two nearest to positive numbers."""
+    """Encode positive numbers as biased exponents of the nearest powers of two."""
     mantissa, exponent = np.frexp(values)
     nearest = np.where(mantissa < 0.75, exponent - 1, exponent)
     return np.asarray(np.clip(nearest + 127, 0, 254).astype(np.uint8))
 
 
 def decode_e8m0(codes: Codes) -> Array:
-    """The powers of two that biased exponents stand for."""
+    """Decode biased exponents to powers of two."""
     return np.ldexp(np.float32(1), codes.astype(np.int32) - 127).astype(np.float32)
 
 
@@ -113,12 +113,12 @@ _FOUR_SHIFTS = np.array([6, 4, 2, 0], np.uint8)
 
 
 def packed_bytes(elements: int, bits: int) -> int:
-    """Bytes of a constant of so many elements; three-bit elements come in eights."""
+    """Return the bytes of a constant of so many elements; three-bit elements are stored in groups of eight."""
     return 3 * -(-elements // 8) if bits == 3 else -(-elements * bits // 8)
 
 
 def pack(codes: Codes, bits: int) -> Codes:
-    """Bytes of a constant in flat order, uint8.
+    """Pack codes into the bytes of a constant in flat order, uint8.
 
     Elements of 2 and 4 bits fill a byte from its lowest bits on. Eight elements of 3 bits fill three bytes: two with
     the lower two bits of four elements each and one with the upper bits, all from the highest bit on.
@@ -149,7 +149,7 @@ def _padded(flat: Codes, multiple: int) -> Codes:
 
 
 def unpack(packed: Codes, bits: int, size: int) -> Codes:
-    """Inverse of `pack` for `size` elements: flat uint8, one element a byte."""
+    """Unpack `size` elements, the inverse of `pack`: flat uint8, one element a byte."""
     if bits == 8:
         return packed[:size]
     if bits == 3:

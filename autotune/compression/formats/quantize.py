@@ -1,9 +1,9 @@
-"""The mathematics of the numeric formats: quantize and dequantize groups of numbers, and store their scales.
+"""Quantization and dequantization of groups of numbers, and storage of their scales.
 
 Arrays have the shape [R, G, g] throughout: output channels, groups, consecutive input channels of one group; scales
 and zero points are [R, G, 1]. All arithmetic is float32. Formulas are those of NNCF 3.4.0: ranges of integer formats
 always include zero, the larger side of a symmetric range lands on the lowest level, and powers of two are rounded up
-as scales, so that nothing is clipped. The formats themselves are data, in `format_table`.
+as scales, so that nothing is clipped. The formats themselves are data, in `formats.table`.
 """
 
 from __future__ import annotations
@@ -18,41 +18,30 @@ import numpy.typing as npt
 from autotune.compression.formats.encoding import (
     E4M3_MAX,
     E4M3_SMALLEST,
+    Array,
+    Codes,
     decode_e2m1,
     decode_e4m3,
     decode_e8m0,
     encode_e2m1,
     encode_e4m3,
     encode_e8m0,
-    pack,
-    packed_bytes,
     power_of_two_above,
-    unpack,
 )
-from autotune.compression.formats.table import BITS, FORMATS, Format, codebook_format
+from autotune.compression.formats.table import Format
 
 __all__ = [
-    "BITS",
-    "FORMATS",
-    "Array",
-    "Codes",
-    "Format",
-    "codebook_format",
+    "FLOAT16_SMALLEST",
     "decode",
     "encode",
     "initial_scale",
-    "pack",
-    "packed_bytes",
     "read_scale",
     "round_trip",
     "store_scale",
     "stored_value",
-    "unpack",
     "with_second_order_scale",
+    "zero_point",
 ]
-
-Array = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.uint8]
 
 EPSILON = np.float32(np.finfo(np.float32).eps)
 """Scales below this are replaced by it, as in NNCF."""
@@ -69,7 +58,7 @@ FEW_LEVELS = 16
 
 
 def initial_scale(rows: Array, fmt: Format) -> tuple[Array, Array | None]:
-    """Scale and zero point from each group's range.
+    """Compute scale and zero point from each group's range.
 
     Args:
         rows: float32 [R, G, g].
@@ -97,7 +86,7 @@ def initial_scale(rows: Array, fmt: Format) -> tuple[Array, Array | None]:
 
 
 def _of_least_square_error(rows: Array, scale: Array, fmt: Format) -> Array:
-    """The scale itself or that of its multiples with the least square error, as it will be stored."""
+    """Choose the multiple of the scale with the least square error, as it will be stored."""
     best = stored_value(scale, fmt)
     least = np.square(round_trip(rows, best, None, fmt) - rows).sum(axis=-1, keepdims=True)
     for factor in fmt.scale_factors:
@@ -110,13 +99,13 @@ def _of_least_square_error(rows: Array, scale: Array, fmt: Format) -> Array:
 
 
 def with_second_order_scale(fmt: Format, largest: float) -> Format:
-    """The format for a weight with this largest magnitude: its largest group scale is the largest that E4M3 holds."""
+    """Set the second-order scale for this largest magnitude: the largest group scale becomes E4M3's largest number."""
     scale = max(np.float32(largest) / np.float32(fmt.largest), EPSILON)
     return replace(fmt, second_order_scale=float(max(scale / E4M3_MAX, EPSILON)))
 
 
 def _reduce(extreme: np.ufunc, rows: Array) -> Any:
-    """Smallest or largest of each group, [R, G, 1].
+    """Compute the smallest or largest of each group, [R, G, 1].
 
     NumPy takes long for many short groups; these are halved while that leaves runs of `SHORT`, whose extremes are then
     found for all positions at once: of two neighbours, of four, and so on.
@@ -136,7 +125,7 @@ def _reduce(extreme: np.ufunc, rows: Array) -> Any:
 
 
 def zero_point(low: Array, scale: Array, fmt: Format) -> Array:
-    """Zero point of an asymmetric format for ranges that start at `low` (<= 0)."""
+    """Compute the zero point of an asymmetric format for ranges that start at `low` (<= 0)."""
     return np.asarray(np.clip(-np.rint(low / scale), fmt.lowest, fmt.highest))
 
 
@@ -145,18 +134,18 @@ def _at_least_epsilon(scale: Array) -> Array:
 
 
 def store_scale(scale: Array, fmt: Format) -> npt.NDArray[Any]:
-    """The scale as it is stored: float16, or the byte of an E8M0 or E4M3 number."""
+    """Convert the scale to its storage type: float16, or the byte of an E8M0 or E4M3 number."""
     if fmt.scale_storage == "f8e8m0":
         return encode_e8m0(scale)
     if fmt.scale_storage == "f8e4m3":
-        # Zero would lose the whole group, in E4M3 as in float16; its values are nearer to multiples of what is above.
+        # A scale of zero would lose the whole group, in E4M3 as in float16; the smallest positive scale is closer.
         unit = np.float32(fmt.second_order_scale)
         return encode_e4m3(np.maximum(scale / unit, max(E4M3_SMALLEST, FLOAT16_SMALLEST / unit)))
     return scale.astype(np.float16)
 
 
 def read_scale(stored: npt.NDArray[Any], fmt: Format) -> Array:
-    """Float32 values of stored scales, as the compressed model computes them."""
+    """Convert stored scales to float32, as the compressed model does."""
     if fmt.scale_storage == "f8e8m0":
         return decode_e8m0(stored)
     if fmt.scale_storage == "f8e4m3":
@@ -166,7 +155,7 @@ def read_scale(stored: npt.NDArray[Any], fmt: Format) -> Array:
 
 
 def stored_value(scale: Array, fmt: Format) -> Array:
-    """The float32 value that the stored scale stands for.
+    """Return the float32 value of the scale after it is stored.
 
     While the second-order scale of E4M3 scales is not known, their four significant bits stand in for it.
     """
@@ -177,7 +166,7 @@ def stored_value(scale: Array, fmt: Format) -> Array:
 
 
 def _levels(rows: Array, scale: Array, zero: Array | None, fmt: Format, out: Array | None = None) -> Array:
-    """Nearest integer levels, float32 [R, G, g]; ties to even."""
+    """Round to the nearest integer levels, float32 [R, G, g]; ties to even."""
     levels: Array = np.divide(rows, scale, out=out)
     if zero is not None:
         levels += zero
@@ -187,13 +176,13 @@ def _levels(rows: Array, scale: Array, zero: Array | None, fmt: Format, out: Arr
 
 @lru_cache(maxsize=16)
 def _table(levels: tuple[float, ...]) -> tuple[Array, Array]:
-    """Levels and the midpoints between them."""
+    """Return the levels and the midpoints between them."""
     table = np.array(levels, np.float32)
     return table, ((table[1:].astype(np.float64) + table[:-1]) / 2).astype(np.float32)
 
 
 def _level_codes(rows: Array, scale: Array, fmt: Format) -> Codes:
-    """Indices of the nearest levels; half-way values go to the lower one."""
+    """Find the indices of the nearest levels; half-way values go to the lower one."""
     normalised = rows / scale
     _, midpoints = _table(fmt.levels)
     if len(fmt.levels) > FEW_LEVELS:
@@ -205,7 +194,7 @@ def _level_codes(rows: Array, scale: Array, fmt: Format) -> Codes:
 
 
 def encode(rows: Array, scale: Array, zero: Array | None, fmt: Format) -> Codes:
-    """Storage codes, uint8 [R, G, g]: one element a byte, negative integers in two's complement of `fmt.bits`."""
+    """Quantize to codes, uint8 [R, G, g]: one element a byte, negative integers in two's complement of `fmt.bits`."""
     if fmt.family == "levels":
         return _level_codes(rows, scale, fmt)
     if fmt.family == "minifloat":
@@ -220,7 +209,7 @@ def encode(rows: Array, scale: Array, zero: Array | None, fmt: Format) -> Codes:
 
 
 def decode(codes: Codes, scale: Array, zero: Array | None, fmt: Format) -> Array:
-    """Float32 [R, G, g] that the codes stand for, with the scale's value as given."""
+    """Dequantize codes with this value of the scale, float32 [R, G, g]."""
     if fmt.family == "levels":
         return np.asarray(_table(fmt.levels)[0][codes] * scale)
     if fmt.family == "minifloat":
@@ -235,7 +224,7 @@ def decode(codes: Codes, scale: Array, zero: Array | None, fmt: Format) -> Array
 
 
 def round_trip(rows: Array, scale: Array, zero: Array | None, fmt: Format, *, out: Array | None = None) -> Array:
-    """What `rows` become when they are quantized with this scale and read back, float32 [R, G, g].
+    """Quantize and dequantize `rows` with this scale, float32 [R, G, g].
 
     `out`, if given, is written over; the result may be another array.
     """

@@ -1,10 +1,8 @@
-"""The numeric formats as data: names, storage, levels, default group sizes, and what the CPU does with each.
+"""Table of the numeric formats: names, storage, levels, default group sizes, and CPU support; and user codebooks.
 
 Names, default group sizes and restrictions are those of NNCF 3.4.0. Sources of the formats: NF4 from Dettmers et al.,
 "QLoRA" (2023), appendix E; E2M1, E4M3, E8M0 and the MX formats from the OCP Microscaling Formats specification 1.0;
 NVFP4 (groups of 16 with E4M3 scales under one float32 scale) from NVIDIA's description of Blackwell's tensor cores.
-
-Tables of a codebook as users give them: numbers in a file, or numbers themselves.
 """
 
 from __future__ import annotations
@@ -19,12 +17,9 @@ from typing import Any, Literal
 
 __all__ = [
     "BITS",
-    "CB4_LEVELS",
     "FORMATS",
     "LARGEST_FLOAT16",
     "MOST_LEVELS",
-    "NF4_LEVELS",
-    "Family",
     "Format",
     "codebook_format",
     "float16",
@@ -79,7 +74,7 @@ LARGEST_FLOAT16 = 65504
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How numbers are stored.
+    """Storage of numbers.
 
     Attributes:
         name: autotune's and NNCF's name.
@@ -128,12 +123,12 @@ class Format:
 
     @property
     def has_zero_point(self) -> bool:
-        """Whether every group stores a zero point in the element type of the weight."""
+        """True if every group stores a zero point in the element type of the weight."""
         return self.family == "asymmetric"
 
     @property
     def is_offset(self) -> bool:
-        """Whether signed levels are stored as unsigned ones, the lowest as 0 (there are no i2 and i3)."""
+        """True if signed levels are stored as unsigned ones, the lowest as 0 (there are no i2 and i3)."""
         return self.family == "symmetric" and self.storage.startswith("u")
 
     @property
@@ -174,7 +169,7 @@ FORMATS: dict[str, Format] = {
 
 
 def float16(value: float) -> float:
-    """The number that float16 holds for this one.
+    """Round a number to float16.
 
     Raises:
         OverflowError: it is larger than float16's largest number.
@@ -185,7 +180,7 @@ def float16(value: float) -> float:
 
 @lru_cache(maxsize=16)
 def codebook_format(levels: tuple[float, ...]) -> Format:
-    """The format ``codebook`` with this table of 2 to 256 rising numbers, which is stored in float16.
+    """Return the format ``codebook`` with this table of 2 to 256 rising numbers, which is stored in float16.
 
     Indices take 4 bits up to 16 entries, 8 bits beyond.
     """
@@ -199,10 +194,10 @@ def codebook_format(levels: tuple[float, ...]) -> Format:
 
 
 def parse_codebook(text: str) -> tuple[float, ...]:
-    """The table that a word of the command line stands for: numbers with commas between them, or a file.
+    """Parse a codebook of the command line: numbers with commas between them, or a file.
 
     Raises:
-        ValueError: neither; says what is wrong.
+        ValueError: neither a list of numbers nor such a file.
     """
     if "," in text:
         try:
@@ -213,11 +208,13 @@ def parse_codebook(text: str) -> tuple[float, ...]:
 
 
 def read_codebook(path: Path) -> tuple[float, ...]:
-    """The table in a file: ``.npy`` (one axis), ``.json`` (a list), or any other as text of numbers between white
-    space, commas or semicolons; ``#`` begins a comment.
+    """Read a codebook from a file.
+
+    The file is ``.npy`` (one axis), ``.json`` (a list), or text: numbers separated by white space, commas or
+    semicolons, with comments after ``#``.
 
     Raises:
-        ValueError: no such file, or it holds anything but one list of numbers; says what is wrong.
+        ValueError: no such file, or it holds anything but one list of numbers.
     """
     try:
         if path.suffix == ".npy":

@@ -1,4 +1,4 @@
-"""Plan and variants become a new `ov.Model`; the source is not touched and unchanged constants are shared.
+"""Assembly of the compressed `ov.Model`; the source is not changed, and unchanged constants are shared.
 
 The decompression patterns are the ones that OpenVINO's plugins fuse into their kernels, with NNCF's names:
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.compression.formats.quantize import Array
+from autotune.compression.formats.encoding import Array
 from autotune.compression.ir.constants import constant, narrow, read_f32, type_name
+from autotune.compression.ir.layout import Packed, Variant, layout
 from autotune.compression.ir.weights import Use, Weight
-from autotune.compression.variants import Packed, Variant, layout
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -72,7 +72,7 @@ def _named(node: ov.Node, name: str) -> ov.Node:
 
 
 def _decompression(weight: Weight, variant: Variant, packed: Packed) -> ov.Node:
-    """The subgraph whose output is the weight in float16."""
+    """Build the subgraph whose output is the weight in float16."""
     from openvino import opset15 as ops
 
     parts = layout(weight, variant)
@@ -131,13 +131,13 @@ def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> 
 
 
 def _bypass(node: ov.Node) -> None:
-    """Let what reads a node's output read its first input instead."""
+    """Connect the readers of a node's output to its first input."""
     for target in node.output(0).get_target_inputs():
         target.replace_source_output(node.input_value(0))
 
 
 def _add_adapters(product: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> None:
-    """y = x Wᵀ becomes y + (x Aᵀ) Bᵀ."""
+    """Replace y = x Wᵀ by y + (x Aᵀ) Bᵀ."""
     from openvino import opset15 as ops
 
     name = product.get_friendly_name()
@@ -163,7 +163,7 @@ def _add_adapters(product: ov.Node, weight: Weight, variant: Variant, packed: Pa
 
 
 def _insert(targets: Sequence[ov.Input], scale: Array) -> None:
-    """A Multiply by the inverse of a scale, in float16, on the way to some inputs that have one source."""
+    """Insert a Multiply by the inverse of a scale, in float16, before inputs that have one source."""
     from openvino import opset15 as ops
 
     source = targets[0].get_source_output()

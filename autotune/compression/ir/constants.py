@@ -1,7 +1,4 @@
-"""Constants of an `ov.Model` as NumPy arrays, and back, for all storage types that OpenVINO has and NumPy has not.
-
-One digest for a whole model: equal exactly where two models compute the same from the same bytes.
-"""
+"""Constants of an `ov.Model` as NumPy arrays, and back, for storage types that NumPy does not have; model digests."""
 
 from __future__ import annotations
 
@@ -30,22 +27,22 @@ FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
 """Storage types of weights that can be compressed."""
 
 INFINITY_BITS = {"f16": 0x7C00, "bf16": 0x7F80}
-"""Of a positive infinity; the bits of finite numbers without their signs are below."""
+"""Bits of a positive infinity; those of finite numbers without their signs are below."""
 
 
 def type_name(node: ov.Node) -> str:
-    """Element type of a constant in OpenVINO's short form, e.g. ``f16``."""
+    """Return the element type of a constant in OpenVINO's short form, e.g. ``f16``."""
     return str(node.get_element_type().get_type_name())
 
 
 def raw_bytes(node: ov.Node) -> npt.NDArray[np.uint8]:
-    """The constant's bytes, uint8 [nbytes], without a copy."""
+    """Return the constant's bytes, uint8 [nbytes], without a copy."""
     data: npt.NDArray[Any] = node.data
     return data.reshape(-1).view(np.uint8)
 
 
 def all_finite(values: npt.NDArray[Any], kind: str) -> bool:
-    """Whether no number is infinite or NaN, as float32.
+    """Return True if no number is infinite or NaN as float32.
 
     Args:
         values: numbers of any shape; those of a bfloat16 constant as their 16 bits.
@@ -59,15 +56,23 @@ def all_finite(values: npt.NDArray[Any], kind: str) -> bool:
 
 
 def widen_bf16(halves: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """Bfloat16 numbers, given as their 16 bits, as float32: they are the upper halves of its bits."""
+    """Convert bfloat16 numbers, given as their 16 bits, to float32: they are the upper halves of its bits."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
-def widen_f16(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """Finite float16 numbers as float32, in a fraction of the time that NumPy takes."""
-    if not _keeps_subnormals():
+def widen_f16(halves: npt.NDArray[np.float16], *, keeps_subnormals: bool | None = None) -> npt.NDArray[np.float32]:
+    """Convert finite float16 numbers to float32, several times faster than NumPy.
+
+    Args:
+        halves: numbers of any shape.
+        keeps_subnormals: False uses NumPy's conversion, for threads that replace subnormal numbers by zero. Some
+            libraries switch this on for the whole process. None tests the current thread.
+    """
+    if keeps_subnormals is None:
+        keeps_subnormals = bool(np.float32(2.0**-149) * np.float32(2.0**112) != 0)
+    if not keeps_subnormals:
         return halves.astype(np.float32, order="C")
-    # Sign, exponent and fraction where float32 has them; the exponents then count from another zero.
+    # Move sign, exponent and fraction to their places in float32, then correct the bias of the exponents.
     wide = halves.view(np.int16).astype(np.int32, order="C")
     wide <<= np.int32(13)
     wide &= np.int32(~0x70001FFF)
@@ -76,13 +81,8 @@ def widen_f16(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     return values
 
 
-def _keeps_subnormals() -> bool:
-    """Whether this thread computes with subnormal numbers: some libraries switch that off for the whole process."""
-    return bool(np.float32(2.0**-149) * np.float32(2.0**112) != 0)
-
-
 def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
-    """The constant's values as float32 in its own shape.
+    """Return the constant's values as float32 in its own shape.
 
     NumPy has no bfloat16, and `Constant.data` shows such a constant as float16 with meaningless values.
     """
@@ -93,7 +93,7 @@ def read_f32(node: ov.Node) -> npt.NDArray[np.float32]:
 
 
 def narrow(values: npt.NDArray[np.float32], kind: str) -> npt.NDArray[Any]:
-    """Float32 numbers rounded to nearest even in another float type, as an array whose bytes are the Constant's."""
+    """Round float32 numbers to nearest even in another float type; the array's bytes are those of a Constant."""
     if kind == "bf16":
         # The upper half of the float32 bits, rounded.
         bits = np.ascontiguousarray(values).view(np.uint32)
@@ -102,7 +102,7 @@ def narrow(values: npt.NDArray[np.float32], kind: str) -> npt.NDArray[Any]:
 
 
 def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) -> ov.Node:
-    """A Constant with these packed bytes.
+    """Make a Constant of packed bytes.
 
     The bytes are copied: a Constant that shares a tensor's memory does not keep the array behind it alive.
 
@@ -119,10 +119,10 @@ def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) 
 
 
 def model_digest(model: ov.Model) -> str:
-    """32 hex digits over all operations in topological order: type, inputs, and every constant's bytes.
+    """Hash all operations in topological order: type, inputs, and every constant's bytes; 32 hex digits.
 
-    The bytes are those of `openvino_model.bin`; nothing is written to find out. Names are left out: OpenVINO numbers
-    what has none through the whole process.
+    Two models with one digest compute the same from the same bytes, those of `openvino_model.bin`. Names are left out:
+    OpenVINO numbers operations without a name through the whole process.
     """
     import xxhash
 

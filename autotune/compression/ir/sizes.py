@@ -14,8 +14,8 @@ import numpy.typing as npt
 from autotune.common.threads import in_parallel
 from autotune.compression.formats.quantize import with_second_order_scale
 from autotune.compression.ir.constants import FLOAT_TYPES, raw_bytes, type_name
+from autotune.compression.ir.layout import Variant, layout
 from autotune.compression.ir.weights import Weight
-from autotune.compression.variants import Variant, layout
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -69,20 +69,20 @@ class Sizes:
 
         Equal weights in equal variants are written once, like everything else that is equal. Constants that come out
         equal by accident (zero points of tiny weights, second-order scales where AWQ or adapters change the weights)
-        are counted twice: only compressing them could tell.
+        are counted twice, since their content is not known before compression.
 
         Args:
             weights: all weights of the model.
             variants: variant of each compressed weight, by name; the others stay as they are.
-            replaced: names of other constants that get new values of the same size, with what the values depend on.
-            largest: the largest magnitude in a weight, on which second-order scales depend; asked for these only.
+            replaced: names of other constants that get new values of the same size, with the cause of the change.
+            largest: returns the largest magnitude in a weight; called for second-order scales only.
             added: bytes of constants that are new, each one unlike all others.
         """
         weights = tuple(weights)
         bypassed = {reshape for weight in weights if weight.name in variants for reshape in weight.reshapes}
         gone = set(variants) | set(replaced)
         gone.update(name for name, readers in self._reshapes.items() if readers <= bypassed)
-        # What decides a constant's bytes -> how many they are.
+        # Identity of a constant's bytes -> their number.
         parts: dict[Hashable, int] = {d: self._bytes[d] for name, d in self.digests.items() if name not in gone}
         for name, cause in replaced.items():
             parts["replaced", self.digests[name], cause] = self._bytes[self.digests[name]]

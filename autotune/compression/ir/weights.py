@@ -1,7 +1,4 @@
-"""Finds the weights of an `ov.Model`: the constants that compression may change, and who uses them.
-
-Where in a model a calibration looks for the vectors that a weight is multiplied with.
-"""
+"""Weights of an `ov.Model`: the constants that compression may change, their uses, and the inputs of their MatMuls."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Kind", "Use", "Weight", "activation_of", "compressed_already", "find_weights", "rows_to_shape", "rows_view"]
+__all__ = ["Use", "Weight", "compressed_already", "find_weights", "rows_to_shape", "rows_view"]
 
 Kind = Literal["matmul", "embedding", "convolution"]
 
@@ -32,6 +29,8 @@ _CONVOLUTION_CHANNEL_AXES = {
 _ROTARY = {"Sin", "Cos"}
 _DECOMPRESSION = {"Convert", "Subtract", "Multiply", "Reshape"}
 _TRANSPARENT_TO_ROTARY = {"Transpose", "Concat"}
+_ARRANGING = frozenset({"Reshape", "Unsqueeze", "Squeeze"})
+_REPEATING = frozenset({"Tile", "Broadcast"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,9 @@ class Use:
         channel_axes: axes of the weight with one scale each.
         reduction_axes: the other axes: those that the operation sums over.
         activation: ``name:port`` of the output whose vectors of channels are the other side of a MatMul; None for
-            everything that activation-aware methods cannot look at. Where tokens are only arranged anew before the
-            MatMul ([batch, tokens, channels] as [batch * tokens, channels]), or repeated for each expert, it is the
-            output before that.
+            inputs that activation-aware methods cannot use. If tokens are only rearranged before the MatMul
+            ([batch, tokens, channels] as [batch * tokens, channels]), or repeated for each expert, it is the output
+            before that.
     """
 
     node: str
@@ -64,12 +63,12 @@ class Weight:
 
     Attributes:
         name: friendly name of the Constant.
-        shape: its shape; where all that reads it is a Reshape to one shape, that shape.
+        shape: its shape; if only Reshapes to one shape read it, that shape.
         element_type: storage type, e.g. ``f16``.
-        uses: all operations that use it; more than one where it is tied.
+        uses: all operations that use it; more than one if it is tied.
         is_last: it belongs to the last MatMul of the model, usually the language model's head.
-        reshapes: the Reshapes that give it this shape; they go when it is compressed, since they would keep the
-            plugins from recognising a compressed weight.
+        reshapes: the Reshapes that give it this shape. They are removed when it is compressed, since the plugins would
+            not recognise a compressed weight before them.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Weight:
 
     @property
     def kind(self) -> Kind:
-        """What the first use is."""
+        """Kind of the first use."""
         return self.uses[0].kind
 
     @property
@@ -106,7 +105,7 @@ class Weight:
 
     @property
     def can_group(self) -> bool:
-        """Whether a group of consecutive input channels can share a scale (a single reduction axis)."""
+        """True if a group of consecutive input channels can share a scale (a single reduction axis)."""
         return self.kind != "convolution" and len(self.reduction_axes) == 1
 
     @property
@@ -116,14 +115,14 @@ class Weight:
 
 
 def rows_view(values: npt.NDArray[Any], weight: Weight) -> npt.NDArray[Any]:
-    """The weight as [R, K]: reduction axes last (a view where the layout allows it)."""
+    """Return the weight as [R, K]: reduction axes last (a view if the layout allows it)."""
     reduction = weight.reduction_axes
     last = tuple(range(-len(reduction), 0))
     return np.moveaxis(values, reduction, last).reshape(weight.rows, weight.columns)
 
 
 def rows_to_shape(rows: npt.NDArray[Any], weight: Weight) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
-    """Put [R, G, g] back into the constant's own axis order.
+    """Move [R, G, g] back into the constant's own axis order.
 
     With one group a row (G == 1, or several reduction axes) the result has the constant's shape (g == K) or ones on
     its reduction axes (g == 1, a scale); with several groups the reduction axis is split in place into (G, g), as
@@ -145,105 +144,20 @@ def rows_to_shape(rows: npt.NDArray[Any], weight: Weight) -> tuple[npt.NDArray[A
     return moved, moved.shape
 
 
-def _constant_behind(output: ov.Output) -> tuple[ov.Node, tuple[int, ...]] | None:
-    """The float Constant that an input traces back to through Converts and Reshapes, and its shape as seen there."""
-    shape = output.get_partial_shape()
-    node = output.get_node()
-    while node.get_type_name() in ("Convert", "Reshape"):
-        node = node.input_value(0).get_node()
-    if node.get_type_name() != "Constant" or type_name(node) not in FLOAT_TYPES or shape.is_dynamic:
-        return None
-    return node, tuple(shape.to_shape())
-
-
-def _feeds_rotary_embedding(node: ov.Node) -> bool:
-    """Whether a MatMul's result only becomes the angle of a sine or cosine: positions, not weights."""
-    pending = [node]
-    while pending:
-        for target in pending.pop().output(0).get_target_inputs():
-            consumer = target.get_node()
-            if consumer.get_type_name() in _ROTARY:
-                return True
-            if consumer.get_type_name() in _TRANSPARENT_TO_ROTARY:
-                pending.append(consumer)
-    return False
-
-
-Found = tuple["ov.Node", tuple[int, ...], Use]
-"""The Constant, its shape as the operation sees it, and the use."""
-
-
-def _matmul_uses(node: ov.Node) -> Iterator[Found]:
-    behind = [_constant_behind(node.input_value(port)) for port in (0, 1)]
-    attributes = node.get_attributes()
-    for port, found in enumerate(behind):
-        if found is None or behind[1 - port] is not None or _feeds_rotary_embedding(node):
-            continue
-        constant, shape = found
-        rank = len(shape)
-        if rank == 0:
-            continue
-        transposed = attributes["transpose_b" if port == 1 else "transpose_a"]
-        # The second factor is [K, O] and the first is [O, K] where nothing is transposed.
-        axis = rank - 1 if rank == 1 or transposed == (port == 1) else rank - 2
-        other = node.input_value(1 - port)
-        features_last = not attributes["transpose_a"] if port == 1 else attributes["transpose_b"]
-        use = Use(
-            node=node.get_friendly_name(),
-            port=port,
-            kind="matmul",
-            channel_axes=tuple(a for a in range(rank) if a != axis),
-            reduction_axes=(axis,),
-            activation=activation_of(other, shape) if features_last else None,
-        )
-        yield constant, shape, use
-
-
-def _gather_uses(node: ov.Node) -> Iterator[Found]:
-    found = _constant_behind(node.input_value(0))
-    axis = node.input_value(2).get_node()
-    if found is None or axis.get_type_name() != "Constant" or int(np.asarray(axis.data).reshape(-1)[0]) != 0:
-        return
-    constant, shape = found
-    if len(shape) >= 2:
-        use = Use(node.get_friendly_name(), 0, "embedding", (0,), tuple(range(1, len(shape))))
-        yield constant, shape, use
-
-
-def _convolution_uses(node: ov.Node) -> Iterator[Found]:
-    found = _constant_behind(node.input_value(1))
-    if found is None:
-        return
-    constant, shape = found
-    channels = _CONVOLUTION_CHANNEL_AXES[node.get_type_name()]
-    reduction = tuple(a for a in range(len(shape)) if a not in channels)
-    yield constant, shape, Use(node.get_friendly_name(), 1, "convolution", channels, reduction)
-
-
-def _uses(node: ov.Node) -> Iterator[Found]:
-    kind = node.get_type_name()
-    if kind == "MatMul":
-        yield from _matmul_uses(node)
-    elif kind == "Gather":
-        yield from _gather_uses(node)
-    elif kind in _CONVOLUTION_CHANNEL_AXES:
-        yield from _convolution_uses(node)
-
-
 def find_weights(model: ov.Model) -> tuple[Weight, ...]:
-    """All weights of a model in topological order of their first use.
+    """Find all weights of a model, in topological order of their first use.
 
     Only float constants (f16, bf16, f32, f64) that feed the operation directly or through Converts and Reshapes count;
     constants that are already compressed are integers and are not found. MatMuls that compute rotary position angles
-    are not weights. The last MatMul is marked where it owns its constant; where its constant is tied to an embedding
-    there is no last layer, as in NNCF.
+    are not weights. The last MatMul is marked if it owns its constant; if its constant is tied to an embedding there
+    is no last layer, as in NNCF.
 
-    Behind a Reshape a weight has the shape that its operation sees, so that a group never crosses the rows that are
-    summed over; NNCF takes the operation's axes for those of the Constant before it. A Constant that is read in
-    several shapes counts in its own.
+    Behind a Reshape a weight has the shape of the operation's input, so that a group never crosses the rows that are
+    summed over; NNCF applies the operation's axes to the Constant before the Reshape. A Constant that is read in
+    several shapes has its own.
 
     Raises:
-        CompressionError: two operations have the name of one that matters here, so that names do not tell them apart.
+        CompressionError: two operations share the name of a weight, of its operation or of its input.
     """
     constants: dict[str, ov.Node] = {}
     seen_as: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
@@ -273,10 +187,23 @@ def find_weights(model: ov.Model) -> tuple[Weight, ...]:
     return weights
 
 
-def _in_use(constant: ov.Node) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The shape that Reshapes give to a Constant which nothing else reads (but through Converts), and their names.
+def _check_names(model: ov.Model, weights: tuple[Weight, ...]) -> None:
+    """Refuse duplicate names: weights and activations are identified by name, and OpenVINO allows duplicates."""
+    counts = Counter(node.get_friendly_name() for node in model.get_ordered_ops())
+    for weight in weights:
+        activations = (activation.rpartition(":")[0] for activation in weight.activations)
+        for name in (weight.name, *(use.node for use in weight.uses), *activations):
+            if counts[name] > 1:
+                raise CompressionError(
+                    f"the model has {counts[name]} operations named {name}, and one of them is or feeds the weight "
+                    f"{weight.name}; give them different names (set_friendly_name) and save the model anew"
+                )
 
-    Otherwise its own shape, and no names.
+
+def _in_use(constant: ov.Node) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the shape that Reshapes give to a Constant, and their names.
+
+    If anything but Reshapes to one shape reads it (through Converts), return its own shape, and no names.
     """
     reshapes: dict[str, tuple[int, ...]] = {}
     pending = [constant]
@@ -293,63 +220,68 @@ def _in_use(constant: ov.Node) -> tuple[tuple[int, ...], tuple[str, ...]]:
     return (shapes.pop(), tuple(reshapes)) if len(shapes) == 1 else (tuple(constant.get_output_shape(0)), ())
 
 
-def compressed_already(model: ov.Model) -> tuple[str, ...]:
-    """Names of the integer or low-precision constants that MatMuls use as weights through a decompression."""
-    found: dict[str, None] = {}
-    for product in model.get_ordered_ops():
-        if product.get_type_name() != "MatMul":
+Found = tuple["ov.Node", tuple[int, ...], Use]
+"""The Constant, its shape at the operation, and the use."""
+
+
+def _uses(node: ov.Node) -> Iterator[Found]:
+    kind = node.get_type_name()
+    if kind == "MatMul":
+        yield from _matmul_uses(node)
+    elif kind == "Gather":
+        yield from _gather_uses(node)
+    elif kind in _CONVOLUTION_CHANNEL_AXES:
+        yield from _convolution_uses(node)
+
+
+def _matmul_uses(node: ov.Node) -> Iterator[Found]:
+    behind = [_constant_behind(node.input_value(port)) for port in (0, 1)]
+    attributes = node.get_attributes()
+    for port, found in enumerate(behind):
+        if found is None or behind[1 - port] is not None or _feeds_rotary_embedding(node):
             continue
-        for port in (0, 1):
-            node = product.input_value(port).get_node()
-            while node.get_type_name() in _DECOMPRESSION:
-                node = node.input_value(0).get_node()
-            if node.get_type_name() == "Constant" and type_name(node) not in FLOAT_TYPES:
-                found[node.get_friendly_name()] = None
-    return tuple(found)
+        constant, shape = found
+        rank = len(shape)
+        if rank == 0:
+            continue
+        transposed = attributes["transpose_b" if port == 1 else "transpose_a"]
+        # The second factor is [K, O] and the first is [O, K] where nothing is transposed.
+        axis = rank - 1 if rank == 1 or transposed == (port == 1) else rank - 2
+        other = node.input_value(1 - port)
+        features_last = not attributes["transpose_a"] if port == 1 else attributes["transpose_b"]
+        use = Use(
+            node=node.get_friendly_name(),
+            port=port,
+            kind="matmul",
+            channel_axes=tuple(a for a in range(rank) if a != axis),
+            reduction_axes=(axis,),
+            activation=_activation_of(other, shape) if features_last else None,
+        )
+        yield constant, shape, use
 
 
-def _check_names(model: ov.Model, weights: tuple[Weight, ...]) -> None:
-    """Weights and activations are known by name from here on; OpenVINO does not promise that names differ."""
-    counts = Counter(node.get_friendly_name() for node in model.get_ordered_ops())
-    for weight in weights:
-        activations = (activation.rpartition(":")[0] for activation in weight.activations)
-        for name in (weight.name, *(use.node for use in weight.uses), *activations):
-            if counts[name] > 1:
-                raise CompressionError(
-                    f"the model has {counts[name]} operations named {name}, and one of them is or feeds the weight "
-                    f"{weight.name}; give them different names (set_friendly_name) and save the model anew"
-                )
+def _feeds_rotary_embedding(node: ov.Node) -> bool:
+    """Return True if a MatMul's result becomes the angle of a sine or cosine: positions, not weights."""
+    pending = [node]
+    while pending:
+        for target in pending.pop().output(0).get_target_inputs():
+            consumer = target.get_node()
+            if consumer.get_type_name() in _ROTARY:
+                return True
+            if consumer.get_type_name() in _TRANSPARENT_TO_ROTARY:
+                pending.append(consumer)
+    return False
 
 
-_ARRANGING = frozenset({"Reshape", "Unsqueeze", "Squeeze"})
-_REPEATING = frozenset({"Tile", "Broadcast"})
-
-
-def _channels(output: ov.Output) -> int | None:
-    """The length of the last axis, where it is known."""
-    shape = output.get_partial_shape()
-    return shape[-1].get_length() if shape.rank.is_static and len(shape) and shape[-1].is_static else None
-
-
-def _before(output: ov.Output, kinds: frozenset[str]) -> ov.Output:
-    """The output before those of these operations that leave every vector of channels whole."""
-    while output.get_node().get_type_name() in kinds:
-        source = output.get_node().input_value(0)
-        if _channels(source) is None or _channels(source) != _channels(output):
-            break
-        output = source
-    return output
-
-
-def activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
-    """Where a calibration looks for what a MatMul multiplies with a weight of this shape.
+def _activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
+    """Return the name of the output with the vectors that a MatMul multiplies with a weight of this shape.
 
     Args:
         output: the other input of the MatMul, its channels last.
         shape: of the weight.
 
     Returns:
-        ``name:port``, see `weights.Use`; None where it cannot be looked at.
+        ``name:port``, see `Use`; None if it cannot be calibrated.
     """
     rank = output.get_partial_shape().rank
     if _channels(output) is None or not 2 <= rank.get_length() <= 4:
@@ -365,3 +297,66 @@ def activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
     elif len(shape) != 2:
         return None
     return f"{source.get_node().get_friendly_name()}:{source.get_index()}"
+
+
+def _channels(output: ov.Output) -> int | None:
+    """Return the length of the last axis, or None if it is not static."""
+    shape = output.get_partial_shape()
+    return shape[-1].get_length() if shape.rank.is_static and len(shape) and shape[-1].is_static else None
+
+
+def _before(output: ov.Output, kinds: frozenset[str]) -> ov.Output:
+    """Follow an output back through operations of these kinds that keep the vectors of channels."""
+    while output.get_node().get_type_name() in kinds:
+        source = output.get_node().input_value(0)
+        if _channels(source) is None or _channels(source) != _channels(output):
+            break
+        output = source
+    return output
+
+
+def _gather_uses(node: ov.Node) -> Iterator[Found]:
+    found = _constant_behind(node.input_value(0))
+    axis = node.input_value(2).get_node()
+    if found is None or axis.get_type_name() != "Constant" or int(np.asarray(axis.data).reshape(-1)[0]) != 0:
+        return
+    constant, shape = found
+    if len(shape) >= 2:
+        use = Use(node.get_friendly_name(), 0, "embedding", (0,), tuple(range(1, len(shape))))
+        yield constant, shape, use
+
+
+def _convolution_uses(node: ov.Node) -> Iterator[Found]:
+    found = _constant_behind(node.input_value(1))
+    if found is None:
+        return
+    constant, shape = found
+    channels = _CONVOLUTION_CHANNEL_AXES[node.get_type_name()]
+    reduction = tuple(a for a in range(len(shape)) if a not in channels)
+    yield constant, shape, Use(node.get_friendly_name(), 1, "convolution", channels, reduction)
+
+
+def _constant_behind(output: ov.Output) -> tuple[ov.Node, tuple[int, ...]] | None:
+    """Follow an input back through Converts and Reshapes to a float Constant; return it and its shape at the input."""
+    shape = output.get_partial_shape()
+    node = output.get_node()
+    while node.get_type_name() in ("Convert", "Reshape"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant" or type_name(node) not in FLOAT_TYPES or shape.is_dynamic:
+        return None
+    return node, tuple(shape.to_shape())
+
+
+def compressed_already(model: ov.Model) -> tuple[str, ...]:
+    """Return the names of the compressed constants that MatMuls use as weights through a decompression."""
+    found: dict[str, None] = {}
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul":
+            continue
+        for port in (0, 1):
+            node = product.input_value(port).get_node()
+            while node.get_type_name() in _DECOMPRESSION:
+                node = node.input_value(0).get_node()
+            if node.get_type_name() == "Constant" and type_name(node) not in FLOAT_TYPES:
+                found[node.get_friendly_name()] = None
+    return tuple(found)

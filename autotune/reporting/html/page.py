@@ -11,7 +11,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autotune.common.formatting import label, settings_text
+from autotune.common.formatting import label
+from autotune.compression.settings import describe_settings
 from autotune.reporting.html.sections import budget_rows, cards, front_legend, stat_rows, trial_table
 from autotune.reporting.html.svg import front_drawings, progress_drawing, setting_drawings, theme_css
 from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
@@ -81,7 +82,7 @@ def report_html(results: StudyResults, folder: Path) -> str:
         answers=_answers(results),
         progress=progress_drawing(results),
         failed=[
-            (r.number, settings_text(r.settings), reason(results, r), remedy(results, r)) for r in failures(results)
+            (r.number, describe_settings(r.settings), reason(results, r), remedy(results, r)) for r in failures(results)
         ],
         where=where_to_run(results),
         exports=[export_command(results, pick.trial) for pick in picks] if results.front else [],
@@ -157,7 +158,7 @@ def _maps(results: StudyResults, folder: Path) -> list[tuple[str, int, str, Weig
         plan = plans.get(record.plan)
         if plan is not None:
             drawn = weight_map(plan, sensitivity)
-            found.append((", ".join(pick.roles), pick.trial, settings_text(record.settings), drawn))
+            found.append((", ".join(pick.roles), pick.trial, describe_settings(record.settings), drawn))
     return found
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.common.formatting import DASH, label, number, score, settings_text, size, times
+from autotune.common.formatting import DASH, label, number, score, size, times
+from autotune.compression.settings import describe_settings
 from autotune.reporting.plots.style import mode_style
 from autotune.reporting.text.commands import export_command
 from autotune.results.decision import (
@@ -88,7 +89,7 @@ def _choice_card(
     return Card(
         role=", ".join(pick.roles),
         trial=pick.trial,
-        settings=settings_text(results.records[pick.trial].settings),
+        settings=describe_settings(results.records[pick.trial].settings),
         size=size(ours),
         rows=tuple(rows),
         command=export_command(results, pick.trial) if offer else "",
@@ -105,7 +106,7 @@ def budget_rows(results: StudyResults) -> list[tuple[str, int, str, str, str]]:
         (
             size(limit),
             trial,
-            settings_text(results.records[trial].settings, short=True),
+            describe_settings(results.records[trial].settings, short=True),
             size(results.value(trial, "footprint")),
             measured(results, trial, metric),
         )
@@ -211,7 +212,7 @@ def _unit(results: StudyResults, name: str) -> str:
 
 def _row(results: StudyResults, trial: int, names: Sequence[str]) -> dict[str, Any]:
     record = results.records[trial]
-    settings = settings_text(record.settings)
+    settings = describe_settings(record.settings)
     state = _state(results, trial)
     cells = [Cell(str(trial), str(trial)), Cell(state, state), Cell(settings, settings)]
     cells += [Cell(_printed(results, trial, name), _key(results, trial, name)) for name in names]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from autotune.common.formatting import label, settings_text
+from autotune.common.formatting import label
+from autotune.compression.settings import describe_settings
 from autotune.reporting.plots.style import PHONE, SCREEN, Sheet
 from autotune.results.decision import measured, objective_pairs
 from autotune.results.types import StudyResults
@@ -135,7 +136,7 @@ def _drawing(
 
 def _tip(results: StudyResults, number: int) -> str:
     names = ["footprint", *(name for name in results.objectives if name != "footprint")]
-    lines = [f"trial {number}: {settings_text(results.records[number].settings)}"]
+    lines = [f"trial {number}: {describe_settings(results.records[number].settings)}"]
     lines += [
         f"{label(name)} {measured(results, number, name)}" for name in names if results.value(number, name) is not None
     ]

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import label, score, settings_text, size
+from autotune.common.formatting import label, score, size
+from autotune.compression.settings import describe_settings
 from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scales, in_units
 from autotune.results.types import StudyResults
 
@@ -302,7 +303,7 @@ def _bars(
 
 
 def _point_text(results: StudyResults, number: int, scales: Scales, *, small: bool) -> str:
-    settings = settings_text(results.records[number].settings, short=True)
+    settings = describe_settings(results.records[number].settings, short=True)
     if small:
         return f"{ring_text(results)}: trial {number}\n{settings}"
     return f"{ring_text(results)}: trial {number}\n{settings}\n{_values(results, number, scales)}"

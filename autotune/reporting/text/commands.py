@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.common.formatting import ALGORITHMS
-from autotune.compression.settings import DATA_FREE_METRIC, INT8_MODES, MIXED, OUTPUT_ERROR
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, INT8_MODES, MIXED, OUTPUT_ERROR
 from autotune.results.types import StudyResults
 
 __all__ = [

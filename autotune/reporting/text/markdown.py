@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.common.formatting import (
-    DASH,
-    label,
-    markdown_table,
-    score,
-    settings_text,
-    size,
-)
+from autotune.common.formatting import DASH, label, markdown_table, score, size
+from autotune.compression.settings import describe_settings
 from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
 from autotune.reporting.text.tables import front_table_markdown, legend, metric_rows
 from autotune.results.budgets import spending_markdown
@@ -94,7 +88,12 @@ def _decision(results: StudyResults) -> list[str]:
     original, theirs = results.original_score("footprint"), None if other is None else results.value(other, "footprint")
     for pick in picks:
         ours = results.value(pick.trial, "footprint")
-        row = [", ".join(pick.roles), str(pick.trial), settings_text(results.records[pick.trial].settings), size(ours)]
+        row = [
+            ", ".join(pick.roles),
+            str(pick.trial),
+            describe_settings(results.records[pick.trial].settings),
+            size(ours),
+        ]
         row.append(saving(ours, original.value) if original else DASH)
         row += [DASH if pick.trial == other else saving(ours, theirs)] if eight else []
         rows.append(row + [measured(results, pick.trial, name) for name in metrics])
@@ -135,7 +134,7 @@ def _front(results: StudyResults, plots: list[str]) -> list[str]:
     if results.front and outside:
         lines += ["", "Outside the limits:", ""]
         lines += [
-            f"- trial {n} ({settings_text(results.records[n].settings)}): {'; '.join(broken_limits(results, n))}"
+            f"- trial {n} ({describe_settings(results.records[n].settings)}): {'; '.join(broken_limits(results, n))}"
             for n in outside
         ]
     return lines
@@ -176,7 +175,7 @@ def _course(plots: list[str]) -> list[str]:
 
 def _failed(results: StudyResults) -> list[str]:
     rows = [
-        [str(r.number), settings_text(r.settings), r.state, reason(results, r), remedy(results, r)]
+        [str(r.number), describe_settings(r.settings), r.state, reason(results, r), remedy(results, r)]
         for r in failures(results)
     ]
     if not rows:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.common.formatting import DASH, label, markdown_table, percent, score, settings_text, size, times
+from autotune.common.formatting import DASH, label, markdown_table, percent, score, size, times
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
+from autotune.compression.settings import describe_settings
 from autotune.results.decision import measured, saving
 from autotune.results.types import StudyResults
 
@@ -58,7 +59,7 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
         dump_yaml(matter).rstrip(),
         "---",
         "",
-        f"# {name} in OpenVINO, {settings_text(record.settings)}",
+        f"# {name} in OpenVINO, {describe_settings(record.settings)}",
         "",
         f"{source} with its weights compressed for OpenVINO: {size(footprint)}{smaller}. The settings were found, and "
         "the scores below measured, by autotune. The base model's licence applies.",

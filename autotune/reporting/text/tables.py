@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.common.formatting import (
-    DASH,
-    algorithms,
-    default_backup,
-    is_missing,
-    label,
-    latex_table,
-    markdown_table,
-    percent,
-    score,
-    size,
-    times,
-)
+from autotune.common.formatting import DASH, is_missing, label, latex_table, markdown_table, percent, score, size, times
+from autotune.compression.settings import default_backup, describe_algorithms
 from autotune.results.decision import measured
 from autotune.results.types import StudyResults
 
@@ -68,7 +57,7 @@ def shown_metrics(results: StudyResults) -> list[str]:
 
 def options_text(settings: dict[str, object]) -> str:
     """Toggles and whatever else is not a default, e.g. ``AWQ + SE, all layers, backup none``."""
-    parts = [algorithms(settings)]
+    parts = [describe_algorithms(settings)]
     if not is_missing(settings.get("all_layers")) and settings.get("all_layers"):
         parts.append("all layers")
     backup = settings.get("backup_mode")

@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import DASH, is_missing, label, percent, score, settings_text, size, times
+from autotune.common.formatting import DASH, is_missing, label, percent, score, size, times
+from autotune.compression.settings import describe_settings
 from autotune.results.decision import measured
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS
 from autotune.results.types import StudyResults
@@ -52,7 +53,9 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
     required = [
         Column("trial", (*gap, *mark)),
         Column(
-            "settings", (*first, *(settings_text(results.records[n].settings, short=True) for n in numbers)), left=True
+            "settings",
+            (*first, *(describe_settings(results.records[n].settings, short=True) for n in numbers)),
+            left=True,
         ),
         column(
             "size",

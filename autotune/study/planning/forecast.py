@@ -26,8 +26,8 @@ from autotune.allocation.planner import LEARNED_FROM
 from autotune.allocation.suffix import SHARE
 from autotune.common.threads import all_cores, limited_to, share
 from autotune.compression.bank import MEMORY_LIMIT
+from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
-from autotune.compression.variants import layout
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError
 from autotune.study.budget_planner import allowed_menus, windows_of

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import settings_text
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings, describe_settings
 from autotune.config.space.space import Parameter, Range, SearchSpace
 from autotune.errors import PlanError
 from autotune.study.sampling.sampler import walk
@@ -92,7 +91,7 @@ def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
     """List group sizes that do not divide, weights that an algorithm leaves out, and impossible settings."""
     labels_of: dict[tuple[str, bool], list[str]] = {}
     for settings in probes(space):
-        label = settings_text(settings.as_dict(), short=True)
+        label = describe_settings(settings.as_dict(), short=True)
         try:
             notes = [(note, False) for note in plan_without_calibration(engine, settings).notes]
         except PlanError as error:

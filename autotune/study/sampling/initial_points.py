@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotune.common.formatting import budget_text
 from autotune.common.validation import nearest
 from autotune.compression.formats.table import FORMATS, Format
-from autotune.compression.settings import INT8_MODES
+from autotune.compression.settings import INT8_MODES, describe_budget
 from autotune.config.space.parse import read_budget
 from autotune.config.space.space import SPENDING, Parameter, Range, SearchSpace
 from autotune.errors import ConfigError
@@ -114,7 +113,7 @@ def budgets(space: SearchSpace) -> list[Anchor]:
     places = [round(index * (len(values) - 1) / (BUDGETS - 1)) for index in (0, 8, 4, 2, 6, 1, 3, 5, 7)]
     chosen = [values[place] for place in dict.fromkeys(places)]
     named = "allocation" in space.parameters
-    return [Anchor(f"a budget of {budget_text(v)}", _budget_point(v, named=named)) for v in chosen]
+    return [Anchor(f"a budget of {describe_budget(v)}", _budget_point(v, named=named)) for v in chosen]
 
 
 def _budget_point(value: float, *, named: bool = True) -> dict[str, Any]:

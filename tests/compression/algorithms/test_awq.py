@@ -33,12 +33,15 @@ from openvino import opset15 as ops
 from autotune.compression.algorithms.awq.groups import find_groups
 from autotune.compression.algorithms.awq.search import LARGEST, Member, Scaling, search_scale
 from autotune.compression.algorithms.awq.selection import possible
+from autotune.compression.bank import Bank
 from autotune.compression.calibration.statistics import Statistics
 from autotune.compression.engine import Engine
 from autotune.compression.ir.constants import read_f32, type_name
+from autotune.compression.ir.layout import Variant, restore
+from autotune.compression.ir.model_weights import Rows
 from autotune.compression.ir.weights import find_weights
 from autotune.compression.settings import Settings
-from autotune.compression.variants import Treatment, Variant, compress_weight, restore
+from autotune.compression.variants import Treatment, compress_weight
 
 LOSSLESS = Variant("int4_asym", 1)
 """One value a group is an end of its own range: nothing is lost but the rounding of its scale to float16."""
@@ -137,7 +140,7 @@ def member(rows: FloatArray, variant: Variant = Variant("int4_sym", 32)) -> Memb
     """A member of a group over these rows [R, K]."""
     x = features(rows.shape[1])
     (weight,) = find_weights(result_model([ops.matmul(x, as_constant(rows, "W"), False, True)], [x]))
-    return Member(weight, variant, lambda start, stop: rows[start:stop])
+    return Member(Rows.of(weight, rows), variant)
 
 
 def uneven(count: int, width: int, seed: int = 0, strength: float = 1.0) -> FloatArray:
@@ -151,8 +154,8 @@ def uneven(count: int, width: int, seed: int = 0, strength: float = 1.0) -> Floa
 def error_of(rows: FloatArray, scale: FloatArray, moment: FloatArray, variant: Variant) -> float:
     """tr(E H Eᵀ) of the weight as it is really stored."""
     one = member(rows, variant)
-    packed = compress_weight(one.read, one.weight, variant, Treatment(input_scale=scale))
-    error = restore(packed, one.weight, variant) / scale - rows
+    packed = compress_weight(one.rows, variant, Treatment(input_scale=scale))
+    error = restore(packed, one.rows.weight, variant) / scale - rows
     return float(np.einsum("rk,kl,rl->", error, moment, error, dtype=np.float64))
 
 
@@ -248,12 +251,13 @@ def test_a_gain_of_few_digits_is_divided_without_loss(
 
 def test_scales_come_from_the_bank(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
     """Planning again, and applying, search no scale anew; and compressing the same twice gives the same bytes."""
-    engine = Engine(llama, statistics=statistics)
+    bank = Bank(weights_in_memory=False)
+    engine = Engine(llama, statistics=statistics, bank=bank)
     settings = replace(INT4, awq=True, scale_estimation=True)
     plan = engine.plan(settings)
-    computed = engine._bank.counters["computed"]
+    computed = bank.counters["computed"]
     assert engine.plan(settings) == plan
-    assert engine._bank.counters["computed"] == computed
+    assert bank.counters["computed"] == computed
     first = sorted(content(engine.apply(plan)).values())
     other = Engine(llama, statistics=statistics)
     assert sorted(content(other.apply(other.plan(settings))).values()) == first

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from autotune.compression.algorithms.gptq import propagation, quantize_columns, quantize_with_best_scales
-from autotune.compression.formats.quantize import FORMATS, decode, encode, initial_scale, stored_value
+from autotune.compression.formats.quantize import decode, encode, initial_scale, stored_value
+from autotune.compression.formats.table import FORMATS
 from autotune.errors import CompressionError
 
 Array = npt.NDArray[np.float32]

@@ -12,12 +12,14 @@ import openvino as ov
 import pytest
 from builders import bin_size, chain, constants, logits
 
-from autotune.compression.algorithms.lora import compress_with_adapters, cost_beside, fit_adapters, leading_directions
+from autotune.compression.algorithms.lora import cost_beside, fit_adapters, leading_directions
 from autotune.compression.calibration.statistics import Statistics
 from autotune.compression.engine import Engine
+from autotune.compression.ir.layout import Packed, Variant, restore
+from autotune.compression.ir.model_weights import Rows
 from autotune.compression.ir.weights import find_weights
 from autotune.compression.settings import Settings
-from autotune.compression.variants import Packed, Treatment, Variant, restore
+from autotune.compression.variants import Treatment, compress_weight
 from autotune.errors import PlanError
 
 Array = npt.NDArray[np.float32]
@@ -90,7 +92,7 @@ def test_scale_estimation_beside_adapters_lowers_the_error() -> None:
 
     def left(**options: Any) -> float:
         variant = Variant("int4_asym", 32, lora_rank=4, lora_iterations=3, **options)
-        packed = compress_with_adapters(lambda i, j: values[i:j], weight, variant, Treatment(second_moment=moment))
+        packed = compress_weight(Rows.of(weight, values), variant, Treatment(second_moment=moment))
         error = values - restore(packed, weight, variant)
         return loss(error, cost_beside(lora_a(packed, 4), moment))
 

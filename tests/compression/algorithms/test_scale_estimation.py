@@ -13,7 +13,8 @@ from autotune.compression.algorithms.scale_estimation import (
     fit_scales,
     output_error,
 )
-from autotune.compression.formats.quantize import FORMATS, decode, encode, initial_scale, round_trip, stored_value
+from autotune.compression.formats.quantize import decode, encode, initial_scale, round_trip, stored_value
+from autotune.compression.formats.table import FORMATS
 
 SEARCHABLE = sorted(name for name, fmt in FORMATS.items() if fmt.takes_algorithms and name != "codebook")
 

@@ -8,18 +8,20 @@ import pytest
 from builders import cast_weights, chain, constants, language_chain, normal
 
 from autotune.compression.algorithms.sensitivity import Int8Error, int8_error, sensitivity
+from autotune.compression.bank import Bank
 from autotune.compression.calibration.statistics import Statistics, StatisticsCache
 from autotune.compression.engine import Engine
-from autotune.compression.formats.quantize import FORMATS, initial_scale, round_trip
+from autotune.compression.formats.quantize import initial_scale, round_trip
+from autotune.compression.formats.table import FORMATS
+from autotune.compression.ir.model_weights import rows_of_constant
 from autotune.compression.ir.weights import find_weights
 from autotune.compression.settings import DATA_METRICS, SENSITIVITY_METRICS, Settings
-from autotune.compression.variants import read_rows
 from autotune.errors import PlanError
 
 ERROR = Int8Error(largest_mean_square=3e-7, norm=0.25)
 
 
-def test_int8_error_is_that_of_the_per_channel_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_error_is_that_of_the_per_channel_round_trip() -> None:
     """Largest mean square over rows and Frobenius norm of the whole error, however the rows are cut into blocks."""
     values = normal(37, 16)
     model = chain([values])
@@ -27,8 +29,7 @@ def test_int8_error_is_that_of_the_per_channel_round_trip(monkeypatch: pytest.Mo
     fmt, rows = FORMATS["int8_asym"], values[:, None, :]
     error = (round_trip(rows, *initial_scale(rows, fmt), fmt) - rows).astype(np.float64)
     for elements in (1, 100, 1 << 17):
-        monkeypatch.setattr("autotune.compression.algorithms.sensitivity.BLOCK_ELEMENTS", elements)
-        found = int8_error(read_rows(constants(model)["W0"], weight), weight)
+        found = int8_error(rows_of_constant(constants(model)["W0"], weight, elements))
         assert found.largest_mean_square == pytest.approx(np.square(error).mean(axis=(1, 2)).max(), rel=1e-5)
         assert found.norm == pytest.approx(np.linalg.norm(error), rel=1e-5)
 
@@ -90,12 +91,11 @@ def test_statistics_do_not_depend_on_storage(tmp_path_factory: pytest.TempPathFa
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_data_aware_metrics_without_a_text_are_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_aware_metrics_without_a_text_are_refused_before_any_work() -> None:
     """The plan fails with the reason before a single weight is looked at."""
-    engine = Engine(chain([normal(32, 32)] * 3))
-    monkeypatch.setattr(
-        "autotune.compression.algorithms.sensitivity.int8_error", lambda *_: pytest.fail("work was done")
-    )
+    bank = Bank()
+    engine = Engine(chain([normal(32, 32)] * 3), bank=bank)
     for metric in DATA_METRICS:
         with pytest.raises(PlanError, match="calibration text"):
             engine.plan(Settings(mode="int4_sym", group_size=32, ratio=0.5, sensitivity_metric=metric))
+    assert bank.counters == {"computed": 0, "reused": 0}

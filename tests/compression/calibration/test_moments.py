@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotune.compression.calibration.calibrate import BLOCK, Depth, assemble, stored_elements, tiles
+from autotune.compression.calibration.calibrate import BLOCK, Depth, join_tiles, stored_elements, tiles
 
 
 @pytest.mark.parametrize("width", [1, 255, 256, 257, 512, 576, 1408, 5632])
@@ -31,4 +31,4 @@ def test_assembling_undoes_cutting(width: int, depth: Depth) -> None:
     if depth == "blocks":
         block = np.arange(width) // BLOCK
         matrix = np.where(block[:, None] == block, matrix, 0)
-    assert np.array_equal(assemble(stored, width, depth), matrix)
+    assert np.array_equal(join_tiles(stored, width, depth), matrix)

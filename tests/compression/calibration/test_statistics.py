@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from builders import as_constant, features, language_chain, named, normal, result_model
 from openvino import opset15 as ops
 
-from autotune.compression.calibration import calibrate as calibration
-from autotune.compression.calibration.calibrate import Depth, Precision
-from autotune.compression.calibration.statistics import Statistics, StatisticsCache, collect
+from autotune.common.threads import limited_to
+from autotune.compression.calibration.calibrate import Depth, Precision, calibrate
+from autotune.compression.calibration.statistics import Statistics, StatisticsCache, write_statistics
 from autotune.compression.engine import Engine
 from autotune.errors import CompressionError
 
@@ -46,6 +46,14 @@ def activations(llama: ov.Model, tokens: Tokens) -> dict[str, npt.NDArray[np.flo
         }
     )
     return {name: np.array(found[i + 1], np.float64) for i, name in enumerate(names)}
+
+
+def collect(
+    model: ov.Model, activations: Sequence[str], tokens: Tokens, folder: Path, depth: Depth = "full", **options: Any
+) -> None:
+    """Run a calibration pass and write its statistics into an empty folder."""
+    summaries = calibrate(model, activations, tokens, depth=depth, scratch=folder, **options)
+    write_statistics(folder, summaries, tokens.size, depth)
 
 
 def opened(folder: Path, model: ov.Model, tokens: Tokens, **options: Any) -> Statistics:
@@ -119,12 +127,10 @@ def test_segments_give_the_same_numbers(
     tokens: Tokens,
     statistics: Callable[[], Statistics],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     limit: int,
 ) -> None:
     """A limit on the memory cuts the model into segments that run one after the other, and changes no number."""
-    monkeypatch.setattr(calibration, "SEGMENT_BYTES", limit)
-    assert_close(opened(tmp_path / "s", llama, tokens), statistics(), Engine(llama).activations)
+    assert_close(opened(tmp_path / "s", llama, tokens, segment_bytes=limit), statistics(), Engine(llama).activations)
 
 
 def test_batches_of_windows_give_the_same_numbers(
@@ -132,25 +138,23 @@ def test_batches_of_windows_give_the_same_numbers(
     tokens: Tokens,
     statistics: Callable[[], Statistics],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows in batches of four, the last batch smaller, give what one batch gives."""
-    monkeypatch.setattr(calibration, "TOKENS_PER_BATCH", (4 * 32, 4 * 32))
-    assert_close(opened(tmp_path / "s", llama, tokens), statistics(), Engine(llama).activations)
+    found = opened(tmp_path / "s", llama, tokens, tokens_per_batch=(4 * 32, 4 * 32))
+    assert_close(found, statistics(), Engine(llama).activations)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_number_of_threads_does_not_change_a_bit(
-    llama: ov.Model, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+    llama: ov.Model, tokens: Tokens, tmp_path: Path, precision: Precision
 ) -> None:
     """One, two or five batches at a time: their sums are the same to the last bit, in segments too."""
-    monkeypatch.setattr(calibration, "TOKENS_PER_BATCH", (32, 32))
-    monkeypatch.setattr(calibration, "SEGMENT_BYTES", 1 << 20)
+    limits = {"tokens_per_batch": (32, 32), "segment_bytes": 1 << 20}
     written = []
-    for cores in (1, 2, 5):
-        monkeypatch.setattr(calibration, "cores", lambda cores=cores: cores)
-        opened(tmp_path / f"{cores}", llama, tokens, precision=precision)
-        written.append({path.name: path.read_bytes() for path in (tmp_path / f"{cores}").iterdir()})
+    for threads in (1, 2, 5):
+        with limited_to(threads):
+            opened(tmp_path / f"{threads}", llama, tokens, precision=precision, **limits)
+        written.append({path.name: path.read_bytes() for path in (tmp_path / f"{threads}").iterdir()})
     assert written[0] == written[1] == written[2]
 
 
@@ -181,14 +185,13 @@ def test_bfloat16_is_close(
             assert found.scalar(name, metric) == pytest.approx(statistics().scalar(name, metric), rel=0.02)
 
 
-def test_progress_ends_with_all_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_ends_with_all_windows(tmp_path: Path) -> None:
     """Progress counts the windows of every segment and ends at their number."""
-    monkeypatch.setattr(calibration, "SEGMENT_BYTES", 1)
     model = language_chain([normal(64, 64), normal(64, 64)], normal(40, 64))
     seen: list[tuple[int, int]] = []
     collect(
         model, Engine(model).activations, np.zeros((3, 4), np.int64), tmp_path,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: seen.append((done, total)), segment_bytes=1,
     )  # fmt: skip
     total = seen[0][1]
     assert total > 3

@@ -12,23 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from openvino import opset15 as ops
 
-from autotune.compression.formats.encoding import E2M1_LEVELS, decode_e4m3
+from autotune.compression.formats.encoding import E2M1_LEVELS, decode_e4m3, pack, packed_bytes, unpack
 from autotune.compression.formats.quantize import (
-    FORMATS,
-    codebook_format,
     decode,
     encode,
     initial_scale,
-    pack,
-    packed_bytes,
     read_scale,
     round_trip,
     store_scale,
     stored_value,
-    unpack,
     with_second_order_scale,
 )
-from autotune.compression.formats.table import CB4_LEVELS, NF4_LEVELS
+from autotune.compression.formats.table import CB4_LEVELS, FORMATS, NF4_LEVELS, codebook_format
 from autotune.compression.ir.constants import constant, raw_bytes
 
 FEW = codebook_format((-2.0, -0.5, 0.0, 0.25, 1.0))

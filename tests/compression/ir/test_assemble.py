@@ -27,7 +27,7 @@ from builders import (
 from openvino import opset15 as ops
 
 from autotune.compression.engine import Engine
-from autotune.compression.formats.quantize import FORMATS
+from autotune.compression.formats.table import FORMATS
 from autotune.compression.ir.assemble import assemble
 from autotune.compression.ir.constants import raw_bytes, type_name
 from autotune.compression.settings import Settings

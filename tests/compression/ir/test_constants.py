@@ -45,11 +45,10 @@ FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 
 
 @pytest.mark.parametrize("subnormals", [True, False])
-def test_widen_f16_is_exact(monkeypatch: pytest.MonkeyPatch, subnormals: bool) -> None:
+def test_widen_f16_is_exact(subnormals: bool) -> None:
     """Every finite float16 number has its own value and sign as float32, in a thread that keeps subnormals or not."""
-    monkeypatch.setattr("autotune.compression.ir.constants._keeps_subnormals", lambda: subnormals)
     halves = FLOAT16[np.isfinite(FLOAT16)].reshape(4, -1).T  # rows of a constant may lie in another order
-    wide = widen_f16(halves)
+    wide = widen_f16(halves, keeps_subnormals=subnormals)
     assert wide.flags.c_contiguous
     assert np.array_equal(wide, halves.astype(np.float32))
     assert np.array_equal(np.signbit(wide), np.signbit(halves))

@@ -1,4 +1,4 @@
-"""Finds the weights that can take a channel scale together, and where its inverse can go.
+"""Groups of weights that can take a channel scale together, and the places where its inverse can be merged.
 
 A channel scale c multiplies the input channels of every weight that reads an activation; the activation has to be
 divided by c in turn. Going back from the activation to what it is made of, the division is free where it ends in
@@ -28,7 +28,7 @@ __all__ = ["ChannelGroup", "Merge", "find_groups"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merge:
-    """Where the inverse of a scale goes without a new operation.
+    """Constants and weights that take the inverse of a scale, so that no operation is inserted.
 
     Attributes:
         constants: name of a Constant -> channel whose scale divides each element, of the Constant's shape; -1 where
@@ -51,7 +51,7 @@ class ChannelGroup:
         activation: ``name:port`` of the input.
         weights: names of the two-dimensional weights that read it, each in one place only.
         width: its channels, K.
-        merge: where the inverse scale can be merged if all of `weights` are scaled; None where a Multiply is needed.
+        merge: places of the inverse scale if all of `weights` are scaled; None if a Multiply is needed.
     """
 
     activation: str
@@ -61,7 +61,7 @@ class ChannelGroup:
 
 
 def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGroup, ...]:
-    """All groups of a model, in topological order; every weight is in one group at most."""
+    """Find all groups of a model, in topological order; every weight is in one group at most."""
     finder = _Finder(model, weights)
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     members: dict[str, list[tuple[Weight, ov.Output, ov.Input]]] = {}
@@ -90,7 +90,7 @@ def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGrou
 
 
 def _features_last(node: ov.Node, port: int) -> bool:
-    """Whether the MatMul's other side has its channels on the last axis."""
+    """Return True if the MatMul's other input has its channels on the last axis."""
     attributes = node.get_attributes()
     return not attributes["transpose_a"] if port == 1 else bool(attributes["transpose_b"])
 
@@ -105,7 +105,7 @@ def _edge(target: ov.Input) -> Edge:
 
 @dataclass(slots=True)
 class _Found:
-    """What one way of dividing has come to."""
+    """The parts of one way of dividing an activation."""
 
     constants: dict[str, Labels] = field(default_factory=dict)
     producers: dict[str, Labels] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class _Found:
 
     @classmethod
     def joined(cls, parts: Iterable[_Found]) -> _Found | None:
-        """All of them together; None where two divide the same thing in different ways."""
+        """Join the parts; None if two divide the same thing in different ways."""
         whole = cls()
         for part in parts:
             for name in ("constants", "producers", "read", "assigned"):
@@ -133,7 +133,7 @@ class _Finder:
         self._by_node = {use.node: weight for weight in weights for use in weight.uses if use.kind == "matmul"}
 
     def merge(self, activation: ov.Output, width: int, edges: Sequence[ov.Input]) -> Merge | None:
-        """The first way of dividing an activation that reaches constants and weights only."""
+        """Find the first way of dividing an activation that ends in constants and weights only."""
         rank = len(activation.get_partial_shape())
         labels = np.arange(width).reshape(*[1] * (rank - 1), width)
         for found in self._ways(activation, labels, {_edge(edge) for edge in edges}):
@@ -143,7 +143,7 @@ class _Finder:
         return None
 
     def _ways(self, output: ov.Output, labels: Labels, by: set[Edge]) -> Iterator[_Found]:
-        """Every way of dividing an output by the scales of its channels, where only `by` may see it."""
+        """Yield every way of dividing an output by the scales of its channels, if only the edges `by` use it."""
         if (labels == FREE).all():
             yield _Found()
             return
@@ -181,7 +181,7 @@ class _Finder:
                         yield whole
 
     def _assigned(self, output: ov.Output, labels: Labels, by: set[Edge]) -> dict[str, Labels] | None:
-        """The states that keep an output, or None where anything but `by` and them computes with what is divided."""
+        """Return the states that keep an output; None if anything else but the edges `by` uses the divided channels."""
         states: dict[str, Labels] = {}
         for target in output.get_target_inputs():
             node = target.get_node()
@@ -198,7 +198,7 @@ class _Finder:
 
 
 def _fits(labels: Labels, shape: tuple[int, ...]) -> bool:
-    """Whether a constant has an element for each label."""
+    """Return True if a constant has an element for each label."""
     return labels.ndim == len(shape) and all(have in (1, size) for have, size in zip(labels.shape, shape, strict=True))
 
 
@@ -207,7 +207,7 @@ def _takes_rows(weight: Weight) -> bool:
 
 
 def _starts_at_zero(read: ov.Node) -> bool:
-    """Whether a state's first value is nothing, or zeros: what a scale does not change."""
+    """Return True if a state's first value is empty or zero, so that a scale does not change it."""
     if read.get_input_size() == 0:
         return True
     node = read.input_value(0).get_node()
@@ -217,7 +217,7 @@ def _starts_at_zero(read: ov.Node) -> bool:
 
 
 def _classes(width: int, equal: Sequence[tuple[Labels, Labels]]) -> Labels:
-    """For each channel the smallest one that it must equal."""
+    """Return for each channel the smallest one that must have the same scale."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

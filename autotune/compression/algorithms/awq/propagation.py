@@ -1,4 +1,4 @@
-"""How a division of an operation's output by a scale for each channel becomes one of its inputs.
+"""Propagation of a channel scale: rules that move the division of an operation's output to its inputs.
 
 An output's channels are given as *labels*: an integer array of the output's rank, of size 1 along axes that all
 elements share (and along those whose size is not known), that says which channel's scale divides an element; `FREE`
@@ -17,7 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["FREE", "STEPS", "Labels", "Step", "sliced_labels"]
+__all__ = ["FREE", "STEPS", "Labels", "sliced_labels"]
 
 Labels = npt.NDArray[np.int64]
 
@@ -41,13 +41,13 @@ Steps = Callable[["ov.Node", int, Labels], Iterator[Step]]
 
 
 def _sizes(output: ov.Output) -> tuple[int | None, ...]:
-    """The shape, None where a size is not known."""
+    """Return the shape, with None for unknown sizes."""
     shape = output.get_partial_shape()
     return tuple(d.get_length() if d.is_static else None for d in shape) if shape.rank.is_static else ()
 
 
 def _constant(node: ov.Node, port: int) -> npt.NDArray[np.int64] | None:
-    """The whole numbers of a constant input."""
+    """Return the integers of a constant input, or None."""
     source = node.input_value(port).get_node()
     return np.asarray(source.data).reshape(-1).astype(np.int64) if source.get_type_name() == "Constant" else None
 
@@ -83,7 +83,7 @@ def _conversion(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
 
 
 def _product(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
-    """One factor is divided; a constant rather than another."""
+    """Divide one factor, preferably a constant."""
     ports = sorted((0, 1), key=lambda port: not _is_constant(node.input_value(port)))
     for port in ports:
         wanted = _own(labels, _sizes(node.input_value(port)))
@@ -158,7 +158,7 @@ def _regrouped(before: Sequence[int], after: Sequence[int], labels: Labels) -> L
 
 
 def _tail(sizes: Sequence[int | None]) -> tuple[int, ...]:
-    """The known sizes behind the last unknown one."""
+    """Return the known sizes after the last unknown one."""
     tail: list[int] = []
     for size in sizes:
         if size is None:
@@ -204,7 +204,7 @@ def _attention(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
 
 
 def _mixing(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
-    """A product P V of two activations, linear in V, that mixes its tokens."""
+    """Divide V in a product P V of two activations that mixes tokens."""
     sizes = _sizes(node.input_value(1))
     if labels.ndim < 2 or labels.shape[-2] != 1 or len(sizes) != labels.ndim:
         return
@@ -218,7 +218,7 @@ def _mixing(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
 
 
 def _split(node: ov.Node, index: int, labels: Labels) -> Iterator[Step]:
-    """The other parts stay as they are."""
+    """Divide one part; the others do not change."""
     axis = _constant(node, 1)
     widths = [_sizes(node.output(i)) for i in range(node.get_output_size())]
     if axis is None or any(not sizes or sizes[axis[0]] is None for sizes in widths):
@@ -235,7 +235,7 @@ def _resized(labels: Labels, axis: int, size: int | None) -> tuple[int, ...]:
 
 
 def _slices(node: ov.Node) -> list[slice] | None:
-    """What a Slice takes of each axis of its input."""
+    """Return the slice of each axis that a Slice takes of its input."""
     sizes = _sizes(node.input_value(0))
     values = [_constant(node, port) for port in range(1, node.get_input_size())]
     if not sizes or any(value is None for value in values):
@@ -248,7 +248,7 @@ def _slices(node: ov.Node) -> list[slice] | None:
 
 
 def sliced_labels(node: ov.Node, labels: Labels) -> Labels | None:
-    """The labels that a Slice takes of its input's; None where it is not known."""
+    """Apply a Slice to the labels of its input; None if the slice is not constant."""
     taken = _slices(node)
     if taken is None:
         return None
@@ -269,7 +269,7 @@ def _slice(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
 
 
 def _lookup(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
-    """A Gather that reorders the batch (of the key-value cache, for beam search)."""
+    """Divide the data of a Gather that reorders the batch (of the key-value cache, for beam search)."""
     axis, indices = _constant(node, 2), _sizes(node.input_value(1))
     if axis is not None and len(indices) == 1 and labels.shape[axis[0]] == 1:
         yield Step({0: labels})

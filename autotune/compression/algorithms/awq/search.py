@@ -23,13 +23,14 @@ import numpy.typing as npt
 from autotune.compression.algorithms.awq.groups import ChannelGroup, Merge
 from autotune.compression.algorithms.awq.propagation import FREE, Labels
 from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale, output_error
-from autotune.compression.formats.quantize import Array, initial_scale, round_trip, stored_value
-from autotune.compression.ir.weights import Weight
-from autotune.compression.variants import RowReader, Variant
+from autotune.compression.formats.encoding import Array
+from autotune.compression.formats.quantize import initial_scale, round_trip, stored_value
+from autotune.compression.ir.layout import Variant
+from autotune.compression.ir.model_weights import Rows
 
 Doubles = npt.NDArray[np.float64]
 
-__all__ = ["Member", "Scaling", "by_label", "search_scale"]
+__all__ = ["LEAST_GAIN", "Doubles", "Member", "Scaling", "by_label", "search_scale"]
 
 POWER = 6
 """Of the norm that stands for the largest magnitude of a group."""
@@ -39,7 +40,7 @@ STEPS = (0.5, 0.75, 1.0)
 """Powers of the scale that are judged, one by one for every group of channels."""
 
 SHRINK_FACTORS = (1.0, 0.925, 0.85, 0.775)
-"""Ranges tried for each scale where scale estimation follows: as good for comparing as the finer search."""
+"""Ranges tried for each scale if scale estimation follows; they rank scales as well as the finer search."""
 
 ROWS = 256
 """Rows of each weight that the search looks at."""
@@ -56,7 +57,7 @@ LEAST_GAIN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What a plan does with a group.
+    """The part of a plan that scales one group.
 
     Attributes:
         group: the group.
@@ -71,15 +72,19 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One weight of a group, ready to be searched."""
+    """One weight of a group: its rows and the variant that it will have."""
 
-    weight: Weight
+    rows: Rows
     variant: Variant
-    read: RowReader
+
+    @property
+    def group_size(self) -> int:
+        """Channels that share a scale."""
+        return self.rows.weight.columns // self.variant.groups(self.rows.weight)
 
 
 def by_label(scale: Array, labels: Labels) -> Array:
-    """The divisor of each labelled element: its channel's scale, or one."""
+    """Return the divisor of each labelled element: its channel's scale, or one."""
     return np.where(labels == FREE, np.float32(1), scale[labels])
 
 
@@ -91,7 +96,7 @@ def search_scale(
     largest: Doubles | None = None,
     least_gain: float = LEAST_GAIN,
 ) -> Array:
-    """The channel scale with the least output error over all members.
+    """Search the channel scale with the least output error over all members.
 
     Args:
         members: the weights of a group in the variants that they will have.
@@ -103,7 +108,7 @@ def search_scale(
     Returns:
         Float32 [K]; all ones if no scale saves enough.
     """
-    width = members[0].weight.columns
+    width = members[0].rows.weight.columns
     ones = np.ones(width, np.float32)
     energy = (np.diagonal(moment) if moment.ndim == 2 else moment).astype(np.float64)
     if not (energy > 0).any():
@@ -111,7 +116,7 @@ def search_scale(
     block = _block(members)
     ties = np.arange(width) if shared is None else shared
     linked = _linked_blocks(ties, block)
-    sampled = [(member, _sampled_rows(member)) for member in members]
+    sampled = [(member, _sampled_rows(member.rows)) for member in members]
     best = _balanced_scale([rows for _, rows in sampled], energy, ties, block)
     bound = np.full(width, LARGEST) if largest is None else np.minimum(largest, LARGEST)
     bound = _least(bound, ties)
@@ -128,12 +133,12 @@ def search_scale(
 
 def _block(members: Sequence[Member]) -> int:
     """Channels that share scales in some member: the largest group size, where it is a multiple of the others."""
-    sizes = [m.weight.columns // m.variant.groups(m.weight) for m in members]
-    return max(sizes) if all(max(sizes) % size == 0 for size in sizes) else members[0].weight.columns
+    sizes = [member.group_size for member in members]
+    return max(sizes) if all(max(sizes) % size == 0 for size in sizes) else members[0].rows.weight.columns
 
 
 def _linked_blocks(ties: Labels, block: int) -> Labels:
-    """For each block a number that it has in common with the blocks whose channels it is tied to."""
+    """Number the blocks; blocks whose channels are tied have one number."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -148,17 +153,17 @@ def _least(values: Doubles, ties: Labels) -> Doubles:
     return np.asarray(least[ties])
 
 
-def _sampled_rows(member: Member) -> Array:
-    """Up to `ROWS` rows in runs that are spread evenly, float32 [n, K]."""
-    rows = member.weight.rows
-    if rows <= ROWS:
-        return member.read(0, rows)
-    starts = np.linspace(0, rows - RUN, ROWS // RUN).astype(np.int64)
-    return np.concatenate([member.read(int(start), int(start) + RUN) for start in starts])
+def _sampled_rows(rows: Rows) -> Array:
+    """Read up to `ROWS` rows in runs that are spread evenly, float32 [n, K]."""
+    count = rows.weight.rows
+    if count <= ROWS:
+        return rows.whole()
+    starts = np.linspace(0, count - RUN, ROWS // RUN).astype(np.int64)
+    return np.concatenate([rows.read(int(start), int(start) + RUN) for start in starts])
 
 
 def _balanced_scale(sampled: Sequence[Array], energy: Doubles, ties: Labels, block: int) -> Doubles:
-    """The scale where every channel has the same share in the steps and in the errors, float64 [K]."""
+    """Solve for the scale with equal shares of every channel in the steps and in the errors, float64 [K]."""
     magnitudes = np.abs(np.concatenate(sampled))
     powers = magnitudes / max(float(magnitudes.max()), np.finfo(np.float32).tiny)
     powers = (powers * powers * powers) ** (POWER / 3)
@@ -193,7 +198,7 @@ def _losses(sampled: Sequence[tuple[Member, Array]], scale: Array, moment: Array
     losses = np.zeros(len(scale) // block)
     for member, rows in sampled:
         fmt = member.variant.format
-        group = len(scale) // member.variant.groups(member.weight)
+        group = member.group_size
         scaled = (rows * scale).reshape(len(rows), -1, group)
         step, zero = initial_scale(scaled, fmt)
         if member.variant.scale_estimation:
@@ -202,5 +207,5 @@ def _losses(sampled: Sequence[tuple[Member, Array]], scale: Array, moment: Array
         restored = round_trip(scaled, stored_value(step, fmt), zero, fmt).reshape(rows.shape) / scale
         error = (restored - rows).reshape(scaled.shape)
         by_group = output_error(error, blocks_of(moment, group)).sum(axis=(0, 2), dtype=np.float64)
-        losses += by_group.reshape(len(losses), -1).sum(axis=1) * (member.weight.rows / len(rows))
+        losses += by_group.reshape(len(losses), -1).sum(axis=1) * (member.rows.weight.rows / len(rows))
     return losses
