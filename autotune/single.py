@@ -176,7 +176,7 @@ def _windows(
 def write_model(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
     """Apply a plan and write the complete folder; `about` goes into its `autotune.json`."""
     from autotune import __version__
-    from autotune.models.source import save_model
+    from autotune.models.save import save_model
 
     record = {
         "autotune": __version__,
