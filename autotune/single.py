@@ -168,7 +168,8 @@ def _windows(
         samples=samples,
         sequence_length=length,
         seed=0,
-        source=source,
+        model_fingerprint=source.fingerprint,
+        tokenizer_fingerprint=source.tokenizer_fingerprint,
         ov_config={},
     )
 

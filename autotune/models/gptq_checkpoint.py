@@ -127,8 +127,8 @@ class Checkpoint:
         bits = config[_QUANTIZATION].get("bits")
         if bits not in _BITS:
             raise PrerequisiteError(
-                f"{folder / _CONFIG}: a GPTQ checkpoint of {bits} bits; only 4 and 8 bits can be kept as they are: name "
-                "the original model instead"
+                f"{folder / _CONFIG}: a GPTQ checkpoint of {bits} bits; only 4 and 8 bits can be kept as they are: "
+                "name the original model instead"
             )
         files: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):

@@ -13,7 +13,7 @@ from autotune.common.threads import thread_limit
 from autotune.errors import AutotuneError
 from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.evaluation.stores import ScoreStore
-from autotune.evaluation.texts.synthetic import cached_windows, recipe
+from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.study.storage.manifest import manifest
 from autotune.study.trials.held_out import ReportTexts
 from autotune.study.trials.scoring import Scorer
@@ -149,7 +149,8 @@ class Preparation:
                 samples=calibration.samples,
                 sequence_length=calibration.sequence_length,
                 seed=self.config.study.seed,
-                source=self.source,
+                model_fingerprint=self.source.fingerprint,
+                tokenizer_fingerprint=self.source.tokenizer_fingerprint,
                 ov_config={"device": runtime.device, **runtime.ov_config},
             )
 
@@ -368,7 +369,7 @@ class Preparation:
         """Changes with the calibration texts and how they are cut."""
         calibration = self.config.calibration
         if calibration.synthetic:
-            return recipe(calibration.samples, calibration.sequence_length, self.config.study.seed)
+            return synthetic_fingerprint(calibration.samples, calibration.sequence_length, self.config.study.seed)
         return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
 
     def manifest(self) -> dict[str, Any]:

@@ -234,9 +234,7 @@ class OpenVINOLanguageModel:
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
         batches = max(1, -(-len(prompts) // most))
-        rows = max(
-            1, -(-len(prompts) // batches)
-        )  # equal batches: a small last one would take nearly as long as a full one
+        rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), rows):
