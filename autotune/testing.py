@@ -1,4 +1,4 @@
-"""For tests of evaluators, ours and third parties': a language model without OpenVINO, and what any evaluator must do.
+"""Helpers for tests of evaluators: a conformance suite, and a language model without OpenVINO.
 
 from autotune.testing import EvaluatorConformance
 
@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Evaluator, HeldOut, Measurement, Metric, Previewing, StagedEvaluator
-from autotune.evaluation.stores import ReferenceStore
+from autotune.evaluation import Evaluator, HeldOut, Measurement, Metric, Previewing, ReferenceStore, StagedEvaluator
 
 if TYPE_CHECKING:
     from autotune.evaluation import Choose, FloatArray, IntArray, Reference
 
 __all__ = ["EvaluatorConformance", "FakeLanguageModel", "FakeTokenizer"]
 
-_PIECE = 7  # positions of one piece of a scan
+_PIECE = 7  # positions in one piece of a scan
 
 
 class FakeTokenizer:
-    """One token a character: id 0 ends a text, 1 stands for anything unknown, then newline and printable ASCII."""
+    """Tokenizer with one token a character: 0 is end of text, 1 unknown, then newline and printable ASCII."""
 
     chat_template: str | None = None
     eos_token = "<end>"
@@ -37,7 +36,7 @@ class FakeTokenizer:
     pad_token = "<end>"
 
     def __init__(self) -> None:
-        """Make the alphabet; there is nothing to choose."""
+        """Make the alphabet."""
         self._alphabet = [self.eos_token, "?", "\n", *map(chr, range(32, 127))]
         self._ids = {character: index for index, character in enumerate(self._alphabet) if index >= 2}
 
@@ -45,22 +44,22 @@ class FakeTokenizer:
         return len(self._alphabet)
 
     def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
-        """Tokens of `text` as ``{"input_ids": [...]}``."""
+        """Tokenize `text` into ``{"input_ids": [...]}``."""
         return {"input_ids": [self._ids.get(character, 1) for character in text]}
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of `tokens`."""
+        """Return the text of `tokens`."""
         return "".join(self._alphabet[token] for token in tokens if token or not skip_special_tokens)
 
 
 class FakeLanguageModel:
-    """A deterministic language model in numpy: logits from the last two tokens, by random tables.
+    """Deterministic language model in NumPy; its logits are a random function of the last two tokens.
 
-    Implements `autotune.evaluation.LanguageModel`. Two models with the same seed are the same model; `noise` disturbs
-    the tables, as compression disturbs weights; `broken` makes every logit NaN.
+    Implements `autotune.evaluation.LanguageModel`. Two models with the same seed are equal; `noise` changes the logits,
+    as compression does; `broken` makes every method raise as for NaN logits.
 
     Attributes:
-        calls: how often each method was called.
+        calls: number of calls of each method.
     """
 
     def __init__(
@@ -70,8 +69,8 @@ class FakeLanguageModel:
 
         Args:
             seed: of the model.
-            noise: standard deviation of what is added to the logits, which have one of about 3.
-            broken: give NaN.
+            noise: standard deviation of the noise in each table of logits; that of the logits is about 3.
+            broken: raise as a model with NaN logits does.
             vocabulary_size: V, at least the tokenizer's 98, which is the default.
         """
         self._tokenizer = FakeTokenizer()
@@ -95,7 +94,7 @@ class FakeLanguageModel:
 
     @property
     def source(self) -> None:
-        """There is nothing that could be run otherwise."""
+        """None: there is no OpenVINO model."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -166,14 +165,14 @@ class FakeLanguageModel:
 
 
 class EvaluatorConformance:
-    """What every evaluator must do; a test class that inherits this and defines `make` runs all of it."""
+    """Tests that every evaluator must pass; a test class inherits this and defines `make`."""
 
     def make(self) -> Evaluator:
-        """A new evaluator that can score a `FakeLanguageModel`, always with the same options."""
+        """Return a new evaluator that can score a `FakeLanguageModel`, always with the same options."""
         raise NotImplementedError
 
     def model(self, **options: Any) -> FakeLanguageModel:
-        """The model that is scored; see `FakeLanguageModel` for the options."""
+        """Return the model to score; see `FakeLanguageModel` for the options."""
         return FakeLanguageModel(**options)
 
     def test_is_an_evaluator(self) -> None:

@@ -1,1 +1,1 @@
-"""The built-in evaluators: they register by entry point, as anyone's would, and use autotune's public protocol."""
+"""Built-in evaluators, which use the public API of `autotune.evaluation` alone and register by entry points."""

@@ -1,15 +1,15 @@
-"""What is kept of the original's distribution at each position, and how far a candidate's is from it.
+"""Stored distributions of the original model, and the divergence of a candidate from them.
 
-Position means a row of logits, float32 [n, V]. Where V <= COMPLETE_VOCABULARY the original's log-probabilities p are
-kept completely. Otherwise the TOP most likely tokens are, with the probability of all others (the tail), and SAMPLED
-tokens drawn from the tail in proportion to p: the tail's share of the divergence is estimated from them without bias.
-One bucket for the tail would not do: it hides every difference inside it, 3% of the divergence at TOP = 1024 where a
-small model's tail holds 2.5% of the probability.
+A position is a row of logits, float32 [n, V]. If V <= COMPLETE_VOCABULARY, all of the original's log-probabilities p
+are stored. Otherwise the TOP most likely tokens are stored, the probability of all others (the tail), and SAMPLED
+tokens drawn from the tail in proportion to p, which give an unbiased estimate of the tail's share of the divergence. A
+single bucket for the tail would hide every difference inside it: 3% of the divergence at TOP = 1024 for a small model,
+whose tail has 2.5% of the probability.
 
-The divergence is summed as p (r - 1 - log r), r = q / p, over all tokens. As both p and q sum to 1 that is
-KL(p || q), but each term is at least 0 and of second order in the difference, so that neither rounding nor the choice
-of sampled tokens disturbs it at first order (the estimator k3 of Schulman 2020, "Approximating KL divergence").
-Everything is float32, in pieces that stay in the processor's cache.
+The divergence is the sum over tokens of p (r - 1 - log r) with r = q / p. Because p and q sum to 1, it equals
+KL(p || q), but each term is non-negative and of second order in the difference. Rounding and sampling therefore cause
+no error of first order (the estimator k3 of Schulman 2020, "Approximating KL divergence"). All of it is float32, in
+pieces that fit into the processor's cache.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Positions:
-    """Collects the original's distributions into arrays of a known length."""
+    """Arrays of the original's distributions, filled piece by piece."""
 
     def __init__(self, count: int, vocabulary_size: int) -> None:
         """Make room for `count` positions over `vocabulary_size` tokens."""
@@ -63,7 +63,7 @@ class Positions:
             self._arrays["tail_probability"] = np.empty(count, np.float32)
 
     def put(self, start: int, logits: Float32Array) -> None:
-        """Keep the positions from `start` on, float32 [n, V]; each position once, in any order."""
+        """Store the positions from `start` on, float32 [n, V]; each position once, in any order."""
         self._filled += len(logits)
         for piece in _pieces(*logits.shape):
             rows = logits[piece]
@@ -79,18 +79,22 @@ class Positions:
             self._arrays["tail_probability"][here] = tail
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The arrays for a reference, once every position is there."""
+        """Return the arrays for a reference.
+
+        Raises:
+            ValueError: not every position was stored.
+        """
         if self._filled != len(self._arrays["best"]):
             raise ValueError(f"{self._filled} of {len(self._arrays['best'])} positions were added")
         return self._arrays
 
 
 class Comparison(NamedTuple):
-    """A candidate beside the original at n positions.
+    """Comparison of a candidate with the original at n positions.
 
     Attributes:
         divergence: KL(original || candidate) in nats, float64 [n].
-        agree: whether both prefer the same token, bool [n].
+        agree: True if both prefer the same token, bool [n].
         best: the token that the candidate prefers, int64 [n].
     """
 
@@ -127,7 +131,7 @@ def compare(reference: Reference, start: int, logits: Float32Array) -> Compariso
 
 
 def negative_log_likelihood(logits: Float32Array, targets: IntArray) -> Float64Array:
-    """Minus the log-probability of each target token, in nats.
+    """Compute minus the log-probability of each target token, in nats.
 
     Args:
         logits: float32 [n, V].
@@ -144,7 +148,7 @@ def negative_log_likelihood(logits: Float32Array, targets: IntArray) -> Float64A
 
 
 def margins(logits: Float32Array) -> Float32Array:
-    """How far the preferred token is ahead of the second, float32 [n] from logits float32 [n, V]."""
+    """Compute the difference between the two largest logits, float32 [n] from logits float32 [n, V]."""
     result = np.empty(len(logits), np.float32)
     for piece in _pieces(*logits.shape):
         rows = logits[piece].copy()
@@ -161,7 +165,7 @@ def _pieces(count: int, width: int) -> list[slice]:
 
 
 def _log_sum_exp(rows: Float32Array) -> Float64Array:
-    """Log of the sum of exponentials of each row, float64 [n] from float32 [n, V] within about 1e-7."""
+    """Compute the log of the sum of exponentials of each row, float64 [n] from float32 [n, V], to about 1e-7."""
     largest = rows.max(axis=-1, keepdims=True)
     total = np.exp(rows - largest).sum(axis=-1)
     return np.asarray(largest[:, 0].astype(np.float64) + np.log(total.astype(np.float64)))

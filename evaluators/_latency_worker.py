@@ -1,9 +1,9 @@
-"""A process that runs one model as it is deployed, measures on request and says how much memory it needed.
+"""Process that runs one model as it is deployed and measures its speed and memory on request.
 
     python -m evaluators._latency_worker MODEL.xml DEVICE PROMPT_TOKENS NEW_TOKENS
 
-Writes ``ready`` once the model is compiled and has run once. Each line read then starts one measurement, answered by a
-line of JSON: first_token (seconds), tokens_per_second, peak_memory (bytes of this process, ever).
+It writes ``ready`` when the model is compiled and has run once. Each line of its input then starts one measurement,
+answered by a line of JSON: first_token (seconds), tokens_per_second, peak_memory (bytes, of this process).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(path: str, device: str, prompt_tokens: int, new_tokens: int) -> None:
     """Serve measurements until the input ends."""
     import openvino as ov
 
-    # The properties of a deployed model: OpenVINO's and the file's own, for one user at a time.
+    # The defaults of OpenVINO and of the file, for one user at a time.
     compiled = ov.Core().compile_model(path, device, {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
     inputs = {name for port in compiled.inputs for name in port.get_names()}
@@ -37,7 +37,7 @@ def main(path: str, device: str, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def _generate(request: Any, inputs: set[str], prompt: np.ndarray[Any, Any], new_tokens: int) -> tuple[float, float]:
-    """Seconds to the first token, and tokens a second from there on."""
+    """Return the seconds to the first token, and the tokens per second after it."""
     request.reset_state()
     times = [time.perf_counter()]
     tokens, length = prompt, 0

@@ -1,4 +1,4 @@
-"""Log-likelihoods of texts as lm-eval asks for them: a continuation after a context, and rolling over a document."""
+"""Log-likelihoods as lm-eval defines them: of a continuation given a context, and rolling over a document."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from evaluators import _divergence
 __all__ = ["Request", "encode", "encode_pair", "log_likelihoods", "prefix_token", "rolling_requests"]
 
 Request = tuple[Sequence[int], Sequence[int]]
-"""Context and continuation as token ids, at least one each: how likely is the second after the first?"""
+"""Context and continuation as token ids, at least one each."""
 
 
 def prefix_token(tokenizer: Any) -> int:
-    """What stands before a text that has no context: the beginning-of-text token, else the end-of-text token.
+    """Return the token that precedes a text without context: beginning of text, else end of text.
 
     Raises:
         EvaluationError: the tokenizer has neither.
@@ -35,14 +35,14 @@ def prefix_token(tokenizer: Any) -> int:
 
 
 def encode(tokenizer: Any, text: str, add_special_tokens: bool = True) -> list[int]:
-    """Token ids of a text, with the special tokens that the tokenizer adds by default."""
+    """Tokenize a text, with the special tokens that the tokenizer adds by default."""
     return [int(token) for token in tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]]
 
 
 def encode_pair(tokenizer: Any, context: str, continuation: str) -> Request:
-    """A context and its continuation, cut where the context's own tokens end.
+    """Tokenize a context and its continuation, split after the tokens of the context alone.
 
-    Spaces at the end of the context go to the continuation, as most tokenizers begin words with them.
+    Spaces at the end of the context are moved to the continuation, because most tokenizers begin words with them.
     """
     if not context:
         tokens, prefix = encode(tokenizer, continuation, add_special_tokens=False), prefix_token(tokenizer)
@@ -55,10 +55,10 @@ def encode_pair(tokenizer: Any, context: str, continuation: str) -> Request:
 
 
 def rolling_requests(tokens: Sequence[int], prefix: int, max_length: int) -> Iterator[Request]:
-    """Requests that cover each token of a document once, each within a context window of `max_length`.
+    """Yield requests that cover each token of a document once, each within a window of `max_length`.
 
-    The first begins after the prefix token; each later one after the last token before it, and the last one, where it
-    would be short, after as many tokens as the window holds.
+    The context of the first request is the prefix token, that of later ones the last token before them. The last
+    request has as much context as the window holds.
     """
     padded = [prefix, *tokens]
     for start in range(0, len(tokens), max_length):
@@ -70,12 +70,15 @@ def rolling_requests(tokens: Sequence[int], prefix: int, max_length: int) -> Ite
 def log_likelihoods(
     model: LanguageModel, requests: Sequence[Request], max_length: int | None = None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """The continuations' log-likelihoods in nats, float64 [n], and whether each is the model's greedy choice, bool [n].
+    """Compute the log-likelihoods of continuations.
 
     Args:
-        model: what to ask.
+        model: the model to score.
         requests: contexts and continuations.
-        max_length: longest input; longer contexts lose their beginning.
+        max_length: longest input, in tokens; longer contexts lose their beginning.
+
+    Returns:
+        Log-likelihoods in nats, float64 [n]; and bool [n], True if greedy decoding gives the continuation.
     """
     inputs, first, targets = [], [], []
     for context, continuation in requests:

@@ -15,7 +15,7 @@ Values = npt.NDArray[np.float64] | Sequence[float]
 
 
 def standard_error(differences: Values) -> float | None:
-    """Standard error of the mean of [n] differences between candidate and original, one a sequence; None for n = 1."""
+    """Return the standard error of the mean of [n] paired differences, one a sequence; None for n = 1."""
     values = np.asarray(differences, np.float64)
     if len(values) < 2:
         return None
@@ -23,16 +23,16 @@ def standard_error(differences: Values) -> float | None:
 
 
 def mean(values: Values, original: Values | float = 0.0, noise: float = 0.0) -> Measurement:
-    """The mean of [n] values, one a sequence, with the standard error of their difference to the original's."""
+    """Return the mean of [n] values, one a sequence; its error is that of the differences to the original's."""
     array = np.asarray(values, np.float64)
     error = standard_error(array - np.asarray(original, np.float64))
     return Measurement(float(array.mean()), error, tuple(array.tolist()), noise)
 
 
 def ratio(sums: Values, counts: Values, noise: float = 0.0) -> Measurement:
-    """The mean over all tokens, from each sequence's sum and count, both [n].
+    """Return the mean over all tokens, from the sum and the count of each sequence, both [n].
 
-    The standard error is that of a ratio estimator with sequences as clusters (delta method): tokens of one
+    The standard error is that of a ratio estimator with sequences as clusters (delta method), because tokens of one
     sequence are not independent of each other.
     """
     total, count = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
@@ -42,10 +42,10 @@ def ratio(sums: Values, counts: Values, noise: float = 0.0) -> Measurement:
 
 
 def quantile(values: npt.NDArray[np.float64], level: float) -> Measurement:
-    """The `level` quantile over all positions of [n, T] values, n sequences of T positions.
+    """Return the `level` quantile over all positions of [n, T] values, n sequences of T positions.
 
-    The standard error is Woodruff's (1952, "Confidence intervals for medians and other position measures"): that of the
-    share of positions below the quantile, with sequences as clusters, carried over to the values.
+    The standard error is Woodruff's (1952, "Confidence intervals for medians and other position measures"): the error
+    of the share of positions below the quantile, with sequences as clusters, converted into values.
     """
     value = float(np.quantile(values, level))
     share = standard_error((values <= value).mean(axis=1))

@@ -8,19 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from autotune.common.files import fingerprint
-from autotune.errors import ConfigError, EvaluationError
-from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.evaluation.texts.prompts import read_prompts
-from autotune.evaluation.texts.sources import describe_source, read_texts
+from autotune.errors import EvaluationError
+from autotune.evaluation import (
+    LanguageModel,
+    Measurement,
+    Metric,
+    Reference,
+    TextEvaluator,
+    TextOptions,
+    describe_source,
+    fingerprint,
+    read_prompts,
+    read_texts,
+)
 from evaluators._likelihood import Request, encode, encode_pair, log_likelihoods
 from evaluators._statistics import mean, standard_error
 
 __all__ = ["Lambada", "Options"]
 
-_VERSION = 1  # of the numbers: raised when the same options would give other scores
+_VERSION = 1  # increased when the same options give other scores
 
 METRICS: Mapping[str, Metric] = {
     "lambada_perplexity": Metric("minimize", "", "exp of the mean negative log-likelihood of the last words"),
@@ -28,67 +35,39 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-class Options(BaseModel):
+class Options(TextOptions):
     """The options of `lambada` in model.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path | None = Field(None, description="A file of passages: jsonl with `text`, csv, yaml, or one a line.")
-    dataset: str | None = Field(
-        None, description="A Hugging Face dataset with one passage a row, such as EleutherAI/lambada_openai."
-    )
-    name: str | None = Field(None, description="The dataset's configuration.")
-    split: str | None = Field(None, description="The dataset's split.")
-    column: str | None = Field(None, description="The dataset's text column; `text` by default.")
-    samples: int | None = Field(None, ge=1, strict=True, description="At most so many passages; all by default.")
-    skip: int = Field(0, ge=0, strict=True, description="Passages at the beginning that are left out.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Options:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give either path or dataset, and not both")
-        return self
+    path: Path | None = None
+    """A file of passages: jsonl with `text`, csv, yaml, or one a line."""
+    dataset: str | None = None
+    """A Hugging Face dataset with one passage a row, such as EleutherAI/lambada_openai."""
 
 
-class Lambada:
-    """Asks for the last word of each passage, the rest being the context. Standard errors are over passages, paired
-    with the original's.
+class Lambada(TextEvaluator[Options]):
+    """Scores the last word of each passage given the words before it.
+
+    Standard errors are over passages, paired with the original's.
     """
 
     Options = Options
-    metrics: Mapping[str, Metric] = METRICS
-    repeatable = True
-
-    def __init__(self, **options: Any) -> None:
-        """Take the options of `Options`; nothing is read yet."""
-        self.options = Options(**options)
+    metrics = METRICS
 
     @cached_property
     def _passages(self) -> list[str]:
-        texts = read_texts(self.options) if self.options.path is None else read_prompts(self.options.path)
-        if len(texts) <= self.options.skip:
-            raise ConfigError(
-                f"{describe_source(self.options)} has {len(texts)} passages, so none is left after the first "
-                f"{self.options.skip}."
-            )
-        return texts[self.options.skip :][: self.options.samples]
-
-    def held_out(self) -> Lambada | None:
-        """The passages after those that are scored; None where all are (the option `samples` leaves some)."""
-        if self.options.samples is None:
-            return None
-        return Lambada(**{**self.options.model_dump(), "skip": self.options.skip + self.options.samples})
+        options = self.options
+        return self.select(read_texts(options) if options.path is None else read_prompts(options.path), "passages")
 
     def passages(self, tokenizer: Any) -> list[list[int]]:
-        """The passages; see `autotune.evaluation.HeldOut`."""
+        """Return the passages as tokens; see `autotune.evaluation.HeldOut`."""
         return [encode(tokenizer, passage) for passage in self._passages]
 
     def fingerprint(self) -> str:
-        """Changes with the passages."""
+        """Return a fingerprint of the passages."""
         return fingerprint(_VERSION, *self._passages)
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Log-likelihoods float64 [n] and hits float64 [n] (0 or 1) of the last words."""
+        """Compute log-likelihoods float64 [n] and hits float64 [n] (0 or 1) of the last words."""
         likelihoods, hits = log_likelihoods(original, self._requests(original))
         return {"likelihoods": likelihoods, "hits": hits.astype(np.float64)}
 
@@ -98,7 +77,7 @@ class Lambada:
         return _measurements(likelihoods, hits.astype(np.float64), reference)
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """The original's own perplexity and accuracy."""
+        """Return the original's perplexity and accuracy."""
         return _measurements(np.asarray(reference["likelihoods"]), np.asarray(reference["hits"]), reference)
 
     def _requests(self, model: LanguageModel) -> list[Request]:

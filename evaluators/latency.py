@@ -1,4 +1,4 @@
-"""Speed and memory of a model as it is deployed, beside the original measured in turn."""
+"""Speed and memory of a model as it is deployed, relative to the original."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.common.files import fingerprint
 from autotune.errors import EvaluationError
-from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
+from autotune.evaluation import LanguageModel, Measurement, Metric, Reference, fingerprint
 from evaluators._statistics import standard_error
 
 __all__ = ["Latency", "Options"]
 
-_VERSION = 1  # of what is measured
+_VERSION = 1  # increased when the same options give other scores
 
 _MEASURED: Mapping[str, Metric] = {
     "first_token": Metric("minimize", "s", "seconds from the prompt to the first new token"),
@@ -50,11 +49,11 @@ class Options(BaseModel):
 
 
 class Latency:
-    """Runs original and candidate in a process each, with the properties that OpenVINO gives a deployed model (not
-    those of scoring), and measures them in turn, so that whatever else the machine does strikes both.
+    """Measures original and candidate in turn, each in a process of its own, so that other load affects both alike.
 
-    A ratio is the geometric mean over rounds, its standard error from the rounds' differences. Peak memory is that of
-    the whole process, OpenVINO included: for a small model that is most of it.
+    The models run with the properties that OpenVINO gives a deployed model, not with those of scoring. A ratio is the
+    geometric mean over rounds; its standard error comes from the differences of rounds. Peak memory is that of the
+    process. For a small model most of it is OpenVINO itself.
     """
 
     Options = Options
@@ -65,11 +64,15 @@ class Latency:
         self.options = Options(**options)
 
     def fingerprint(self) -> str:
-        """Changes with the options."""
+        """Return a fingerprint of the options."""
         return fingerprint(_VERSION, self.options.model_dump())
 
     def reference(self, original: LanguageModel) -> Reference:
-        """The original's path as UTF-8 bytes, and its own measurements float64 [rounds, 3]."""
+        """Return the original's path as UTF-8 bytes, and its measurements float64 [rounds, 3].
+
+        Raises:
+            EvaluationError: the original is not in a file, or cannot be run with its default properties.
+        """
         path = original.source
         if not isinstance(path, Path):
             raise EvaluationError(
@@ -98,13 +101,13 @@ class Latency:
         return _measurements(rounds[:, 0], rounds[:, 1])
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """The original's own speed and memory, all ratios 1."""
+        """Return the original's speed and memory, with all ratios 1."""
         rounds = np.asarray(reference["rounds"])
         return _measurements(rounds, rounds)
 
     @contextmanager
     def _worker(self, path: Path) -> Iterator[Any]:
-        """A process that has loaded the model; what comes back measures once, [3]."""
+        """Start a process that loads the model; yield a function that measures once, [3]."""
         options = self.options
         arguments = [str(path), options.device, str(options.prompt_tokens), str(options.new_tokens)]
         process = subprocess.Popen(
@@ -148,7 +151,7 @@ def _save(model: Any, path: Path) -> None:
 def _measurements(
     originals: np.ndarray[Any, np.dtype[np.float64]], candidates: np.ndarray[Any, np.dtype[np.float64]]
 ) -> dict[str, Measurement]:
-    """From rounds [n, 3] of both models; the median is what one round that was disturbed does not move."""
+    """Compute all metrics from rounds [n, 3] of both models; medians are robust against a disturbed round."""
     measured: dict[str, Measurement] = {}
     for index, name in enumerate(_MEASURED):
         values = candidates[:, index]

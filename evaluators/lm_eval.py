@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.common.files import fingerprint, fingerprint_file
 from autotune.errors import EvaluationError, PrerequisiteError
-from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
+from autotune.evaluation import LanguageModel, Measurement, Metric, Reference, fingerprint, fingerprint_file
+from evaluators._likelihood import encode, log_likelihoods, prefix_token, rolling_requests
 from evaluators._statistics import standard_error
 
 __all__ = ["LmEval", "Options"]
 
-_VERSION = 1  # of the numbers: raised when the same options would give other scores
+_VERSION = 1  # increased when the same options give other scores
 
 METRICS: Mapping[str, Metric] = {
     "task_score": Metric("maximize", "", "mean over lm-eval tasks of the metric of each (accuracy, exact match, ...)"),
@@ -60,11 +60,11 @@ class LmEval:
         return fingerprint(_VERSION, options, *map(fingerprint_file, files))
 
     def fingerprint(self) -> str:
-        """Changes with the tasks, their own files and the other options; not with a new version of a dataset."""
+        """Return a fingerprint of the options and the user's task files, but not of versions of datasets."""
         return self._fingerprint
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Every task's scores a document, float64 [n], under the task's name."""
+        """Compute the score of each document, float64 [n], under the task's name."""
         return self._scores(original)
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
@@ -72,19 +72,22 @@ class LmEval:
         return _measurements(self._scores(candidate), reference)
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """The original's own scores."""
+        """Return the original's scores."""
         return _measurements(reference, reference)
 
     def _scores(self, model: LanguageModel) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         try:
             import lm_eval
+            from lm_eval.api.model import TemplateLM
             from lm_eval.tasks import TaskManager
-
-            from evaluators._lm_eval_model import HarnessModel
         except ImportError as error:
             raise PrerequisiteError(
                 "the evaluator lm_eval needs the package lm_eval: pip install 'autotune[lm-eval]'"
             ) from error
+
+        class HarnessModel(_Requests, TemplateLM):  # type: ignore[misc]  # lm_eval has no types
+            """The requests answered as a subclass of lm_eval's model, which exists only if lm_eval is installed."""
+
         options = self.options
         folder = None if options.include_path is None else str(options.include_path)
         try:
@@ -110,7 +113,7 @@ class LmEval:
                 f"the task {task} has no number {name} for each document; it has {', '.join(there) or 'none'}. Set "
                 "evaluators.lm_eval.metric to one of them, or leave the task out."
             )
-        # A task may filter its answers in several ways; each document's number by the first of them is taken.
+        # A task may filter its answers in several ways: take the first one.
         filtered = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
         in_order = sorted(filtered, key=lambda sample: sample["doc_id"])
         return np.array([float(sample[name]) for sample in in_order], np.float64)
@@ -128,3 +131,79 @@ def _measurements(scores: Reference, originals: Reference) -> dict[str, Measurem
         "task_score": Measurement(value, error, values),
         "task_score_change": Measurement(100.0 * change, None if error is None else 100.0 * error),
     }
+
+
+class _Requests:
+    """Answers lm_eval's three kinds of requests with a `LanguageModel`; to be mixed into lm_eval's `TemplateLM`."""
+
+    def __init__(self, model: LanguageModel, max_length: int) -> None:
+        """Wrap `model`, whose context holds `max_length` tokens."""
+        super().__init__()
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.max_length = max_length
+
+    @property
+    def eot_token_id(self) -> int:
+        """The end-of-text token."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text without context."""
+        return prefix_token(self.tokenizer)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Key for lm_eval's cache of requests."""
+        return str(getattr(self.tokenizer, "name_or_path", "")).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Tokenize a text; a beginning-of-text token that it contains is not added again."""
+        if add_special_tokens is None:
+            begin = getattr(self.tokenizer, "bos_token", None)
+            add_special_tokens = not (begin and string.startswith(begin))
+        return encode(self.tokenizer, string, add_special_tokens)
+
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        found, greedy = log_likelihoods(
+            self.model, [(context, continuation) for _, context, continuation in requests], self.max_length
+        )
+        return list(zip(found.tolist(), greedy.tolist(), strict=True))
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Compute the log-likelihoods of whole documents."""
+        totals = []
+        for request in requests:
+            (text,) = request.args
+            windows = list(rolling_requests(self.tok_encode(text), self.prefix_token_id, self.max_length))
+            totals.append(float(log_likelihoods(self.model, windows)[0].sum()))
+        return totals
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Generate greedy answers, cut at the first stop sequence.
+
+        Raises:
+            EvaluationError: the task requires sampling, which gives another score each time.
+        """
+        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+        prompts, limits, stops = [], [], []
+        for request in requests:
+            context, asked = request.args
+            options = normalize_gen_kwargs(dict(asked), 256)
+            if options["do_sample"]:
+                raise EvaluationError("a task of lm_eval asks for sampled answers; only greedy ones are supported.")
+            limits.append(int(options["max_gen_toks"]))
+            prompts.append(self.tok_encode(context)[-max(1, self.max_length - limits[-1]) :])
+            stops.append(handle_stop_sequences(options["until"], self.tokenizer.eos_token))
+        answers = self.model.greedy_batch(prompts, limits)
+        texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        return [_cut(text, stop) for text, stop in zip(texts, stops, strict=True)]
+
+
+def _cut(text: str, stops: list[str]) -> str:
+    for stop in stops:
+        if stop:
+            text = text.split(stop)[0]
+    return text

@@ -6,28 +6,36 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from autotune.common.files import fingerprint
-from autotune.errors import ConfigError
-from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.evaluation.texts.sources import describe_source, read_texts, token_windows
-from autotune.evaluation.texts.synthetic import EVALUATION, generate_windows, recipe
+from autotune.evaluation import (
+    LanguageModel,
+    Measurement,
+    Metric,
+    Reference,
+    TextEvaluator,
+    TextOptions,
+    describe_source,
+    fingerprint,
+    generate_windows,
+    read_texts,
+    synthetic_fingerprint,
+    token_windows,
+)
 from evaluators import _divergence
 from evaluators._statistics import mean, quantile, standard_error
 
 __all__ = ["Options", "Perplexity"]
 
 _log = logging.getLogger(__name__)
-_VERSION = 2  # of the numbers: raised when the same options would give other scores
+_VERSION = 2  # increased when the same options give other scores
 _SEED = 0  # of synthetic text
-_FEW = 8  # windows that show how long all of them take
-_NOISE_WINDOWS = 2  # run once more, each alone, to see what the shape of a batch does
+_FEW = 8  # windows that are timed to forecast the time of all
+_NOISE_WINDOWS = 2  # windows that are run again, each alone, to measure the effect of the batch's shape
 _LARGE_REFERENCE = 2 * 2**30
 
 METRICS: Mapping[str, Metric] = {
@@ -40,23 +48,13 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-class Options(BaseModel):
+class Options(TextOptions):
     """The options of `perplexity` in model.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path | None = Field(None, description="A UTF-8 text file.")
-    dataset: str | None = Field(None, description="A Hugging Face dataset: hub id, or a local folder or file.")
-    name: str | None = Field(None, description="The dataset's configuration.")
-    split: str | None = Field(None, description="The dataset's split.")
-    column: str | None = Field(None, description="The dataset's text column; `text` by default.")
-    synthetic: bool = Field(False, strict=True, description="Text that the original model writes itself.")
-    sequence_length: int = Field(512, ge=2, strict=True, description="Tokens of a window.")
-    samples: int | None = Field(
-        None, ge=1, strict=True, description="At most so many windows, from the start; all by default."
-    )
-
-    skip: int = Field(0, ge=0, strict=True, description="Windows at the beginning that are left out.")
+    synthetic: bool = Field(False, strict=True)
+    """Text that the original model writes itself."""
+    sequence_length: int = Field(512, ge=2, strict=True)
+    """Tokens of a window."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
@@ -67,75 +65,56 @@ class Options(BaseModel):
         return self
 
 
-class Perplexity:
+class Perplexity(TextEvaluator[Options]):
     """Scores a model on consecutive windows of a text, each from an empty cache.
 
     Perplexity is exp of the mean negative log-likelihood over the T - 1 predictions inside each window of T tokens,
-    all tokens weighted alike; divergence and agreement are over all T positions. Standard errors come from paired
-    differences, window by window; those of perplexity by the delta method.
+    with equal weights; divergence and agreement are over all T positions. Standard errors come from paired differences,
+    window by window; those of perplexity by the delta method.
     """
 
     Options = Options
-    metrics: Mapping[str, Metric] = METRICS
-    repeatable = True
-
-    def __init__(self, **options: Any) -> None:
-        """Take the options of `Options`; nothing is read yet."""
-        self.options = Options(**options)
+    metrics = METRICS
 
     @cached_property
     def _texts(self) -> list[str]:
         if self.options.synthetic:
-            assert self.options.samples is not None
-            return [recipe(self._until or 0, self.options.sequence_length, _SEED, EVALUATION)]
+            return [synthetic_fingerprint(self.stop or 0, self.options.sequence_length, _SEED, "evaluation")]
         return read_texts(self.options)
-
-    @property
-    def _until(self) -> int | None:
-        """The window after the last one that is scored."""
-        return None if self.options.samples is None else self.options.skip + self.options.samples
 
     def _windows(self, original: LanguageModel) -> npt.NDArray[np.int64]:
         if not self.options.synthetic:
             return self._read_windows(original.tokenizer)
-        until, length = self._until, self.options.sequence_length
-        assert until is not None
-        windows = generate_windows(original, samples=until, sequence_length=length, seed=_SEED, purpose=EVALUATION)
-        return windows[self.options.skip :]
+        assert self.stop is not None
+        length = self.options.sequence_length
+        return self.select(
+            generate_windows(original, samples=self.stop, sequence_length=length, seed=_SEED, purpose="evaluation"),
+            f"windows of {length} tokens",
+        )
 
     def _read_windows(self, tokenizer: Any) -> npt.NDArray[np.int64]:
-        name, skip, length = describe_source(self.options), self.options.skip, self.options.sequence_length
-        windows = token_windows(tokenizer, self._texts, sequence_length=length, samples=self._until, name=name)
-        if skip and len(windows) <= skip:
-            raise ConfigError(
-                f"{name} has {len(windows)} windows of {length} tokens, so none is left after the first {skip}."
-            )
-        return windows[skip:]
-
-    def held_out(self) -> Perplexity | None:
-        """The windows after those that are scored; None where all are (the option `samples` leaves some)."""
-        if self._until is None:
-            return None
-        return Perplexity(**{**self.options.model_dump(), "skip": self._until})
+        length, name = self.options.sequence_length, describe_source(self.options)
+        windows = token_windows(tokenizer, self._texts, sequence_length=length, samples=self.stop, name=name)
+        return self.select(windows, f"windows of {length} tokens")
 
     def passages(self, tokenizer: Any) -> list[list[int]]:
-        """The windows; see `autotune.evaluation.HeldOut`."""
+        """Return the windows; see `autotune.evaluation.HeldOut`."""
         return [] if self.options.synthetic else self._read_windows(tokenizer).tolist()
 
     def shrunk(self, original: LanguageModel) -> tuple[Perplexity, float]:
-        """The same on a few windows; the whole takes as many times as long as it has more of them."""
+        """Return the evaluator on a few windows, and the ratio of all windows to these, which is that of the times."""
         samples = self.options.samples if self.options.synthetic else len(self._windows(original))
         assert samples is not None
         few = min(_FEW, samples)
         return Perplexity(**{**self.options.model_dump(exclude_none=True), "samples": few}), samples / few
 
     def fingerprint(self) -> str:
-        """Changes with the text's content and the windows, not with where the text lies."""
+        """Return a fingerprint of the text's content and the windows; the location of the text does not matter."""
         skip = [f"skip {self.options.skip}"] if self.options.skip else []
         return fingerprint(_VERSION, self.options.sequence_length, self.options.samples, *skip, *self._texts)
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Tokens int64 [n, T], likelihoods float64 [n, T - 1], distributions at all n T positions, self-noise [3]."""
+        """Compute tokens int64 [n, T], likelihoods float64 [n, T - 1], all n T distributions, and self-noise [3]."""
         windows = self._windows(original)
         length = windows.shape[1]
         positions = _divergence.Positions(windows.size, original.vocabulary_size)
@@ -169,7 +148,7 @@ class Perplexity:
         return measured
 
     def stages(self, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
-        """The scores after a quarter, a half and all of the windows; see `StagedEvaluator.stages`."""
+        """Yield the scores after a quarter, a half and all of the windows; see `StagedEvaluator.stages`."""
         windows = np.asarray(reference["tokens"])
         length = windows.shape[1]
         likelihoods = np.empty((len(windows), length - 1), np.float64)
@@ -183,13 +162,13 @@ class Perplexity:
             _likelihoods(logits, windows[index], start, likelihoods[index])
             if here.stop < length:
                 continue
-            finished += 1  # windows are equally long, so they are finished in their order
+            finished += 1  # windows of equal length are finished in order
             if finished in stops:
                 done = slice(0, finished)
                 yield _measurements(likelihoods[done], reference, divergences[done], agreements[done])
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """The original's perplexity; perfect values otherwise."""
+        """Return the original's perplexity, and perfect values of the other metrics."""
         shape = reference["tokens"].shape
         return _measurements(np.asarray(reference["likelihoods"]), reference, np.zeros(shape), np.ones(shape))
 
@@ -197,7 +176,7 @@ class Perplexity:
 def _likelihoods(
     logits: npt.NDArray[np.float32], window: npt.NDArray[np.int64], start: int, out: npt.NDArray[np.float64]
 ) -> None:
-    """Negative log-likelihoods of the tokens after `start`, as far as these logits tell, into their places."""
+    """Write the negative log-likelihoods of the tokens that these logits predict into `out`, [T - 1]."""
     targets = window[start + 1 : start + 1 + len(logits)]
     out[start : start + len(targets)] = _divergence.negative_log_likelihood(logits[: len(targets)], targets)
 
@@ -208,7 +187,7 @@ def _self_noise(
     likelihoods: npt.NDArray[np.float64],
     arrays: Reference,
 ) -> npt.NDArray[np.float64]:
-    """How far the original is from itself in another batch shape: mean likelihood, divergence, disagreement."""
+    """Measure the original against itself in another batch shape: mean likelihood, divergence, disagreement."""
     length = windows.shape[1]
     found = []
     for index, window in enumerate(windows[:_NOISE_WINDOWS]):
@@ -229,9 +208,9 @@ def _measurements(
     divergences: npt.NDArray[np.float64],
     agreements: npt.NDArray[np.float64],
 ) -> dict[str, Measurement]:
-    """From values at positions of the first n windows: likelihoods [n, T - 1], the others [n, T]."""
+    """Compute all metrics from the first n windows: likelihoods [n, T - 1], divergences and agreements [n, T]."""
     shift, divergence_noise, disagreement = reference["noise"].tolist()
-    windows = likelihoods.mean(axis=1)  # equally long, so that their mean is the mean over tokens
+    windows = likelihoods.mean(axis=1)  # of equal length: their mean is the mean over tokens
     differences = windows - reference["likelihoods"][: len(windows)].mean(axis=1)
     error = standard_error(differences)  # of the log of perplexity's ratio to the original's
     perplexity = math.exp(windows.mean())

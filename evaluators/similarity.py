@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -14,18 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
-from autotune.common.files import fingerprint
 from autotune.errors import EvaluationError
-from autotune.evaluation import Example, LanguageModel, Measurement, Metric, Reference
-from autotune.evaluation.texts.prompts import read_prompts
-from evaluators import _along
-from evaluators._answers import answer_tokens, prompt_sets, prompt_tokens, token_metrics
+from autotune.evaluation import Example, LanguageModel, Measurement, Metric, Reference, fingerprint, read_prompts
+from evaluators import _teacher_forcing
 from evaluators._embedder import embed, embedder_fingerprint
-from evaluators._statistics import mean
+from evaluators._statistics import mean, ratio
 
-__all__ = ["Options", "Similarity"]
+__all__ = ["Options", "Similarity", "divergence_tokens", "prompt_sets", "prompt_tokens"]
 
-_VERSION = 3  # of the numbers: raised when the same options would give other scores
+_VERSION = 3  # increased when the same options give other scores
+_SETS = Path(__file__).parent / "prompts"
 
 ANSWER_METRICS: Mapping[str, Metric] = {
     "answer_kl_divergence": Metric(
@@ -39,7 +38,7 @@ ANSWER_METRICS: Mapping[str, Metric] = {
     ),
     "answer_ties": Metric("minimize", "", "share of answers that pass a tie within numeric noise before they differ"),
 }
-"""What one pass over the original's answers tells."""
+"""Metrics of one pass along the original's answers."""
 
 METRICS: Mapping[str, Metric] = {
     "similarity": Metric("maximize", "", "cosine of the answers' embeddings, mean over prompts", perfect=1.0),
@@ -49,6 +48,11 @@ METRICS: Mapping[str, Metric] = {
     "sdt_norm": Metric("minimize", "", "sdt as a share of each answer's length, mean over prompts", perfect=0.0),
     **ANSWER_METRICS,
 }
+
+
+def prompt_sets() -> dict[str, Path]:
+    """Return the files of the built-in sets of prompts, by name."""
+    return {path.stem: path for path in sorted(_SETS.iterdir())}
 
 
 class Options(BaseModel):
@@ -93,10 +97,9 @@ class Options(BaseModel):
 class Similarity:
     """Compares greedy answers to the same prompts.
 
-    The original's answers are the drafts that the candidate verifies, all in one pass; from the first disagreement on
-    it decodes its own, all prompts together, and proposes the draft where the answer falls back onto it. The same pass
-    gives the divergence at each position of the original's answer, its end-of-text decision included. Standard errors
-    are over prompts.
+    The candidate verifies the original's answers as drafts, all in one pass. After the first disagreement it decodes
+    its own answer, all prompts together, with the original's answer as draft. The same pass gives the divergence at
+    each position of the original's answer, its end-of-text decision included. Standard errors are over prompts.
 
     Attributes:
         previewed: the metrics that `preview` measures, without any decoding.
@@ -122,17 +125,17 @@ class Similarity:
         return read_prompts(prompt_sets().get(str(prompts), Path(prompts)))
 
     def held_out(self) -> Similarity | None:
-        """The prompts `report` in the place of `default`; of other sets and of a user's there are no others."""
+        """Return the evaluator on the prompts `report` instead of `default`; None for any other prompts."""
         if self.options.prompts != "default":
             return None
         return Similarity(**{**self.options.model_dump(), "prompts": "report"})
 
     def passages(self, tokenizer: Any) -> list[list[int]]:
-        """The prompts; see `autotune.evaluation.HeldOut`."""
+        """Return the prompts as tokens; see `autotune.evaluation.HeldOut`."""
         return [[int(token) for token in tokenizer(prompt)["input_ids"]] for prompt in self._prompts]
 
     def fingerprint(self) -> str:
-        """Changes with the prompts themselves, the embedder and the other options."""
+        """Return a fingerprint of the prompts' texts, the embedder and the other options."""
         return self._fingerprint
 
     @cached_property
@@ -147,9 +150,9 @@ class Similarity:
         )
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Answers int64 [all tokens] with their lengths [n], embeddings float32 [n, D], distributions at each token.
+        """Compute answers int64 [all tokens], their lengths [n], embeddings float32 [n, D], and distributions.
 
-        `text_lengths`, int64 [n], counts the tokens of the answers' texts tokenised again.
+        `text_lengths`, int64 [n], has the numbers of tokens of the answers' texts tokenized again.
         """
         prompts = self._tokenised(original)
         limit = self.options.max_new_tokens
@@ -163,8 +166,8 @@ class Similarity:
         reference: dict[str, npt.NDArray[Any]] = {
             "answers": np.array([token for answer in answers for token in answer], np.int64),
             "lengths": np.array([len(answer) for answer in answers], np.int64),
-            "text_lengths": np.array([len(answer_tokens(original.tokenizer, text)) for text in texts], np.int64),
-            **_along.keep(original, _along.along(prompts, answers, limit)),
+            "text_lengths": np.array([len(_tokens(original.tokenizer, text)) for text in texts], np.int64),
+            **_teacher_forcing.reference_arrays(original, _teacher_forcing.lay_out(prompts, answers, limit)),
         }
         if self.options.decode != "never":
             reference["embeddings"] = embed(self.options.embedder, texts)
@@ -176,18 +179,18 @@ class Similarity:
         return measured if self.options.decode == "never" else self._decode(candidate, reference, verified) | measured
 
     def shrunk(self, original: LanguageModel) -> tuple[Similarity, float]:
-        """The same on every second prompt, as many of which run together as a rule; the whole takes twice as long."""
+        """Return the evaluator on every second prompt, and the ratio of all prompts to these, that of the times."""
         few = tuple(self._prompts[::2])
         return Similarity(**{**self.options.model_dump(), "prompts": few}), len(self._prompts) / len(few)
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
-        """The metrics `previewed`; see `autotune.evaluation.Previewing`."""
+        """Measure the metrics `previewed`; see `autotune.evaluation.Previewing`."""
         if self.options.decode == "always":
             return self.evaluate(candidate, reference)
         return self._verify(candidate, reference)[1]
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """Perfect values; the first divergent token is at the mean length of the original's answers."""
+        """Return perfect values; `fdt` is the mean length of the original's answers, `answer_ties` is measured."""
         lengths = np.asarray(reference["text_lengths"], np.float64)
         stated = {
             name: mean(np.full(len(lengths), metric.perfect), metric.perfect)
@@ -197,7 +200,9 @@ class Similarity:
         if self.options.decode != "never":
             stated["fdt"] = mean(lengths, lengths)
         counts = np.minimum(reference["lengths"] + 1, self.options.max_new_tokens)
-        return stated | {"answer_ties": _along.original_ties(reference, list(accumulate(counts.tolist(), initial=0)))}
+        return stated | {
+            "answer_ties": _teacher_forcing.original_ties(reference, list(accumulate(counts.tolist(), initial=0)))
+        }
 
     def _tokenised(self, model: LanguageModel) -> list[list[int]]:
         template = self.options.use_chat_template
@@ -206,12 +211,12 @@ class Similarity:
     def _verify(
         self, candidate: LanguageModel, reference: Reference
     ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
-        """The pass along the original's answers; the last one is kept, so that `evaluate` goes on after `preview`."""
+        """Run the pass along the original's answers; its result is kept for an `evaluate` after `preview`."""
         seen = self._verified
         if seen is None or seen[0]() is not candidate or seen[1] is not reference:
             answers = _split(reference)
-            path = _along.along(self._tokenised(candidate), answers, self.options.max_new_tokens)
-            seen = (weakref.ref(candidate), reference, _along.verify(candidate, reference, path, answers))
+            path = _teacher_forcing.lay_out(self._tokenised(candidate), answers, self.options.max_new_tokens)
+            seen = (weakref.ref(candidate), reference, _teacher_forcing.verify(candidate, reference, path, answers))
             self._verified = seen
         return seen[2]
 
@@ -223,14 +228,14 @@ class Similarity:
         texts = _texts(tokenizer, self._answers(candidate, reference, verified))
         originals = _texts(tokenizer, _split(reference))
         cosines = self._cosines(texts, originals, reference["embeddings"])
-        tokens = [[answer_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
+        tokens = [[_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
         examples = tuple(map(Example, self._prompts, originals, texts, cosines.tolist()))
-        return {"similarity": replace(mean(cosines, 1.0), examples=examples), **token_metrics(*tokens)}
+        return {"similarity": replace(mean(cosines, 1.0), examples=examples), **_token_metrics(*tokens)}
 
     def _answers(
         self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
     ) -> list[list[int]]:
-        """The candidate's complete answers, from what the verification showed of them."""
+        """Complete the candidate's answers, which `_verify` gives up to the first disagreement."""
         prompts, drafts = self._tokenised(candidate), _split(reference)
         answers = [list(answer) for answer, _ in verified]
         unfinished = [index for index, (_, finished) in enumerate(verified) if not finished]
@@ -246,7 +251,7 @@ class Similarity:
     def _cosines(
         self, texts: Sequence[str], original_texts: Sequence[str], embeddings: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """Cosine of each pair of answers, float64 [n]; exactly 1 where they are the same text."""
+        """Compute the cosine of each pair of answers, float64 [n]; exactly 1 for equal texts."""
         cosines = np.ones(len(texts), np.float64)
         different = [index for index, text in enumerate(texts) if text != original_texts[index]]
         if different:
@@ -262,3 +267,68 @@ def _split(reference: Reference) -> list[list[int]]:
 
 def _texts(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
     return [tokenizer.decode(list(answer), skip_special_tokens=True) for answer in answers]
+
+
+def _tokens(tokenizer: Any, answer: str) -> list[int]:
+    return [int(token) for token in tokenizer(answer)["input_ids"]]
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: str | bool) -> list[int]:
+    """Tokenize a prompt, in the tokenizer's chat template if it has one (``auto``), always (True) or never (False).
+
+    Raises:
+        EvaluationError: the template is required and missing, or the prompt has no tokens.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if use_chat_template is True and not template:
+        raise EvaluationError(
+            "evaluators.similarity.use_chat_template is true, but the model's tokenizer has no chat template; leave it "
+            "at auto."
+        )
+    if use_chat_template is not False and template:
+        message = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template adds its own
+    else:
+        tokens = tokenizer(prompt)["input_ids"]
+    if not len(tokens):
+        raise EvaluationError(f"the prompt {prompt!r} has no tokens with this model's tokenizer; leave it out.")
+    return [int(token) for token in tokens]
+
+
+def divergence_tokens(original: Sequence[int], candidate: Sequence[int]) -> tuple[int, int]:
+    """Return the position of the first divergent token (FDT) and the number of divergent tokens (SDT).
+
+    As in WhoWhatBench, both come from the matching blocks of `difflib.SequenceMatcher`. FDT is the length of the first
+    block if it begins both answers, else 0. SDT is the number of the candidate's tokens outside all blocks. A longer
+    match further on can hide a short common beginning; then FDT is 0, as in WhoWhatBench.
+
+    Args:
+        original: token ids of the original's answer.
+        candidate: token ids of the candidate's answer.
+
+    Returns:
+        (FDT, SDT); if the candidate has no tokens, SDT is the number of the original's.
+    """
+    if not candidate:
+        return 0, len(original)
+    blocks = SequenceMatcher(None, list(original), list(candidate)).get_matching_blocks()
+    first = blocks[0]
+    fdt = first.size if first.a == 0 and first.b == 0 else 0
+    return fdt, len(candidate) - sum(block.size for block in blocks)
+
+
+def _token_metrics(originals: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> dict[str, Measurement]:
+    """Compute FDT and SDT of answers whose texts were tokenized again, as in WhoWhatBench."""
+    lengths = np.array([len(tokens) for tokens in originals], np.float64)
+    pairs = [divergence_tokens(*pair) for pair in zip(originals, candidates, strict=True)]
+    fdt = np.array([pair[0] for pair in pairs], np.float64)
+    sdt = np.array([pair[1] for pair in pairs], np.float64)
+    own = np.array([len(tokens) for tokens in candidates], np.float64)
+    sdt_norm = np.divide(sdt, own, out=(sdt > 0).astype(np.float64), where=own > 0)
+    return {
+        "fdt": mean(fdt, lengths),
+        "fdt_norm": ratio(fdt, lengths),
+        "sdt": mean(sdt),
+        "sdt_norm": mean(sdt_norm),
+    }

@@ -1,4 +1,4 @@
-"""Perplexity a word of whole documents, as the task wikitext of lm-eval defines it."""
+"""Word perplexity of whole documents, as the task wikitext of lm-eval defines it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from autotune.common.files import fingerprint
-from autotune.errors import ConfigError, EvaluationError
-from autotune.evaluation import LanguageModel, Measurement, Metric, Reference
-from autotune.evaluation.texts.sources import describe_source, read_texts
+from autotune.errors import EvaluationError
+from autotune.evaluation import (
+    LanguageModel,
+    Measurement,
+    Metric,
+    Reference,
+    TextEvaluator,
+    TextOptions,
+    describe_source,
+    fingerprint,
+    read_texts,
+)
 from evaluators._likelihood import encode, log_likelihoods, prefix_token, rolling_requests
 from evaluators._statistics import ratio
 
-__all__ = ["Options", "WordPerplexity", "detokenise", "documents"]
+__all__ = ["Options", "WordPerplexity", "detokenize", "documents"]
 
-_VERSION = 1  # of the numbers: raised when the same options would give other scores
+_VERSION = 1  # increased when the same options give other scores
 
 METRICS: Mapping[str, Metric] = {
     "word_perplexity": Metric("minimize", "", "exp of the negative log-likelihood a word, over whole documents"),
@@ -30,71 +38,47 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-class Options(BaseModel):
+class Options(TextOptions):
     """The options of `word_perplexity` in model.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path | None = Field(None, description="A UTF-8 text file; lines such as ` = Title = ` begin a document.")
-    dataset: str | None = Field(None, description="A Hugging Face dataset with one document a row.")
-    name: str | None = Field(None, description="The dataset's configuration.")
-    split: str | None = Field(None, description="The dataset's split.")
-    column: str | None = Field(None, description="The dataset's text column; `text` by default.")
-    samples: int | None = Field(None, ge=1, strict=True, description="At most so many documents; all by default.")
-    skip: int = Field(0, ge=0, strict=True, description="Documents at the beginning that are left out.")
-    max_length: int = Field(2048, ge=2, strict=True, description="Tokens of a window: the model's context length.")
-    detokenize: bool = Field(True, description="Undo the spaces that wikitext puts around punctuation.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Options:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give either path or dataset, and not both")
-        return self
+    path: Path | None = None
+    """A UTF-8 text file; lines such as ` = Title = ` begin a document."""
+    dataset: str | None = None
+    """A Hugging Face dataset with one document a row."""
+    max_length: int = Field(2048, ge=2, strict=True)
+    """Tokens of a window: the model's context length."""
+    detokenize: bool = Field(True, strict=True)
+    """Undo the spaces that wikitext puts around punctuation."""
 
 
-class WordPerplexity:
-    """Scores every token of each document after as much of the document as a window holds, a word being what stands
-    between spaces in the document as it is written. Standard errors are over documents, paired with the original's.
+class WordPerplexity(TextEvaluator[Options]):
+    """Scores every token of each document given the tokens before it that fit into the window.
+
+    Words are separated by white space in the document as it is stored. Standard errors are over documents, paired with
+    the original's.
     """
 
     Options = Options
-    metrics: Mapping[str, Metric] = METRICS
-    repeatable = True
-
-    def __init__(self, **options: Any) -> None:
-        """Take the options of `Options`; nothing is read yet."""
-        self.options = Options(**options)
+    metrics = METRICS
 
     @cached_property
     def _documents(self) -> list[str]:
         texts = read_texts(self.options)
-        pages = documents(texts[0]) if self.options.path is not None else texts
-        if len(pages) <= self.options.skip:
-            raise ConfigError(
-                f"{describe_source(self.options)} has {len(pages)} documents, so none is left after the first "
-                f"{self.options.skip}."
-            )
-        return pages[self.options.skip :][: self.options.samples]
-
-    def held_out(self) -> WordPerplexity | None:
-        """The documents after those that are scored; None where all are (the option `samples` leaves some)."""
-        if self.options.samples is None:
-            return None
-        return WordPerplexity(**{**self.options.model_dump(), "skip": self.options.skip + self.options.samples})
+        return self.select(texts if self.options.path is None else documents(texts[0]), "documents")
 
     def passages(self, tokenizer: Any) -> list[list[int]]:
-        """The documents; see `autotune.evaluation.HeldOut`."""
+        """Return the documents as tokens; see `autotune.evaluation.HeldOut`."""
         return [self._encode(tokenizer, page) for page in self._documents]
 
     def _encode(self, tokenizer: Any, page: str) -> list[int]:
-        return encode(tokenizer, detokenise(page) if self.options.detokenize else page)
+        return encode(tokenizer, detokenize(page) if self.options.detokenize else page)
 
     def fingerprint(self) -> str:
-        """Changes with the documents and how they are cut."""
+        """Return a fingerprint of the documents and of the options that change their tokens."""
         return fingerprint(_VERSION, self.options.max_length, self.options.detokenize, *self._documents)
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Negative log-likelihoods float64 [n] of the documents."""
+        """Compute the negative log-likelihoods of the documents, float64 [n]."""
         return {"likelihoods": self._likelihoods(original)}
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
@@ -117,7 +101,7 @@ class WordPerplexity:
         }
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """The original's word perplexity, and no increase."""
+        """Return the original's word perplexity, and no increase."""
         words = sum(len(re.split(r"\s+", page)) for page in self._documents)
         value = math.exp(float(reference["likelihoods"].sum()) / words)
         return {"word_perplexity": Measurement(value, 0.0), "word_perplexity_increase": Measurement(0.0, 0.0)}
@@ -139,14 +123,14 @@ class WordPerplexity:
 
 
 def documents(text: str) -> list[str]:
-    """The documents of a text in wikitext's form; the whole text where no line is a heading of the first level."""
+    """Split a text in wikitext's form into documents; without a first-level heading the text is one document."""
     starts = [match.start() for match in re.finditer(r"^ = [^=\n](?:.*[^=\n])? = *\n", text, re.MULTILINE)]
     edges = [0, *(start for start in starts if text[:start].strip()), len(text)]
     return [text[begin:end] for begin, end in pairwise(edges)]
 
 
-# What wikitext's tokenisation did to a text, undone in this order: (pattern, replacement). The second is lm-eval's own
-# slip, a pattern that never means what it says; it is kept, as the numbers are to be the same.
+# Reversal of wikitext's tokenization, in this order: (pattern, replacement). The second pattern is a mistake of
+# lm-eval, which matches slashes; it is kept so that scores are equal.
 _UNDO = [
     (r"s '", "s'"),
     (r"/' [0-9]/", "/'[0-9]/"),
@@ -166,8 +150,8 @@ _UNDO = [
 ]
 
 
-def detokenise(page: str) -> str:
-    """A wikitext document as it was written before it was tokenised, by lm-eval's rules."""
+def detokenize(page: str) -> str:
+    """Undo wikitext's tokenization of a document, by lm-eval's rules."""
     for pattern, replacement in _UNDO:
         page = re.sub(pattern, replacement.replace("\\.", ".").replace("\\?", "?"), page)
     return page

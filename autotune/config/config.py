@@ -42,7 +42,6 @@ from autotune.config.sections import (
     RuntimeOptions,
     Section,
     StudyOptions,
-    TextSource,
     base_dir,
 )
 from autotune.config.space.presets import SearchSpace, read_space, space_schema
@@ -55,7 +54,6 @@ __all__ = [
     "Config",
     "RuntimeOptions",
     "StudyOptions",
-    "TextSource",
     "config_schema",
     "load_config",
     "load_configs",

@@ -21,6 +21,7 @@ from autotune.common.paths import absolute, local_or_hub, text_problem
 from autotune.common.units import parse_bytes, parse_duration
 from autotune.common.validation import Finding, Invalid, got
 from autotune.evaluation import SCORING_CONFIG
+from autotune.evaluation.texts.sources import TextSource
 
 __all__ = [
     "SAMPLERS",
@@ -30,7 +31,6 @@ __all__ = [
     "RuntimeOptions",
     "Section",
     "StudyOptions",
-    "TextSource",
     "base_dir",
 ]
 
@@ -75,21 +75,17 @@ class Section(BaseModel):
     )
 
 
-class TextSource(Section):
-    """Where texts come from: one UTF-8 file, one column of a dataset (hub or local), or the model itself."""
+class Calibration(TextSource, Section):
+    """The texts that the compression algorithms learn from."""
 
     path: TextPath | None = None
     """A UTF-8 text file, relative to this file's folder."""
-    dataset: Name | None = None
-    """A dataset of the Hugging Face hub, e.g. Salesforce/wikitext, or a local one."""
-    name: Name | None = None
-    """The dataset's configuration, e.g. wikitext-2-raw-v1."""
-    split: Name | None = None
-    """The dataset's split, e.g. train or test."""
-    column: Name | None = None
-    """The dataset's column that holds the texts; by default text, or the only column of strings."""
     synthetic: bool = False
     """Texts that the model writes itself, by study.seed."""
+    samples: Annotated[int, Field(ge=1)] = 128
+    """How many windows of text."""
+    sequence_length: Annotated[int, Field(ge=2)] = 512
+    """Tokens in each window."""
 
     @field_validator("dataset")
     @classmethod
@@ -97,34 +93,22 @@ class TextSource(Section):
         return value if value is None else local_or_hub(value, base_dir(info))
 
     @model_validator(mode="after")
-    def _one_source(self) -> TextSource:
-        given = self.model_fields_set
+    def _one_source(self) -> Calibration:
+        given = [key for key in ("path", "dataset", "name", "split", "column") if getattr(self, key) is not None]
+        if self.synthetic and given:
+            raise Invalid(*(Finding((key,), "is given beside synthetic: true; keep one") for key in given))
         if self.synthetic:
-            beside = [key for key in ("path", "dataset", "name", "split", "column") if getattr(self, key) is not None]
-            if beside:
-                raise Invalid(*(Finding((key,), "is given beside synthetic: true; keep one") for key in beside))
             return self
         if self.path is None and self.dataset is None:
             wanted = "path (a text file), dataset (with name and split) or synthetic: true"
             raise Invalid(Finding((), f"needs a text: {wanted}"))
         if self.path is not None and self.dataset is not None:
             raise Invalid(Finding(("path",), "is given beside dataset; keep one of the two"))
-        if self.path is not None:
-            beside = [key for key in ("name", "split", "column") if key in given and getattr(self, key) is not None]
-            if beside:
-                raise Invalid(*(Finding((key,), "belongs to a dataset, not to a path; leave it out") for key in beside))
-        elif self.split is None and not Path(str(self.dataset)).is_absolute():
+        if self.path is not None and given != ["path"]:
+            raise Invalid(*(Finding((key,), "belongs to a dataset, not to a path; leave it out") for key in given[1:]))
+        if self.split is None and self.dataset is not None and not Path(self.dataset).is_absolute():
             raise Invalid(Finding(("dataset",), "needs a split beside it, such as split: train"))
         return self
-
-
-class Calibration(TextSource):
-    """The texts that the compression algorithms learn from."""
-
-    samples: Annotated[int, Field(ge=1)] = 128
-    """How many windows of text."""
-    sequence_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens in each window."""
 
 
 class StudyOptions(Section):

@@ -1,8 +1,33 @@
-"""The public protocol of evaluators, and what runs them: the registry, stored references and scores, texts."""
+"""Public API for evaluators: all that a package needs to add one.
+
+The protocol:
+
+- `Evaluator` is what to implement; `HeldOut`, `Previewing` and `StagedEvaluator` are optional extensions.
+- `LanguageModel` is what an evaluator scores, `Reference` what it keeps of the original model.
+- `Metric`, `Measurement` and `Example` describe and hold scores.
+- `follow_draft` reads a greedy answer off one forward pass along a draft.
+- `SCORING_CONFIG` has the OpenVINO properties under which models are scored.
+- `FloatArray`, `IntArray` and `Choose` are types for annotations; import them under ``TYPE_CHECKING``.
+
+Texts (imported when first used, as they need NumPy and pydantic):
+
+- `TextSource` are the options of a text source; `read_texts`, `token_windows` and `describe_source` use one.
+- `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
+- `read_prompts` reads prompts from text, CSV, YAML or JSON.
+- `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
+
+Fingerprints and storage:
+
+- `fingerprint` and `fingerprint_file` are for `Evaluator.fingerprint`.
+- `ReferenceStore` stores references on disk.
+
+`autotune.errors` has the exceptions, `autotune.testing` a conformance suite and a fake language model.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
@@ -20,9 +45,15 @@ from autotune.evaluation.protocol import (
 )
 
 if TYPE_CHECKING:
+    from autotune.common.files import fingerprint, fingerprint_file
     from autotune.evaluation.protocol import Choose as Choose
     from autotune.evaluation.protocol import FloatArray as FloatArray
     from autotune.evaluation.protocol import IntArray as IntArray
+    from autotune.evaluation.stores import ReferenceStore
+    from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
+    from autotune.evaluation.texts.prompts import read_prompts
+    from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, token_windows
+    from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
     "SCORING_CONFIG",
@@ -35,6 +66,34 @@ __all__ = [
     "Metric",
     "Previewing",
     "Reference",
+    "ReferenceStore",
     "StagedEvaluator",
+    "TextEvaluator",
+    "TextOptions",
+    "TextSource",
+    "describe_source",
+    "fingerprint",
+    "fingerprint_file",
     "follow_draft",
+    "generate_windows",
+    "read_prompts",
+    "read_texts",
+    "synthetic_fingerprint",
+    "token_windows",
 ]
+
+_LAZY = {
+    "autotune.common.files": ("fingerprint", "fingerprint_file"),
+    "autotune.evaluation.stores": ("ReferenceStore",),
+    "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
+    "autotune.evaluation.texts.prompts": ("read_prompts",),
+    "autotune.evaluation.texts.sources": ("TextSource", "describe_source", "read_texts", "token_windows"),
+    "autotune.evaluation.texts.synthetic": ("generate_windows", "synthetic_fingerprint"),
+}
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

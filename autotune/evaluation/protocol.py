@@ -1,9 +1,4 @@
-"""The small public protocol of evaluators: everything an evaluator needs of autotune is in this file.
-
-An evaluator is a class that takes its options as keyword arguments and has the attributes and methods of
-`Evaluator`. It is registered under its name by an entry point of the group ``autotune.evaluators`` or named as
-``module:attribute`` in model.yaml. The built-in ones in `evaluators/` are registered in the same way.
-"""
+"""Protocol of evaluators: the classes that autotune expects of an evaluator, and those that it gives to one."""
 
 from __future__ import annotations
 
@@ -40,28 +35,28 @@ SCORING_CONFIG: Mapping[str, Any] = {
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
-"""Runtime properties under which scores tell the error of the weights and of nothing else.
+"""Runtime properties that make scores depend on the error of the weights alone.
 
-The defaults would not do: a CPU may compute in bf16, compressed models get int8 activations and an 8-bit KV cache,
-and an uncompressed IR may carry its own KV_CACHE_PRECISION, each an error as large as that of 4-bit weights.
+With OpenVINO's defaults a CPU may compute in bf16, compressed models get int8 activations and an 8-bit KV cache, and an
+uncompressed IR may set its own KV_CACHE_PRECISION. Each of these errors is as large as that of 4-bit weights.
 """
 
 Direction = Literal["minimize", "maximize"]
 
 Reference = Mapping[str, "npt.NDArray[Any]"]
-"""What an evaluator keeps of the original model: named arrays; autotune stores and fingerprints them."""
+"""Results of the original model that an evaluator compares with: named arrays, which autotune stores on disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What one number of an evaluator means.
+    """Meaning of one number of an evaluator.
 
     Attributes:
-        direction: which way is better.
+        direction: whether smaller or larger values are better.
         unit: e.g. ``"nats/token"``; empty for a plain number.
         description: one line for tables and `autotune evaluators`.
-        perfect: the value of a model that answers exactly like the original, where that is known beforehand
-            (1.0 for a similarity, 0.0 for a divergence); None where the original's own value is measured.
+        perfect: value of a model that answers exactly like the original (1.0 for a similarity, 0.0 for a divergence);
+            None if the original has a measured value of its own.
     """
 
     direction: Direction
@@ -72,7 +67,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What both models said to one prompt, and how alike it is (1 for equal answers)."""
+    """The answers of both models to one prompt, and their similarity (1 for equal answers)."""
 
     prompt: str
     original: str
@@ -87,11 +82,11 @@ class Measurement:
     Attributes:
         value: the number; must be finite.
         stderr: standard error from paired per-sequence differences to the original, in the unit of `value`;
-            None where it cannot be said (a single sequence).
-        values: the per-sequence values behind `value`, in the order of the sequences; may be empty.
-        noise: how much of `value` the arithmetic alone may move (threads, the shape of a batch), measured on the
-            original; values closer than that are ties.
-        examples: texts behind `value` that a reader may want to see; a report shows those that differ most.
+            None if there is a single sequence.
+        values: one value for each sequence, in the order of the sequences; may be empty.
+        noise: change of `value` by rounding alone (threads, shape of a batch), measured on the original; values
+            closer than that are ties.
+        examples: answers behind `value`; a report shows those that differ most.
     """
 
     value: float
@@ -106,10 +101,10 @@ class Measurement:
 
 
 class LanguageModel(Protocol):
-    """A causal language model, compiled and ready: what an evaluator scores.
+    """A compiled causal language model, which an evaluator scores.
 
-    Every method raises EvaluationError where a token id is outside the vocabulary or a logit is NaN or infinite. What
-    runs together, and in which shapes, follows from the arguments and the model's architecture alone.
+    Every method raises EvaluationError if a token id is outside the vocabulary or a logit is NaN or infinite. Batches
+    and their shapes are a function of the arguments and the model's architecture alone.
     """
 
     @property
@@ -126,37 +121,37 @@ class LanguageModel(Protocol):
 
     @property
     def source(self) -> Any:
-        """What was compiled, an `openvino.Model` or the path of an .xml file: for running it in another way."""
+        """The `openvino.Model`, or the path of the .xml file, that was compiled; for running it in another way."""
 
     def logits(self, tokens: IntArray) -> FloatArray:
-        """Logits of whole sequences from an empty cache.
+        """Compute the logits of whole sequences from an empty cache.
 
         Args:
             tokens: int64 [B, T], no padding.
 
         Returns:
-            float32 [B, T, V]; position t predicts token t + 1. The array is the caller's own.
+            float32 [B, T, V]; position t predicts token t + 1. No later call changes the array.
         """
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
-        """Logits along many sequences of any length, each from an empty cache, in bounded memory.
+        """Compute logits along many sequences of any length, each from an empty cache, in bounded memory.
 
         Args:
             sequences: token ids.
-            first: for each sequence the first position of interest.
+            first: for each sequence the first position that is needed.
 
         Yields:
-            (i, t, logits): float32 [n, V], whose row j predicts what follows ``sequences[i][: t + j + 1]``. The pieces
-            of one sequence come in order and without gaps from ``first[i]`` on; those of different sequences may
-            alternate. A piece is a view that lives until the next one is asked for.
+            (i, t, logits): float32 [n, V], whose row j predicts the token after ``sequences[i][: t + j + 1]``. The
+            pieces of one sequence come in order and without gaps from ``first[i]`` on; those of different sequences
+            may alternate. A piece is a view that is valid until the next one is requested.
         """
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
-        """Greedy continuation of one prompt, ended by (and without) an end-of-text token.
+        """Return the greedy continuation of one prompt, up to but without an end-of-text token.
 
         Args:
             prompt: token ids, at least one.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: largest number of new tokens.
         """
 
     def greedy_batch(
@@ -165,102 +160,117 @@ class LanguageModel(Protocol):
         max_new_tokens: Sequence[int],
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[list[int]]:
-        """Greedy continuations of many prompts, decoded together where the model allows it.
+        """Return the greedy continuations of many prompts, decoded together if the model allows it.
 
         Args:
             prompts: token ids, at least one each.
             max_new_tokens: one limit for each prompt.
-            drafts: texts that the answers may fall back onto. They change the cost and not the result.
+            drafts: for each prompt a text that may share passages with the answer. Drafts change only the cost.
 
         Returns:
-            for each prompt what `greedy` gives, up to ties within float32 rounding.
+            The result of `greedy` for each prompt, up to ties within float32 rounding.
         """
 
     def sample_batch(self, prompts: IntArray, length: int, choose: Choose) -> list[list[int]]:
-        """Continue prompts together, each token chosen by the caller.
+        """Continue prompts together; the caller chooses each token.
 
         Args:
-            prompts: int64 [B, P].
-            length: of a text at most, its prompt included.
-            choose: gives the next token of each text that is still open, int64 [b], from their indices [b], the
-                position of that token, and the logits float32 [b, V], which live until the next call.
+            prompts: token ids, int64 [B, P].
+            length: largest length of a text, its prompt included.
+            choose: called as ``choose(indices [b], position, logits float32 [b, V])`` for the texts that have not
+                ended; returns their tokens at `position`, int64 [b]. The logits are valid until the next call.
 
         Returns:
-            The texts with their prompts, each as long as `length` or ended by (and with) an end-of-text token.
+            The texts with their prompts, each of `length` tokens or ended by (and with) an end-of-text token.
         """
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """How a compressed model is scored against the original.
+    """Scoring of a compressed model against the original.
 
-    `metrics` maps each metric's name to its meaning. `reference` runs once for each (original model, options);
-    its arrays come back to every `evaluate`. With an attribute ``repeatable = True`` the evaluator says that its scores
-    follow from the models and from `fingerprint` alone (they are no times, and a change of its code changes the
-    fingerprint): they are then kept, and a model that any study has scored is not scored again.
+    A class of evaluators takes its options as keyword arguments. A class attribute `Options`, a pydantic model, makes
+    autotune check them when it reads model.yaml. The class is registered under a name by an entry point of the group
+    ``autotune.evaluators``, or used as ``module:attribute`` in model.yaml.
+
+    `metrics` maps the name of each metric to its meaning. `reference` runs once for each (original model, options),
+    and its arrays are passed to every `evaluate`. An attribute ``repeatable = True`` declares that scores are a
+    function of the models and of `fingerprint`: they are no times, and a change of the code changes the fingerprint.
+    Scores of such an evaluator are stored, and a model that any study has scored is not scored again.
     """
 
     metrics: Mapping[str, Metric]
 
     def fingerprint(self) -> str:
-        """Changes whenever the options or the texts change in a way that changes scores."""
+        """Return a string that changes with every option and text that changes scores; see `fingerprint`."""
 
     def reference(self, original: LanguageModel) -> Reference:
-        """What is needed of the original model, as named arrays of any dtype that safetensors can hold."""
+        """Compute the original model's results, as named arrays of any dtype that safetensors supports.
+
+        Raises:
+            EvaluationError: the original gives NaN or infinite logits, or the texts cannot be used with it.
+        """
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Score one model: exactly one measurement for each of `metrics`.
 
+        Args:
+            candidate: the compressed model.
+            reference: the arrays that `reference` returned, memory-mapped and read-only.
+
         Raises:
-            EvaluationError: the model gives NaN or infinite logits, or does not fit the texts.
+            EvaluationError: the model gives NaN or infinite logits, or is not a version of the original.
         """
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
-        """The scores of the original itself (perfect ones where the metric says so), for the table's first row."""
+        """Return the scores of the original, for the first row of tables; perfect values if the metric has one."""
 
 
 @runtime_checkable
 class Previewing(Protocol):
-    """An evaluator, part of whose scores is cheap enough for every model, and the rest only for those on a front.
+    """An evaluator with cheap metrics for every model, and others that are measured for models on the front only.
 
-    `previewed` names the metrics of the cheap part; all of `metrics` where the options ask for everything always.
+    `previewed` names the cheap metrics; it may name all of `metrics`.
     """
 
     previewed: Collection[str]
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
-        """Measure exactly `previewed`, with the same values that `evaluate` gives."""
+        """Measure exactly the metrics `previewed`, with the same values as `evaluate`."""
 
 
 @runtime_checkable
 class HeldOut(Protocol):
-    """An evaluator that knows texts like its own, on which a front can be scored that was chosen by its scores.
+    """An evaluator that can also score a front on held-out texts of the same kind.
 
-    The best of many trials looks better on the texts that it was chosen by than it is. How much better, only texts tell
-    that the search has not seen; and only if all of them are others than those, hence `passages`.
+    The best of many trials scores better on the texts of the search than on others, because it was selected by them.
+    Held-out texts measure that selection bias. `passages` lets autotune check that they are disjoint.
     """
 
     def held_out(self) -> Evaluator | None:
-        """The same measurement on other texts of the same kind; None where the options leave none."""
+        """Return the same evaluator on other texts; None if the options leave no texts."""
 
     def passages(self, tokenizer: Any) -> Sequence[Sequence[int]]:
-        """The texts that scores come from, as token ids; none for texts that the model writes."""
+        """Return the texts that are scored, as token ids; empty for texts that the model generates."""
 
 
 def follow_draft(
     best: Sequence[int], draft: Sequence[int], max_new_tokens: int, end_token_ids: Collection[int]
 ) -> tuple[list[int], bool]:
-    """Read a greedy answer off the tokens that a model prefers along a draft, up to the first disagreement.
+    """Derive a greedy answer from the tokens that a model prefers along a draft, up to the first disagreement.
 
     Args:
         best: the preferred tokens, len(draft) + 1; ``best[i]`` after the prompt and ``draft[:i]``.
         draft: token ids without an end-of-text token.
-        max_new_tokens: the answer's longest length, at least the draft's.
+        max_new_tokens: largest length of the answer, at least that of the draft.
         end_token_ids: the tokens that end an answer.
 
     Returns:
-        the answer: the draft up to the disagreement, then the token preferred there, without an end-of-text token;
-        and whether it is complete, or the model has to go on from prompt + answer.
+        The answer (the draft up to the disagreement, then the token preferred there, without an end-of-text token),
+        and True if it is complete. If False, the model has to continue from prompt + answer.
+
+    Raises:
+        ValueError: the draft is longer than `max_new_tokens`.
     """
     if len(draft) > max_new_tokens:
         raise ValueError(f"a draft of {len(draft)} tokens is longer than max_new_tokens={max_new_tokens}")
@@ -276,11 +286,11 @@ def follow_draft(
 
 @runtime_checkable
 class StagedEvaluator(Evaluator, Protocol):
-    """An evaluator that can score a model on ever more of its texts, so that a beaten one need not be scored on all.
+    """An evaluator that scores a model on more and more of its texts, so that a dominated model can be stopped early.
 
-    The texts' order must not depend on the model, and metrics that are means over sequences should carry their
-    `Measurement.values`: a model is compared with others sequence by sequence.
+    The order of the texts must not depend on the model. Metrics that are means over sequences should have
+    `Measurement.values`, because models are compared sequence by sequence.
     """
 
     def stages(self, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
-        """What `evaluate` would return for the first few sequences, then for more, at last for all of them."""
+        """Yield the scores on the first few sequences, then on more; the last ones are those of `evaluate`."""

@@ -1,6 +1,6 @@
-"""Finds evaluators: by the entry points of the group `autotune.evaluators`, or as `module:attribute`.
+"""Registry of evaluators: entry points of the group `autotune.evaluators`, or `module:attribute`.
 
-Nothing is imported before its name is asked for, so a broken plug-in fails for its own name only.
+A module is imported when its evaluator is first used, so a broken plug-in fails for its own name only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _METHODS = ("fingerprint", "reference", "evaluate", "original")
 
 
 def available() -> list[tuple[str, str]]:
-    """(name, where it is from) of every registered evaluator, sorted by name; nothing is imported."""
+    """Return (name, origin) of every registered evaluator, sorted by name, without importing any."""
     return [(point.name, _origin(point)) for point in sorted(_entry_points(), key=lambda point: point.name)]
 
 
 def create_evaluator(name: str, options: Mapping[str, Any] | None = None) -> Evaluator:
-    """Make the evaluator `name` with its options.
+    """Create the evaluator `name` with its options.
 
     Args:
         name: a registered name, or ``module:attribute``.
@@ -52,7 +52,7 @@ def create_evaluator(name: str, options: Mapping[str, Any] | None = None) -> Eva
 
 
 def evaluator_metrics(name: str) -> Mapping[str, Metric]:
-    """The metrics of the evaluator `name`, without making one.
+    """Return the metrics of the evaluator `name`, without creating one.
 
     Raises:
         ConfigError, PrerequisiteError: as `create_evaluator`.
@@ -62,7 +62,7 @@ def evaluator_metrics(name: str) -> Mapping[str, Metric]:
 
 
 def evaluator_options(name: str) -> type[BaseModel] | None:
-    """The pydantic model of the options of `name` (its attribute `Options`), None where it has none.
+    """Return the pydantic model of the options of `name` (its attribute `Options`), or None.
 
     Raises:
         ConfigError, PrerequisiteError: as `create_evaluator`.

@@ -1,7 +1,4 @@
-"""Where the original model's answers are kept: one safetensors file for each evaluator, options and model.
-
-Scores that were measured before: what one evaluator told of one plan, kept on disk for every later study.
-"""
+"""Stores on disk, shared by processes and studies: references of original models, and scores of compressed ones."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune import __version__
 from autotune.common.files import DAMAGE, atomic_write, fingerprint, locked, read_tensors, write_tensors
@@ -24,6 +21,8 @@ __all__ = ["Recorded", "ReferenceStore", "ScoreStore", "reference_key"]
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 def reference_key(
     name: str,
@@ -33,7 +32,7 @@ def reference_key(
     tokenizer_fingerprint: str,
     ov_config: Mapping[str, Any],
 ) -> str:
-    """The key of a reference: changes with anything that could change its numbers."""
+    """Return the key of a reference, which changes with everything that could change its numbers."""
     versions = [__version__, version("openvino")]
     return fingerprint(
         name, evaluator.fingerprint(), model_fingerprint, tokenizer_fingerprint, dict(ov_config), versions
@@ -41,11 +40,10 @@ def reference_key(
 
 
 class ReferenceStore:
-    """References on disk, shared by processes and studies.
+    """References of original models, one safetensors file for each key.
 
-    A file is written under a lock and appears in one step. Its checksum is verified when it is opened; a damaged file
-    is computed again. What comes back is mapped from the file, not read: worker processes share one copy of it in
-    memory, however large.
+    A file is written atomically under a lock. Its checksum is verified when it is opened; a damaged file is computed
+    again. Arrays are memory-mapped and read-only, so that worker processes share one copy in memory.
 
     Attributes:
         counters: ``created`` (computed now), ``reused`` (found on disk), ``damaged`` (found, but computed again).
@@ -58,46 +56,35 @@ class ReferenceStore:
         self._opened: dict[str, Reference] = {}
 
     def get_or_create(self, key: str, create: Callable[[], Reference]) -> tuple[Reference, bool]:
-        """Return (the reference of `key`, was it created now?); `create` runs once, however many processes ask."""
+        """Return (the reference of `key`, True if it was created now); only one process runs `create`."""
         if key in self._opened:
             return self._opened[key], False
         path = self.directory / f"{key}.safetensors"
-        found = self._open(path)
+        found = self._read(path)
+        created = False
         if found is None:
             with locked(path):
-                found = self._open(path)  # another process may have been faster
+                found = self._read(path)  # another process may have created it meanwhile
                 if found is None:
-                    return self._create(key, path, create), True
-        self.counters["reused"] += 1
+                    self.counters["damaged"] += path.exists()
+                    write_tensors(path, create())
+                    found, created = read_tensors(path), True
+        self.counters["created" if created else "reused"] += 1
         self._opened[key] = found
-        return found, False
+        return found, created
 
-    def _create(self, key: str, path: Path, create: Callable[[], Reference]) -> Reference:
-        self.counters["damaged"] += path.exists()
-        write_tensors(path, create())
-        self.counters["created"] += 1
-        reference = read_tensors(path)
-        self._opened[key] = reference
-        return reference
-
-    def _open(self, path: Path) -> Reference | None:
-        if not path.exists():
-            return None
-        try:
-            return read_tensors(path)
-        except DAMAGE as error:
-            _log.warning("the cached reference %s is damaged (%s); it is computed again", path, error)
-            return None
+    def _read(self, path: Path) -> Reference | None:
+        return _read(path, read_tensors, "the cached reference %s is damaged (%s); it is computed again")
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What an evaluator told of one model, stage by stage; see `evaluation.StagedEvaluator`.
+    """Scores of one model by one evaluator, after each stage (see `autotune.evaluation.StagedEvaluator`).
 
     Attributes:
         stages: metric -> measurement after each stage.
-        complete: whether the last stage is that of all texts; a race may have ended before.
-        digest: of the model's bytes, as `Engine.digest` gives it.
+        complete: True if the last stage covers all texts; racing may have stopped before.
+        digest: of the model's bytes, as `Engine.digest` returns it.
     """
 
     stages: Sequence[Mapping[str, Measurement]] = ()
@@ -106,9 +93,9 @@ class Recorded:
 
 
 class ScoreStore:
-    """Scores on disk, shared by processes and studies: one JSON file with its own checksum for each key.
+    """Scores of compressed models, one JSON file with its own checksum for each key.
 
-    Stages are kept with the values behind them, so that a model is raced against any front as if it were scored now.
+    Stages keep the values behind their scores, so that a stored model is raced against any front like a new one.
 
     Attributes:
         counters: ``measured`` (evaluators that ran), ``reused`` (found complete enough), ``damaged`` (measured again).
@@ -120,24 +107,14 @@ class ScoreStore:
         self.counters = {"measured": 0, "reused": 0, "damaged": 0}
 
     def get(self, key: str) -> Recorded:
-        """What is known under `key` (hex digits); nothing at all where the file is missing or damaged."""
+        """Return the scores of `key` (hex digits); without any stage if the file is missing or damaged."""
         path = self._path(key)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if fingerprint(data["scores"]) != data["checksum"]:
-                raise ValueError("its checksum does not match")
-            scores = data["scores"]
-            stages = [{name: _measurement(m) for name, m in stage.items()} for stage in scores["stages"]]
-            return Recorded(stages, scores["complete"], scores["digest"])
-        except FileNotFoundError:
-            return Recorded()
-        except DAMAGE as error:
-            _log.warning("the scores in %s are damaged (%s); they are measured again", path, error)
-            self.counters["damaged"] += 1
-            return Recorded()
+        found = _read(path, _read_scores, "the scores in %s are damaged (%s); they are measured again")
+        self.counters["damaged"] += found is None and path.exists()
+        return found or Recorded()
 
     def put(self, key: str, recorded: Recorded) -> None:
-        """Keep scores under `key`; the file appears in one step, and the last of several writers stays."""
+        """Store scores under `key`; of several writers the last one wins."""
         stages = [{name: asdict(measurement) for name, measurement in stage.items()} for stage in recorded.stages]
         scores = {"stages": stages, "complete": recorded.complete, "digest": recorded.digest}
         text = json.dumps({"scores": scores, "checksum": fingerprint(scores)})
@@ -148,6 +125,26 @@ class ScoreStore:
         return self.directory / f"{key}.json"
 
 
+def _read_scores(path: Path) -> Recorded:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    scores = data["scores"]
+    if fingerprint(scores) != data["checksum"]:
+        raise ValueError("its checksum does not match")
+    stages = [{name: _measurement(m) for name, m in stage.items()} for stage in scores["stages"]]
+    return Recorded(stages, scores["complete"], scores["digest"])
+
+
 def _measurement(data: Mapping[str, Any]) -> Measurement:
     examples = tuple(Example(**example) for example in data["examples"])
     return Measurement(**{**data, "values": tuple(data["values"]), "examples": examples})
+
+
+def _read(path: Path, read: Callable[[Path], T], warning: str) -> T | None:
+    """Read a file; return None if it is missing or, after a warning with path and reason, if it is damaged."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except DAMAGE as error:
+        _log.warning(warning, path, error)
+        return None

@@ -1,1 +1,1 @@
-"""Models in and out: resolve, export and save a model."""
+"""Models: found and exported, given in memory, saved, and run by OpenVINO."""

@@ -1,20 +1,17 @@
-"""GPTQ checkpoints of Hugging Face, read from their safetensors files.
+"""GPTQ checkpoints of Hugging Face, read and brought into OpenVINO's form without requantization.
 
-A quantized layer X of such a checkpoint has, in the place of X.weight [N, K] and for b bits:
+A quantized layer X of such a checkpoint has, in place of X.weight [N, K], for b bits and G groups:
 
-    X.qweight  int32 [K b / 32, N]   the codes, packed along K, first one lowest
+    X.qweight  int32 [K b / 32, N]   the codes, packed along K, the first in the lowest bits
     X.qzeros   int32 [G, N b / 32]   the zero points, packed along N; less one, unless checkpoint_format is gptq_v2
     X.scales   float [G, N]
-    X.g_idx    int32 [K]             the group of each input channel; absent where groups are consecutive channels
+    X.g_idx    int32 [K]             the group of each input channel; absent if groups are consecutive channels
 
-and stands for W[n, k] = scales[g, n] (code[k, n] - zero[g, n]) with g = g_idx[k].
+The weight is W[n, k] = scales[g, n] (code[k, n] - zero[g, n]) with g = g_idx[k].
 
-`gptq_export` brings such a model into OpenVINO's form.
-
-A GPTQ checkpoint of Hugging Face as an OpenVINO model: its integers, scales and zero points go into it as they are.
-
-optimum-intel exports the model from a float copy of the checkpoint; then the integers take the place of the constants.
-Where channels of one group are not consecutive (desc_act), weight and activation are permuted alike.
+optimum-intel exports a float copy of the checkpoint (`write_float_copy`). Then `keep_integers` replaces the exported
+constants by the checkpoint's codes, scales and zero points. If the channels of a group are not consecutive (desc_act),
+weight and activation are permuted alike.
 """
 
 from __future__ import annotations
@@ -43,12 +40,14 @@ if TYPE_CHECKING:
     import openvino as ov
     import torch
 
-__all__ = ["PARTS", "Checkpoint", "Layer", "find_checkpoint", "keep_integers", "write_float_copy"]
+__all__ = ["Checkpoint", "find_checkpoint", "keep_integers", "write_float_copy"]
 
-CONFIG = "config.json"
-QUANTIZATION = "quantization_config"
-BITS = (4, 8)
-PARTS = ("qweight", "qzeros", "scales", "g_idx")
+_log = logging.getLogger(__name__)
+
+_CONFIG = "config.json"
+_QUANTIZATION = "quantization_config"
+_BITS = (4, 8)
+_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Layer:
         codes: uint8 [N, K], channels of one group side by side.
         scales: float32 [N, G].
         zeros: uint8 [N, G].
-        order: int64 [K], the channel that stands at each place; None where they stand as they are.
+        order: int64 [K], the channel at each position of `codes`; None if channels keep their positions.
         bits: 4 or 8.
     """
 
@@ -71,7 +70,7 @@ class Layer:
 
     @property
     def values(self) -> Array:
-        """The weight, float32 [N, K], channels as they are."""
+        """The dequantized weight, float32 [N, K], in the original order of channels."""
         rows, groups = self.scales.shape
         levels = self.codes.reshape(rows, groups, -1).astype(np.float32) - self.zeros[..., None]
         values = (levels * self.scales[..., None]).reshape(rows, -1)
@@ -79,17 +78,17 @@ class Layer:
 
     @property
     def variant(self) -> Variant:
-        """The variant that it is in: symmetric where every zero point is the middle code."""
+        """The equivalent variant: symmetric if every zero point is the middle code."""
         groups = self.scales.shape[1]
         symmetric = bool((self.zeros == 1 << (self.bits - 1)).all())
         group_size = -1 if groups == 1 else self.codes.shape[1] // groups
         return Variant(f"int{self.bits}_{'sym' if symmetric else 'asym'}", group_size)
 
     def packed(self, weight: Weight) -> Packed:
-        """The constants of `weight` in `variant`."""
+        """Return the constants of `weight` in `variant`."""
         rows, groups = self.scales.shape
         asymmetric = FORMATS[self.variant.mode].has_zero_point
-        # A code less the middle one is, in two's complement, the code with its highest bit turned.
+        # Subtracting the middle code flips, in two's complement, the highest bit.
         codes = self.codes if asymmetric else self.codes ^ np.uint8(1 << (self.bits - 1))
         scales = self.scales.astype(np.float16).reshape(rows, groups, 1)
         parts = {
@@ -106,8 +105,8 @@ class Checkpoint:
     """A folder with config.json and safetensors files of a GPTQ model.
 
     Attributes:
-        folder: where they are.
-        config: its config.json.
+        folder: the folder.
+        config: content of config.json.
     """
 
     folder: Path
@@ -116,21 +115,21 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint | None:
-        """Look at a folder; None where it is not a GPTQ checkpoint.
+        """Open a folder; None if it is not a GPTQ checkpoint.
 
         Raises:
             PrerequisiteError: its bits are not supported, or its weights are not in safetensors files.
         """
         from safetensors import safe_open
 
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         if not _is_gptq(config):
             return None
-        bits = config[QUANTIZATION].get("bits")
-        if bits not in BITS:
+        bits = config[_QUANTIZATION].get("bits")
+        if bits not in _BITS:
             raise PrerequisiteError(
-                f"{folder / CONFIG}: a GPTQ checkpoint of {bits} bits; only 4 and 8 bits can be kept as they are: name "
-                "the original model instead"
+                f"{folder / _CONFIG}: a GPTQ checkpoint of {bits} bits; only 4 and 8 bits can be kept as they are: "
+                "name the original model instead"
             )
         files: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):
@@ -147,8 +146,8 @@ class Checkpoint:
 
     @property
     def float_config(self) -> dict[str, Any]:
-        """Its config.json without the quantization."""
-        return {key: value for key, value in self.config.items() if key != QUANTIZATION}
+        """Content of config.json without the quantization."""
+        return {key: value for key, value in self.config.items() if key != _QUANTIZATION}
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -156,10 +155,10 @@ class Checkpoint:
         return tuple(name.removesuffix(".qweight") for name in self._files if name.endswith(".qweight"))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor as it is stored.
+        """Read one tensor as it is stored.
 
         Raises:
-            PrerequisiteError: there is none of this name.
+            PrerequisiteError: there is no tensor of this name.
         """
         from safetensors import safe_open
 
@@ -175,15 +174,15 @@ class Checkpoint:
         """Read one quantized layer.
 
         Raises:
-            PrerequisiteError: its tensors do not fit each other, or its groups are of different sizes.
+            PrerequisiteError: the shapes of its tensors do not match, or its groups differ in size.
         """
-        bits = int(self.config[QUANTIZATION]["bits"])
+        bits = int(self.config[_QUANTIZATION]["bits"])
         codes = _unpack(self.tensor(f"{name}.qweight").numpy().T, bits)  # [N, K]
         scales = self.tensor(f"{name}.scales").float().numpy().T  # [N, G]
         zeros = _unpack(self.tensor(f"{name}.qzeros").numpy(), bits).T  # [N, G]
         rows, columns, groups = *codes.shape, scales.shape[1]
-        if self.config[QUANTIZATION].get("checkpoint_format", "gptq") != "gptq_v2":
-            # Zero points are stored less one, and a zero wraps around.
+        if self.config[_QUANTIZATION].get("checkpoint_format", "gptq") != "gptq_v2":
+            # Zero points are stored less one; 0 is stored as the largest code.
             zeros = (zeros + np.uint8(1)) & np.uint8((1 << bits) - 1)
         of_channel = np.arange(columns) * groups // columns
         if f"{name}.g_idx" in self._files:
@@ -208,7 +207,7 @@ class Checkpoint:
         )
 
     def stored_in(self) -> dict[Path, list[str]]:
-        """The tensors of each file."""
+        """Return the names of the tensors in each file."""
         names: dict[Path, list[str]] = {}
         for name, file in self._files.items():
             names.setdefault(file, []).append(name)
@@ -216,14 +215,14 @@ class Checkpoint:
 
 
 def _is_gptq(config: Mapping[str, Any]) -> bool:
-    return (config.get(QUANTIZATION) or {}).get("quant_method") == "gptq"
+    return (config.get(_QUANTIZATION) or {}).get("quant_method") == "gptq"
 
 
 def find_checkpoint(model: str) -> Checkpoint | None:
-    """The GPTQ checkpoint that a folder or a hub id names; None for everything else.
+    """Return the GPTQ checkpoint in a folder or of a hub id; None for any other model.
 
     Raises:
-        PrerequisiteError: it is one that cannot be kept as it is, or it cannot be downloaded.
+        PrerequisiteError: its integers cannot be kept, or it cannot be downloaded.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -231,9 +230,9 @@ def find_checkpoint(model: str) -> Checkpoint | None:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
-        config = json.loads(Path(hf_hub_download(model, CONFIG)).read_text(encoding="utf-8"))
+        config = json.loads(Path(hf_hub_download(model, _CONFIG)).read_text(encoding="utf-8"))
     except Exception:
-        return None  # the export will say what is wrong with it
+        return None  # the export reports what is wrong
     if not _is_gptq(config):
         return None
     try:
@@ -244,18 +243,15 @@ def find_checkpoint(model: str) -> Checkpoint | None:
 
 
 def _unpack(words: npt.NDArray[np.int32], bits: int) -> Codes:
-    """The codes in each row of 32-bit words, the first in the lowest bits: uint8 [n, m * 32 / bits]."""
+    """Unpack the codes in each row of 32-bit words, the first in the lowest bits: uint8 [n, m * 32 / bits]."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     unsigned = np.ascontiguousarray(words).view(np.uint32)
     codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
     return codes.astype(np.uint8).reshape(len(words), -1)
 
 
-log = logging.getLogger(__name__)
-
-
 def write_float_copy(checkpoint: Checkpoint, out: Path) -> None:
-    """Write the model that the checkpoint stands for with float weights, in the type of its scales.
+    """Write the checkpoint as a model with float weights, in the type of its scales.
 
     Args:
         checkpoint: the model.
@@ -267,14 +263,14 @@ def write_float_copy(checkpoint: Checkpoint, out: Path) -> None:
     for file in checkpoint.folder.iterdir():
         if file.is_file() and file.suffix not in (".safetensors", ".bin", ".pt") and ".index." not in file.name:
             shutil.copyfile(file, out / file.name)
-    (out / "config.json").write_text(json.dumps(checkpoint.float_config, indent=2), encoding="utf-8")
+    (out / _CONFIG).write_text(json.dumps(checkpoint.float_config, indent=2), encoding="utf-8")
     layers = set(checkpoint.layers)
     weight_map: dict[str, str] = {}
     for number, names in enumerate(checkpoint.stored_in().values()):
         tensors: dict[str, torch.Tensor] = {}
         for name in names:
             layer, _, part = name.rpartition(".")
-            if layer not in layers or part not in PARTS:
+            if layer not in layers or part not in _PARTS:
                 tensors[name] = checkpoint.tensor(name)
             elif part == "qweight":
                 kind = checkpoint.tensor(f"{layer}.scales").dtype
@@ -287,10 +283,10 @@ def write_float_copy(checkpoint: Checkpoint, out: Path) -> None:
 
 
 def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
-    """A copy of the exported float model in which the checkpoint's integers are the weights.
+    """Return a copy of the exported float model whose weights are the checkpoint's integers.
 
     Raises:
-        PrerequisiteError: the exported model does not have a layer of the checkpoint as a weight of its own.
+        PrerequisiteError: a layer of the checkpoint is not one weight of the exported model.
     """
     weights = find_weights(model)
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"}
@@ -299,7 +295,7 @@ def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
     rounded: list[str] = []
     for name in checkpoint.layers:
         layer = checkpoint.layer(name)
-        # optimum-intel calls the constant X.weight, or X._openvino_orig_weight where the model is in 16 bits.
+        # optimum-intel names the constant X.weight, or X._openvino_orig_weight if the model is in 16 bits.
         weight = next((w for w in weights if f".{w.name.rpartition('.')[0]}".endswith(f".{name}")), None)
         if weight is None or len(weight.uses) != 1 or not _stands_for(nodes[weight.name], weight, layer):
             raise PrerequisiteError(
@@ -312,7 +308,7 @@ def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
         if layer.order is not None:
             permuted.append((weight, layer.order))
     if rounded:
-        log.warning(
+        _log.warning(
             "%d layers have scales that float16 does not hold exactly and are rounded to it: %s ...",
             len(rounded),
             rounded[0],
@@ -325,7 +321,7 @@ def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
 
 
 def _stands_for(node: ov.Node, weight: Weight, layer: Layer) -> bool:
-    """Whether a constant of the exported model has a layer's values, but for the rounding of the float copy."""
+    """Return True if an exported constant has the values of a layer, up to the rounding of the float copy."""
     values = layer.values
     if (weight.rows, weight.columns) != values.shape:
         return False
@@ -333,7 +329,7 @@ def _stands_for(node: ov.Node, weight: Weight, layer: Layer) -> bool:
 
 
 def _permute_activations(model: ov.Model, permuted: list[tuple[Weight, npt.NDArray[np.int64]]]) -> None:
-    """Put the channels that feed these weights into their order, once for all weights with one input and one order."""
+    """Permute the activations of these weights; weights with the same input and order share one Gather."""
     from openvino import opset15 as ops
 
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}

@@ -1,13 +1,10 @@
-"""What a user can do when a model cannot be had from the Hugging Face hub.
-
-What can be known of a model and of this machine before any work: for a first model.yaml that fits both.
-"""
+"""Hugging Face hub: advice for failed downloads, and a first look at a model's configuration before any work."""
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +14,33 @@ from autotune.errors import reason
 __all__ = ["Facts", "hub_advice", "is_hub_problem", "look_at"]
 
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
+_UNREACHABLE = "the hub could not be reached"
 
 
 def hub_advice(model: str, error: BaseException) -> str:
-    """Why a model could not be had, and what to do, as one clause after ``the model X``.
+    """Say why a model could not be downloaded and what to do, as one clause after ``the model X``.
 
     Args:
         model: its hub id.
-        error: whatever the hub's client, the exporter or the disk raised; its causes are looked at, too.
+        error: any error of the hub's client, the exporter or the disk; its causes are examined, too.
     """
-    chain = list(_causes(error))
+    return _known_problem(model, error) or (
+        f"could not be had from the hub ({reason(error)}): check name, network and `hf auth whoami`, or name a local "
+        "folder"
+    )
+
+
+def is_hub_problem(error: BaseException) -> bool:
+    """Return True if an error is about the hub or the disk, and not about the model's architecture."""
+    return _known_problem("", error) is not None
+
+
+def _known_problem(model: str, error: BaseException) -> str | None:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
     names = {type(link).__name__ for link in chain}
     if "GatedRepoError" in names:
         return (
@@ -43,30 +57,12 @@ def hub_advice(model: str, error: BaseException) -> str:
             "is not on the hub under this name, or is private: check the name at https://huggingface.co/models, and "
             "for a private model run `hf auth login`"
         )
-    why = reason(error)
-    if why == "the hub could not be reached":
+    if reason(error) == _UNREACHABLE:
         return (
             "is neither a local folder nor in the local hub cache, and the hub could not be reached: check the network "
             "(and HF_HUB_OFFLINE, HTTPS_PROXY), or name a local folder"
         )
-    return f"could not be had from the hub ({why}): check name, network and `hf auth whoami`, or name a local folder"
-
-
-def is_hub_problem(error: BaseException) -> bool:
-    """Whether an error is about the hub or the disk, and not about the model's architecture."""
-    chain = list(_causes(error))
-    full = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
-    known = {"GatedRepoError", *_MISSING} & {type(link).__name__ for link in chain}
-    return full or bool(known) or reason(error) == "the hub could not be reached"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        yield link
-        seen.add(id(link))
-        link = link.__cause__ or link.__context__
+    return None
 
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "openvino_model.bin")
@@ -75,14 +71,14 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a model's files say; None where they do not.
+    """Properties of a model, read from its files; None if the files do not give them.
 
     Attributes:
-        stored: bytes of its weights as they are stored.
-        parameters: how many there are, from the size and the stored type.
-        vocabulary: tokens.
-        context: longest sequence that it was made for.
-        chat: whether its tokenizer has a chat template.
+        stored: bytes of the weights as they are stored.
+        parameters: number of parameters, from that size and the stored type.
+        vocabulary: number of tokens.
+        context: longest sequence that the model supports, in tokens.
+        chat: True if the tokenizer has a chat template.
     """
 
     stored: int | None = None
@@ -93,14 +89,14 @@ class Facts:
 
 
 def look_at(model: str) -> Facts | None:
-    """Read a local folder's configuration, or a hub model's (a few kB); None where neither can be had.
+    """Read the configuration of a local folder, or of a hub model (a few kB); None if neither can be read.
 
-    Nothing is said about why: a search on the model says it, and what to do.
+    A failure is not reported here: the search reports it, with advice.
     """
     folder = Path(model).expanduser()
     try:
         return _local(folder) if folder.is_dir() else _on_hub(model)
-    except Exception:  # whatever a foreign file or the hub holds, a first look must not fail
+    except Exception:  # `init` works without these facts, too
         return None
 
 

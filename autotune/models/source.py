@@ -1,20 +1,20 @@
-"""Models on disk: load, export, save, tokenise. The only room that knows optimum-intel."""
+"""Original models: found in a folder or on the hub, exported by optimum-intel, or given in memory."""
 
 from __future__ import annotations
 
-import json
 import logging
+import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint, fingerprint_file, get_or_create_directory
-from autotune.errors import AutotuneError, CompressionError, ConfigError, PrerequisiteError, reason
+from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, reason
 from autotune.models.gptq_checkpoint import Checkpoint, find_checkpoint, keep_integers, write_float_copy
 from autotune.models.hub import hub_advice, is_hub_problem
 
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
     from autotune.common.cache import Cache
 
-__all__ = ["MODEL_FILE", "WEIGHTS_FILE", "SourceModel", "resolve_model", "save_model"]
+__all__ = ["COPIED_FILES", "MODEL_FILE", "WEIGHTS_FILE", "SourceModel", "resolve_model"]
 
 _log = logging.getLogger(__name__)
 
 MODEL_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
-_EXPORT_VERSION = 2
-_EXPORT_RECORD = "autotune_export.txt"
-_HF_WEIGHTS = ("*.safetensors", "*.bin")
-_TOKENIZER_FILES = (
+COPIED_FILES = (
+    "config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -42,47 +41,84 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-_COPIED_FILES = ("config.json", "generation_config.json", *_TOKENIZER_FILES)
-_TOKENIZER_IR = "openvino_tokenizer.xml"
+"""Files of a Hugging Face folder that a compressed model's folder has as well."""
+
+_EXPORT_VERSION = 2
+_EXPORT_RECORD = "autotune_export.txt"
+_HF_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """The original model as an OpenVINO folder.
+    """An original model in OpenVINO's form, in a folder or (see `from_model`) in memory.
 
     Attributes:
         name: what the user wrote: a hub id or a path.
-        path: folder with ``openvino_model.xml``, its weights, ``config.json`` and the tokenizer.
-        trust_remote_code: passed on to transformers where the tokenizer is loaded.
+        path: folder with ``openvino_model.xml``, its weights, ``config.json`` and the tokenizer; None for a model in
+            memory.
+        trust_remote_code: passed on to transformers when the tokenizer is loaded.
     """
 
     name: str
-    path: Path
+    path: Path | None
     trust_remote_code: bool = False
+    _model: ov.Model | None = field(default=None, repr=False)
+    _tokenizer: Any = field(default=None, repr=False)
+
+    @classmethod
+    def from_model(cls, model: ov.Model, tokenizer: Any = None, *, name: str = "the model in memory") -> SourceModel:
+        """Make a source of a model that is not in a folder.
+
+        Args:
+            model: any model; must not be changed afterwards. Scoring it needs a stateful causal language model, as
+                `OpenVINOLanguageModel` describes it.
+            tokenizer: its `transformers` tokenizer. None is enough for settings and a size that need no texts.
+            name: for messages and records.
+        """
+        return cls(name, None, _model=model, _tokenizer=tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the model's graph or weights."""
+        """32 hex digits that change with the model's graph or weights."""
+        if self.path is None:
+            from autotune.compression.ir.constants import model_digest
+
+            return model_digest(self.read())
         return fingerprint(fingerprint_file(self.path / MODEL_FILE), fingerprint_file(self.path / WEIGHTS_FILE))
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Changes with the tokenizer's files, and with the configurations, which say what ends a text."""
-        files = [self.path / name for name in _COPIED_FILES if (self.path / name).is_file()]
-        return fingerprint([(file.name, fingerprint_file(file)) for file in files])
+        """32 hex digits that change with the tokenizer's files, and with the configurations, which name end tokens."""
+        if self.path is not None:
+            return _fingerprint_files(self.path / name for name in COPIED_FILES)
+        with TemporaryDirectory() as folder:
+            if self.write_tokenizer(Path(folder)):
+                return _fingerprint_files(sorted(Path(folder).iterdir()))
+        return fingerprint("tokenizer", pickle.dumps(self._tokenizer))
 
     def read(self) -> ov.Model:
-        """Read the model; its weights stay mapped from the file."""
+        """Return the model; if it is in a folder, its weights are memory-mapped."""
+        if self._model is not None:
+            return self._model
         import openvino as ov
 
+        assert self.path is not None
         return ov.Core().read_model(self.path / MODEL_FILE)
 
     def tokenizer(self) -> Any:
-        """The `transformers` tokenizer.
+        """Return the `transformers` tokenizer.
 
         Raises:
-            PrerequisiteError: the folder holds none that transformers can load.
+            PrerequisiteError: the folder has none that transformers can load, or none came with a model in memory.
         """
+        if self._tokenizer is not None:
+            return self._tokenizer
+        if self.path is None:
+            raise PrerequisiteError(
+                f"{self.name} was given without a tokenizer, but texts for calibration or evaluation need one. Pass "
+                "the tokenizer together with the model, such as transformers' AutoTokenizer.from_pretrained(...), or "
+                "use settings that need no calibration."
+            )
         from transformers import AutoTokenizer
 
         try:
@@ -93,9 +129,20 @@ class SourceModel:
                 "and tokenizer_config.json of the original model into it"
             ) from error
 
+    def write_tokenizer(self, folder: Path) -> bool:
+        """Write the files of a tokenizer in memory; return False if there is none that has `save_pretrained`."""
+        if not hasattr(self._tokenizer, "save_pretrained"):
+            return False
+        self._tokenizer.save_pretrained(folder)
+        return True
+
+
+def _fingerprint_files(files: Iterable[Path]) -> str:
+    return fingerprint([(file.name, fingerprint_file(file)) for file in files if file.is_file()])
+
 
 def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) -> SourceModel:
-    """Find a model and bring it into OpenVINO's form, exported once and kept in the cache.
+    """Find a model; export it to OpenVINO if it is not an OpenVINO folder, and keep the export in the cache.
 
     Args:
         model: an OpenVINO folder, a Hugging Face folder, or a hub id.
@@ -109,7 +156,12 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
     folder = Path(model).expanduser()
     if folder.is_dir():
         if (folder / MODEL_FILE).is_file():
-            return _checked(SourceModel(model, folder.resolve(), trust_remote_code))
+            folder = folder.resolve()
+            if not (folder / WEIGHTS_FILE).is_file():
+                raise ConfigError(
+                    f"{folder} holds {MODEL_FILE} but no {WEIGHTS_FILE}; export the model again", key="model"
+                )
+            return SourceModel(model, folder, trust_remote_code)
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"{folder} holds neither {MODEL_FILE} nor config.json; name an OpenVINO folder, a Hugging Face folder "
@@ -117,7 +169,7 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
                 key="model",
             )
         files = sorted(file for pattern in _HF_WEIGHTS for file in folder.glob(pattern))
-        files += [file for name in _COPIED_FILES if (file := folder / name).is_file()]
+        files += [file for name in COPIED_FILES if (file := folder / name).is_file()]
         key = fingerprint(_EXPORT_VERSION, [(file.name, fingerprint_file(file)) for file in files])
     elif folder.exists() or model.startswith((".", "/", "~")):
         raise ConfigError(f"{model} is not a folder; name an existing folder or a hub id", key="model")
@@ -134,25 +186,22 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
     raise PrerequisiteError(f"{target} does not keep what is written into it; check the disk, or name another cache")
 
 
+def _content_of(source: SourceModel) -> str:
+    """Describe every byte of an exported folder; its fingerprints are needed later anyway."""
+    return f"{source.fingerprint} {source.tokenizer_fingerprint}"
+
+
 def _is_as_exported(source: SourceModel) -> bool:
-    """Whether an exported folder holds what was written into it, byte for byte; the fingerprints are needed anyway."""
+    """Return True if an exported folder is complete and byte for byte what the export wrote."""
+    assert source.path is not None
     try:
-        told = (source.path / _EXPORT_RECORD).read_text(encoding="utf-8")
-        return told == f"{source.fingerprint} {source.tokenizer_fingerprint}"
+        return (source.path / _EXPORT_RECORD).read_text(encoding="utf-8") == _content_of(source)
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _checked(source: SourceModel) -> SourceModel:
-    if not (source.path / WEIGHTS_FILE).is_file():
-        raise ConfigError(
-            f"{source.path} holds {MODEL_FILE} but no {WEIGHTS_FILE}; export the model again", key="model"
-        )
-    return source
-
-
 def _hub_revision(model: str) -> str:
-    """The commit of a hub model, from the hub or, offline, from the local hub cache."""
+    """Return the commit of a hub model, from the hub or, offline, from the local hub cache."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
@@ -167,7 +216,7 @@ def _hub_revision(model: str) -> str:
 
 
 def _export(model: str, out: Path, trust_remote_code: bool) -> None:
-    """Bring a Hugging Face model into OpenVINO's form; the integers of a GPTQ checkpoint stay what they are."""
+    """Export a Hugging Face model into the folder `out`; the integers of a GPTQ checkpoint are kept."""
     checkpoint = find_checkpoint(model)
     if checkpoint is None:
         _export_float(model, model, out, trust_remote_code)
@@ -176,9 +225,7 @@ def _export(model: str, out: Path, trust_remote_code: bool) -> None:
             write_float_copy(checkpoint, Path(folder))
             _export_float(model, folder, out, trust_remote_code)
         _keep_integers(checkpoint, out)
-    written = SourceModel(model, out)
-    record = f"{written.fingerprint} {written.tokenizer_fingerprint}"
-    (out / _EXPORT_RECORD).write_text(record, encoding="utf-8")
+    (out / _EXPORT_RECORD).write_text(_content_of(SourceModel(model, out)), encoding="utf-8")
 
 
 def _keep_integers(checkpoint: Checkpoint, out: Path) -> None:
@@ -187,7 +234,7 @@ def _keep_integers(checkpoint: Checkpoint, out: Path) -> None:
     whole = out / "kept"
     kept = keep_integers(ov.Core().read_model(out / MODEL_FILE), checkpoint)
     ov.save_model(kept, whole / MODEL_FILE, compress_to_fp16=False)
-    # What is mapped from the float export stays readable until it is let go.
+    # The float export is still memory-mapped; replacing its files keeps the mapping valid until it is released.
     for name in (MODEL_FILE, WEIGHTS_FILE):
         (whole / name).replace(out / name)
     whole.rmdir()
@@ -203,6 +250,7 @@ def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) ->
         trust_remote_code: whether code that comes with the model may run.
     """
     from optimum.intel import OVModelForCausalLM
+    from transformers import AutoTokenizer
 
     try:
         with _quiet_export():
@@ -210,7 +258,8 @@ def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) ->
                 files, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
             )
             exported.save_pretrained(out)
-            _add_tokenizer(files, out, trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(files, trust_remote_code=trust_remote_code)
+            tokenizer.save_pretrained(out)
     except AutotuneError:
         raise
     except Exception as error:
@@ -226,8 +275,7 @@ def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) ->
 
 @contextmanager
 def _quiet_export() -> Iterator[None]:
-    """Keep the tracer's remarks about its own work off the terminal: they are of no use to a user of this tool."""
-    import logging
+    """Suppress the warnings and progress bars of tracing, which do not concern a user of autotune."""
     import warnings
 
     from transformers.utils import logging as transformers_logging
@@ -244,93 +292,3 @@ def _quiet_export() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _add_tokenizer(model: str, out: Path, trust_remote_code: bool) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    tokenizer.save_pretrained(out)
-
-
-def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mapping[str, Any]) -> None:
-    """Write a complete folder that optimum-intel and OpenVINO GenAI load.
-
-    Args:
-        model: the compressed model.
-        source: where configuration and tokenizer come from.
-        out: a folder that does not exist yet or is empty.
-        record: plan, scores and hashes, written as ``autotune.json``.
-
-    Raises:
-        CompressionError: `out` holds something already or cannot be written.
-    """
-    import openvino as ov
-
-    if out.exists() and any(out.iterdir()):
-        raise CompressionError(f"{out} is not empty; name a folder that does not exist yet")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # The weights' precision is the plan's business: nothing may be rounded on the way to the disk.
-        ov.save_model(model, out / MODEL_FILE, compress_to_fp16=False)
-        for name in _COPIED_FILES:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, out / name)
-        (out / "openvino_config.json").write_text(json.dumps(_openvino_config(record), indent=2) + "\n")
-        (out / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
-        _save_tokenizer_ir(source, out)
-    except OSError as error:
-        raise CompressionError(
-            f"{out} could not be written ({error}); free some disk space or name another folder"
-        ) from error
-
-
-_OPTIMUM_TYPES = {"int8_asym": "int8", "int8_sym": "int8", "int4_asym": "int4", "int4_sym": "int4"}
-_OPTIMUM_TYPES |= {"nf4": "nf4", "mxfp4": "mxfp4", "cb4": "cb4"}
-
-
-def _openvino_config(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What optimum-intel's own exports say about themselves, in the terms of `OVWeightQuantizationConfig`.
-
-    It refuses to read what it could not have made itself; such a folder says its data type only, and
-    ``autotune.json`` the rest.
-    """
-    settings = record.get("settings") or {}
-    mode = settings.get("mode")
-    dtype = _OPTIMUM_TYPES.get(str(mode))
-    asymmetric = str(mode).endswith("_asym")
-    if dtype == "int8":
-        return {"dtype": dtype, "quantization_config": {"bits": 8, "sym": not asymmetric, "dtype": dtype}}
-    changed = [name for name in ("awq", "scale_estimation", "gptq", "lora_correction") if settings.get(name)]
-    backup = settings.get("backup_mode")
-    if dtype is None or backup not in (None, "none", "int8_asym", "int8_sym") or (dtype == "mxfp4" and changed):
-        return {"dtype": dtype or mode}
-    config = {
-        "bits": 4,
-        "sym": not asymmetric,
-        "group_size": settings.get("group_size"),
-        "ratio": settings.get("ratio", 1.0),
-        "all_layers": settings.get("all_layers", False),
-        "backup_precision": backup,
-        "scale_estimation": settings.get("scale_estimation", False),
-        "gptq": settings.get("gptq", False),
-        "lora_correction": settings.get("lora_correction", False),
-        "quant_method": "awq" if settings.get("awq") else "default",
-        "dtype": dtype,
-    }
-    return {"dtype": dtype, "quantization_config": config}
-
-
-def _save_tokenizer_ir(source: SourceModel, out: Path) -> None:
-    """The tokenizer as OpenVINO models, which GenAI needs; copied where the source has them."""
-    existing = sorted(source.path.glob("openvino_*tokenizer.*"))
-    if existing:
-        for file in existing:
-            shutil.copyfile(file, out / file.name)
-        return
-    import openvino as ov
-    from openvino_tokenizers import convert_tokenizer
-
-    tokenizer, detokenizer = convert_tokenizer(source.tokenizer(), with_detokenizer=True)
-    ov.save_model(tokenizer, out / _TOKENIZER_IR)
-    ov.save_model(detokenizer, out / "openvino_detokenizer.xml")

@@ -15,7 +15,8 @@ from autotune.common.files import atomic_write, fingerprint_file
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
-from autotune.models.source import MODEL_FILE, WEIGHTS_FILE, save_model
+from autotune.models.save import save_model
+from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.selection import Wish, choose
 from autotune.results.types import TrialRecord
 from autotune.study.session import Session

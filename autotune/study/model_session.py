@@ -11,7 +11,7 @@ from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
 from autotune.common.threads import thread_limit
 from autotune.errors import AutotuneError, ConfigError
-from autotune.evaluation.texts.synthetic import cached_windows, recipe
+from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 
 if TYPE_CHECKING:
     from autotune.allocation.planner import BudgetPlanner
@@ -150,7 +150,8 @@ class ModelSession:
                 samples=calibration.samples,
                 sequence_length=calibration.sequence_length,
                 seed=self.config.study.seed,
-                source=self.source,
+                model_fingerprint=self.source.fingerprint,
+                tokenizer_fingerprint=self.source.tokenizer_fingerprint,
                 ov_config={"device": runtime.device, **runtime.ov_config},
             )
 
@@ -159,7 +160,7 @@ class ModelSession:
         """Changes with the calibration texts and their windows."""
         calibration = self.config.calibration
         if calibration.synthetic:
-            return recipe(calibration.samples, calibration.sequence_length, self.config.study.seed)
+            return synthetic_fingerprint(calibration.samples, calibration.sequence_length, self.config.study.seed)
         return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
 
     @cached_property

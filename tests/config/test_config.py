@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autotune.common.units import Constraint
-from autotune.config.config import SAMPLERS, Calibration, Config, TextSource, config_schema, load_config, load_configs
+from autotune.config.config import SAMPLERS, Calibration, Config, config_schema, load_config, load_configs
 from autotune.errors import ConfigError
 from autotune.evaluation import SCORING_CONFIG, Metric, registry
 
@@ -52,8 +52,7 @@ class _Similarity(_Evaluator):
     Options = _SimilarityOptions
 
 
-class _PerplexityOptions(TextSource):
-    sequence_length: int = Field(512, ge=2)
+class _PerplexityOptions(Calibration):
     samples: int | None = Field(None, ge=1)
 
 
@@ -469,12 +468,12 @@ def test_relative_error_needs_something_to_be_relative_to(folder: Path) -> None:
 
 def test_a_text_source_is_checked_wherever_it_is_made(folder: Path) -> None:
     """Made in code, a text source obeys the same rules, with paths from the current folder."""
-    assert TextSource(path=folder / "texts" / "search.txt").path == folder / "texts" / "search.txt"
-    assert TextSource(dataset="a/b", split="test").column is None
+    assert Calibration(path=folder / "texts" / "search.txt").path == folder / "texts" / "search.txt"
+    assert Calibration(dataset="a/b", split="test").column is None
     with pytest.raises(ValidationError, match="no such file"):
-        TextSource(path=folder / "none.txt")
+        Calibration(path=folder / "none.txt")
     with pytest.raises(ValidationError, match="needs a text"):
-        TextSource()
+        Calibration()
 
 
 def test_texts_may_be_the_models_own(folder: Path) -> None:

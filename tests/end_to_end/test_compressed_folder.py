@@ -78,7 +78,7 @@ def test_optimum_reads_the_configuration_of_every_mode(tmp_path: Path, mode: str
     """`openvino_config.json` never says what optimum-intel refuses, whatever was applied."""
     from optimum.intel.openvino.configuration import OVConfig
 
-    from autotune.models.source import _openvino_config
+    from autotune.models.save import openvino_config
 
     choices: list[dict[str, Any]] = [{"mode": mode}]
     if "int8" not in mode:
@@ -86,7 +86,7 @@ def test_optimum_reads_the_configuration_of_every_mode(tmp_path: Path, mode: str
     if FORMATS[mode].takes_algorithms:
         choices += [{"mode": mode, name: True} for name in ALGORITHMS]
     for choice in choices:
-        written = _openvino_config({"settings": Settings(**choice).as_dict()})
+        written = openvino_config({"settings": Settings(**choice).as_dict()})
         (tmp_path / "openvino_config.json").write_text(json.dumps(written))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -19,8 +19,7 @@ from autotune.evaluation.stores import ReferenceStore
 from autotune.evaluation.texts.prompts import read_prompts
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
 from evaluators import similarity
-from evaluators._answers import divergence_tokens, prompt_sets, prompt_tokens
-from evaluators.similarity import Similarity
+from evaluators.similarity import Similarity, divergence_tokens, prompt_sets, prompt_tokens
 
 PROMPTS = ("How many?", "Tell me more", "x", "Why is it that", "and so on")
 

@@ -14,7 +14,7 @@ from autotune.errors import EvaluationError
 from autotune.evaluation import Evaluator
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
 from evaluators._likelihood import encode_pair, rolling_requests
-from evaluators.word_perplexity import WordPerplexity, detokenise, documents
+from evaluators.word_perplexity import WordPerplexity, detokenize, documents
 
 PAGES = [
     " = The Mill = \n \n Mira 's mill , built in 1750 , grinds 2 @,@ 500 kg ( or 3 @.@ 1 tons ) a day . \n \""
@@ -69,7 +69,7 @@ def test_detokenising_equals_lm_evals() -> None:
     """Every page comes out as lm-eval's own rules have it."""
     theirs = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext")
     for page in [*PAGES, " N 's ' a b ' {  c } /' [0-9]/ = = = = x = = = \n "]:
-        assert detokenise(page) == theirs.wikitext_detokenizer({"page": page})
+        assert detokenize(page) == theirs.wikitext_detokenizer({"page": page})
 
 
 def test_the_score_is_the_definition(text: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_score_is_the_definition(text: Path) -> None:
     evaluator = WordPerplexity(path=text, max_length=40)
     total, words = 0.0, 0
     for page in documents(TEXT):
-        tokens = FakeTokenizer()(detokenise(page))["input_ids"]
+        tokens = FakeTokenizer()(detokenize(page))["input_ids"]
         for start in range(0, len(tokens), 40):
             # The fake model looks at two tokens only, so that one pass has the same context as many windows.
             before = [0, *tokens][: start + 1][-2:]

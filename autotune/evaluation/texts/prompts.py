@@ -1,4 +1,4 @@
-"""Prompts from a user's file: plain text, CSV, YAML or JSON lines."""
+"""Prompts from a file: plain text, CSV, YAML or JSON lines."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from autotune.errors import ConfigError
 
 __all__ = ["read_prompts"]
 
-_KEYS = ("prompt", "prompts", "text", "question", "instruction")  # where a prompt may stand in a row or an object
+_KEYS = ("prompt", "prompts", "text", "question", "instruction")  # columns and keys that may hold a prompt
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a UTF-8 file, by its suffix; blank ones are skipped.
+    """Read the prompts of a UTF-8 file, in the format of its suffix; blank prompts are skipped.
 
-    - ``.jsonl``, ``.ndjson``: a string or an object a line.
+    - ``.jsonl``, ``.ndjson``: one string or object a line.
     - ``.yaml``, ``.yml``, ``.json``: a list of strings or objects, or a mapping with such a list.
-    - ``.csv``, ``.tsv``: the only column, or the one whose heading is one of those below.
-    - anything else: one prompt a line.
+    - ``.csv``, ``.tsv``: the only column, or the column with one of the keys below as heading.
+    - any other suffix: one prompt a line.
 
-    In objects and headings the prompt is under ``prompt`` (or ``prompts``, ``text``, ``question``, ``instruction``).
+    The key of a prompt is ``prompt``, ``prompts``, ``text``, ``question`` or ``instruction``.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, not of its format, or has no prompt.
+        ConfigError: the file is missing, not UTF-8, not in this format, or has no prompt.
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower(), str.splitlines)

@@ -1,28 +1,25 @@
-"""Calibration and evaluation texts: files and Hugging Face datasets, cut into windows of tokens.
-
-Whether texts that should be others than each other are: how much of one stands in another, token by token.
-"""
+"""Calibration and evaluation texts: files and Hugging Face datasets, cut into windows of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autotune.errors import ConfigError, PrerequisiteError, reason
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from autotune.evaluation.protocol import IntArray
 
-__all__ = ["BLOCK", "TextSource", "describe_source", "read_texts", "shared_parts", "shared_share", "token_windows"]
+__all__ = ["TextSource", "describe_source", "read_texts", "token_windows"]
 
 _SEPARATOR = "\n\n"  # between the rows of a dataset, as is usual for perplexity on wikitext
-_PREFIX_CHARACTERS = 32  # per token wanted: far more than any tokenizer averages over a text
-_PREFIX_MARGIN = 256  # tokens beyond those wanted, so that the cut end of a prefix is never used
+_PREFIX_CHARACTERS = 32  # per token: far more than any tokenizer averages over a text
+_PREFIX_MARGIN = 256  # tokens that are dropped at the end of a prefix, which may be cut inside a token
 _FILE_BUILDERS = {
     ".json": "json",
     ".jsonl": "json",
@@ -32,33 +29,37 @@ _FILE_BUILDERS = {
     ".txt": "text",
 }
 
+_Name = Annotated[str, Field(min_length=1)]
 
-class TextSource(Protocol):
-    """Where texts come from: either `path`, or `dataset` with what selects a part of it."""
 
-    @property
-    def path(self) -> str | Path | None:
-        """A UTF-8 text file: one text."""
+class TextSource(BaseModel):
+    """Source of texts: one UTF-8 file, or one column of a dataset (hub or local).
 
-    @property
-    def dataset(self) -> str | None:
-        """A dataset of the Hugging Face hub, or a local dataset folder or file: one text a row."""
+    A subclass may add options, and other sources by overriding `_one_source`. Nothing is read before `read_texts`.
+    """
 
-    @property
-    def name(self) -> str | None:
-        """The dataset's configuration."""
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    @property
-    def split(self) -> str | None:
-        """The dataset's split."""
+    path: Path | None = None
+    """A UTF-8 text file."""
+    dataset: _Name | None = None
+    """A dataset of the Hugging Face hub, e.g. Salesforce/wikitext, or a local one."""
+    name: _Name | None = None
+    """The dataset's configuration, e.g. wikitext-2-raw-v1."""
+    split: _Name | None = None
+    """The dataset's split, e.g. train or test."""
+    column: _Name | None = None
+    """The dataset's column that holds the texts; by default text, or the only column of strings."""
 
-    @property
-    def column(self) -> str | None:
-        """The column that holds the text; by default ``text``, or the only column of strings."""
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either path or dataset, and not both")
+        return self
 
 
 def describe_source(source: TextSource) -> str:
-    """A source in a few words, for messages: ``test.txt`` or ``dataset Salesforce/wikitext (test)``."""
+    """Describe a source in a few words, for messages: ``test.txt`` or ``dataset Salesforce/wikitext (test)``."""
     if getattr(source, "synthetic", False):
         return "text written by the model"
     if source.path is not None:
@@ -68,17 +69,15 @@ def describe_source(source: TextSource) -> str:
 
 
 def read_texts(source: TextSource) -> list[str]:
-    """The texts of a source: a file is one text, a dataset one text for each row that is not blank.
+    """Read the texts of a source: a file is one text, a dataset one text for each row that is not blank.
 
     Raises:
         ConfigError: the file is missing, not UTF-8 or blank; or the dataset has no such configuration, split or
             column, or no text in it.
-        PrerequisiteError: the dataset is not here and cannot be fetched.
+        PrerequisiteError: the dataset is not on this machine and cannot be downloaded.
     """
-    if (source.path is None) == (source.dataset is None):
-        raise ConfigError("a text source needs either path or dataset, and not both.")
     if source.path is not None:
-        return [_read_file(Path(source.path))]
+        return [_read_file(source.path)]
     texts = _read_dataset(source)
     if not texts:
         raise ConfigError(f"{describe_source(source)} has no text: every row of the column is blank.")
@@ -93,34 +92,36 @@ def token_windows(
     samples: int | None = None,
     name: str = "the text",
 ) -> IntArray:
-    """Cut the joined texts into consecutive windows that do not overlap; the rest at the end is dropped.
+    """Cut the joined texts into consecutive windows that do not overlap; an incomplete last window is dropped.
 
-    The texts are joined by a blank line and tokenised as one, with the special tokens that the tokenizer adds by
-    default (one beginning-of-text token at most, not one a window).
+    The texts are joined by a blank line and tokenized as one, with the special tokens that the tokenizer adds by
+    default (at most one beginning-of-text token for all windows).
 
     Args:
         tokenizer: a `transformers` tokenizer.
-        texts: as `read_texts` gives them.
+        texts: as `read_texts` returns them.
         sequence_length: tokens of a window, L.
-        samples: at most so many windows, from the start; all by default.
-        name: where the texts are from, for the message.
+        samples: largest number of windows, from the start; all by default.
+        name: description of the texts, for the message.
 
     Returns:
-        int64 [n, L], n at least 1.
+        Token ids, int64 [n, L], n at least 1.
 
     Raises:
         ConfigError: the texts are shorter than one window.
     """
+    import numpy as np
+
     text = _SEPARATOR.join(texts)
-    wanted = None if samples is None else samples * sequence_length
     tokens: Any = None
-    if wanted is not None and len(text) > (characters := (wanted + _PREFIX_MARGIN) * _PREFIX_CHARACTERS):
-        # A few windows of a corpus of hundreds of megabytes: its beginning tokenises alike and in no time.
-        tokens = _tokenise(tokenizer, text[:characters])
-        if len(tokens) < wanted + _PREFIX_MARGIN:
-            tokens = None
-    if tokens is None:
-        tokens = _tokenise(tokenizer, text)
+    if samples is not None:
+        # For a few windows of a corpus of hundreds of megabytes, a prefix gives the same tokens much faster.
+        needed = samples * sequence_length + _PREFIX_MARGIN
+        characters = needed * _PREFIX_CHARACTERS
+        if len(text) > characters:
+            tokens = _tokenize(tokenizer, text[:characters])
+    if tokens is None or len(tokens) < needed:
+        tokens = _tokenize(tokenizer, text)
     count = len(tokens) // sequence_length
     if count == 0:
         raise ConfigError(
@@ -131,8 +132,8 @@ def token_windows(
     return np.asarray(tokens[: count * sequence_length], dtype=np.int64).reshape(count, sequence_length)
 
 
-def _tokenise(tokenizer: Any, text: str) -> Any:
-    # verbose=False: that the text is longer than the model's context is meant.
+def _tokenize(tokenizer: Any, text: str) -> Any:
+    # verbose=False: no warning about a text longer than the model's context.
     return tokenizer(text, verbose=False)["input_ids"]
 
 
@@ -163,7 +164,7 @@ def _load_dataset(source: TextSource) -> Any:
         raise PrerequisiteError(
             f"{describe_source(source)} needs the package datasets: pip install datasets. Or use path: a text file."
         ) from error
-    assert source.dataset is not None
+    assert source.dataset is not None, "a source of generated text has nothing to read"
     local = Path(source.dataset)
     try:
         if local.is_file() and local.suffix.lower() in _FILE_BUILDERS:
@@ -173,7 +174,7 @@ def _load_dataset(source: TextSource) -> Any:
     except ValueError as error:
         raise ConfigError(f"{describe_source(source)}: {reason(error)}") from error
     except (OSError, RuntimeError) as error:
-        # Missing hub datasets and missing networks come as kinds of FileNotFoundError and ConnectionError.
+        # A missing dataset raises a FileNotFoundError, a missing network a ConnectionError; both are OSErrors.
         raise PrerequisiteError(
             f"{describe_source(source)} could not be loaded ({reason(error)}). Check the name and the network, "
             "or use path: a text file, or a local dataset folder, which needs neither."
@@ -206,55 +207,3 @@ def _text_column(features: Mapping[str, Any], source: TextSource) -> str:
     raise ConfigError(
         f"{describe_source(source)} has no column text; name one of {', '.join(strings) or 'none'} as column."
     )
-
-
-Texts = Sequence[Sequence[int]]
-
-BLOCK = 64
-"""Tokens in a row that do not stand in two texts by chance; a text that is shorter counts as a whole."""
-
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-
-def shared_parts(texts: Mapping[str, Texts]) -> dict[str, float]:
-    """``"a and b"`` -> the share of b's tokens that stand in a, for each pair of sets that have texts, in order."""
-    used = {name: part for name, part in texts.items() if any(len(text) for text in part)}
-    return {f"{a} and {b}": shared_share(used[b], used[a]) for a, b in combinations(used, 2)}
-
-
-def shared_share(texts: Texts, others: Texts) -> float:
-    """The share of the tokens of `texts` in blocks of `BLOCK` that stand somewhere in `others`, in [0, 1].
-
-    Every stretch of at least 2 BLOCK - 1 tokens that both have is found.
-    """
-    lengths = {min(BLOCK, len(text)) for text in texts if len(text)}
-    known = {length: _hashes_at_all_places(others, length) for length in lengths}
-    shared = total = 0
-    for text in texts:
-        length = min(BLOCK, len(text))
-        if not length:
-            continue
-        tokens = np.asarray(text, np.int64)
-        starts = [*range(0, len(tokens) - length + 1, length)]
-        blocks = _hashes(tokens, length)[starts]
-        found = np.isin(blocks, known[length])
-        shared += int(found.sum()) * length
-        total += len(starts) * length
-    return shared / total if total else 0.0
-
-
-def _hashes_at_all_places(texts: Texts, length: int) -> npt.NDArray[np.uint64]:
-    """Hashes of all `length` tokens in a row; of texts of just that length where blocks are shorter than BLOCK."""
-    fitting = [text for text in texts if (len(text) >= length if length == BLOCK else len(text) == length)]
-    return np.concatenate([_hashes(np.asarray(text, np.int64), length) for text in fitting] or [np.empty(0, np.uint64)])
-
-
-def _hashes(tokens: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of the `length` tokens from each place on, [n - length + 1]: a polynomial of them, modulo 2^64."""
-    count = len(tokens) - length + 1
-    mixed = (tokens.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
-    mixed ^= mixed >> np.uint64(29)
-    result = np.zeros(count, np.uint64)
-    for offset in range(length):
-        result = result * _MULTIPLIER + mixed[offset : offset + count]
-    return result

@@ -1,4 +1,4 @@
-"""Compiles a model for a device, and makes sure that it runs in the precision that was asked for."""
+"""Compilation of a model for a device, with a check that it runs in the requested precision."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
-    """Ids of the tokens that end an answer.
+    """Return the ids of the tokens that end an answer.
 
-    Taken from `generation_config.json` of the model's folder, else its `config.json`, else the tokenizer; empty where
-    none names one.
+    They come from `generation_config.json` of the model's folder, else its `config.json`, else the tokenizer; empty if
+    none of them names one.
     """
     for name in ("generation_config.json", "config.json"):
         if folder is None or not (folder / name).is_file():
@@ -43,7 +43,7 @@ def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
 
 
 def scoring_properties(ov_config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Runtime properties laid over `SCORING_CONFIG`; None leaves one to OpenVINO and the model."""
+    """Return `SCORING_CONFIG` updated by `ov_config`; a value of None leaves a property to OpenVINO and the model."""
     return {key: value for key, value in {**SCORING_CONFIG, **(ov_config or {})}.items() if value is not None}
 
 
@@ -55,7 +55,7 @@ def _core() -> Any:
 
 
 def xml_path(path: Path) -> Path:
-    """The .xml file of a model's folder; a path that is no folder is taken for the file itself."""
+    """Return the .xml file of a model's folder; a path that is not a folder is returned unchanged."""
     return path / "openvino_model.xml" if path.is_dir() else path
 
 
@@ -63,7 +63,7 @@ def compile_model(model: ov.Model | Path, name: str, device: str, config: Mappin
     """Compile a model, or the one in an .xml file.
 
     Raises:
-        EvaluationError: the file is missing or no model, or it cannot be compiled with these properties.
+        EvaluationError: the file is missing or not a model, or it cannot be compiled with these properties.
     """
     core = _core()
     if isinstance(model, Path):
@@ -84,7 +84,7 @@ def compile_model(model: ov.Model | Path, name: str, device: str, config: Mappin
 
 
 def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """The properties of `config` and a few more as the device took them, in OpenVINO's spelling."""
+    """Read back the properties of `config` and a few more from the compiled model, in OpenVINO's spelling."""
     import openvino as ov
 
     properties = {"DEVICE": device, "OPENVINO_VERSION": ov.get_version()}
@@ -98,10 +98,15 @@ def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) 
 
 
 def check_precision(properties: Mapping[str, str], device: str, config: Mapping[str, Any]) -> None:
-    """Refuse another precision than the one asked for: a score in it would look like an error of the weights.
+    """Refuse a model that runs in another precision than requested: scores would contain its rounding errors.
+
+    Args:
+        properties: as `effective_properties` returns them.
+        device: for the message.
+        config: the requested properties.
 
     Raises:
-        EvaluationError: one of `SCORING_CONFIG` is not what `config` says.
+        EvaluationError: a property of `SCORING_CONFIG` differs from `config`.
     """
     for key in SCORING_CONFIG:
         asked = _as_text(config.get(key))
@@ -113,12 +118,12 @@ def check_precision(properties: Mapping[str, str], device: str, config: Mapping[
 
 
 def _as_text(value: Any) -> str:
-    """A property's value as OpenVINO spells it: f32, 0, LATENCY."""
+    """Return a property's value in OpenVINO's spelling: f32, 0, LATENCY."""
     name = getattr(value, "get_type_name", None)
     return str(name()) if callable(name) else str(value)
 
 
 def last_line(error: Exception) -> str:
-    """The last line of a message: OpenVINO's say what happened there, after where in its sources."""
+    """Return the last line of a message: OpenVINO gives the cause there, after locations in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,9 +1,8 @@
-"""Greedy decoding of several prompts together, each helped by a text that its answer may fall back onto.
+"""Greedy decoding of several prompts together, sped up by prompt lookup in drafts.
 
-A row proposes what followed the last few tokens where they stood before, in its draft or in its own text; one pass
-checks the next token and the proposals at once (speculative decoding by look-up, Saxena 2023, "Prompt lookup
-decoding"). A proposal is taken only where the model's own choice is the same token, so proposals change the cost of
-an answer and not the answer.
+A row looks up its last few tokens in its draft and its own text, and proposes the tokens that followed there. One pass
+checks the next token and the proposals (speculative decoding, Saxena 2023, "Prompt lookup decoding"). A proposal is
+accepted only if the model prefers the same token, so proposals change the cost of an answer and not the answer.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["decode"]
 
-_NGRAMS = (3, 2)  # tokens that have to be the same before a proposal, the longer match first
-_STEP_TOKENS = 32  # of a step's pass, proposals included: so many cost little more than one, in most models
+_NGRAMS = (3, 2)  # lengths of the n-grams that are looked up, in this order
+_STEP_TOKENS = 32  # of one step's pass, proposals included: with most models hardly slower than one token
 _PREFILL_COLUMNS = 32
-_BARRIER = -1  # between a draft and the text: nothing is proposed across it
+_BARRIER = -1  # token between draft and text: proposals end there
 
 
 def decode(
@@ -35,17 +34,17 @@ def decode(
     *,
     prefill_tokens: int,
 ) -> list[list[int]]:
-    """Greedy answers of prompts that share one KV cache.
+    """Return the greedy answers to prompts that share one KV cache.
 
     Args:
         infer: (tokens [b, k], mask [b, c + k], positions [b, k], rows [b]) -> logits float32 [b, k, V], a view that the
-            next call overwrites. Row i continues what the cache holds as its row ``rows[i]``, c columns; the first
-            call has c = 0 and starts from an empty cache. Masked columns (mask 0) do not exist for the model.
+            next call overwrites. Row i continues row ``rows[i]`` of the cache, which has c columns; the first call
+            has c = 0 and starts from an empty cache. The model does not attend to columns whose mask is 0.
         prompts: token ids, at least one each.
-        limits: the longest answers.
-        drafts: texts to propose from; may be empty.
+        limits: the longest answers, in tokens.
+        drafts: texts to propose from, as token ids; may be empty.
         ends: tokens that end an answer and are not part of it.
-        prefill_tokens: at most so many tokens of prompts in one pass (and one column of all rows at least).
+        prefill_tokens: largest number of prompt tokens in one pass (at least one column of all rows).
     """
     order = sorted((row for row, limit in enumerate(limits) if limit > 0), key=lambda row: -len(prompts[row]))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -54,7 +53,7 @@ def decode(
     rows = [_Row(prompts[row], drafts[row], limits[row], answers[row]) for row in order]
     last, mask = _prefill(infer, [prompts[row] for row in order], prefill_tokens)
     chosen = last.argmax(axis=-1)[:, None]
-    fed = np.ones((len(rows), 0), np.int64)  # which columns of the last step were right
+    fed = np.ones((len(rows), 0), np.int64)  # mask of the last step's columns: 1 if accepted
     while True:
         accepted = [row.accept(tokens, ends) for row, tokens in zip(rows, chosen.tolist(), strict=True)]
         for index, right in enumerate(accepted):
@@ -75,10 +74,13 @@ def decode(
 
 
 def _prefill(infer: Infer, prompts: Sequence[Sequence[int]], prefill_tokens: int) -> tuple[FloatArray, IntArray]:
-    """Fill the cache with prompts, the longest first; the logits after each, float32 [b, V], and the mask [b, longest].
+    """Fill the cache with prompts, the longest first.
 
-    The prompts end in the same column. A shorter one enters where it begins: its row is a copy of the first row whose
-    columns are masked, so that no time is spent on padding.
+    The prompts end in the same column. A shorter one enters at the column where it begins, as a copy of the first row
+    with all earlier columns masked, so that no time is spent on padding.
+
+    Returns:
+        The logits after each prompt, float32 [b, V], and the mask, int64 [b, longest].
     """
     longest = len(prompts[0])
     mask = np.zeros((len(prompts), longest), np.int64)
@@ -99,13 +101,13 @@ def _prefill(infer: Infer, prompts: Sequence[Sequence[int]], prefill_tokens: int
 
 
 class _Row:
-    """One answer that is being decoded: how far it is, and what it proposes next."""
+    """Decoding state of one answer, with the index of n-grams that proposals come from."""
 
     def __init__(self, prompt: Sequence[int], draft: Sequence[int], limit: int, answer: list[int]) -> None:
         self.answer = answer
         self.open = True
         self._limit = limit
-        self._reach = 1  # proposals worth a try, by how many of the last ones were right
+        self._reach = 1  # number of proposals to try, from the number accepted last
         self._proposed: list[int] = []
         self._text: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where its last occurrence ended
@@ -114,7 +116,7 @@ class _Row:
             self._append(token)
 
     def accept(self, chosen: Sequence[int], ends: Collection[int]) -> int:
-        """Take the model's choices as far as they follow from right proposals; how many of those were right."""
+        """Append the model's choices up to the first rejected proposal; return the number of accepted proposals."""
         right = 0
         for index in range(1 + len(self._proposed)):
             token = chosen[index]
@@ -132,7 +134,7 @@ class _Row:
         return right
 
     def propose(self, most: int) -> list[int]:
-        """At most `most` tokens that may follow."""
+        """Propose at most `most` next tokens."""
         count = min(most, self._reach, self._limit - len(self.answer) - 1)
         self._proposed = [] if self._match is None else self._text[self._match : self._match + max(count, 0)]
         if _BARRIER in self._proposed:

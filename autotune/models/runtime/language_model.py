@@ -1,11 +1,12 @@
-"""Runs a causal language model by OpenVINO alone: logits of whole sequences, and greedy answers.
+"""Causal language models run by OpenVINO alone: logits of whole sequences, greedy and sampled continuations.
 
-No optimum-intel and no torch: a search worker that only scores models stays small and starts fast.
+Neither optimum-intel nor torch is imported, so that worker processes that only score models start fast and stay small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,28 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import Choose, FloatArray, IntArray
 
-__all__ = ["OpenVINOLanguageModel", "end_token_ids", "finite"]
+__all__ = ["BatchLimits", "OpenVINOLanguageModel", "end_token_ids", "finite"]
 
 _INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
-_BATCH_ROWS = 32  # sequences that run together at most
-_BATCH_TOKENS = 4096  # of one batch of a scan
-_BATCH_BYTES = 128 * 2**20  # logits of one inference
-_CACHE_BYTES = 2**30  # KV cache of one batch
-_PADDING = 1.1  # a scanned batch is at most so much longer than its shortest sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Upper bounds of what runs in one batch. They decide speed and memory, and the last bits of logits.
+
+    Attributes:
+        rows: number of sequences.
+        tokens: number of sequences times the longest one, in a scan.
+        logits_bytes: size of the float32 logits of one inference.
+        cache_bytes: size of the KV cache.
+        padding: longest sequence in relation to the shortest, in a scan.
+    """
+
+    rows: int = 32
+    tokens: int = 4096
+    logits_bytes: int = 128 * 2**20
+    cache_bytes: int = 2**30
+    padding: float = 1.1
 
 
 class OpenVINOLanguageModel:
@@ -46,7 +61,7 @@ class OpenVINOLanguageModel:
 
     Attributes:
         properties: the effective runtime properties, read back from the compiled model, as strings.
-        source: what was compiled, an `ov.Model` or the path of an .xml file.
+        source: the `ov.Model` or the path of the .xml file that was compiled.
         end_token_ids: the tokens that end an answer.
     """
 
@@ -59,6 +74,7 @@ class OpenVINOLanguageModel:
         ov_config: Mapping[str, Any] | None = None,
         eos_token_ids: Sequence[int] | None = None,
         constants: Mapping[str, ov.Tensor] | None = None,
+        limits: BatchLimits | None = None,
     ) -> None:
         """Compile `model` for `device`.
 
@@ -69,9 +85,9 @@ class OpenVINOLanguageModel:
             device: an OpenVINO device.
             ov_config: runtime properties, laid over `SCORING_CONFIG`; a value of None leaves that property to
                 OpenVINO and the model.
-            eos_token_ids: where answers end; by default what `end_token_ids` finds in the model's folder, or the
-                tokenizer's end-of-text token.
-            constants: further inputs of the model and what they hold at every inference; looked up anew each time.
+            eos_token_ids: tokens that end an answer; by default `end_token_ids` of the model's folder and tokenizer.
+            constants: further inputs of the model and their values; the mapping is read at every inference.
+            limits: sizes of batches; the defaults of `BatchLimits` if None.
 
         Raises:
             EvaluationError: the model cannot be read, is not such a model, cannot be compiled with these properties,
@@ -81,11 +97,12 @@ class OpenVINOLanguageModel:
         config = scoring_properties(ov_config)
         config.setdefault("PERFORMANCE_HINT", "LATENCY")
         if device == "CPU":
-            # What OpenVINO 2026.4 keeps for shapes that it has seen outlives the compiled model: some 35 MB of each
-            # model that decodes, to save 3% of its time.
+            # OpenVINO 2026.4 caches kernels by input shape and keeps them after the compiled model is released: about
+            # 35 MB for each model that decodes. Without this cache decoding takes 3% longer.
             config.setdefault("CPU_RUNTIME_CACHE_CAPACITY", 0)
         self._tokenizer = tokenizer
         self._constants = {} if constants is None else constants
+        self._limits = BatchLimits() if limits is None else limits
         self.source = model if path is None else path
         self._name = str(path) if path is not None else "the model"
         if eos_token_ids is None:
@@ -102,7 +119,7 @@ class OpenVINOLanguageModel:
         width = shape[-1]
         self._vocabulary_size = width.get_length() if width.is_static else None
         caches = [[size for size in state.state.shape if size] for state in self._request.query_state()]
-        self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the rest is empty yet
+        self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
 
     def _check_ports(self, compiled: Any) -> None:
         names = sorted(port.get_any_name() for port in compiled.inputs)
@@ -140,7 +157,7 @@ class OpenVINOLanguageModel:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
         for batch in self._scan_batches([len(sequence) for sequence in sequences]):
             tokens = self._padded([sequences[index] for index in batch])
-            columns = max(1, _BATCH_BYTES // (4 * len(batch) * self.vocabulary_size))
+            columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]
@@ -155,29 +172,30 @@ class OpenVINOLanguageModel:
         """Sequences as rows of one array, int64 [B, T]."""
         tokens = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
         for row, sequence in zip(tokens, sequences, strict=True):
-            row[: len(sequence)] = sequence  # what is behind a sequence cannot touch it
+            row[: len(sequence)] = sequence  # attention is causal, so padding at the end changes nothing
         self._check_tokens(tokens)
         return tokens
 
     def _scan_batches(self, lengths: Sequence[int], *, columns: int = 64) -> list[list[int]]:
-        """Which sequences run together: of similar length, as many as fit. Follows from lengths and model alone.
+        """Group sequences of similar length into batches, as a function of lengths and model alone.
 
-        Passes have at least so many `columns`.
+        A batch is small enough that each pass can have `columns` positions.
         """
-        wide = max(1, _BATCH_BYTES // (4 * columns * self.vocabulary_size))
+        limits = self._limits
+        wide = max(1, limits.logits_bytes // (4 * columns * self.vocabulary_size))
         batches: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
             longest = lengths[batches[-1][0]] if batches else 0
-            room = min(_BATCH_ROWS, wide, _BATCH_TOKENS // max(longest, 1), self._cache_rows(longest))
-            if batches and len(batches[-1]) < room and longest <= _PADDING * lengths[index]:
+            room = min(limits.rows, wide, limits.tokens // max(longest, 1), self._cache_rows(longest))
+            if batches and len(batches[-1]) < room and longest <= limits.padding * lengths[index]:
                 batches[-1].append(index)
             else:
                 batches.append([index])
         return batches
 
     def _cache_rows(self, columns: int) -> int:
-        """How many sequences of so many tokens the KV cache may hold."""
-        return _CACHE_BYTES // max(1, columns * self._cache_bytes)
+        """Return the number of sequences of `columns` tokens that the KV cache may hold."""
+        return self._limits.cache_bytes // max(1, columns * self._cache_bytes)
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """Greedy continuation of one prompt, one token after the other; see `LanguageModel.greedy`."""
@@ -206,7 +224,7 @@ class OpenVINOLanguageModel:
     ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
 
-        A model that cannot be told which positions are padding (no attention_mask or no position_ids) decodes them
+        A model without the inputs attention_mask, position_ids and beam_idx cannot mask padding and decodes prompts
         one by one.
         """
         if not all(len(prompt) for prompt in prompts):
@@ -214,9 +232,9 @@ class OpenVINOLanguageModel:
         if not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
             return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
-        most = max(1, min(_BATCH_ROWS, self._cache_rows(longest)))
+        most = max(1, min(self._limits.rows, self._cache_rows(longest)))
         batches = max(1, -(-len(prompts) // most))
-        rows = max(1, -(-len(prompts) // batches))  # a small last batch would cost nearly as much as a full one
+        rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), rows):
@@ -229,7 +247,7 @@ class OpenVINOLanguageModel:
                 [max_new_tokens[index] for index in chosen],
                 [drafts[index] if drafts is not None else () for index in chosen],
                 self.end_token_ids,
-                prefill_tokens=_BATCH_BYTES // (4 * self.vocabulary_size),
+                prefill_tokens=self._limits.logits_bytes // (4 * self.vocabulary_size),
             )
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer
@@ -238,7 +256,7 @@ class OpenVINOLanguageModel:
     def sample_batch(self, prompts: IntArray, length: int, choose: Choose) -> list[list[int]]:
         """Continue prompts together by tokens of the caller's choice; see `LanguageModel.sample_batch`."""
         self._check_tokens(prompts)
-        most = max(1, min(_BATCH_ROWS, self._cache_rows(length))) if "beam_idx" in self._inputs else 1
+        most = max(1, min(self._limits.rows, self._cache_rows(length))) if "beam_idx" in self._inputs else 1
         texts: list[list[int]] = np.asarray(prompts).tolist()
         for start in range(0, len(texts), most):
             self._sample(texts, np.arange(start, min(start + most, len(texts))), length, choose)
@@ -247,7 +265,7 @@ class OpenVINOLanguageModel:
     def _sample(self, texts: list[list[int]], still_open: IntArray, length: int, choose: Choose) -> None:
         """Continue those texts in place."""
         tokens = np.array([texts[index] for index in still_open], np.int64)
-        rows = np.arange(len(still_open))  # of the cache, that the texts go on from
+        rows = np.arange(len(still_open))  # of the KV cache
         for position in range(tokens.shape[1], length):
             mask = np.ones((len(still_open), position), np.int64)
             positions = np.broadcast_to(np.arange(position - tokens.shape[1], position), tokens.shape)
@@ -260,7 +278,7 @@ class OpenVINOLanguageModel:
                 break
 
     def _checked_infer(self, tokens: IntArray, mask: IntArray, positions: IntArray, rows: IntArray) -> FloatArray:
-        """An inference for `decode`; only what is behind a mask may be NaN."""
+        """Run an inference for `decode` and check its logits; those of masked positions may be NaN."""
         fresh = mask.shape == tokens.shape
         logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
         seen = mask[:, -tokens.shape[1] :] > 0
@@ -268,7 +286,7 @@ class OpenVINOLanguageModel:
         return logits
 
     def close(self) -> None:
-        """Free the compiled model; the object is of no use afterwards."""
+        """Free the compiled model; no other method may be called afterwards."""
         if self._request is None:
             return
         self._request = None
@@ -302,9 +320,9 @@ class OpenVINOLanguageModel:
         *,
         fresh: bool,
     ) -> FloatArray:
-        """One inference after what the cache holds; the result is a view that the next inference overwrites.
+        """Run one inference that continues the KV cache; the next inference overwrites the returned view.
 
-        Row i continues row ``rows[i]`` of the cache (row i by default); `fresh` empties the cache before.
+        Row i continues row ``rows[i]`` of the cache (row i by default). With `fresh` the cache is emptied first.
         """
         request = self._open_request()
         if fresh:
@@ -336,12 +354,12 @@ class OpenVINOLanguageModel:
 
 
 def finite(logits: FloatArray, name: str) -> FloatArray:
-    """The logits, if they are finite.
+    """Return the logits unchanged after checking them.
 
     Raises:
-        EvaluationError: they are not.
+        EvaluationError: a logit is NaN or infinite.
     """
-    # NaN spreads through min and max, so two reductions see everything without a mask of the array's size.
+    # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
     if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
         raise EvaluationError(
             f"{name} gives NaN or infinite logits: a weight was compressed beyond what the model bears, or the model "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autotune.common.files import fingerprint
 from autotune.errors import ConfigError
 from autotune.evaluation import Evaluator, HeldOut, Measurement, Reference
-from autotune.evaluation.texts.sources import shared_parts
+from autotune.evaluation.texts.overlap import shared_parts
 from autotune.study.trials.trial import Candidate, as_data, describe
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.evaluation.texts.sources import BLOCK, shared_parts, shared_share
+from autotune.evaluation.texts.overlap import BLOCK, shared_parts, shared_share
 
 
 def text(seed: int, length: int) -> list[int]:

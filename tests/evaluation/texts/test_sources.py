@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from autotune.errors import ConfigError, PrerequisiteError
+from autotune.evaluation.texts.sources import TextSource as Source
 from autotune.evaluation.texts.sources import describe_source, read_texts, token_windows
 from autotune.testing import FakeTokenizer
-
-
-@dataclass(frozen=True)
-class Source:
-    """A text source as model.yaml gives one."""
-
-    path: Path | None = None
-    dataset: str | None = None
-    name: str | None = None
-    split: str | None = None
-    column: str | None = None
 
 
 def test_a_file_is_one_text(tmp_path: Path) -> None:
@@ -54,11 +45,11 @@ def test_a_folder_is_no_text_file(tmp_path: Path) -> None:
         read_texts(Source(path=tmp_path))
 
 
-@pytest.mark.parametrize("source", [Source(), Source(path=Path("a.txt"), dataset="b")])
-def test_a_source_is_a_file_or_a_dataset(source: Source) -> None:
-    """Neither or both is a ConfigError."""
-    with pytest.raises(ConfigError, match="either path or dataset"):
-        read_texts(source)
+@pytest.mark.parametrize("options", [{}, {"path": Path("a.txt"), "dataset": "b"}])
+def test_a_source_is_a_file_or_a_dataset(options: dict[str, Any]) -> None:
+    """Neither or both is refused, before anything is read."""
+    with pytest.raises(ValidationError, match="either path or dataset"):
+        Source(**options)
 
 
 def _rows(path: Path, rows: list[dict[str, str]]) -> None:

@@ -18,9 +18,8 @@ from autotune.config.config import Calibration
 from autotune.errors import ConfigError
 from autotune.evaluation.stores import ReferenceStore
 from autotune.evaluation.texts import synthetic
-from autotune.evaluation.texts.synthetic import EVALUATION, cached_windows, generate_windows
+from autotune.evaluation.texts.synthetic import cached_windows, generate_windows
 from autotune.models.runtime.language_model import OpenVINOLanguageModel
-from autotune.models.source import SourceModel
 from autotune.study.single import compress
 from autotune.testing import FakeLanguageModel
 
@@ -50,15 +49,13 @@ def test_the_same_seed_writes_the_same_text() -> None:
     assert first.shape == (6, 24)
     assert first.dtype == np.int64
     np.testing.assert_array_equal(first, windows())
-    for other in (windows(seed=1), windows(purpose=EVALUATION)):
+    for other in (windows(seed=1), windows(purpose="evaluation")):
         assert not {tuple(window) for window in other} & {tuple(window) for window in first}
 
 
-def test_a_text_does_not_depend_on_what_is_written_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_does_not_depend_on_what_is_written_with_it() -> None:
     """Texts written two at a time are those that were written all at once."""
-    together = windows(samples=7)
-    monkeypatch.setattr(synthetic, "TEXTS_TOGETHER", 2)
-    np.testing.assert_array_equal(windows(samples=7), together)
+    np.testing.assert_array_equal(windows(samples=7, batch_size=2), windows(samples=7))
 
 
 def test_start_tokens_are_spread_over_the_vocabulary() -> None:
@@ -118,9 +115,8 @@ def test_windows_are_written_once(tmp_path: Path) -> None:
         opened.append(1)
         yield FakeLanguageModel()
 
-    (tmp_path / "openvino_model.xml").write_text("graph")
-    (tmp_path / "openvino_model.bin").write_text("weights")
-    ask = partial(cached_windows, samples=3, sequence_length=16, source=SourceModel("it", tmp_path), ov_config={})
+    of = {"model_fingerprint": "model", "tokenizer_fingerprint": "tokenizer", "ov_config": {}}
+    ask = partial(cached_windows, samples=3, sequence_length=16, **of)
     first = ask(ReferenceStore(tmp_path / "store"), open_model, seed=0)
     again = ask(ReferenceStore(tmp_path / "store"), open_model, seed=0)
     np.testing.assert_array_equal(first, again)

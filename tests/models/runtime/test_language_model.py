@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG, follow_draft
-from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
+from autotune.models.runtime.compile import check_precision
+from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel, end_token_ids
 
 PROMPTS = ["Mira keeps", "the ledger is opened, and the", "eggs", "When the river is high, her brother rows", "?"]
 
@@ -99,13 +100,13 @@ def test_batch_equals_one_by_one(model: OpenVINOLanguageModel, prompts: list[lis
 
 
 def test_batches_are_split_and_put_back_in_order(
-    model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    model: OpenVINOLanguageModel, tiny_llama: Path, tokenizer: Any, prompts: list[list[int]]
 ) -> None:
     """More prompts than fit into one batch, and a prefill in small steps, give the same answers in the same order."""
     expected = model.greedy_batch(prompts, [8] * len(prompts))
-    monkeypatch.setattr("autotune.models.runtime.language_model._BATCH_ROWS", 2)
-    monkeypatch.setattr("autotune.models.runtime.language_model._BATCH_BYTES", 4 * 2 * 3 * model.vocabulary_size)
-    assert model.greedy_batch(prompts, [8] * len(prompts)) == expected
+    limits = BatchLimits(rows=2, logits_bytes=4 * 2 * 3 * model.vocabulary_size)
+    with OpenVINOLanguageModel(tiny_llama, tokenizer, limits=limits) as small:
+        assert small.greedy_batch(prompts, [8] * len(prompts)) == expected
 
 
 def test_no_prompts_no_answers(model: OpenVINOLanguageModel) -> None:
@@ -158,15 +159,15 @@ def _scanned(model: OpenVINOLanguageModel, sequences: list[list[int]], first: li
 
 @pytest.mark.parametrize("columns", [1000, 7])
 def test_a_scan_gives_the_logits_of_each_sequence_alone(
-    model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, columns: int
+    model: OpenVINOLanguageModel, tiny_llama: Path, tokenizer: Any, prompts: list[list[int]], columns: int
 ) -> None:
     """Sequences of different lengths, in pieces of any width, have the logits that each has alone."""
     sequences = [*prompts, prompts[3][:-1], prompts[3] + prompts[1]]
     first = [0, 2, 0, 5, 0, 1, 9]
-    monkeypatch.setattr("autotune.models.runtime.language_model._PADDING", 3.0)
-    monkeypatch.setattr("autotune.models.runtime.language_model._BATCH_BYTES", 4 * model.vocabulary_size * 64 * columns)
-    for sequence, start, logits in zip(sequences, first, _scanned(model, sequences, first), strict=True):
-        np.testing.assert_allclose(logits, model.logits(np.array([sequence]))[0, start:], rtol=1e-3, atol=1e-4)
+    limits = BatchLimits(padding=3.0, logits_bytes=4 * model.vocabulary_size * 64 * columns)
+    with OpenVINOLanguageModel(tiny_llama, tokenizer, limits=limits) as other:
+        for sequence, start, logits in zip(sequences, first, _scanned(other, sequences, first), strict=True):
+            np.testing.assert_allclose(logits, model.logits(np.array([sequence]))[0, start:], rtol=1e-3, atol=1e-4)
 
 
 def test_batches_of_a_scan_are_of_similar_length(model: OpenVINOLanguageModel) -> None:
@@ -182,14 +183,14 @@ def test_batches_of_a_scan_are_of_similar_length(model: OpenVINOLanguageModel) -
 
 
 def test_long_cached_sequences_run_in_smaller_batches(
-    model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    model: OpenVINOLanguageModel, tiny_llama: Path, tokenizer: Any, prompts: list[list[int]]
 ) -> None:
     """A batch's KV cache is bounded; the answers stay the same."""
     plain = model.greedy_batch(prompts, [6] * len(prompts))
     assert model._cache_bytes == 2 * 2 * 2 * 16 * 4  # keys and values of 2 layers, 2 heads of 16, float32
-    monkeypatch.setattr("autotune.models.runtime.language_model._CACHE_BYTES", 1)
-    assert {len(batch) for batch in model._scan_batches([5] * 9)} == {1}
-    assert model.greedy_batch(prompts, [6] * len(prompts)) == plain
+    with OpenVINOLanguageModel(tiny_llama, tokenizer, limits=BatchLimits(cache_bytes=1)) as alone:
+        assert {len(batch) for batch in alone._scan_batches([5] * 9)} == {1}
+        assert alone.greedy_batch(prompts, [6] * len(prompts)) == plain
 
 
 def test_answers_end_before_an_end_token(tiny_llama: Path, tokenizer: Any, prompts: list[list[int]]) -> None:
@@ -225,11 +226,13 @@ def test_configuration_wins_over_scoring_defaults(tiny_llama: Path, tokenizer: A
         assert "KV_CACHE_PRECISION" not in model.properties
 
 
-def test_a_property_not_honoured_is_an_error(tiny_llama: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_property_not_honoured_is_an_error(tiny_llama: Path, tokenizer: Any) -> None:
     """A precision that the device silently replaces is refused with both values named."""
-    monkeypatch.setattr("autotune.models.runtime.compile._as_text", lambda value: "f32" if value == "f32" else "bf16")
     with pytest.raises(EvaluationError, match=r"INFERENCE_PRECISION_HINT=f32 was asked for.*bf16"):
-        OpenVINOLanguageModel(tiny_llama, tokenizer)
+        check_precision({"INFERENCE_PRECISION_HINT": "bf16"}, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    # OpenVINO reads this number up to its first letter.
+    with pytest.raises(EvaluationError, match=r"DYNAMIC_QUANTIZATION_GROUP_SIZE=1e2 was asked for.*with 1,"):
+        OpenVINOLanguageModel(tiny_llama, tokenizer, ov_config={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "1e2"})
 
 
 def test_unknown_property_is_an_error(tiny_llama: Path, tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""A model along given answers: one pass over prompts and answers shows what it would have said, and how it differs."""
+"""Scoring of given answers in one forward pass (teacher forcing): the model's own choices and their divergence."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from autotune.evaluation import LanguageModel, Measurement, Reference, follow_dr
 from evaluators import _divergence
 from evaluators._statistics import mean, ratio
 
-__all__ = ["Along", "along", "keep", "original_ties", "verify"]
+__all__ = ["Decisions", "lay_out", "original_ties", "reference_arrays", "verify"]
 
-_NOISE_ANSWERS = 2  # run once more in another batch, to see what its shape does
+_NOISE_ANSWERS = 2  # answers that are run again in another batch, to measure the effect of its shape
+_WIDER = 5  # tokens by which that batch is longer than the answer's sequence
 
-_WIDER = 5  # tokens by which that batch is longer than the sequence
 
-
-class Along(NamedTuple):
-    """What to scan for every decision behind n answers: their tokens, and the end of text if one ended by itself.
+class Decisions(NamedTuple):
+    """The positions at which a model decides on the tokens of n answers, end of text included.
 
     Attributes:
-        sequences: prompt and answer of each.
-        first: the position of the first decision of each.
-        starts: where the decisions of each begin among all, [n + 1].
-        limit: the longest answer.
+        sequences: prompt and answer of each, as token ids.
+        first: position of the first decision in each sequence.
+        starts: index of the first decision of each answer among all decisions, and their number, [n + 1].
+        limit: length of the longest possible answer.
     """
 
     sequences: list[list[int]]
@@ -36,22 +35,22 @@ class Along(NamedTuple):
     limit: int
 
     def decision(self, answer: int, position: int) -> int:
-        """The decision at `position` of a sequence, counted among all."""
+        """Return the index, among all decisions, of the one at `position` of a sequence."""
         return self.starts[answer] + position - self.first[answer]
 
 
-def along(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], limit: int) -> Along:
-    """Lay out prompts and answers, answers at most `limit` long and without an end-of-text token."""
+def lay_out(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], limit: int) -> Decisions:
+    """Lay out prompts and answers; an answer has at most `limit` tokens and no end-of-text token."""
     counts = [min(len(answer) + 1, limit) for answer in answers]
     sequences = [[*p, *a[: count - 1]] for p, a, count in zip(prompts, answers, counts, strict=True)]
-    return Along(sequences, [len(prompt) - 1 for prompt in prompts], list(accumulate(counts, initial=0)), limit)
+    return Decisions(sequences, [len(prompt) - 1 for prompt in prompts], list(accumulate(counts, initial=0)), limit)
 
 
-def keep(original: LanguageModel, path: Along) -> dict[str, npt.NDArray[Any]]:
-    """Distributions at all decisions, the margins between the two best tokens float32, and the self-noise [3].
+def reference_arrays(original: LanguageModel, path: Decisions) -> dict[str, npt.NDArray[Any]]:
+    """Compute distributions at all decisions, margins between the two best tokens (float32), and self-noise [3].
 
-    Self-noise is how far the original is from itself in other batches: twice the largest difference of a logit, the
-    mean divergence, the share of decisions that change.
+    Self-noise compares the original with itself in other batches: twice the largest difference of a logit, the mean
+    divergence, the share of decisions that change.
     """
     positions = _divergence.Positions(path.starts[-1], original.vocabulary_size)
     margins = np.empty(path.starts[-1], np.float32)
@@ -75,13 +74,13 @@ def keep(original: LanguageModel, path: Along) -> dict[str, npt.NDArray[Any]]:
 
 
 def verify(
-    candidate: LanguageModel, reference: Reference, path: Along, drafts: Sequence[Sequence[int]]
+    candidate: LanguageModel, reference: Reference, path: Decisions, drafts: Sequence[Sequence[int]]
 ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
-    """One pass along the original's answers.
+    """Run the candidate along the original's answers in one pass.
 
     Returns:
-        for each answer what `follow_draft` gives: the candidate's own answer as far as the pass shows it; and the
-        metrics that need no more than this.
+        For each answer the result of `follow_draft` (the candidate's own answer up to the first disagreement), and the
+        metrics that this pass gives.
     """
     total = path.starts[-1]
     best, agree = np.empty(total, np.int64), np.empty(total, np.bool_)
@@ -107,6 +106,6 @@ def verify(
 
 
 def original_ties(reference: Reference, path_starts: Sequence[int]) -> Measurement:
-    """The share of the original's answers that pass a tie within its own noise."""
+    """Return the share of the original's answers with a tie, a margin within its own noise."""
     ties = reference["margins"] <= reference["noise"][0]
     return mean([float(ties[begin:end].any()) for begin, end in pairwise(path_starts)])

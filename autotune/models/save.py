@@ -1,0 +1,107 @@
+"""Saving of a compressed model as a complete folder that optimum-intel and OpenVINO GenAI load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import CompressionError
+from autotune.models.source import COPIED_FILES, MODEL_FILE, SourceModel
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["openvino_config", "save_model"]
+
+
+def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mapping[str, Any]) -> None:
+    """Write a complete model folder.
+
+    Configuration and tokenizer files are copied from the folder of `source`. If `source` was made from a model in
+    memory, its tokenizer writes its own files, and there is no ``config.json``.
+
+    Args:
+        model: the compressed model.
+        source: where configuration and tokenizer come from.
+        out: a folder that does not exist yet or is empty.
+        record: plan, scores and hashes, written as ``autotune.json``.
+
+    Raises:
+        CompressionError: `out` is not empty or cannot be written.
+    """
+    import openvino as ov
+
+    if out.exists() and any(out.iterdir()):
+        raise CompressionError(f"{out} is not empty; name a folder that does not exist yet")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
+        ov.save_model(model, out / MODEL_FILE, compress_to_fp16=False)
+        _save_companions(source, out)
+        (out / "openvino_config.json").write_text(json.dumps(openvino_config(record), indent=2) + "\n")
+        (out / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise CompressionError(
+            f"{out} could not be written ({error}); free some disk space or name another folder"
+        ) from error
+
+
+def _save_companions(source: SourceModel, out: Path) -> None:
+    """Write configuration, tokenizer, and the tokenizer as OpenVINO models, which GenAI needs."""
+    existing: list[Path] = []
+    if source.path is not None:
+        for name in COPIED_FILES:
+            if (source.path / name).is_file():
+                shutil.copyfile(source.path / name, out / name)
+        existing = sorted(source.path.glob("openvino_*tokenizer.*"))
+    elif not source.write_tokenizer(out):
+        return
+    if existing:
+        for file in existing:
+            shutil.copyfile(file, out / file.name)
+        return
+    import openvino as ov
+    from openvino_tokenizers import convert_tokenizer
+
+    tokenizer, detokenizer = convert_tokenizer(source.tokenizer(), with_detokenizer=True)
+    ov.save_model(tokenizer, out / "openvino_tokenizer.xml")
+    ov.save_model(detokenizer, out / "openvino_detokenizer.xml")
+
+
+_OPTIMUM_TYPES = {"int8_asym": "int8", "int8_sym": "int8", "int4_asym": "int4", "int4_sym": "int4"}
+_OPTIMUM_TYPES |= {"nf4": "nf4", "mxfp4": "mxfp4", "cb4": "cb4"}
+
+
+def openvino_config(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of optimum-intel's ``openvino_config.json``, in the terms of `OVWeightQuantizationConfig`.
+
+    optimum-intel refuses settings that it does not support. A folder with such settings gives its data type only;
+    ``autotune.json`` has all of them.
+    """
+    settings = record.get("settings") or {}
+    mode = settings.get("mode")
+    dtype = _OPTIMUM_TYPES.get(str(mode))
+    asymmetric = str(mode).endswith("_asym")
+    if dtype == "int8":
+        return {"dtype": dtype, "quantization_config": {"bits": 8, "sym": not asymmetric, "dtype": dtype}}
+    changed = [name for name in ("awq", "scale_estimation", "gptq", "lora_correction") if settings.get(name)]
+    backup = settings.get("backup_mode")
+    if dtype is None or backup not in (None, "none", "int8_asym", "int8_sym") or (dtype == "mxfp4" and changed):
+        return {"dtype": dtype or mode}
+    config = {
+        "bits": 4,
+        "sym": not asymmetric,
+        "group_size": settings.get("group_size"),
+        "ratio": settings.get("ratio", 1.0),
+        "all_layers": settings.get("all_layers", False),
+        "backup_precision": backup,
+        "scale_estimation": settings.get("scale_estimation", False),
+        "gptq": settings.get("gptq", False),
+        "lora_correction": settings.get("lora_correction", False),
+        "quant_method": "awq" if settings.get("awq") else "default",
+        "dtype": dtype,
+    }
+    return {"dtype": dtype, "quantization_config": config}
