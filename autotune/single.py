@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
-    from autotune.config.config import Calibration, Config
+    from autotune.config.config import Config
+    from autotune.config.sections import Calibration
     from autotune.evaluation import IntArray, Measurement
     from autotune.models.source import SourceModel
 

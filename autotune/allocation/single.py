@@ -11,7 +11,7 @@ from autotune.errors import UsageError
 if TYPE_CHECKING:
     from autotune.allocation.allocator import Allocator, Point
     from autotune.common.cache import Cache
-    from autotune.config.config import Calibration
+    from autotune.config.sections import Calibration
     from autotune.single import Produced, Stage
 
 __all__ = ["compress_to_size"]

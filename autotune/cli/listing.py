@@ -1,4 +1,4 @@
-"""The first command: `autotune init`."""
+"""Commands without a study: init, cache, spaces, evaluators, schema."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from autotune.config.starter import SYNTHETIC
-from autotune.errors import UsageError
+from autotune.cli.output import Json, print_evaluators, print_json
+from autotune.errors import AutotuneError, UsageError
 
-__all__ = ["add_to"]
+__all__ = ["cache", "evaluators", "init", "schema", "spaces"]
 
 WITHOUT_HUB = "--calibration synthetic --text synthetic --embedder minilm"
 
@@ -35,7 +35,7 @@ def init(
     """Write a commented model.yaml that runs as it is, fitted to the model and to this machine."""
     from autotune.common.files import atomic_write
     from autotune.config.config import config_schema
-    from autotune.config.starter import SCHEMA_FILE, Sources, starter_yaml
+    from autotune.config.starter import SCHEMA_FILE, SYNTHETIC, Sources, starter_yaml
     from autotune.models.hub import look_at
     from autotune.study.storage.manifest import machine
 
@@ -71,7 +71,67 @@ def _seen_from(folder: Path, name: str | None) -> str | None:
     return name if Path(seen) == Path(name) else Path(seen).as_posix()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    example = "Example: autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml"
-    app.command(rich_help_panel="A study", epilog=example)(init)
+def cache(
+    action: Annotated[str, typer.Argument(help="info or clear.")] = "info",
+    directory: Annotated[Path | None, typer.Option(help="Another cache folder than the default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show or clear what is kept between runs."""
+    from autotune.common.cache import Cache
+    from autotune.common.formatting import size
+
+    if action not in ("info", "clear"):
+        raise UsageError(f"unknown word {action!r}: autotune cache [info|clear]")
+    found = Cache.resolve(directory)
+    freed = found.clear() if action == "clear" else None
+    sizes = found.sizes()
+    if as_json:
+        print_json({"directory": str(found.directory), "limit": found.limit, "freed": freed, "sizes": sizes})
+        return
+    print(found.directory if freed is None else f"{found.directory}: {size(freed)} freed")
+    for room, used in sizes.items():
+        print(f"  {room:10}  {size(used)}")
+
+
+def spaces(as_json: Json = False) -> None:
+    """List the search-space presets."""
+    from autotune.config.space.presets import presets
+
+    found = presets()
+    if as_json:
+        print_json([preset._asdict() for preset in found])
+        return
+    for preset in found:
+        print(f"{preset.name:10}  {preset.description}  ({preset.origin})")
+
+
+def evaluators(as_json: Json = False) -> None:
+    """List the evaluators and their metrics."""
+    from autotune.evaluation.registry import available, evaluator_metrics
+
+    found = []
+    for name, origin in available():
+        try:
+            found.append((name, origin, evaluator_metrics(name), ""))
+        except AutotuneError as error:  # one broken plug-in does not hide the others
+            found.append((name, origin, {}, str(error)))
+    if as_json:
+        print_json(
+            {
+                name: {
+                    "origin": origin,
+                    "error": problem or None,
+                    "metrics": {m: {"direction": d.direction, "unit": d.unit} for m, d in metrics.items()},
+                }
+                for name, origin, metrics, problem in found
+            }
+        )
+        return
+    print_evaluators(found)
+
+
+def schema() -> None:
+    """Print the JSON Schema of model.yaml, for editors."""
+    from autotune.config.config import config_schema
+
+    print_json(config_schema())

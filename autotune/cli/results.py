@@ -1,9 +1,8 @@
-"""The commands that work on finished studies: report, export, reproduce, compare."""
+"""Commands for the results of a study: report, export, reproduce, compare."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ from autotune.errors import UsageError
 if TYPE_CHECKING:
     from autotune.results.selection import Wish
 
-__all__ = ["add_to"]
+__all__ = ["compare", "export", "report", "reproduce"]
 
 
 def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
@@ -137,17 +136,3 @@ def compare(
     print(paths.markdown.read_text(encoding="utf-8"))
     written = [paths.markdown, paths.latex, paths.csv, *([paths.plot] if paths.plot else [])]
     print(f"written: {', '.join(map(str, written))}")
-
-
-EXAMPLES: dict[Callable[..., None], str] = {
-    report: "autotune report reports/demo",
-    export: "autotune export reports/demo demo-int4 --max-drop 2%",
-    reproduce: "autotune reproduce reports/demo --trial 19",
-    compare: "autotune compare reports/demo reports/smollm2-135m -o comparison",
-}
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    for command, example in EXAMPLES.items():
-        app.command(rich_help_panel="The results", epilog=f"Example: {example}")(command)

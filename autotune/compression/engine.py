@@ -28,7 +28,7 @@ from autotune.compression.ir.constants import model_digest
 from autotune.compression.ir.sizes import Sizes
 from autotune.compression.ir.weights import Weight, compressed_already, find_weights
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
+from autotune.compression.settings import ALGORITHMS, Settings
 from autotune.compression.variants import (
     Packed,
     RowReader,
@@ -129,14 +129,7 @@ class Engine:
 
     def resolve(self, settings: Settings) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
-        if settings.allocation == "budget":
-            return settings
-        if self._statistics is None and settings.awq:
-            settings = replace(settings, awq_data_free=True)
-        if settings.sensitivity_metric is not None:
-            return settings
-        data_aware = self._statistics is not None
-        return replace(settings, sensitivity_metric=OUTPUT_ERROR if data_aware else DATA_FREE_METRIC)
+        return settings.resolved(calibrated=self._statistics is not None)
 
     def depth(self, settings: Settings) -> Depth:
         """How much of the second moments these settings look at: GPTQ, adapters and AWQ at all, others in groups."""
@@ -163,7 +156,7 @@ class Engine:
                 raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
             return self._allocate(settings)
         settings = self.resolve(settings)
-        if settings.needs_statistics:
+        if settings.needs_calibration:
             self._check_text()
         scores: dict[str, float | None] = {}
 
@@ -331,7 +324,7 @@ class Engine:
 
     def _worthwhile(self, settings: Settings, variants: Mapping[str, Variant], notes: list[str]) -> tuple[Scaling, ...]:
         """The scalings that lower the error of their weights."""
-        statistics = None if settings.awq_data_free else self.statistics
+        statistics = None if settings.awq_data_free or settings.ratio == 0 else self.statistics
         found = possible(variants, self.channel_scales.groups.values(), inserting=statistics is not None)
         if statistics is not None:
             found = tuple(s for s in found if all(self._by_name[name].activations for name in s.weights))

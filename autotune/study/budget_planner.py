@@ -67,11 +67,11 @@ def open_planner(prepared: Preparation) -> BudgetPlanner:
 
 def allowed_menus(config: Config, engine: Engine) -> Menus:
     """What the study's space allows each weight to become."""
-    from autotune.allocation.choices import allowed_settings, make_menus
+    from autotune.allocation.choices import make_menus
 
     kept = config.space.parameters.get("runtime_compressed")
     runtime_compressed = kept is None or bool((kept.values or (True,))[0])
-    return make_menus(engine, allowed_settings(config.space), runtime_compressed=runtime_compressed)
+    return make_menus(engine, config.space.uniform_settings(), runtime_compressed=runtime_compressed)
 
 
 def measured_on(config: Config) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Preparation:
     @cached_property
     def needs_calibration(self) -> bool:
         """Whether any point of the space looks at activations; if none does, no calibration text is read."""
-        return self.config.space.may_look_at_activations
+        return self.config.space.needs_calibration
 
     @cached_property
     def statistics_cache(self) -> StatisticsCache:
@@ -295,10 +295,8 @@ class Preparation:
         from autotune.compression.calibration.statistics import VERSION
         from autotune.compression.engine import ENGINE_VERSION
 
-        calibrated = plan.awq and not plan.awq_data_free
-        calibrated = calibrated or any(variant.looks_at_activations for variant in plan.variants.values())
-        learned_from = [VERSION, native_precision(), self.calibration_fingerprint] if calibrated else []
-        return fingerprint("scores", reference_key, ENGINE_VERSION, learned_from, plan.key)
+        calibration = [VERSION, native_precision(), self.calibration_fingerprint] if plan.depends_on_calibration else []
+        return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key)
 
     def reference_key(self, name: str, evaluator: Evaluator) -> str:
         """The key of what an evaluator keeps of the original."""

@@ -45,7 +45,7 @@ class Finding:
 
 def chosen_by_calibration(engine: Engine, settings: Settings) -> bool:
     """Whether the choice of layers waits for the calibration."""
-    return 0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric != DATA_FREE_METRIC
+    return engine.resolve(settings).ranks_by_activations
 
 
 def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
@@ -107,7 +107,7 @@ def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
 
 def probes(space: SearchSpace) -> Iterator[Settings]:
     """Few settings that show everything that can happen to a weight of any point of the space, or on any budget."""
-    space = space.uniform()
+    space = space.without_budgets()
 
     def completed(chosen: Mapping[str, Any]) -> Settings:
         def choose(name: str, parameter: Parameter, _: Mapping[str, Any]) -> Any:

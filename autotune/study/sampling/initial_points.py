@@ -11,7 +11,7 @@ from autotune.common.validation import nearest
 from autotune.compression.formats.table import FORMATS, Format
 from autotune.compression.settings import INT8_MODES
 from autotune.config.space.parse import read_budget
-from autotune.config.space.space import SPENDING, Parameter, Range, SearchSpace
+from autotune.config.space.space import BUDGET_PARAMETERS, Parameter, Range, SearchSpace
 from autotune.errors import ConfigError
 from autotune.study.sampling.sampler import params_of, walk
 from autotune.study.storage.history import point_key
@@ -157,7 +157,7 @@ def wished(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anch
 def wished_budget(space: SearchSpace, wanted: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The point of one entry of `study.enqueue` that spends a budget."""
     value, problem = read_budget(wanted.get("budget"))
-    beside = [name for name in wanted if name not in SPENDING]
+    beside = [name for name in wanted if name not in BUDGET_PARAMETERS]
     if problem is None and nearest_value(space.parameters["budget"], value) != value:
         problem = f"is outside the space: {wanted['budget']!r}; add it to the space"
     if problem is not None:
