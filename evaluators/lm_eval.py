@@ -83,7 +83,7 @@ class LmEval:
             from evaluators._lm_eval_model import HarnessModel
         except ImportError as error:
             raise PrerequisiteError(
-                "the evaluator lm_eval needs the package lm_eval: pip install 'autotune[lm-eval]'"
+                "the evaluator lm_eval needs the package lm_eval: pip install 'ov-autotune[lm-eval]'"
             ) from error
         options = self.options
         folder = None if options.include_path is None else str(options.include_path)

@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "DAMAGE",
@@ -110,25 +110,26 @@ DAMAGE = (ValueError, KeyError, TypeError, OSError)
 
 _CHECKSUM = "xxh3_128"
 _DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "I16": np.dtype(np.int16),
-    "U16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "I32": np.dtype(np.int32),
-    "U32": np.dtype(np.uint32),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
-    "U64": np.dtype(np.uint64),
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
 }
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 
 
 def write_tensors(path: Path, arrays: Arrays, *, durable: bool = True) -> None:
     """Write arrays so that `path` appears in one step; see `files.atomic_write` for `durable`."""
+    import numpy as np
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -148,6 +149,8 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     Raises:
         ValueError, KeyError, TypeError, OSError: the file is damaged.
     """
+    import numpy as np
+
     if mapped:
         with path.open("rb") as stream:
             # The views keep the mapping alive. numpy.memmap would do, at several times the cost for a small file.
@@ -164,7 +167,7 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        dtype = _DTYPES[entry["dtype"]]
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
         if end - begin != math.prod(entry["shape"]) * dtype.itemsize or 8 + length + end > size:
             raise ValueError(f"the array {name} is cut off")
         arrays[name] = plain[8 + length + begin : 8 + length + end].view(dtype).reshape(entry["shape"])
@@ -174,6 +177,7 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
 
 
 def _checksum(arrays: Iterable[tuple[str, npt.NDArray[Any]]]) -> str:
+    import numpy as np
     import xxhash
 
     digest = xxhash.xxh3_128()

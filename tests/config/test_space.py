@@ -310,3 +310,20 @@ def test_uniform_settings_of_a_space_with_budgets() -> None:
     ]
     assert all(s.gptq and s.scale_estimation and s.all_layers and not s.awq for s in found[:3])
     assert all(s.ignored_scope == ("lm_head",) and s.ratio == 1 for s in found)
+
+
+@pytest.mark.parametrize(
+    ("space", "needed"),
+    [
+        ({"mode": "int4_asym", "ratio": {"low": 0.0, "high": 1.0}}, True),
+        ({"mode": "int4_asym", "ratio": [0.0, 1.0]}, False),
+        ({"mode": "int4_asym", "ratio": [0.5, 1.0], "sensitivity_metric": "weight_quantization_error"}, False),
+        ({"mode": "int4_asym", "ratio": 0.0, "gptq": True}, False),
+        ({"mode": ["int8_asym", "int4_asym"], "awq": [False, True], "awq_data_free": True}, False),
+        ({"mode": ["int8_asym", "int4_asym"], "awq": [False, True]}, True),
+        ({"mode": "int4_asym", "allocation": "budget"}, True),
+    ],
+)
+def test_a_space_needs_calibration_if_one_of_its_points_does(space: dict[str, Any], needed: bool) -> None:
+    """A ratio between 0 and 1 counts, also inside a continuous range."""
+    assert load_space(space, base_dir=HERE).needs_calibration is needed

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import product
 from typing import Any, TypeAlias
 
 from autotune.common.files import fingerprint
@@ -174,12 +175,15 @@ class SearchSpace:
     def needs_calibration(self) -> bool:
         """Return True if any point of the space needs calibration statistics."""
         ratios = {ratio if ratio in (0, 1) else 0.5 for ratio in self.values("ratio")}
-        single = [(name, value) for name in (*ALGORITHMS, "sensitivity_metric") for value in self.values(name)]
+        switches = [(name, on) for name in ALGORITHMS for on in self.values(name)]
+        points = (
+            {"mode": mode, "ratio": ratio, "sensitivity_metric": metric, name: on}
+            for mode, ratio, metric, (name, on) in product(
+                self.values("mode"), ratios, self.values("sensitivity_metric"), switches
+            )
+        )
         return "budget" in self.allocations or any(
-            self.settings({"mode": mode, "ratio": ratio, name: value}).resolved(calibrated=True).needs_calibration
-            for mode in self.values("mode")
-            for ratio in ratios
-            for name, value in single
+            self.settings(point).resolved(calibrated=True).needs_calibration for point in points
         )
 
     def uniform_settings(self) -> list[Settings]:
