@@ -61,7 +61,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 
 def can_cache(side: str, s: Settings) -> bool:
     """Whether a second run has statistics to reuse; NNCF runs the whole model again for GPTQ."""
-    return s.needs_statistics and (side == "autotune" or not s.gptq)
+    return s.needs_calibration and (side == "autotune" or not s.gptq)
 
 
 def autotune(model: ov.Model, s: Settings, windows: np.ndarray, statistics: Path) -> ov.Model:
@@ -73,7 +73,7 @@ def autotune(model: ov.Model, s: Settings, windows: np.ndarray, statistics: Path
             model, engine.activations, windows, model_fingerprint="benchmark", depth=engine.depth(s)
         )
 
-    engine = Engine(model, statistics=collected if s.needs_statistics else None)
+    engine = Engine(model, statistics=collected if s.needs_calibration else None)
     return engine.apply(engine.plan(s))
 
 

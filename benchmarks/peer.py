@@ -43,7 +43,7 @@ def nncf_compress(
         options["sensitivity_metric"] = nncf.SensitivityMetric(metric)
     algorithms = {name: True for name in ALGORITHMS if getattr(settings, name)}
     options |= algorithms
-    if settings.needs_statistics:
+    if settings.needs_calibration:
         options["dataset"] = nncf.Dataset([text_inputs(row[None]) for row in windows])
         options["subset_size"] = len(windows)
     if statistics is not None:

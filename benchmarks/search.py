@@ -195,7 +195,7 @@ class Peer:
         from peer import nncf_compress
 
         original = self.source.read()
-        cached = settings.needs_statistics and not settings.mode.startswith("int8")
+        cached = settings.needs_calibration and not settings.mode.startswith("int8")
         started, cores = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF)
         try:
             statistics = self.options.work / "nncf-statistics" if cached else None

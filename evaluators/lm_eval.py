@@ -82,7 +82,7 @@ class LmEval:
             from lm_eval.tasks import TaskManager
         except ImportError as error:
             raise PrerequisiteError(
-                "the evaluator lm_eval needs the package lm_eval: pip install 'autotune[lm-eval]'"
+                "the evaluator lm_eval needs the package lm_eval: pip install 'ov-autotune[lm-eval]'"
             ) from error
 
         class HarnessModel(_Requests, TemplateLM):  # type: ignore[misc]  # lm_eval has no types

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from autotune.cli.app import _run, app
+from autotune.cli.app import app, run
 from autotune.config.space.presets import presets
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_every_command_and_option_exists(capsys: pytest.CaptureFixture[str]) -> 
         words = shlex.split(line)
         assert words[0] == "autotune"
         assert words[1] in names
-        _run([words[1], "--help"])
+        run([words[1], "--help"])
         help_text = capsys.readouterr().out
         for option in (word for word in words if word.startswith("--")):
             assert option in help_text, line

@@ -1,21 +1,18 @@
-"""Menus of variants for each weight, made from lists of uniform settings, such as those of a search space."""
+"""Choices of each weight: the variants that a list of uniform settings would give it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from autotune.compression.engine import Engine
-from autotune.compression.formats.table import FORMATS
 from autotune.compression.ir.layout import Variant, layout
 from autotune.compression.ir.weights import Weight
 from autotune.compression.plan import Plan
 from autotune.compression.settings import INT8_MODES, Settings
-from autotune.config.space.space import Range, SearchSpace
 from autotune.errors import PlanError
 
-__all__ = ["Choice", "Menus", "allowed_settings", "default_settings", "make_menus"]
+__all__ = ["Choice", "Menus", "default_settings", "make_menus"]
 
 GRIDS = (("int4_asym", 32), ("int4_asym", 64), ("int4_asym", 128), ("int4_sym", 128))
 """Formats and group sizes worth choosing from."""
@@ -153,48 +150,3 @@ def _from_menus(plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> bool:
 def _with_body(engine: Engine, settings: Settings) -> Plan:
     """Make the usual uniform plan for comparison: embeddings and last layer at 8 bits."""
     return engine.plan(settings if settings.mode in INT8_MODES else replace(settings, all_layers=False))
-
-
-def allowed_settings(space: SearchSpace) -> list[Settings]:
-    """List the uniform settings of a space whose variants together make the menus.
-
-    Every mode, group size and backup mode of the space is allowed; embeddings and the last layer may have the small
-    formats where `all_layers` may be true. Of the algorithms the strongest are taken that the space allows (GPTQ, on
-    searched scales where scale_estimation is allowed as well): they cost no bytes. AWQ and LoRA correction are left
-    out, see `menus.make_menus`; ratio and sensitivity_metric say nothing here.
-    """
-    parameters = space.parameters
-
-    def values(name: str, default: Any) -> tuple[Any, ...]:
-        parameter = parameters.get(name)
-        if parameter is None:
-            return (default,)
-        listed = parameter.values
-        return listed if listed is not None else (parameter.low, parameter.high) if isinstance(parameter, Range) else ()
-
-    common: dict[str, Any] = {}
-    if "ignored_scope" in parameters:
-        common["ignored_scope"] = tuple(values("ignored_scope", ())[0])
-    if "group_size_fallback" in parameters:
-        common["group_size_fallback"] = values("group_size_fallback", "adjust")[0]
-    modes = values("mode", "int8_asym")
-    settings: list[Settings] = []
-    for mode in modes:
-        if mode in INT8_MODES:
-            settings.append(Settings(mode=mode, **common))
-            continue
-        fmt = FORMATS[mode]
-        uniform = Settings(mode=mode, all_layers=True in values("all_layers", False), **common)
-        if mode == "codebook":
-            uniform = replace(uniform, codebook=tuple(values("codebook", ())[0]))
-        if fmt.takes_algorithms:
-            gptq = True in values("gptq", False)
-            order = gptq and True in values("gptq_act_order", True)
-            searched = True in values("scale_estimation", False)
-            uniform = replace(uniform, gptq=gptq, gptq_act_order=order or not gptq, scale_estimation=searched)
-        sizes = (None,) if fmt.fixed_group_size else values("group_size", None)
-        settings += [replace(uniform, group_size=size) for size in sizes]
-    # Without an 8-bit mode, what the small formats leave has the backup mode; "none" is on every menu.
-    backups = values("backup_mode", "int8_asym")
-    settings += [Settings(mode=mode, **common) for mode in backups if mode in INT8_MODES]
-    return list(dict.fromkeys(settings))

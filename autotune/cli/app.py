@@ -1,38 +1,22 @@
-"""The command line: parse, call, print. Results go to stdout, progress and logs to stderr."""
+"""Command line: the typer app with its commands, exit codes and error messages.
+
+Results go to stdout, progress and logs to stderr.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from autotune import __version__
-from autotune.cli import compress as cli_steps
-from autotune.cli import listing as cli_init
-from autotune.cli import results as cli_results
-from autotune.cli.output import (
-    ConfigFile,
-    Json,
-    Set,
-    Storage,
-    listening,
-    print_evaluators,
-    print_front,
-    print_json,
-    print_paths,
-    print_plan,
-)
-from autotune.errors import AutotuneError, UsageError
+from autotune.cli import compress, listing, results, search
+from autotune.errors import AutotuneError
 
-if TYPE_CHECKING:
-    from autotune.config.config import Config
-
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 HELP = """\
 Finds the smallest OpenVINO language model that still answers like the original.
@@ -57,6 +41,36 @@ app = typer.Typer(
 )
 
 
+COMMANDS = (
+    ("A study", listing.init, "autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml"),
+    ("A study", search.search, "autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1"),
+    ("A study", search.worker, "autotune worker model.yaml --storage postgresql://user@host/study --workers 4"),
+    ("A study", search.plan, "autotune plan model.yaml --json"),
+    (
+        "Single steps",
+        compress.compress,
+        "autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64",
+    ),
+    (
+        "Single steps",
+        compress.evaluate,
+        "autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M --text my.txt --json",
+    ),
+    ("The results", results.report, "autotune report reports/demo"),
+    ("The results", results.export, "autotune export reports/demo demo-int4 --max-drop 2%"),
+    ("The results", results.reproduce, "autotune reproduce reports/demo --trial 19"),
+    ("The results", results.compare, "autotune compare reports/demo reports/smollm2-135m -o comparison"),
+    ("What there is", listing.cache, "autotune cache info"),
+    ("What there is", listing.spaces, "autotune spaces"),
+    ("What there is", listing.evaluators, "autotune evaluators"),
+    ("What there is", listing.schema, "autotune schema > model.schema.json"),
+)
+"""Help panel, command and example, in the order of `autotune --help`."""
+
+for _panel, _command, _example in COMMANDS:
+    app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"autotune {__version__}")
@@ -66,226 +80,25 @@ def _version(value: bool) -> None:
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     if not debug:
-        # The hub's client tells of every retry; the error in the end says what there is to say.
+        # The hub's client reports every retry; the final error has the cause.
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-
-
-def _load(file: Path, overrides: list[str] | None, output: Path | None = None, seed: int | None = None) -> list[Config]:
-    from autotune.config.config import load_configs
-
-    changes = list(overrides or [])
-    if output is not None:
-        changes.append(f"output={json.dumps(str(output))}")
-    if seed is not None:
-        changes.append(f"study.seed={seed}")
-    return load_configs(file, changes)
-
-
-cli_init.add_to(app)
-
-
-@app.command(
-    rich_help_panel="A study", epilog="Example: autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1"
-)
-def search(
-    file: ConfigFile,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of the whole study, duplicates not counted.")
-    ] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="2h", help="No further trial begins after this.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Trials at the same time.")] = None,
-    storage: Storage = None,
-    output: Annotated[Path | None, typer.Option(help="The study's folder.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampler.")] = None,
-    set_: Set = None,
-    start_from: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Try the front of that study first.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Move an existing study aside and start anew.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Search for the front of accuracy against footprint; continue the study if it exists."""
-    changes = [*(set_ or [])]
-    for key, value in (("trials", trials), ("timeout", timeout), ("workers", workers)):
-        if value is not None:
-            changes.append(f"study.{key}={value}")
-    configs = _load(file, changes, output, seed)
-    if storage is not None and len(configs) > 1:
-        raise UsageError("--storage holds one study, and this file names several models; leave it out")
-    if dry_run:
-        for config in configs:
-            _plan(config, as_json)
-        return
-    told = [_search(config, fresh, storage, start_from, as_json) for config in configs]
-    if len(told) > 1:
-        folders = [config.output for config in configs]
-        cli_results.compare(folders, folders[0].parent / "comparison", as_json=as_json)
-    elif as_json:
-        print_json(told[0])
-    if any(not outcome["front"] for outcome in told):
-        raise typer.Exit(1)
-
-
-def _search(config: Config, fresh: bool, storage: str | None, start_from: Path | None, quiet: bool) -> dict[str, Any]:
-    """Run one study and print its front, unless `quiet`; returns its outcome as data."""
-    from autotune.reporting.text.terminal import as_json as outcome_json
-    from autotune.results.load import load_results
-    from autotune.study.run import run_search
-
-    with listening() as listener:
-        outcome = run_search(config, listener=listener, fresh=fresh, storage=storage, start_from=start_from)
-    results = load_results(outcome.folder, storage)
-    told = {**outcome_json(results), "folder": str(outcome.folder), "ended": outcome.reason}
-    if not quiet:
-        print_front(results)
-        print_paths(outcome.report)
-    if outcome.interrupted:
-        if quiet:
-            print_json(told)
-        raise typer.Exit(outcome.exit_code)
-    return told
-
-
-@app.command(
-    rich_help_panel="A study",
-    epilog="Example: autotune worker model.yaml --storage postgresql://user@host/study --workers 4",
-)
-def worker(
-    file: ConfigFile,
-    storage: Annotated[str, typer.Option(help="The Optuna storage URL of the search.")],
-    workers: Annotated[int | None, typer.Option(min=0, help="Trials at the same time.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The folder for the plans of this machine's trials.")] = None,
-    set_: Set = None,
-) -> None:
-    """Join a running search from another process or machine, until the study has its trials."""
-    from autotune.study.run import run_worker
-
-    changes = [*(set_ or []), *([] if workers is None else [f"study.workers={workers}"])]
-    configs = _load(file, changes, output)
-    if len(configs) > 1:
-        raise UsageError(f"{file} names several models; a worker joins the study of one: write a file for it alone")
-    (config,) = configs
-    with listening() as listener:
-        outcome = run_worker(config, storage, listener=listener)
-    print(f"{outcome.ran} trials were done here")
-    if outcome.interrupted:
-        raise typer.Exit(outcome.exit_code)
-
-
-@app.command(rich_help_panel="A study", epilog="Example: autotune plan model.yaml --json")
-def plan(
-    file: ConfigFile,
-    set_: Set = None,
-    forecast: Annotated[
-        bool,
-        typer.Option("--forecast/--no-forecast", help="Time small pieces of the work to tell what all of it takes."),
-    ] = True,
-    as_json: Json = False,
-) -> None:
-    """Tell what a search would do: sizes to the byte, adjusted and impossible settings, time, memory and disk."""
-    for config in _load(file, set_):
-        _plan(config, as_json, forecast)
-
-
-def _plan(config: Config, as_json: bool, forecast: bool = True) -> None:
-    from autotune.study.planning.dry_run import dry_run
-
-    with listening() as listener:
-        told = dry_run(config, listener.stage, measure=forecast)
-    if as_json:
-        print_json(told.as_dict())
-        return
-    print_plan(told, config.space.name)
-
-
-cli_steps.add_to(app)
-cli_results.add_to(app)  # here, so that help lists them before what there is
-
-
-@app.command(rich_help_panel="What there is", epilog="Example: autotune cache info")
-def cache(
-    action: Annotated[str, typer.Argument(help="info or clear.")] = "info",
-    directory: Annotated[Path | None, typer.Option(help="Another cache folder than the default.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show or clear what is kept between runs."""
-    from autotune.common.cache import Cache
-    from autotune.common.formatting import size
-
-    if action not in ("info", "clear"):
-        raise UsageError(f"unknown word {action!r}: autotune cache [info|clear]")
-    found = Cache.resolve(directory)
-    freed = found.clear() if action == "clear" else None
-    sizes = found.sizes()
-    if as_json:
-        print_json({"directory": str(found.directory), "limit": found.limit, "freed": freed, "sizes": sizes})
-        return
-    print(found.directory if freed is None else f"{found.directory}: {size(freed)} freed")
-    for room, used in sizes.items():
-        print(f"  {room:10}  {size(used)}")
-
-
-@app.command(rich_help_panel="What there is", epilog="Example: autotune spaces")
-def spaces(as_json: Json = False) -> None:
-    """List the search-space presets."""
-    from autotune.config.space.presets import presets
-
-    found = presets()
-    if as_json:
-        print_json([preset._asdict() for preset in found])
-        return
-    for preset in found:
-        print(f"{preset.name:10}  {preset.description}  ({preset.origin})")
-
-
-@app.command(rich_help_panel="What there is", epilog="Example: autotune evaluators")
-def evaluators(as_json: Json = False) -> None:
-    """List the evaluators and their metrics."""
-    from autotune.evaluation.registry import available, evaluator_metrics
-
-    found = []
-    for name, origin in available():
-        try:
-            found.append((name, origin, evaluator_metrics(name), ""))
-        except AutotuneError as error:  # one broken plug-in does not hide the others
-            found.append((name, origin, {}, str(error)))
-    if as_json:
-        print_json(
-            {
-                name: {
-                    "origin": origin,
-                    "error": problem or None,
-                    "metrics": {m: {"direction": d.direction, "unit": d.unit} for m, d in metrics.items()},
-                }
-                for name, origin, metrics, problem in found
-            }
-        )
-        return
-    print_evaluators(found)
-
-
-@app.command(rich_help_panel="What there is", epilog="Example: autotune schema > model.schema.json")
-def schema() -> None:
-    """Print the JSON Schema of model.yaml, for editors."""
-    from autotune.config.config import config_schema
-
-    print_json(config_schema())
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(arguments))
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run the command line and return the exit code."""
     import click
 
     debug = "--debug" in arguments
@@ -306,7 +119,7 @@ def _run(arguments: list[str]) -> int:
         print(f"autotune: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has enough of it.
+        # stdout was closed, as by `| head`.
         sys.stderr.close()
         return 1
     except Exception as error:

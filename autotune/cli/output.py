@@ -1,7 +1,4 @@
-"""Arguments and options that several commands share.
-
-What commands print on stdout: results for people, or JSON for programs.
-"""
+"""Options that several commands share, and the output of commands: text, or JSON with `--json`."""
 
 from __future__ import annotations
 
@@ -39,18 +36,21 @@ __all__ = [
     "print_produced",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="The study's configuration.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="Configuration of the study.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a key of the file; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a key of the file, such as study.seed=1. Repeatable."),
 ]
-Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
-StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Optuna storage. Default: study.db in the study's folder.")
+]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
 
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """A listener for progress on stderr, closed at the end."""
+    """Open a listener that shows progress on stderr, and close it at the end."""
     from autotune.study.progress import make_listener
 
     listener = make_listener()
@@ -61,12 +61,12 @@ def listening() -> Iterator[Listener]:
 
 
 def print_json(data: Any) -> None:
-    """One JSON value."""
+    """Print one JSON value."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def print_front(results: StudyResults) -> None:
-    """The front: a table with colours on a terminal, plain text elsewhere."""
+    """Print the front: a table with colours on a terminal, else plain text."""
     from rich.console import Console
 
     from autotune.reporting.text.terminal import front_table, plain_front
@@ -80,7 +80,7 @@ def print_front(results: StudyResults) -> None:
 
 
 def print_paths(paths: ReportPaths) -> None:
-    """Where the report is, and what to do next."""
+    """Print the paths of the report and the next command."""
     here = Path.cwd()
 
     def short(path: Path) -> str:
@@ -93,17 +93,23 @@ def print_paths(paths: ReportPaths) -> None:
     print(f"next:   autotune export {short(paths.folder)} OUT   # the knee as a folder that loads in OpenVINO GenAI")
 
 
-def print_plan(told: DryRun, space: str) -> None:
-    """What a search would do."""
+def print_plan(planned: DryRun, space: str) -> None:
+    """Print what a search would do."""
     from autotune.common.formatting import size
 
-    points = "more than 100,000 or infinitely many" if told.distinct_settings is None else f"{told.distinct_settings:,}"
-    print(f"{told.model}: {told.weights} weights, {told.elements:,} elements, {size(told.original_footprint)}")
-    print(f"space {space}: {points} different settings{_plans(told)}; the study is to have {told.trials} trials")
-    if told.forecast is not None:
-        print(_forecast(told.forecast))
+    points = (
+        "more than 100,000 or infinitely many"
+        if planned.distinct_settings is None
+        else f"{planned.distinct_settings:,}"
+    )
+    print(
+        f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
+    )
+    print(f"space {space}: {points} different settings{_plans(planned)}; the study is to have {planned.trials} trials")
+    if planned.forecast is not None:
+        print(_forecast(planned.forecast))
     print("\nit begins with")
-    for point in told.points:
+    for point in planned.points:
         if point.footprint is None:
             print(f"  {point.label}: impossible")
         else:
@@ -113,10 +119,10 @@ def print_plan(told: DryRun, space: str) -> None:
             print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:
             print(f"    {note}")
-    if told.measuring is not None:
-        print(f"\n{_measuring(told.measuring)}")
+    if planned.measuring is not None:
+        print(f"\n{_measuring(planned.measuring)}")
     for impossible, title in ((True, "cannot be tried with this model"), (False, "adjusted or left out in the space")):
-        found = [finding for finding in told.findings if finding.impossible == impossible]
+        found = [finding for finding in planned.findings if finding.impossible == impossible]
         if found:
             print(f"\n{title}")
         for finding in found:
@@ -124,43 +130,45 @@ def print_plan(told: DryRun, space: str) -> None:
             print(f"  {finding.text} ({', '.join(finding.settings[:3])}{more})")
 
 
-def _forecast(told: Forecast) -> str:
-    """What the study takes, in two lines."""
+def _forecast(forecast: Forecast) -> str:
+    """Format the time, memory and disk space of a study in two lines."""
     from autotune.common.formatting import size
     from autotune.study.progress import duration
 
-    workers = "one worker" if told.workers == 1 else f"{told.workers} workers"
+    workers = "one worker" if forecast.workers == 1 else f"{forecast.workers} workers"
     text = (
-        f"with {workers} and an empty cache it takes about {duration(told.seconds)}: "
-        f"{duration(told.preparation_seconds)} to calibrate and score the original, up to "
-        f"{duration(told.trial_seconds)} a trial"
+        f"with {workers} and an empty cache it takes about {duration(forecast.seconds)}: "
+        f"{duration(forecast.preparation_seconds)} to calibrate and score the original, up to "
+        f"{duration(forecast.trial_seconds)} a trial"
     )
-    if told.not_measured:
-        text += f" (without the time of {', '.join(told.not_measured)})"
-    return f"{text}\na worker holds up to {size(told.memory)} in memory; cache and study take {size(told.disk)} on disk"
+    if forecast.not_measured:
+        text += f" (without the time of {', '.join(forecast.not_measured)})"
+    disk = f"cache and study take {size(forecast.disk)} on disk"
+    return f"{text}\na worker holds up to {size(forecast.memory)} in memory; {disk}"
 
 
-def _measuring(told: Measuring) -> str:
-    """What the budgets wait for, once."""
+def _measuring(measuring: Measuring) -> str:
+    """Format the cost of measuring the errors that budgets need."""
     from autotune.study.progress import duration
 
     return (
-        f"budgets wait for errors that are measured once: {told.variants:,} variants of {told.weights:,} weights, "
-        f"{told.token_forwards:,} token-forwards ({told.per_weight:,.0f} a weight) and up to {told.verification:,} for "
-        f"plans that correct them; about {duration(told.seconds)} here, compressing not counted"
+        f"budgets wait for errors that are measured once: {measuring.variants:,} variants of "
+        f"{measuring.weights:,} weights, {measuring.token_forwards:,} token-forwards "
+        f"({measuring.per_weight:,.0f} a weight) and up to {measuring.verification:,} for plans that correct them; "
+        f"about {duration(measuring.seconds)} here, compressing not counted"
     )
 
 
-def _plans(told: DryRun) -> str:
-    """How many plans the settings come to, for the line about the space."""
-    least, most = told.plans_at_least, told.plans_at_most
+def _plans(planned: DryRun) -> str:
+    """Format the number of different models of a space."""
+    least, most = planned.plans_at_least, planned.plans_at_most
     if least is None:
         return ""
     return f", {least:,} different models" if least == most else f", {least:,} to {most:,} different models"
 
 
 def print_produced(produced: Produced) -> None:
-    """What became of a model."""
+    """Print size and formats of a compressed model."""
     plan = produced.plan
     share = 100 * plan.footprint / produced.original_footprint
     print(
@@ -172,7 +180,7 @@ def print_produced(produced: Produced) -> None:
 
 
 def print_equivalents(produced: Produced) -> None:
-    """The same settings as calls of optimum-cli and NNCF, or why there is none."""
+    """Print the same settings as calls of optimum-cli and NNCF, or the reason why there is none."""
     from autotune.reporting.text.commands import nncf_call, optimum_command
 
     record = json.loads((produced.folder / "autotune.json").read_text(encoding="utf-8"))
@@ -189,7 +197,7 @@ def print_equivalents(produced: Produced) -> None:
 
 
 def print_evaluators(found: Iterable[tuple[str, str, Mapping[str, Metric], str]]) -> None:
-    """Name, origin, metrics and (for a broken plug-in) the problem of every evaluator."""
+    """Print name, origin, metrics and, if it cannot be imported, the problem of every evaluator."""
     for name, origin, metrics, problem in found:
         print(f"{name}  ({origin}){f'  BROKEN: {problem}' if problem else ''}")
         for metric, about in metrics.items():

@@ -1,9 +1,8 @@
-"""The commands that work on finished studies: report, export, reproduce, compare."""
+"""Commands for the results of a study: report, export, reproduce, compare."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ from autotune.errors import UsageError
 if TYPE_CHECKING:
     from autotune.results.selection import Wish
 
-__all__ = ["add_to"]
+__all__ = ["compare", "export", "report", "reproduce"]
 
 
 def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
@@ -46,15 +45,18 @@ def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) 
 def export(
     folder: StudyFolder,
     out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
-    trial: Annotated[int | None, typer.Option(min=0, help="The number of a trial.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="The knee of the front (the default).")] = False,
+    trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Export this trial.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Export the knee of the front. This is the default.")] = False,
     max_drop: Annotated[
-        str | None, typer.Option(metavar="2%", help="The smallest model at most so much worse than the original.")
+        str | None,
+        typer.Option(metavar="2%", help="Export the smallest model that is at most this much worse than the original."),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What --max-drop is about (default: perplexity_increase).")
+        str | None, typer.Option(metavar="NAME", help="Metric of --max-drop. Default: perplexity_increase.")
     ] = None,
-    max_size: Annotated[str | None, typer.Option(metavar="1.2GB", help="The most accurate model that fits.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="1.2GB", help="Export the most accurate model up to this size.")
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -94,11 +96,11 @@ def _wish(trial: int | None, knee: bool, max_drop: str | None, metric: str | Non
 
 def reproduce(
     folder: StudyFolder,
-    trial: Annotated[int, typer.Option(min=0, help="The number of a trial.")],
+    trial: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the trial.")],
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Build a trial's model again from its inputs alone; tell whether it has the same bytes, or what changed."""
+    """Rebuild the model of a trial from its inputs and compare the bytes; print the inputs that changed."""
     from autotune.study.export import reproduce as build
 
     with listening() as listener:
@@ -118,12 +120,16 @@ def reproduce(
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Studies' folders.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where table and plot go.")] = Path("comparison"),
-    whole: Annotated[bool, typer.Option("--front", help="All trials of the fronts, not only the choices.")] = False,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for tables and plot.")] = Path(
+        "comparison"
+    ),
+    whole: Annotated[
+        bool, typer.Option("--front", help="Compare all trials of the fronts, not only the recommended ones.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put several studies into one table and one plot: Markdown, LaTeX, CSV and PNG."""
+    """Compare several studies in one table and one plot: Markdown, LaTeX, CSV and PNG."""
     from autotune.reporting.compare import compare as side_by_side
     from autotune.reporting.compare import write_comparison
     from autotune.reporting.text.terminal import as_json as outcome_json
@@ -137,17 +143,3 @@ def compare(
     print(paths.markdown.read_text(encoding="utf-8"))
     written = [paths.markdown, paths.latex, paths.csv, *([paths.plot] if paths.plot else [])]
     print(f"written: {', '.join(map(str, written))}")
-
-
-EXAMPLES: dict[Callable[..., None], str] = {
-    report: "autotune report reports/demo",
-    export: "autotune export reports/demo demo-int4 --max-drop 2%",
-    reproduce: "autotune reproduce reports/demo --trial 19",
-    compare: "autotune compare reports/demo reports/smollm2-135m -o comparison",
-}
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    for command, example in EXAMPLES.items():
-        app.command(rich_help_panel="The results", epilog=f"Example: {example}")(command)

@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "DAMAGE",
@@ -110,17 +110,18 @@ DAMAGE = (ValueError, KeyError, TypeError, OSError)
 """Exceptions that `read_tensors` raises for a damaged file."""
 
 _CHECKSUM = "xxh3_128"
-_DTYPES = {"BOOL": np.dtype(np.bool_)} | {
-    f"{kind}{bits}": np.dtype(f"{code}{bits // 8}")
+_DTYPES = {"BOOL": "bool"} | {
+    f"{kind}{bits}": f"{code}{bits // 8}"
     for kind, code, sizes in (("U", "u", (8, 16, 32, 64)), ("I", "i", (8, 16, 32, 64)), ("F", "f", (16, 32, 64)))
     for bits in sizes
 }
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 
 
 def write_tensors(path: Path, arrays: Arrays, *, durable: bool = True) -> None:
     """Write arrays into a safetensors file with a checksum; atomic, and `durable` as in `atomic_write`."""
+    import numpy as np
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -140,6 +141,8 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     Raises:
         ValueError, KeyError, TypeError, OSError: the file is damaged.
     """
+    import numpy as np
+
     if mapped:
         with path.open("rb") as stream:
             # The views keep the mapping alive. numpy.memmap does the same, several times slower for a small file.
@@ -156,7 +159,7 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        dtype = _DTYPES[entry["dtype"]]
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
         if end - begin != math.prod(entry["shape"]) * dtype.itemsize or 8 + length + end > size:
             raise ValueError(f"the array {name} is cut off")
         arrays[name] = plain[8 + length + begin : 8 + length + end].view(dtype).reshape(entry["shape"])
@@ -166,6 +169,7 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
 
 
 def _checksum(arrays: Iterable[tuple[str, npt.NDArray[Any]]]) -> str:
+    import numpy as np
     import xxhash
 
     digest = xxhash.xxh3_128()

@@ -27,7 +27,7 @@ from autotune.compression.ir.layout import Packed, Variant, restore
 from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights
 from autotune.compression.ir.weights import Weight, compressed_already
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, OUTPUT_ERROR, Settings
+from autotune.compression.settings import ALGORITHMS, Settings
 from autotune.compression.variants import Treatment, compress_weight
 from autotune.errors import PlanError
 
@@ -107,14 +107,7 @@ class Engine:
 
     def resolve(self, settings: Settings) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
-        if settings.allocation == "budget":
-            return settings
-        if self._statistics is None and settings.awq:
-            settings = replace(settings, awq_data_free=True)
-        if settings.sensitivity_metric is not None:
-            return settings
-        data_aware = self._statistics is not None
-        return replace(settings, sensitivity_metric=OUTPUT_ERROR if data_aware else DATA_FREE_METRIC)
+        return settings.resolved(calibrated=self._statistics is not None)
 
     def depth(self, settings: Settings) -> Depth:
         """Return the depth of second moments that these settings need: full for GPTQ, adapters and AWQ."""
@@ -139,7 +132,7 @@ class Engine:
         if settings.allocation == "budget":
             raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
         settings = self.resolve(settings)
-        if settings.needs_statistics:
+        if settings.needs_calibration:
             self._get_statistics()
         scores: dict[str, float | None] = {}
 

@@ -68,6 +68,12 @@ class Plan:
         variants = {name: variant.as_dict() for name, variant in self.variants.items()}
         return fingerprint(variants, dict(self.awq), self.awq_data_free)[:16]
 
+    @property
+    def depends_on_calibration(self) -> bool:
+        """Return True if the bytes of the model depend on calibration statistics."""
+        scaled = bool(self.awq) and not self.awq_data_free
+        return scaled or any(variant.looks_at_activations for variant in self.variants.values())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `Plan.from_dict` is its inverse."""
         return {

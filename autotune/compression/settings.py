@@ -1,13 +1,16 @@
-"""Settings of one compression: names and defaults of NNCF's `compress_weights`, validation, and descriptions."""
+"""The settings of one compression, with the names and defaults of NNCF's `compress_weights`.
+
+A field of `Settings` carries its description (`SettingInfo`). CLI options, space parameters, commands in reports and
+table columns are derived from it, so a new setting is declared here alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
-from autotune.common.formatting import DASH, is_missing, size
 from autotune.compression.formats.table import (
     FORMATS,
     LARGEST_FLOAT16,
@@ -20,37 +23,35 @@ from autotune.compression.formats.table import (
 __all__ = [
     "ALGORITHMS",
     "ALLOCATIONS",
-    "BACKUP_MODES",
+    "DATA_FREE_METRIC",
+    "INT8_MODES",
     "MIXED",
     "MODES",
     "MOST_BITS",
-    "SENSITIVITY_METRICS",
+    "OUTPUT_ERROR",
+    "SETTINGS",
     "Allocation",
-    "Fallback",
-    "Problem",
+    "SettingInfo",
     "Settings",
-    "default_backup",
-    "describe_algorithms",
-    "describe_budget",
-    "describe_settings",
 ]
 
 Fallback = Literal["adjust", "ignore", "error"]
 Allocation = Literal["ratio", "budget"]
+Kind: TypeAlias = Literal["switch", "integer", "number", "text", "list"]
 ALLOCATIONS: tuple[Allocation, ...] = ("ratio", "budget")
 
 MIXED = "mixed"
-"""The mode of plans in which every weight has its own mode."""
+"""The mode of a plan that chooses a format for each weight."""
 
 MOST_BITS = 64
 """A budget up to this is bits a weight, one above it bytes."""
 
 INT8_MODES = ("int8_asym", "int8_sym")
-"""Modes that compress every weight, whatever it is, in one way."""
+"""Modes that compress all weights alike."""
 
 MODES = tuple(FORMATS)
 ALGORITHMS = ("awq", "scale_estimation", "gptq", "lora_correction")
-"""Algorithms for weights in formats with `takes_algorithms`; each uses activations."""
+"""Algorithms that reduce the quantization error, from activations; in the order in which they are applied."""
 
 BACKUP_MODES = ("none", "int8_asym", "int8_sym", "fp8_e4m3", "mxfp8_e4m3")
 DATA_FREE_METRIC = "weight_quantization_error"
@@ -65,90 +66,195 @@ SENSITIVITY_METRICS = (DATA_FREE_METRIC, *DATA_METRICS, OUTPUT_ERROR)
 
 
 class Problem(NamedTuple):
-    """An invalid setting: its name, and a message with the reason and the remedy."""
+    """A setting that cannot be used: its name, the reason and the remedy."""
 
     key: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Settings of one compression; the plan made from them has the variant of every weight.
+class SettingInfo:
+    """The description of one setting: the source of CLI options, space parameters and table columns.
 
     Attributes:
-        mode: primary format, one of `MODES`.
-        group_size: consecutive input channels that share a scale; -1 is one group a row; None is the mode's default
-            (128; 32 for mxfp4 and mxfp8_e4m3, 16 for nvfp4; -1 for int8 and codebooks).
-        codebook: table of the mode ``codebook``: 2 to 256 different numbers in rising order.
-        ratio: share of the ratio-defining weights, counted by elements, that get `mode`; the rest gets
-            `backup_mode`. 0 means none of them (NNCF reads 0 as 1).
-        backup_mode: format of embeddings, last layer and the weights outside the ratio; ``none`` leaves them as
-            they are; None is the mode itself for the 8-bit floating-point modes, int8_asym for all others.
-            fp8_e4m3 has the group size of the mode.
-        sensitivity_metric: which weights count as sensitive when ratio < 1; None is output_error where there are
-            statistics and weight_quantization_error where there are none.
-        all_layers: embeddings and last layer also belong to the ratio-defining set.
-        awq: activation-aware scaling of input channels.
-        awq_data_free: scales of awq from the weights alone, also where there is a calibration text; without one
-            they always are.
-        scale_estimation: scales and zero points searched for the least error on the calibration activations.
-        gptq: columns are quantized one after the other, each one's error made up for by those that follow.
-        gptq_act_order: the columns go in the order of falling activation energy, not as they stand.
-        lora_correction: adapters of low rank make up for a part of the quantization error.
-        lora_rank: their rank.
-        lora_iterations: how often weight and adapters are fitted to each other in turn.
-        ignored_scope: weight or node names, or regular expressions in full match, left in their original precision.
-        group_size_fallback: what to do where group_size does not divide a weight's input channels: ``adjust`` it to
-            the largest power of two that does and is at least 32 (else backup), ``ignore`` the weight (left as it
-            is), or ``error``.
+        help: what the setting does, without its choices and default.
+        choices: the allowed words, if it is one of a list.
+        unset: the default in words, if the default is None.
+        minimum: the smallest number that is allowed.
+        search_order: 1 if a search draws it first, 2 if it draws it after those, 0 if a whole space has one value.
+        requires: the switch that must be on for the setting to have an effect.
+        kind: the kind of value, from the field's type.
+        default: the field's default.
     """
 
-    mode: str = "int8_asym"
-    group_size: int | None = None
-    codebook: tuple[float, ...] = ()
-    ratio: float = 1.0
-    backup_mode: str | None = None
-    sensitivity_metric: str | None = None
-    all_layers: bool = False
-    awq: bool = False
-    awq_data_free: bool = False
-    scale_estimation: bool = False
-    gptq: bool = False
-    gptq_act_order: bool = True
-    lora_correction: bool = False
-    lora_rank: int = 8
+    help: str
+    choices: tuple[str, ...] = ()
+    unset: str = ""
+    minimum: int | None = None
+    search_order: int = 0
+    requires: str | None = None
+    kind: Kind = "text"
+    default: Any = None
+
+
+def describe(help: str, **attributes: Any) -> dict[str, SettingInfo]:
+    """Make the metadata of a field that users can set; the attributes are those of `SettingInfo`."""
+    return {"info": SettingInfo(help, **attributes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one compression. The plan made from them says what each weight gets.
+
+    `SETTINGS` has the descriptions of the fields that users can set.
+
+    Attributes:
+        lora_iterations: alternating fits of weight and adapters.
+        allocation: ``ratio``, or ``budget`` if a format is chosen for each weight within `budget`.
+        budget: bits a weight up to `MOST_BITS`, bytes above it.
+    """
+
+    mode: str = field(
+        default="int8_asym", metadata=describe("Number format of the weights.", choices=MODES, search_order=1)
+    )
+    group_size: int | None = field(
+        default=None,
+        metadata=describe(
+            "Consecutive input channels that share a scale; -1: one group a row.",
+            unset="128; 32 for mxfp4 and mxfp8_e4m3; 16 for nvfp4; -1 for int8 and codebooks",
+            search_order=1,
+        ),
+    )
+    codebook: tuple[float, ...] = field(
+        default=(),
+        metadata=describe("Levels of mode codebook, 2 to 256 rising numbers: 0,0.5,1 or a .npy, .json or text file."),
+    )
+    ratio: float = field(
+        default=1.0,
+        metadata=describe(
+            "Share of the weights, by elements, that get the mode; the others get the backup mode. From 0 (none) to 1.",
+            search_order=1,
+        ),
+    )
+    backup_mode: str | None = field(
+        default=None,
+        metadata=describe(
+            "Format of embeddings, the last layer and the weights outside the ratio; none: original precision.",
+            choices=BACKUP_MODES,
+            unset="int8_asym; for 8-bit floating-point modes the mode itself",
+            search_order=2,
+        ),
+    )
+    sensitivity_metric: str | None = field(
+        default=None,
+        metadata=describe(
+            "Ranking of the weights if the ratio is below 1: the most sensitive get the backup mode.",
+            choices=SENSITIVITY_METRICS,
+            unset="output_error with a calibration text, else weight_quantization_error",
+            search_order=1,
+        ),
+    )
+    all_layers: bool = field(
+        default=False, metadata=describe("Let embeddings and the last layer get the mode, too.", search_order=1)
+    )
+    awq: bool = field(
+        default=False,
+        metadata=describe(
+            "Scale input channels by the size of their activations before rounding (AWQ).", search_order=2
+        ),
+    )
+    awq_data_free: bool = field(
+        default=False,
+        metadata=describe("Compute AWQ scales from the weights alone, also with a calibration text.", requires="awq"),
+    )
+    scale_estimation: bool = field(
+        default=False,
+        metadata=describe(
+            "Search scales and zero points with the least error on the calibration text.", search_order=2
+        ),
+    )
+    gptq: bool = field(
+        default=False,
+        metadata=describe(
+            "Quantize column by column; later columns compensate the error of earlier ones (GPTQ).", search_order=2
+        ),
+    )
+    gptq_act_order: bool = field(
+        default=True,
+        metadata=describe("Quantize columns in order of falling activation energy.", requires="gptq", search_order=2),
+    )
+    lora_correction: bool = field(
+        default=False,
+        metadata=describe("Add low-rank adapters that compensate a part of the quantization error.", search_order=2),
+    )
+    lora_rank: int = field(
+        default=8, metadata=describe("Rank of the adapters.", minimum=1, requires="lora_correction", search_order=2)
+    )
     lora_iterations: int = 3
-    ignored_scope: tuple[str, ...] = ()
-    group_size_fallback: Fallback = "adjust"
+    ignored_scope: tuple[str, ...] = field(
+        default=(),
+        metadata=describe(
+            "Weights to leave in original precision: the name of a weight or node, or a regular expression for it."
+        ),
+    )
+    group_size_fallback: Fallback = field(
+        default="adjust",
+        metadata=describe(
+            "If the group size does not divide a weight's input channels: adjust it to the largest power of two "
+            "from 32 that does (backup mode if there is none), ignore the weight, or stop with an error.",
+            choices=get_args(Fallback),
+        ),
+    )
     allocation: Allocation = "ratio"
     budget: float | None = None
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Settings:
+        """Read settings from plain data; unknown names are ignored, missing and None values have their defaults."""
+        known = {name: data[name] for name in cls.__slots__ if data.get(name) is not None}
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+        return cls(**values)
+
     @property
     def format(self) -> Format:
-        """The format of the mode."""
+        """Format of the mode."""
         return codebook_format(self.codebook) if self.codebook else FORMATS[self.mode]
 
     @property
     def effective_group_size(self) -> int:
-        """The group size in force: the format's own, the one asked for, or the mode's default."""
+        """Group size in use: fixed by the format, as set, or the default of the mode."""
         fmt = FORMATS[self.mode]
         return fmt.group_size if self.group_size is None or fmt.fixed_group_size else self.group_size
 
     @property
     def effective_backup_mode(self) -> str:
-        """The backup mode in force: the one asked for, or the mode's default."""
+        """Backup mode in use: as set, or the default of the mode."""
         return FORMATS[self.mode].backup if self.backup_mode is None else self.backup_mode
 
-    @property
-    def needs_statistics(self) -> bool:
-        """True if a calibration pass is needed to plan or apply these settings."""
-        data_aware = [name for name in ALGORITHMS if not (name == "awq" and self.awq_data_free)]
-        return any(getattr(self, name) for name in data_aware) or (
-            0 < self.ratio < 1 and self.sensitivity_metric in (*DATA_METRICS, OUTPUT_ERROR)
+    def resolved(self, *, calibrated: bool) -> Settings:
+        """Fill in the defaults that depend on whether there is a calibration text."""
+        if self.allocation == "budget":
+            return self
+        metric = self.sensitivity_metric or (OUTPUT_ERROR if calibrated else DATA_FREE_METRIC)
+        return replace(
+            self, sensitivity_metric=metric, awq_data_free=self.awq_data_free or (self.awq and not calibrated)
         )
 
+    @property
+    def ranks_by_activations(self) -> bool:
+        """Return True if activations decide which weights get the mode; for `resolved` settings."""
+        return 0 < self.ratio < 1 and self.sensitivity_metric not in (None, DATA_FREE_METRIC)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Return True if planning or applying these settings reads calibration statistics; for `resolved` settings."""
+        if self.allocation == "budget" or self.ranks_by_activations:
+            return True
+        algorithms = {name for name in ALGORITHMS if getattr(self, name)}
+        return self.ratio > 0 and bool(algorithms - ({"awq"} if self.awq_data_free else set()))
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and tables; with a budget, without what says nothing about it."""
+        """Return plain data for JSON and tables; with a budget, without the settings that it replaces."""
         if self.allocation == "budget":
             kept = ("mode", "allocation", "budget", "group_size_fallback")
             return {**{name: getattr(self, name) for name in kept}, "ignored_scope": list(self.ignored_scope)}
@@ -158,22 +264,17 @@ class Settings:
         return {name: value for name, value in found.items() if name not in ("allocation", "budget")}
 
     def problems(self) -> Iterator[Problem]:
-        """Yield every reason why these settings cannot be used with any model."""
+        """Find every reason why these settings cannot be used with any model."""
         if self.allocation == "budget":
             if self.budget is None or self.budget <= 0:
                 yield Problem("budget", f"must be bits a weight or bytes, above 0, got {self.budget}")
             return
+        for name, info in SETTINGS.items():
+            value = getattr(self, name)
+            if info.choices and value is not None and value not in info.choices:
+                yield Problem(name, f"unknown {name.replace('_', ' ')} {value!r}; one of {', '.join(info.choices)}")
         if self.mode not in MODES:
-            yield Problem("mode", f"unknown mode {self.mode!r}; one of {', '.join(MODES)}")
             return
-        if self.backup_mode is not None and self.backup_mode not in BACKUP_MODES:
-            yield Problem("backup_mode", f"unknown backup mode {self.backup_mode!r}; one of {', '.join(BACKUP_MODES)}")
-        if self.sensitivity_metric is not None and self.sensitivity_metric not in SENSITIVITY_METRICS:
-            names = ", ".join(SENSITIVITY_METRICS)
-            yield Problem("sensitivity_metric", f"unknown metric {self.sensitivity_metric!r}; one of {names}")
-        if self.group_size_fallback not in get_args(Fallback):
-            names = ", ".join(get_args(Fallback))
-            yield Problem("group_size_fallback", f"unknown fallback {self.group_size_fallback!r}; one of {names}")
         if not 0 <= self.ratio <= 1:
             yield Problem("ratio", f"must be between 0 and 1, got {self.ratio}")
         if self.group_size is not None and (self.group_size == 0 or self.group_size < -1):
@@ -213,57 +314,18 @@ class Settings:
             yield Problem("codebook", message)
 
 
-SHORT_NAMES = {"awq": "AWQ", "scale_estimation": "SE", "gptq": "GPTQ", "lora_correction": "LoRA"}
-"""Usual abbreviations of the algorithms, in the order in which they are applied."""
+def _kind(hint: Any) -> Kind:
+    """Name the kind of value of a field's type; None besides another type does not count."""
+    (plain, *_) = [each for each in (get_args(hint) or (hint,)) if each is not type(None)]
+    if get_origin(hint) is tuple:
+        return "list"
+    kinds: dict[Any, Kind] = {bool: "switch", int: "integer", float: "number"}
+    return kinds.get(plain, "text")
 
 
-def describe_settings(settings: Mapping[str, Any], *, short: bool = False) -> str:
-    """Name the settings that are not defaults on one line.
-
-    Args:
-        settings: as `Settings.as_dict` or a row of the trials' table returns them; keys and values may be missing.
-        short: ``int4_asym g64 r0.8 all AWQ+SE`` instead of
-            ``int4_asym, group size 64, ratio 0.8, all layers, AWQ + SE``.
-    """
-    given = {key: value for key, value in settings.items() if not is_missing(value)}
-    if "mode" not in given:
-        return DASH
-    mode = str(given["mode"])
-    if given.get("allocation") == "budget" and "budget" in given:
-        text = describe_budget(float(given["budget"]))
-        return f"{mode} {text.replace(' bits a weight', 'b').replace(' ', '')}" if short else f"{mode}, at most {text}"
-    parts = [mode]
-    if "group_size" in given and not (mode in FORMATS and FORMATS[mode].fixed_group_size):
-        group = int(given["group_size"])
-        long = "per channel" if group == -1 else f"group size {group}"
-        parts.append(f"g{group}" if short else long)
-    if float(given.get("ratio", 1)) < 1:
-        parts.append(f"r{float(given['ratio']):.3g}" if short else f"ratio {float(given['ratio']):g}")
-    if given.get("all_layers"):
-        parts.append("all" if short else "all layers")
-    backup = str(given.get("backup_mode", default_backup(mode)))
-    if backup != default_backup(mode) and not mode.startswith("int8"):
-        parts.append(f"backup {backup}")
-    algorithms = describe_algorithms(given, separator="+" if short else " + ")
-    return (" " if short else ", ").join([*parts, algorithms] if algorithms else parts)
-
-
-def describe_algorithms(settings: Mapping[str, Any], *, separator: str = " + ") -> str:
-    """Name the algorithms that are on, e.g. ``AWQ + SE``; LoRA with its rank."""
-    given = {key: value for key, value in settings.items() if not is_missing(value)}
-    names = {key: name for key, name in SHORT_NAMES.items() if given.get(key)}
-    if "gptq" in names and not given.get("gptq_act_order", True):
-        names["gptq"] = "GPTQ in channel order"
-    if "lora_correction" in names and "lora_rank" in given:
-        names["lora_correction"] += f" {int(given['lora_rank'])}"
-    return separator.join(names.values())
-
-
-def describe_budget(budget: float) -> str:
-    """Format the size limit of a plan: ``4.5 bits a weight``, or ``13.8 MB``."""
-    return f"{budget:g} bits a weight" if budget <= MOST_BITS else size(budget)
-
-
-def default_backup(mode: str) -> str:
-    """Return the backup mode of a mode if the settings name none."""
-    return FORMATS[mode].backup if mode in FORMATS else "int8_asym"
+SETTINGS: Mapping[str, SettingInfo] = {
+    each.name: replace(each.metadata["info"], kind=_kind(get_type_hints(Settings)[each.name]), default=each.default)
+    for each in fields(Settings)
+    if "info" in each.metadata
+}
+"""Every setting that users can set, in the order of the fields."""

@@ -1,8 +1,8 @@
-"""model.yaml as typed, validated data.
+"""model.yaml as typed and validated data.
 
-Everything that can be known to be wrong before work starts is refused here, with file, line and key. Paths of inputs
-(model, texts, prompts, a space's file, the cache's folder) start from the folder of the YAML file; `output` starts from
-the current folder, where the user waits for the results.
+Errors that can be found before work starts are reported here, with file, line and key. Input paths (model, texts,
+prompts, a space's file, the cache's folder) are relative to the folder of the YAML file. `output` is relative to the
+current folder.
 """
 
 from __future__ import annotations
@@ -34,30 +34,13 @@ from autotune.config.evaluators import (
     read_objectives,
     read_report,
 )
-from autotune.config.sections import (
-    SAMPLERS,
-    CacheOptions,
-    Calibration,
-    Name,
-    RuntimeOptions,
-    Section,
-    StudyOptions,
-    base_dir,
-)
-from autotune.config.space.presets import SearchSpace, read_space, space_schema
+from autotune.config.sections import CacheOptions, Calibration, Name, RuntimeOptions, Section, StudyOptions, base_dir
+from autotune.config.space.parse import space_schema
+from autotune.config.space.presets import read_space
+from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 
-__all__ = [
-    "SAMPLERS",
-    "CacheOptions",
-    "Calibration",
-    "Config",
-    "RuntimeOptions",
-    "StudyOptions",
-    "config_schema",
-    "load_config",
-    "load_configs",
-]
+__all__ = ["DEFAULT_EVALUATORS", "WIKITEXT", "Config", "config_schema", "load_config", "load_configs"]
 
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
@@ -72,9 +55,9 @@ DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
 
 
 def _evaluator_names(info: ValidationInfo) -> list[str] | None:
-    """The study's evaluators, where they are known even though an option of theirs may be wrong; else None."""
-    named = info.data.get("evaluators")
-    return list(named) if named is not None else (info.context or {}).get("evaluators")
+    """Return the names of the study's evaluators, also if one of their options is wrong; None if they are unknown."""
+    valid = info.data.get("evaluators")
+    return list(valid) if valid is not None else (info.context or {}).get("evaluators")
 
 
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
@@ -82,7 +65,7 @@ def _space(value: Any, info: ValidationInfo) -> SearchSpace:
 
 
 class Config(Section):
-    """A study as model.yaml describes it, defaults filled in and paths absolute."""
+    """A study as model.yaml describes it, with defaults filled in and absolute paths."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, title="model.yaml of autotune")
 
@@ -91,25 +74,25 @@ class Config(Section):
     output: Annotated[Path, WithJsonSchema({"type": ["string", "null"]})] = Field(default=None, validate_default=True)
     """The study's folder, relative to the current folder; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
-    """The texts that the compression algorithms learn from; not those that scores come from."""
+    """The texts that calibrate the compression algorithms; different from the texts of the evaluators."""
     space: Annotated[
         SearchSpace,
         BeforeValidator(_space),
         WithJsonSchema({"anyOf": [{"type": "string", "description": "A preset or a YAML file."}, space_schema()]}),
     ] = Field(default="int4", validate_default=True)
-    """What may be tried: a preset, a YAML file, or the space itself."""
+    """The settings that trials may have: a preset, a YAML file, or a mapping of parameters."""
     evaluators: Annotated[
         dict[str, dict[str, Any]],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": ["object", "null"]}, "minProperties": 1}),
     ] = Field(default=DEFAULT_EVALUATORS, validate_default=True)
-    """How models are scored: evaluators by name (or module:attribute) with their options."""
+    """The evaluators that score models, by name (or module:attribute), with their options."""
     objectives: dict[str, Literal["minimize", "maximize"]] = Field(default=None, validate_default=True)
-    """What the search improves: metrics (or footprint, relative_error) and which way is better."""
+    """The metrics to optimize (or footprint, relative_error), each with its direction."""
     constraints: Annotated[
         dict[str, Constraint],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "pattern": "^\\s*[<>]=.+$"}}),
     ] = Field(default_factory=dict)
-    """Limits that a model must keep, e.g. footprint: "<= 1.2 GB"."""
+    """Limits on metrics of the models on the front, e.g. footprint: "<= 1.2 GB"."""
     report: Annotated[
         dict[str, dict[str, Any]] | Literal[False] | None,
         WithJsonSchema(
@@ -122,16 +105,16 @@ class Config(Section):
             }
         ),
     ] = None
-    """The texts that the front is scored on once more in the end, as options by evaluator, e.g. {perplexity: {path:
-    report.txt}}; null takes what the search leaves of its own texts, false does without."""
+    """The held-out texts that the front is scored on at the end, as options by evaluator, e.g. {perplexity: {path:
+    report.txt}}; null: the unused rest of the search's own texts; false: none."""
     study: StudyOptions = StudyOptions()
-    """How the search goes."""
+    """Trials, sampler, time limits and workers of the search."""
     runtime: RuntimeOptions = RuntimeOptions()
-    """How OpenVINO runs the models that are scored."""
+    """OpenVINO device and properties for the models that are scored."""
     cache: CacheOptions = CacheOptions()
-    """Where things that are computed once are kept."""
+    """Folder and size limit of the cache."""
     trust_remote_code: bool = False
-    """Whether code that comes with a hub model may run on this machine."""
+    """Allow code that comes with a hub model to run on this machine."""
 
     @field_validator("model")
     @classmethod
@@ -177,7 +160,7 @@ class Config(Section):
         return read_constraints(value, _evaluator_names(info))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data with absolute paths; as YAML it loads as an equal Config."""
+        """Return plain data with absolute paths; written as YAML it loads as an equal Config."""
         sections = {
             name: {
                 key: str(value) if isinstance(value, Path) else value
@@ -202,20 +185,20 @@ class Config(Section):
         }
 
     def to_yaml(self) -> str:
-        """`as_dict` as the text of a model.yaml."""
+        """Return `as_dict` as the text of a model.yaml."""
         return dump_yaml(self.as_dict())
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a model.yaml.
+    """Read and validate a model.yaml.
 
     Args:
         path: the file.
-        overrides: ``a.b=c`` assignments of the command line (`--set`), laid over the file; `c` is YAML.
+        overrides: ``a.b=c`` assignments (`--set`) that replace keys of the file; `c` is YAML.
 
     Raises:
-        ConfigError: anything wrong with the file or the overrides. The first problem is told in full, the others
-            briefly after it.
+        ConfigError: the file or an override is invalid. The message has the first problem in full, the others in
+            short.
     """
     source = _read(path, overrides)
     if "models" in source.data:
@@ -224,12 +207,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
-    """Read a model.yaml that may name several models: one configuration for each of ``models``, otherwise alike.
+    """Read a model.yaml that may name several models, and return one configuration for each of them.
 
-    Each study's folder is inside ``output`` (by default `reports`), under the model's short name.
+    The folder of each study is inside ``output`` (by default `reports`), under the model's short name.
 
     Raises:
-        ConfigError: as `load_config`; or ``models`` is no list of different models, or ``model`` stands beside it.
+        ConfigError: as `load_config`; or ``models`` is not a list of different models, or ``model`` is also given.
     """
     source = _read(path, overrides)
     if "models" not in source.data:
@@ -280,9 +263,9 @@ def _checked(source: Source) -> Config:
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema of model.yaml, for editors; it knows keys and types, `load_config` knows what fits together."""
+    """Return the JSON Schema of model.yaml for editors: keys and types, without the checks of several keys together."""
     schema = Config.model_json_schema()
-    several = "Several models instead of `model`: a study for each, compared in the end."
+    several = "Several models instead of `model`: one study for each, and a comparison at the end."
     schema["properties"]["models"] = {
         "type": "array",
         "items": {"type": "string"},

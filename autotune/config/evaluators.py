@@ -1,6 +1,7 @@
-"""The `evaluators`, `objectives` and `constraints` of a configuration, checked against the evaluators that there are.
+"""Validate the `evaluators`, `report`, `objectives` and `constraints` of a configuration.
 
-Evaluators are loaded by name, so only those that a study uses are imported (and others to say who measures a metric).
+Only the evaluators that a study names are imported. The others are imported only to find the one that measures an
+unknown metric.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ STUDY_METRICS = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
     "relative_error": Metric("minimize", "%", "mean relative error of similarity and perplexity", 0.0),
 }
-"""What the search itself measures, whatever the evaluators."""
+"""The metrics that need no evaluator."""
 
 RELATIVE_TO = ("similarity", "perplexity")
-"""The metrics behind relative_error: at least one of them must be scored."""
+"""The metrics of which relative_error is the mean; at least one must be measured."""
 
 _SOURCE = frozenset(("path", "dataset", "name", "split", "column", "synthetic", "skip"))
-"""The options that say where a text is from: one of them given anew replaces them all."""
+"""The options that name a text; report texts that set one of them drop the others of the search."""
 
 DIRECTIONS = ("minimize", "maximize")
 BETTER = {"minimize": "smaller", "maximize": "larger"}
 
 
 def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
-    """Evaluator names with their options as plain data, paths absolute.
+    """Validate evaluators and return their options as plain data with absolute paths.
 
-    An evaluator class with an attribute `Options` (a pydantic model) has its options checked by it.
+    If an evaluator class has an attribute `Options` (a pydantic model), it validates the options.
 
     Raises:
         Invalid: an unknown evaluator, a wrong option, a missing or empty text file.
@@ -83,14 +84,14 @@ def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
 def read_report(
     raw: Any, evaluators: Mapping[str, Mapping[str, Any]] | None, base_dir: Path
 ) -> dict[str, dict[str, Any]] | Literal[False] | None:
-    """The evaluators' options on the report texts, where the file gives them; False for no report texts at all.
+    """Validate the evaluators' options for the report texts; False disables report texts.
 
-    What is given is laid over the options of the search; a text or prompts of its own take the place of theirs.
+    Options that are not given are those of the search. A text that is given replaces the text of the search.
 
     Args:
-        raw: what the file says; None leaves the report texts to the evaluators.
-        evaluators: options of the search by evaluator; None where they are not known (they were refused already).
-        base_dir: where relative paths start.
+        raw: the value in the file; None leaves the choice of report texts to the evaluators.
+        evaluators: options of the search by evaluator; None if they are invalid.
+        base_dir: the folder that relative paths start from.
 
     Raises:
         Invalid: an evaluator that the study does not have, or a wrong option.
@@ -121,7 +122,7 @@ def read_report(
 
 
 def known_evaluators(raw: Any) -> list[str] | None:
-    """The evaluators that `raw` names, where all of them can be found, whatever their options; else None."""
+    """Return the names of the evaluators in `raw`, without checking options; None if one cannot be found."""
     try:
         return [name for name in raw if registry.evaluator_metrics(name)] if isinstance(raw, Mapping) else None
     except AutotuneError:
@@ -129,19 +130,18 @@ def known_evaluators(raw: Any) -> list[str] | None:
 
 
 def default_objectives(evaluators: Iterable[str]) -> dict[str, str]:
-    """KL divergence against footprint; where it is not measured, the first metric that is."""
+    """Return KL divergence (or the first metric that is measured) and footprint."""
     metrics = _metrics(evaluators)
     chosen = next(name for name in ("kl_divergence", "similarity", *metrics) if name in metrics)
     return {chosen: metrics[chosen].direction, "footprint": "minimize"}
 
 
 def read_objectives(raw: Any, evaluators: Iterable[str] | None) -> dict[str, str]:
-    """Objective -> direction, in the order given.
+    """Validate objectives and return objective -> direction in the same order.
 
     Args:
-        raw: what the file says.
-        evaluators: names of the evaluators that the study has; None where they are not known (they were refused
-            already), so that only the directions are checked.
+        raw: the value in the file.
+        evaluators: names of the study's evaluators; None if they are invalid, then only directions are checked.
 
     Raises:
         Invalid: none at all, an unknown metric, a wrong direction.
@@ -171,7 +171,7 @@ def read_objectives(raw: Any, evaluators: Iterable[str] | None) -> dict[str, str
 
 
 def read_constraints(raw: Any, evaluators: Iterable[str] | None) -> dict[str, Constraint]:
-    """Metric -> limit; arguments as `read_objectives`.
+    """Validate constraints and return metric -> limit; arguments as `read_objectives`.
 
     Raises:
         Invalid: an unknown metric, or a limit that cannot be read in the metric's unit.
@@ -205,7 +205,7 @@ def read_constraints(raw: Any, evaluators: Iterable[str] | None) -> dict[str, Co
 
 
 def _unknown_metric(name: str, metrics: Mapping[str, Metric], evaluators: tuple[str, ...]) -> str | None:
-    """Why `name` is not a metric of this study; None when it is."""
+    """Explain why `name` is not a metric of this study; None if it is one."""
     if name == "relative_error" and not any(base in metrics for base in RELATIVE_TO):
         return f"is made of {' and '.join(RELATIVE_TO)}, and no evaluator here measures one of them"
     if name in metrics:
@@ -221,7 +221,7 @@ def _unknown_metric(name: str, metrics: Mapping[str, Metric], evaluators: tuple[
 
 
 def _metrics(evaluators: Iterable[str]) -> dict[str, Metric]:
-    """The metrics of all these evaluators, which were accepted before."""
+    """Return the metrics of valid evaluators."""
     found: dict[str, Metric] = {}
     for name in evaluators:
         found |= registry.evaluator_metrics(name)
@@ -229,11 +229,11 @@ def _metrics(evaluators: Iterable[str]) -> dict[str, Metric]:
 
 
 def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """The options with absolute paths, and what is wrong with them."""
+    """Return an evaluator's options with absolute paths, and their problems."""
     findings: list[Finding] = []
     for key in ("path", "prompts"):
         value = options.get(key)
-        # Prompts by a bare word are a set that the evaluator brings along; a file of prompts has a suffix or a folder.
+        # A bare word names a built-in set of prompts; a file of prompts has a suffix or a folder.
         if isinstance(value, str) and (key == "path" or "." in value or "/" in value or "\\" in value):
             path = absolute(value, base_dir)
             options[key] = str(path)
@@ -242,7 +242,7 @@ def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[s
                 findings.append(Finding((key,), problem))
     for key in ("dataset", "embedder"):
         value = options.get(key)
-        # A bare word is never taken for a folder here: an embedder's name such as minilm has a meaning of its own.
+        # A bare word is not a folder here: it may be an embedder's name such as minilm.
         if isinstance(value, str) and (key == "dataset" or "/" in value or looks_like_path(value)):
             try:
                 options[key] = local_or_hub(value, base_dir) if value else value
@@ -250,9 +250,9 @@ def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[s
                 findings.append(Finding((key,), str(error)))
     model = registry.evaluator_options(name)
     if model is not None:
-        told = {finding.path for finding in findings}
+        reported = {finding.path for finding in findings}
         try:
             model.model_validate(options, context={"base_dir": base_dir})
         except ValidationError as error:
-            findings += [finding for finding in from_validation(error, model) if finding.path not in told]
+            findings += [finding for finding in from_validation(error, model) if finding.path not in reported]
     return options, findings

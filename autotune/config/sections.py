@@ -1,4 +1,4 @@
-"""The sections of model.yaml below its top level, and the kinds of values that they share."""
+"""The sections of model.yaml, and the types of values that they share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "gp", "random", "grid")
 
 
 def base_dir(info: ValidationInfo) -> Path:
-    """The folder that relative paths start from: the YAML file's, or the current one for objects made in code."""
+    """Return the folder that relative paths start from: that of the YAML file, in code the current one."""
     return Path((info.context or {}).get("base_dir") or Path.cwd())
 
 
@@ -68,7 +68,7 @@ ByteSize = Annotated[
 
 
 class Section(BaseModel):
-    """A part of model.yaml: no unknown keys, no silent conversions, never changed."""
+    """A part of model.yaml: immutable, without unknown keys and implicit conversions."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -76,14 +76,14 @@ class Section(BaseModel):
 
 
 class Calibration(TextSource, Section):
-    """The texts that the compression algorithms learn from."""
+    """The texts that calibrate the compression algorithms."""
 
     path: TextPath | None = None
     """A UTF-8 text file, relative to this file's folder."""
     synthetic: bool = False
-    """Texts that the model writes itself, by study.seed."""
+    """Generate the texts with the model itself; study.seed is the seed."""
     samples: Annotated[int, Field(ge=1)] = 128
-    """How many windows of text."""
+    """Number of windows."""
     sequence_length: Annotated[int, Field(ge=2)] = 512
     """Tokens in each window."""
 
@@ -112,38 +112,38 @@ class Calibration(TextSource, Section):
 
 
 class StudyOptions(Section):
-    """How the search goes."""
+    """Trials, sampler, time limits and workers of the search."""
 
     trials: Annotated[int, Field(ge=1)] = 64
-    """How many trials in all, those of earlier runs included."""
+    """Number of trials, including those of earlier runs."""
     timeout: Duration | None = None
-    """The longest time of one run, e.g. 2h; seconds once read."""
+    """Time limit of one run, e.g. 2h; no trial starts after it. In seconds once parsed."""
     sampler: Sampler = "tpe"
-    """Which of Optuna's samplers proposes the trials."""
+    """The Optuna sampler that proposes trials."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """What all random choices come from."""
+    """Seed of all random choices."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Trials at the same time, each in a process of its own that has its share of the cores; auto: two where cores and
-    memory allow it, else one; 0 runs them in the search itself."""
+    """Number of worker processes, which share the cores; auto: two if cores and memory allow it, else one; 0: run
+    trials in the process of the search."""
     trial_timeout: Duration | None = None
-    """The longest time of one trial, e.g. 10m, calibration not counted; a longer one is ended and fails."""
+    """Time limit of one trial without calibration, e.g. 10m; a trial that takes longer is stopped and fails."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """End the search when so many trials in a row have not made the front better; null never does."""
+    """Stop the search after this number of trials in a row without a better front; null: no such limit."""
     enqueue: list[dict[str, Any]] = Field(default_factory=list)
-    """Settings to try first of all, e.g. [{mode: nf4, group_size: 64}]; what is left out has its default."""
+    """Settings of the first trials, e.g. [{mode: nf4, group_size: 64}]; keys that are left out have their default."""
     racing: bool = True
-    """Stop scoring a trial once the front beats it: beyond doubt on the first texts, or before what decides nothing."""
+    """Stop scoring a trial that is dominated with high confidence, and skip evaluators that no objective needs."""
     memory_limit: ByteSize | None = None
-    """The most memory that a worker may hold for itself, e.g. 8GB; a trial that needs more is ended and fails."""
+    """Limit of a worker's private memory, e.g. 8GB; a trial that needs more is stopped and fails."""
 
 
 class RuntimeOptions(Section):
-    """How OpenVINO runs the models that are scored."""
+    """OpenVINO device and properties for the models that are scored."""
 
     device: Name = "CPU"
     """An OpenVINO device."""
     ov_config: dict[str, str | int | float | bool | None] = Field(default_factory=lambda: dict(SCORING_CONFIG))
-    """OpenVINO properties, laid over those that make scores exact; null leaves a property to OpenVINO."""
+    """OpenVINO properties in addition to those that make scores exact; null: OpenVINO's default for a property."""
 
     @field_validator("device")
     @classmethod
@@ -164,12 +164,12 @@ class RuntimeOptions(Section):
 
 
 class CacheOptions(Section):
-    """Where things that are computed once are kept."""
+    """Folder and size limit of the cache."""
 
     directory: Annotated[Path | None, WithJsonSchema({"type": ["string", "null"]})] = None
-    """A folder, relative to this file's; null is AUTOTUNE_CACHE or else the user's cache folder."""
+    """A folder, relative to that of this file; null: AUTOTUNE_CACHE, or the user's cache folder if it is not set."""
     limit: ByteSize = DEFAULT_LIMIT
-    """How much the layer bank may take on disk."""
+    """Limit of the layer bank's size on disk."""
 
     @field_validator("directory", mode="before")
     @classmethod

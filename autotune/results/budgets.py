@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.common.formatting import DASH, label, markdown_table, number, size
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.results.decision import accuracy_metric, measured
 from autotune.results.types import StudyResults
 from autotune.results.weight_map import read_plan

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from autotune.common.formatting import DASH, label, score, size
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.results.types import StudyResults, TrialRecord
 
 __all__ = [

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.formats.table import FORMATS
+from autotune.compression.settings import SETTINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,20 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURE_COLUMNS", "SETTING_COLUMNS", "add_unseen", "build_frame", "effective_settings"]
 
-SETTING_COLUMNS = (
-    "mode",
-    "group_size",
-    "ratio",
-    "backup_mode",
-    "sensitivity_metric",
-    "all_layers",
-    "awq",
-    "scale_estimation",
-    "gptq",
-    "gptq_act_order",
-    "lora_correction",
-    "lora_rank",
-)
+SETTING_COLUMNS = tuple(name for name, info in SETTINGS.items() if info.search_order)
 SIZE_COLUMNS = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
 MEASURE_COLUMNS = (
     "similarity",
@@ -45,29 +33,11 @@ MEASURE_COLUMNS = (
 )
 TIME_COLUMNS = ("seconds_compress", "seconds_evaluate")
 
-BOOLEANS = {
-    "all_layers",
-    "awq",
-    "scale_estimation",
-    "gptq",
-    "gptq_act_order",
-    "lora_correction",
-    "on_front",
-    "knee",
-    "feasible",
-}
-INTEGERS = {"trial", "group_size", "lora_rank", "footprint", "duplicate_of", "variants_computed", "variants_reused"}
-TEXTS = {
-    "state",
-    "plan",
-    "mode",
-    "backup_mode",
-    "sensitivity_metric",
-    "error",
-    "origin",
-    "ignored_scope",
-    "group_size_fallback",
-}
+BOOLEANS = {"on_front", "knee", "feasible", *(name for name, info in SETTINGS.items() if info.kind == "switch")}
+INTEGERS = {"trial", "footprint", "duplicate_of", "variants_computed", "variants_reused"}
+INTEGERS |= {name for name, info in SETTINGS.items() if info.kind == "integer"}
+TEXTS = {"state", "plan", "error", "origin", "ignored_scope"}
+TEXTS |= {name for name, info in SETTINGS.items() if info.kind == "text"}
 
 
 def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

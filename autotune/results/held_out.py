@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from autotune.common.formatting import DASH, label, markdown_table, score
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.results.decision import accuracy_metric
 from autotune.results.pareto import front_indices
 from autotune.results.types import Score, StudyResults

@@ -52,11 +52,11 @@ def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str],
 
 def allowed_menus(config: Config, engine: Engine) -> Menus:
     """List the variants that the study's space allows for each weight."""
-    from autotune.allocation.choices import allowed_settings, make_menus
+    from autotune.allocation.choices import make_menus
 
     kept = config.space.parameters.get("runtime_compressed")
     runtime_compressed = kept is None or bool((kept.values or (True,))[0])
-    return make_menus(engine, allowed_settings(config.space), runtime_compressed=runtime_compressed)
+    return make_menus(engine, config.space.uniform_settings(), runtime_compressed=runtime_compressed)
 
 
 def text_options(config: Config) -> dict[str, Any]:

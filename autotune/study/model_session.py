@@ -64,7 +64,7 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
-        self.needs_calibration = config.space.may_look_at_activations if calibrated is None else calibrated
+        self.needs_calibration = config.space.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
         self._depth = depth
         self._weights_in_memory = weights_in_memory

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import numpy as np
 
 from autotune.common.formatting import label, score, size
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.evaluation import Direction, Metric
 from autotune.results.frame import effective_settings
 from autotune.results.pareto import front_indices

@@ -112,10 +112,8 @@ class Session(ModelSession):
         from autotune.compression.calibration.statistics import VERSION
         from autotune.compression.engine import ENGINE_VERSION
 
-        calibrated = plan.awq and not plan.awq_data_free
-        calibrated = calibrated or any(variant.looks_at_activations for variant in plan.variants.values())
-        learned_from = [VERSION, native_precision(), self.calibration_fingerprint] if calibrated else []
-        return fingerprint("scores", reference_key, ENGINE_VERSION, learned_from, plan.key)
+        calibration = [VERSION, native_precision(), self.calibration_fingerprint] if plan.depends_on_calibration else []
+        return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key)
 
     def reference_key(self, name: str, evaluator: Evaluator) -> str:
         """Make the key of an evaluator's reference."""

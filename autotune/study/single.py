@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from autotune.compression.calibration.calibrate import Depth
     from autotune.compression.engine import Engine
     from autotune.compression.settings import Settings
-    from autotune.config.config import Calibration, Config
+    from autotune.config.config import Config
+    from autotune.config.sections import Calibration
     from autotune.evaluation import Measurement
 
 __all__ = ["Stage", "compress", "compress_to_size", "evaluate", "evaluation_config", "open_model"]
@@ -136,7 +137,8 @@ def open_model(
 
     Args and errors as for `compress`; `depth` returns the depth of the calibration statistics.
     """
-    from autotune.config.config import CacheOptions, Config
+    from autotune.config.config import Config
+    from autotune.config.sections import CacheOptions
 
     # Not validated: errors should name the command line's options rather than keys of a model.yaml.
     options: dict[str, Any] = {} if calibration is None else {"calibration": calibration}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autotune.cli.app import _run, app
+from autotune.cli.app import app, run
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -40,11 +40,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_codebook_that_cannot_be_read_is_a_wrong_word(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and a sentence that names the option and the file; a table that no mode uses is refused, too."""
-    assert _run(["compress", "model", "out", "--mode", "codebook", "--codebook", "nowhere.npy"]) == 2
+    assert run(["compress", "model", "out", "--mode", "codebook", "--codebook", "nowhere.npy"]) == 2
     assert "--codebook: no such file: nowhere.npy" in capsys.readouterr().err
-    assert _run(["compress", "model", "out", "--mode", "codebook"]) != 0
+    assert run(["compress", "model", "out", "--mode", "codebook"]) != 0
     assert "--codebook: must be a table of 2 to 256 numbers" in capsys.readouterr().err
-    assert _run(["compress", "model", "out", "--mode", "nf4", "--codebook=-1,0,1"]) != 0
+    assert run(["compress", "model", "out", "--mode", "nf4", "--codebook=-1,0,1"]) != 0
     assert "--codebook: nf4 has levels of its own" in capsys.readouterr().err
 
 
@@ -85,7 +85,7 @@ def test_a_wrong_file_gives_one_clear_message(
     text = GOOD.replace(good, bad, 1)
     assert text != GOOD
     (folder / "model.yaml").write_text(text)
-    assert _run(["search", "model.yaml"]) == 2
+    assert run(["search", "model.yaml"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "Traceback" not in err
@@ -126,7 +126,7 @@ def test_a_wrong_command_line_is_refused(
 ) -> None:
     """Exit code 2, and what is wrong is named."""
     (folder / "model.yaml").write_text(GOOD)
-    assert _run(arguments) == 2
+    assert run(arguments) == 2
     assert said in capsys.readouterr().err
 
 
@@ -141,20 +141,20 @@ def test_init_names_paths_from_the_files_own_folder(
     (folder / "own" / "config.json").write_text("{}")
     (folder / "mine.txt").write_text("Some words.\n")
     (folder / "deep").mkdir()
-    assert _run(["init", "own", "-o", "deep/model.yaml", "--text", "mine.txt", "--calibration", "synthetic"]) == 0
+    assert run(["init", "own", "-o", "deep/model.yaml", "--text", "mine.txt", "--calibration", "synthetic"]) == 0
     config = load_config(folder / "deep" / "model.yaml")
     assert config.model == str(folder / "own")
     assert config.evaluators["perplexity"]["path"] == str(folder / "mine.txt")
     assert config.calibration.synthetic
-    assert _run(["init", "own", "-o", "other.yaml", "--text", "nowhere.txt"]) == 2
+    assert run(["init", "own", "-o", "other.yaml", "--text", "nowhere.txt"]) == 2
     assert "--text nowhere.txt: no such file" in capsys.readouterr().err
 
 
 def test_init_writes_a_file_and_never_over_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The written file is YAML for the model; a second init is refused."""
-    assert _run(["init", "HuggingFaceTB/SmolLM2-135M"]) == 0
+    assert run(["init", "HuggingFaceTB/SmolLM2-135M"]) == 0
     assert yaml.safe_load((folder / "model.yaml").read_text())["model"] == "HuggingFaceTB/SmolLM2-135M"
-    assert _run(["init", "HuggingFaceTB/SmolLM2-135M"]) == 2
+    assert run(["init", "HuggingFaceTB/SmolLM2-135M"]) == 2
     assert "model.yaml" in capsys.readouterr().err
 
 
@@ -162,19 +162,19 @@ def test_listings_have_a_form_for_programs(folder: Path, capsys: pytest.CaptureF
     """spaces, evaluators, cache and schema print JSON that names what there is."""
     found = {}
     for name in ("spaces", "evaluators", "cache"):
-        assert _run([name, "--json"]) == 0
+        assert run([name, "--json"]) == 0
         found[name] = json.loads(capsys.readouterr().out)
     assert {"quick", "int4", "full"} <= {preset["name"] for preset in found["spaces"]}
     assert {"similarity", "perplexity"} <= set(found["evaluators"])
     assert found["cache"]["directory"] == str(folder / "cache")
-    assert _run(["schema"]) == 0
+    assert run(["schema"]) == 0
     assert "calibration" in json.loads(capsys.readouterr().out)["properties"]
 
 
 def test_help_is_light() -> None:
     """`autotune --help` imports none of the packages that take long to import."""
     code = (
-        "import sys\nfrom autotune.cli.app import _run\n_run(['--help'])\n"
+        "import sys\nfrom autotune.cli.app import run\nrun(['--help'])\n"
         "heavy = {'openvino', 'torch', 'transformers', 'optuna', 'pandas', 'matplotlib', 'datasets', 'optimum'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -187,7 +187,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     """Each command's --help exits with 0 and shows an example."""
     for command in app.registered_commands:
         name = command.name or command.callback.__name__  # type: ignore[union-attr]
-        assert _run([name, "--help"]) == 0
+        assert run([name, "--help"]) == 0
         assert f"Example: autotune {name}" in capsys.readouterr().out
 
 
@@ -198,7 +198,7 @@ def test_every_command_of_the_readme_exists(capsys: pytest.CaptureFixture[str]) 
     used = [(name, rest) for name, rest in shown if name in names]
     assert {name for name, _ in used} == names - {"spaces", "evaluators", "schema"} | {"schema"}
     for name, rest in used:
-        _run([name, "--help"])
+        run([name, "--help"])
         text = capsys.readouterr().out
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in text, f"{name} {option}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.common.formatting import DASH
-from autotune.compression.settings import describe_algorithms, describe_settings
+from autotune.compression.describe import describe_algorithms, describe_settings
 
 
 def test_settings_name_what_matters() -> None:

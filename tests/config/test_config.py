@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autotune.common.units import Constraint
-from autotune.config.config import SAMPLERS, Calibration, Config, config_schema, load_config, load_configs
+from autotune.config.config import Config, config_schema, load_config, load_configs
+from autotune.config.sections import SAMPLERS, Calibration
 from autotune.errors import ConfigError
 from autotune.evaluation import SCORING_CONFIG, Metric, registry
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import MODES, Settings
 from autotune.config.space import presets as spaces
-from autotune.config.space.presets import ORDER, Choices, Range, active_parameters, load_space, presets, space_schema
+from autotune.config.space.parse import space_schema
+from autotune.config.space.presets import load_space, presets
+from autotune.config.space.space import DRAWN_PARAMETERS, Choices, Range, active_parameters
 from autotune.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -39,8 +41,8 @@ FULL = {
 @st.composite
 def inline_spaces(draw: st.DrawFn) -> dict[str, Any]:
     """Spaces of random parameters with random choices; some are refused, as no mode can have them."""
-    names = draw(st.sets(st.sampled_from(ORDER[1:])))
-    values: dict[str, Any] = {name: FULL[name] for name in ORDER if name in names or name == "mode"}
+    names = draw(st.sets(st.sampled_from(DRAWN_PARAMETERS[1:])))
+    values: dict[str, Any] = {name: FULL[name] for name in DRAWN_PARAMETERS if name in names or name == "mode"}
     drawn = {
         name: draw(st.lists(st.sampled_from(allowed), min_size=1, max_size=3, unique=True))
         for name, allowed in values.items()
@@ -94,7 +96,7 @@ def test_points_are_distinct_valid_and_complete(data: dict[str, Any]) -> None:
     assert len({json.dumps(point) for point in points}) == len(points)
     for point in points:
         assert list(point) == [
-            name for name in ORDER if name in active_parameters(point["mode"], point) and name in data
+            name for name in DRAWN_PARAMETERS if name in active_parameters(point["mode"], point) and name in data
         ]
         assert not list(space.settings(point).problems())
     assert space.enumerate(len(points)) == points
@@ -110,9 +112,9 @@ def test_what_means_nothing_is_not_active() -> None:
     assert not {"awq", "scale_estimation", "gptq", "lora_correction"} & set(active_parameters("fp8_e4m3", {}))
     assert "sensitivity_metric" not in active_parameters("int4_sym", {})
     assert "sensitivity_metric" not in active_parameters("nf4", {"ratio": 1.0})
-    without_gptq = tuple(name for name in ORDER if name != "gptq_act_order")
+    without_gptq = tuple(name for name in DRAWN_PARAMETERS if name != "gptq_act_order")
     assert active_parameters("int4_asym", {"ratio": 0.5, "lora_correction": True}) == without_gptq
-    with_gptq = tuple(name for name in ORDER if not name.startswith("lora"))
+    with_gptq = tuple(name for name in DRAWN_PARAMETERS if not name.startswith("lora"))
     assert active_parameters("int4_asym", {"ratio": 0.5, "gptq": True}) == with_gptq
     assert active_parameters("int4_asym", {"ratio": 0.0}) == ("mode", "ratio", "backup_mode")
     assert all("backup_mode" in active_parameters(mode, {}) for mode in MODES if not mode.startswith("int8"))
@@ -285,3 +287,43 @@ def test_the_schema_knows_every_parameter() -> None:
     properties = space_schema()["properties"]
     for name in PRESETS:
         assert set(load_space(name, base_dir=HERE).as_dict()) <= set(properties)
+
+
+def test_uniform_settings_of_a_space_with_budgets() -> None:
+    """Every mode and group size, the strongest algorithms, and 8 bits if no mode has them."""
+    space = {
+        "mode": ["int4_asym", "mxfp4"],
+        "group_size": [32, 64],
+        "allocation": "budget",
+        "gptq": [False, True],
+        "scale_estimation": [False, True],
+        "awq": [False, True],
+        "all_layers": [False, True],
+        "ignored_scope": ["lm_head"],
+    }
+    found = load_space(space, base_dir=HERE).uniform_settings()
+    assert [(s.mode, s.group_size) for s in found] == [
+        ("int4_asym", 32),
+        ("int4_asym", 64),
+        ("mxfp4", None),
+        ("int8_asym", None),
+    ]
+    assert all(s.gptq and s.scale_estimation and s.all_layers and not s.awq for s in found[:3])
+    assert all(s.ignored_scope == ("lm_head",) and s.ratio == 1 for s in found)
+
+
+@pytest.mark.parametrize(
+    ("space", "needed"),
+    [
+        ({"mode": "int4_asym", "ratio": {"low": 0.0, "high": 1.0}}, True),
+        ({"mode": "int4_asym", "ratio": [0.0, 1.0]}, False),
+        ({"mode": "int4_asym", "ratio": [0.5, 1.0], "sensitivity_metric": "weight_quantization_error"}, False),
+        ({"mode": "int4_asym", "ratio": 0.0, "gptq": True}, False),
+        ({"mode": ["int8_asym", "int4_asym"], "awq": [False, True], "awq_data_free": True}, False),
+        ({"mode": ["int8_asym", "int4_asym"], "awq": [False, True]}, True),
+        ({"mode": "int4_asym", "allocation": "budget"}, True),
+    ],
+)
+def test_a_space_needs_calibration_if_one_of_its_points_does(space: dict[str, Any], needed: bool) -> None:
+    """A ratio between 0 and 1 counts, also inside a continuous range."""
+    assert load_space(space, base_dir=HERE).needs_calibration is needed

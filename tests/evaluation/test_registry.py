@@ -48,7 +48,7 @@ class Half:
         return ""
 
 
-def _point(name: str, value: str, distribution: str = "autotune") -> metadata.EntryPoint:
+def _point(name: str, value: str, distribution: str = "ov-autotune") -> metadata.EntryPoint:
     point = metadata.EntryPoint(name=name, value=value, group=registry.GROUP)
     vars(point).update(dist=SimpleNamespace(name=distribution, version="1.0"))
     return point
@@ -67,8 +67,8 @@ def test_evaluators_are_listed_with_their_origin(points: list[metadata.EntryPoin
     points.append(_point("broken", "no.such.module:Thing", "their-plugin"))
     assert registry.available() == [
         ("broken", "no.such.module:Thing of their-plugin 1.0"),
-        ("perplexity", "evaluators.perplexity:Perplexity of autotune 1.0"),
-        ("similarity", "evaluators.similarity:Similarity of autotune 1.0"),
+        ("perplexity", "evaluators.perplexity:Perplexity of ov-autotune 1.0"),
+        ("similarity", "evaluators.similarity:Similarity of ov-autotune 1.0"),
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_name_registered_twice_names_both_packages(points: list[metadata.Entry
     points.append(_point("perplexity", BUILT_IN["perplexity"]))
     assert registry.evaluator_metrics("perplexity")
     points.append(_point("perplexity", f"{__name__}:Plain", "their-plugin"))
-    with pytest.raises(ConfigError, match=r"of autotune 1\.0.*of their-plugin 1\.0"):
+    with pytest.raises(ConfigError, match=r"of ov-autotune 1\.0.*of their-plugin 1\.0"):
         registry.create_evaluator("perplexity")
 
 

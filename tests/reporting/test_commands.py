@@ -51,7 +51,7 @@ def test_nncf_takes_the_call(settings: Settings) -> None:
         assert bound["group_size"] == settings.effective_group_size
         assert bound["ratio"] == settings.ratio
         assert bound.get("gptq", False) == settings.gptq
-        assert ("dataset" in bound) == settings.needs_statistics
+        assert ("dataset" in bound) == settings.needs_calibration
 
 
 @pytest.mark.parametrize("settings", SHARED, ids=str)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from autotune.allocation.choices import allowed_settings
 from autotune.compression.settings import MIXED
 from autotune.config.space.presets import load_space
 from autotune.config.space.space import Choices, Range, SearchSpace
@@ -120,26 +119,3 @@ def test_wished_and_inherited_budgets() -> None:
     settings = made.settings(anchor.point).as_dict()
     assert [a.point for a in from_front(made, {"trial 3": settings})] == [anchor.point]
     assert from_front(space(), {"trial 3": settings}) == []
-
-
-def test_the_other_parameters_say_what_is_allowed() -> None:
-    """Every mode and group size, the strongest algorithms, and 8 bits where no mode has them."""
-    found = allowed_settings(
-        space(
-            mode=["int4_asym", "mxfp4"],
-            allocation="budget",
-            gptq=[False, True],
-            scale_estimation=[False, True],
-            awq=[False, True],
-            all_layers=[False, True],
-            ignored_scope=["lm_head"],
-        )
-    )
-    assert [(s.mode, s.group_size) for s in found] == [
-        ("int4_asym", 32),
-        ("int4_asym", 64),
-        ("mxfp4", None),
-        ("int8_asym", None),
-    ]
-    assert all(s.gptq and s.scale_estimation and s.all_layers and not s.awq for s in found[:3])
-    assert all(s.ignored_scope == ("lm_head",) and s.ratio == 1 for s in found)

@@ -1,4 +1,4 @@
-"""One search space as users write it: each parameter checked by itself, then all of them together."""
+"""Parse and validate one search space: each parameter alone, then all of them together."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ import math
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from autotune.common.units import parse_bytes
 from autotune.common.validation import Finding, Invalid, got, nearest
 from autotune.compression.formats.table import FORMATS, MOST_LEVELS, read_codebook
-from autotune.compression.settings import (
-    ALGORITHMS,
-    ALLOCATIONS,
-    BACKUP_MODES,
-    MODES,
-    MOST_BITS,
-    SENSITIVITY_METRICS,
-    Fallback,
-    Settings,
-)
+from autotune.compression.settings import ALLOCATIONS, MODES, MOST_BITS, SETTINGS, SettingInfo, Settings
 from autotune.config.space.space import (
-    FIXED_ONLY,
-    ORDER,
-    SPENDING,
+    BUDGET_PARAMETERS,
+    DRAWN_PARAMETERS,
+    FIXED_PARAMETERS,
     Choices,
     Parameter,
     Range,
@@ -34,30 +25,22 @@ from autotune.config.space.space import (
 
 __all__ = ["SpaceReader", "read_budget", "space_schema"]
 
-CATEGORIES: Mapping[str, tuple[str, ...]] = {
-    "allocation": ALLOCATIONS,
-    "mode": MODES,
-    "sensitivity_metric": SENSITIVITY_METRICS,
-    "backup_mode": BACKUP_MODES,
-    "group_size_fallback": get_args(Fallback),
-}
-SWITCHES = ("all_layers", *ALGORITHMS, "gptq_act_order", "awq_data_free", "runtime_compressed")
-NUMBERS = ("group_size", "ratio", "lora_rank", "budget")
+ALL_PARAMETERS = (*BUDGET_PARAMETERS, *DRAWN_PARAMETERS, *FIXED_PARAMETERS)
 ABOUT = ("name", "description")
-"""Keys of a space that say what it is, and change nothing."""
+"""Keys of a space that do not change what it allows."""
 
-MOST_VALUES = 1000
-"""More steps than this in one range are a slip of the pen."""
+MAX_STEPS = 1000
+"""A range of more steps is taken for a typing error."""
 
 BUDGET_STEPS = 64
 """Steps of a range of bytes that names none."""
 
-QUARTER = 0.25
-"""Steps of bits a weight, where a space with budgets names none."""
+BUDGET_STEP_BITS = 0.25
+"""Step in bits a weight of the budgets of a space that names none."""
 
 
 class SpaceReader:
-    """Reads one mapping, collecting everything that is wrong with it; relative paths start from `base_dir`."""
+    """Parser of one mapping that collects all problems; relative paths start from `base_dir`."""
 
     def __init__(self, data: Mapping[str, Any], base_dir: Path) -> None:
         self.data = data
@@ -65,24 +48,28 @@ class SpaceReader:
         self.findings: list[Finding] = []
 
     def space(self, name: str) -> SearchSpace:
-        """The space, or `Invalid` with all findings."""
-        allowed = (*SPENDING, *ORDER, *FIXED_ONLY)
+        """Return the space.
+
+        Raises:
+            Invalid: with all problems.
+        """
         read: dict[str, Parameter] = {}
         for key, value in self.data.items():
             if key in ABOUT:
                 if not isinstance(value, str):
                     self.wrong((key,), f"must be a text, got {got(value)}")
-            elif key not in allowed:
-                self.wrong((key,), f"unknown parameter{nearest(key, allowed)}; the parameters are {', '.join(allowed)}")
+            elif key not in ALL_PARAMETERS:
+                names = ", ".join(ALL_PARAMETERS)
+                self.wrong((key,), f"unknown parameter{nearest(key, ALL_PARAMETERS)}; the parameters are {names}")
             else:
                 parameter = self.parameter(key, value)
                 if parameter is not None:
                     read[key] = parameter
         if "mode" not in self.data:
             self.wrong((), f"has no mode; a space needs at least mode, one or more of {', '.join(MODES)}")
-        parameters = {key: read[key] for key in allowed if key in read}
+        parameters = {key: read[key] for key in ALL_PARAMETERS if key in read}
         if not self.findings and "budget" not in read and "budget" in SearchSpace("", parameters).allocations:
-            parameters = {"allocation": parameters["allocation"], "budget": usual_budgets(parameters), **parameters}
+            parameters = {"allocation": parameters["allocation"], "budget": default_budgets(parameters), **parameters}
         if not self.findings:
             self.check_together(parameters)
         if self.findings:
@@ -90,11 +77,11 @@ class SpaceReader:
         return SearchSpace(self.data.get("name", name), parameters, self.data.get("description", ""))
 
     def wrong(self, path: tuple[str | int, ...], message: str) -> None:
-        """Remember what is wrong at `path` of the mapping."""
+        """Record a problem at `path` of the mapping."""
         self.findings.append(Finding(path, message))
 
     def parameter(self, key: str, value: Any) -> Parameter | None:
-        """One parameter in any of its forms; None when it is wrong."""
+        """Parse one parameter in any of its forms; None if it is wrong."""
         before = len(self.findings)
         if key == "budget" and isinstance(value, dict):
             parameter: Parameter | None = self.budgets(value)
@@ -105,7 +92,7 @@ class SpaceReader:
         elif isinstance(value, dict):
             parameter = self.range(key, value)
         elif isinstance(value, list):
-            if key in FIXED_ONLY:
+            if key in FIXED_PARAMETERS:
                 self.wrong(
                     (key,),
                     f"has one value for the whole space, got a list; write {key}: {value[0] if value else 'adjust'}",
@@ -122,32 +109,33 @@ class SpaceReader:
         return parameter if len(self.findings) == before else None
 
     def scalar(self, key: str, value: Any, path: tuple[str | int, ...]) -> Any:
-        """One value of one parameter, checked and in its own type; None when it is wrong."""
+        """Check one value of one parameter and return it in its type; None if it is wrong."""
         problem = None
-        if key in CATEGORIES:
-            allowed = CATEGORIES[key]
-            if value not in allowed:
-                problem = f"must be one of {', '.join(allowed)}, got {got(value)}{nearest(value, allowed)}"
-        elif key in SWITCHES:
+        info = SETTINGS.get(key)
+        choices = ALLOCATIONS if key == "allocation" else info.choices if info else ()
+        if choices:
+            if value not in choices:
+                problem = f"must be one of {', '.join(choices)}, got {got(value)}{nearest(value, choices)}"
+        elif key == "runtime_compressed" or (info and info.kind == "switch"):
             if not isinstance(value, bool):
                 slips = {"on": "true", "yes": "true", "off": "false", "no": "false"}
                 hint = f"; write {slips[value]}" if isinstance(value, str) and value in slips else ""
                 problem = f"must be true or false, got {got(value)}{hint}"
+        elif key == "budget":
+            value, problem = read_budget(value)
         elif key == "group_size":
             if not isinstance(value, int) or isinstance(value, bool):
                 problem = f"must be a whole number or -1, got {got(value)}"
             else:
                 problem = next((each.message for each in Settings("int4_sym", group_size=value).problems()), None)
-        elif key == "budget":
-            value, problem = read_budget(value)
-        elif key == "lora_rank":
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                problem = f"must be a whole number of at least 1, got {got(value)}"
+        elif info and info.minimum is not None:
+            if not isinstance(value, int) or isinstance(value, bool) or value < info.minimum:
+                problem = f"must be a whole number of at least {info.minimum}, got {got(value)}"
         elif not isinstance(value, (int, float)) or isinstance(value, bool):
             problem = f"must be a number between 0 and 1, got {got(value)}"
         elif not 0 <= value <= 1:
             problem = f"must be between 0 and 1, got {value}"
-        elif key == "ratio":
+        else:
             value = float(value)
         if problem is None:
             return value
@@ -155,7 +143,7 @@ class SpaceReader:
         return None
 
     def patterns(self, value: Any) -> Choices:
-        """ignored_scope: one list of names and patterns for the whole space."""
+        """Parse ignored_scope: one list of names and patterns for the whole space."""
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list):
             self.wrong(("ignored_scope",), f"must be a list of names or patterns, got {got(value)}")
@@ -166,7 +154,7 @@ class SpaceReader:
         return Choices((tuple(listed),))
 
     def codebook(self, value: Any) -> Choices:
-        """The table of mode codebook: a list of numbers, or a file that has them."""
+        """Parse the table of mode codebook: a list of numbers, or a file that contains them."""
         table: tuple[float, ...] = ()
         if isinstance(value, str):
             try:
@@ -184,8 +172,8 @@ class SpaceReader:
         return Choices((table,))
 
     def range(self, key: str, value: dict[str, Any]) -> Range | None:
-        """``{low, high, step}`` of a number; ends and steps must fit."""
-        if key not in NUMBERS:
+        """Parse ``{low, high, step}`` of a number; the steps must reach the high end."""
+        if key != "budget" and (key not in SETTINGS or SETTINGS[key].kind not in ("integer", "number")):
             self.wrong((key,), "cannot be a range; give a list of choices or one value")
             return None
         names = ("low", "high", "step")
@@ -210,7 +198,7 @@ class SpaceReader:
         return Range(low, high, float(step) if key == "ratio" and isinstance(step, (int, float)) else step)
 
     def budgets(self, value: dict[str, Any]) -> Range | None:
-        """A range of budgets, its ends both in bits a weight or both in bytes."""
+        """Parse a range of budgets, with both ends in bits a weight or both in bytes."""
         found = self.range("budget", {name: end for name, end in value.items() if name != "step"})
         if found is None:
             return None
@@ -234,7 +222,7 @@ class SpaceReader:
         return Range(int(found.low), int(found.low) + steps * int(step), int(step))
 
     def check_step(self, key: str, low: float, high: float, step: Any) -> None:
-        """See that a range's step is one of its kind and takes it neither nowhere nor on for ever."""
+        """Check that a step has the right type, reaches the high end, and gives not too many values."""
         kind = int if key == "group_size" else (int, float)
         if not isinstance(step, kind) or isinstance(step, bool) or not math.isfinite(step) or step <= 0:
             self.wrong((key, "step"), f"must be a {'whole ' if kind is int else ''}number above 0, got {got(step)}")
@@ -243,13 +231,13 @@ class SpaceReader:
         if rest:
             reached = Decimal(str(low)) + steps * Decimal(str(step))
             self.wrong((key, "step"), f"steps of {step} from {low} reach {reached}, not {high}; change high or step")
-        elif steps > MOST_VALUES:
-            self.wrong((key, "step"), f"gives {steps} values, more than {MOST_VALUES}; take a larger step or none")
+        elif steps > MAX_STEPS:
+            self.wrong((key, "step"), f"gives {steps} values, more than {MAX_STEPS}; take a larger step or none")
         elif low <= 0 and key == "group_size":
             self.wrong((key, "low"), f"must be positive in a range, got {low}; list -1 with the others instead")
 
     def check_together(self, parameters: Mapping[str, Parameter]) -> None:
-        """Refuse a parameter that no mode of the space can have: no point with it would be valid."""
+        """Refuse parameters that have an effect in no mode of the space."""
         modes = parameters["mode"].values or ()
         with_budget = "budget" in SearchSpace("", parameters).allocations
         for key in ("budget", "runtime_compressed"):
@@ -264,7 +252,9 @@ class SpaceReader:
                 else "is the table of mode codebook, which this space does not have",
             )
         for key, parameter in parameters.items():
-            if key in (*FIXED_ONLY, *SPENDING) or any(key in active_parameters(mode, {"ratio": 0.5}) for mode in modes):
+            if key in (*FIXED_PARAMETERS, *BUDGET_PARAMETERS) or any(
+                key in active_parameters(mode, {"ratio": 0.5}) for mode in modes
+            ):
                 continue
             values = (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
             problems = [
@@ -277,59 +267,68 @@ class SpaceReader:
 
 
 def read_budget(value: Any) -> tuple[float | int | None, str | None]:
-    """What a model may take, and what is wrong with it: bits a weight as float, or bytes as int.
+    """Parse the size limit of a model: bits a weight as float, or bytes as int.
 
-    Sizes have a unit, such as ``13.8MB``; a number is bits a weight up to `MOST_BITS` and bytes above.
+    Sizes have a unit, such as ``13.8MB``. A number up to `MOST_BITS` is bits a weight, above it bytes.
+
+    Returns:
+        The value or None, and the problem or None.
     """
-    wanted = "must be bits a weight such as 4.5, or a size such as 13.8MB"
+    expected = "must be bits a weight such as 4.5, or a size such as 13.8MB"
     if isinstance(value, str):
         try:
             return parse_bytes(value), None
         except ValueError as error:
-            return None, f"{wanted}: {error}"
+            return None, f"{expected}: {error}"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0 or not math.isfinite(value):
-        return None, f"{wanted}, got {got(value)}"
+        return None, f"{expected}, got {got(value)}"
     return (float(value), None) if value <= MOST_BITS else (int(value), None)
 
 
-def usual_budgets(parameters: Mapping[str, Parameter]) -> Range:
-    """Bits a weight in quarters, from what no plan is below (the smallest is meant) to 8 bits with their scales."""
+def default_budgets(parameters: Mapping[str, Parameter]) -> Range:
+    """Return the budgets of a space that names none: from the fewest bits of its modes to 8 bits with their scales."""
     least = float(min(FORMATS[mode].bits for mode in parameters["mode"].values or ()))
-    return Range(least, max(8.0, least) + QUARTER, QUARTER)
+    return Range(least, max(8.0, least) + BUDGET_STEP_BITS, BUDGET_STEP_BITS)
 
 
 def space_schema() -> dict[str, Any]:
-    """JSON Schema of a space written out as a mapping."""
-
-    def either(value: dict[str, Any], *, ranged: bool = False) -> dict[str, Any]:
-        number = {"type": "number"}
-        span = {
-            "type": "object",
-            "properties": {"low": number, "high": number, "step": number},
-            "required": ["low", "high"],
-            "additionalProperties": False,
-        }
-        return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}, *([span] if ranged else [])]}
-
+    """Return the JSON Schema of a space that is written as a mapping."""
+    size = {"type": ["number", "string"]}
     properties: dict[str, Any] = {name: {"type": "string"} for name in ABOUT}
-    properties |= {name: either({"enum": list(values)}) for name, values in CATEGORIES.items()}
-    properties["group_size"] = either({"type": "integer", "minimum": -1, "not": {"const": 0}}, ranged=True)
-    span = {"type": ["number", "string"]}
-    properties["budget"] = either(span)
-    properties["budget"]["anyOf"].append(
-        {
-            "type": "object",
-            "properties": {"low": span, "high": span, "step": span},
-            "required": ["low", "high"],
-            "additionalProperties": False,
-        }
-    )
+    properties["allocation"] = _one_or_several({"enum": list(ALLOCATIONS)})
+    properties["budget"] = _one_or_several(size, ends=size)
     properties["runtime_compressed"] = {"type": "boolean"}
-    properties["ratio"] = either({"type": "number", "minimum": 0, "maximum": 1}, ranged=True)
-    properties |= {name: either({"type": "boolean"}) for name in SWITCHES}
-    table = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": MOST_LEVELS}
-    properties["codebook"] = {"anyOf": [table, {"type": "string"}]}
-    properties["ignored_scope"] = {"type": "array", "items": {"type": "string"}}
-    properties["group_size_fallback"] = {"enum": list(CATEGORIES["group_size_fallback"])}
-    properties["lora_rank"] = either({"type": "integer", "minimum": 1}, ranged=True)
+    for name, info in SETTINGS.items():
+        value = _value_schema(name, info)
+        ends = {"type": "number"} if info.kind in ("integer", "number") else None
+        properties[name] = value if name in FIXED_PARAMETERS else _one_or_several(value, ends=ends)
     return {"type": "object", "properties": properties, "required": ["mode"], "additionalProperties": False}
+
+
+def _value_schema(name: str, info: SettingInfo) -> dict[str, Any]:
+    """Return the schema of one value of a setting."""
+    if info.choices:
+        return {"enum": list(info.choices)}
+    if name == "codebook":
+        table = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": MOST_LEVELS}
+        return {"anyOf": [table, {"type": "string"}]}
+    if name == "group_size":
+        return {"type": "integer", "minimum": -1, "not": {"const": 0}}
+    kinds: dict[str, dict[str, Any]] = {
+        "switch": {"type": "boolean"},
+        "integer": {"type": "integer", "minimum": info.minimum},
+        "number": {"type": "number", "minimum": 0, "maximum": 1},
+        "list": {"type": "array", "items": {"type": "string"}},
+    }
+    return kinds[info.kind]
+
+
+def _one_or_several(value: dict[str, Any], *, ends: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the schema of a value or a list of values; with `ends` also of a range."""
+    span = {
+        "type": "object",
+        "properties": {"low": ends, "high": ends, "step": ends},
+        "required": ["low", "high"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}, *([] if ends is None else [span])]}

@@ -1,7 +1,7 @@
-"""Search spaces as users write and name them: YAML mappings, files and presets.
+"""Read search spaces from mappings, YAML files and presets.
 
-Each parameter has a list of choices, a range ``{low, high, step}`` or one fixed value. Presets are the YAML files of
-the packages that the entry points of the group ``autotune.search_spaces`` name; ours is `search_spaces`.
+Presets are the YAML files in the packages that the entry points of the group ``autotune.search_spaces`` name; autotune
+brings `search_spaces`.
 """
 
 from __future__ import annotations
@@ -16,30 +16,18 @@ from typing import Any, NamedTuple
 
 from autotune.common.validation import Finding, Invalid, got, nearest, report
 from autotune.common.yaml import KeyPath, Source, parse_yaml, read_yaml
-from autotune.config.space.parse import SpaceReader, space_schema
-from autotune.config.space.space import ORDER, Choices, Parameter, Range, SearchSpace, active_parameters
+from autotune.config.space.parse import SpaceReader
+from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 
-__all__ = [
-    "ORDER",
-    "Choices",
-    "Parameter",
-    "Preset",
-    "Range",
-    "SearchSpace",
-    "active_parameters",
-    "load_space",
-    "presets",
-    "read_space",
-    "space_schema",
-]
+__all__ = ["Preset", "load_space", "presets", "read_space"]
 
 ENTRY_POINTS = "autotune.search_spaces"
 OWN_PACKAGE = "search_spaces"
 
 
 class Preset(NamedTuple):
-    """A named space: its name, one line about it, and the package that it comes from."""
+    """A named space: its name, a description in one line, and the package that contains it."""
 
     name: str
     description: str
@@ -47,14 +35,14 @@ class Preset(NamedTuple):
 
 
 def load_space(spec: str | Mapping[str, Any], *, base_dir: Path) -> SearchSpace:
-    """The space that a user means.
+    """Load a search space.
 
     Args:
-        spec: a preset's name, the path of a YAML file (it ends in .yaml or .yml, or has a slash), or the space itself.
-        base_dir: what a relative path starts from.
+        spec: a preset's name, the path of a YAML file (ends in .yaml or .yml, or contains a slash), or a mapping.
+        base_dir: the folder that a relative path starts from.
 
     Raises:
-        ConfigError: no such preset or file, or a space that is wrong; names the file, line and key.
+        ConfigError: no such preset or file, or an invalid space; names the file, line and key.
     """
     try:
         return read_space(spec, base_dir=base_dir)
@@ -63,10 +51,10 @@ def load_space(spec: str | Mapping[str, Any], *, base_dir: Path) -> SearchSpace:
 
 
 def read_space(spec: Any, *, base_dir: Path) -> SearchSpace:
-    """As `load_space`, but raises `Invalid` with every finding, for a caller that has more to say.
+    """Load a search space as `load_space` does, for callers that collect problems.
 
     Raises:
-        Invalid: no such preset or file, or a space that is wrong.
+        Invalid: no such preset or file, or an invalid space; with every problem.
     """
     if isinstance(spec, SearchSpace):
         return spec
@@ -79,19 +67,8 @@ def read_space(spec: Any, *, base_dir: Path) -> SearchSpace:
     return _preset(spec)
 
 
-def _file(path: Path) -> SearchSpace:
-    if not path.exists():
-        raise Invalid(Finding((), f"no such file: {path}"))
-    try:
-        source = read_yaml(path)
-    except ConfigError as error:
-        lines: dict[KeyPath, int] = {} if error.line is None else {(): error.line}
-        raise Invalid(Finding((), error.problem, Source(path, None, lines))) from None
-    return _from_source(source, path.stem)
-
-
 def presets() -> list[Preset]:
-    """Every preset that is installed, by name; a package of presets that cannot be read is left out."""
+    """Return all installed presets by name, without those that cannot be read."""
     found = []
     for name, file, origin in _preset_files():
         try:
@@ -101,6 +78,17 @@ def presets() -> list[Preset]:
         description = data.get("description", "") if isinstance(data, dict) else ""
         found.append(Preset(name, str(description), origin))
     return sorted(found)
+
+
+def _file(path: Path) -> SearchSpace:
+    if not path.exists():
+        raise Invalid(Finding((), f"no such file: {path}"))
+    try:
+        source = read_yaml(path)
+    except ConfigError as error:
+        lines: dict[KeyPath, int] = {} if error.line is None else {(): error.line}
+        raise Invalid(Finding((), error.problem, Source(path, None, lines))) from None
+    return _from_source(source, path.stem)
 
 
 def _preset(name: str) -> SearchSpace:
@@ -117,15 +105,15 @@ def _preset(name: str) -> SearchSpace:
 
 
 def _preset_files() -> Iterator[tuple[str, Traversable, str]]:
-    """(name, file, package) of every preset; a package that fails to import only loses its own presets."""
+    """Yield (name, file, package) of every preset, without the packages that cannot be imported."""
     packages = dict.fromkeys(point.value for point in entry_points(group=ENTRY_POINTS))
-    # A checkout that is on the path without being installed has no entry points, but has our presets.
+    # A checkout on the import path that is not installed has no entry points.
     packages.setdefault(OWN_PACKAGE)
     for package in packages:
         try:
             importlib.import_module(package)
             members = sorted(files(package).iterdir(), key=lambda member: member.name)
-        except Exception:  # whatever a foreign package raises, other presets still work
+        except Exception:  # a package of a third party may raise anything; the other presets still work
             continue
         for member in members:
             stem, dot, ending = member.name.rpartition(".")
@@ -134,7 +122,7 @@ def _preset_files() -> Iterator[tuple[str, Traversable, str]]:
 
 
 def _from_source(source: Source, name: str) -> SearchSpace:
-    """The space in a file of its own; findings keep that file."""
+    """Parse the space of a file; its problems name that file."""
     findings = [Finding(path, message, source) for path, message in source.problems]
     if not isinstance(source.data, dict):
         said = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"

@@ -1,45 +1,42 @@
-"""What a search space is: parameters with choices or ranges, and the rules that say which of them mean something.
+"""Search spaces: parameters with choices or ranges, and the conditions under which a parameter has an effect.
 
-A space is conditional: `active_parameters` says which parameters mean something given the mode and what was chosen
-before; the others are neither drawn nor set, so that invalid combinations cannot come up and equal points are one.
+A space is conditional. `active_parameters` lists the parameters that have an effect, given the mode and the values
+chosen so far. The others are neither drawn nor set, so no invalid point is drawn and equal models are one point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import product
 from typing import Any, TypeAlias
 
 from autotune.common.files import fingerprint
 from autotune.compression.formats.table import FORMATS
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, INT8_MODES, MIXED, Settings
+from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, SETTINGS, Settings
 
-__all__ = ["FIXED_ONLY", "ORDER", "SPENDING", "Choices", "Parameter", "Range", "SearchSpace", "active_parameters"]
+__all__ = [
+    "BUDGET_PARAMETERS",
+    "DRAWN_PARAMETERS",
+    "FIXED_PARAMETERS",
+    "Choices",
+    "Parameter",
+    "Range",
+    "SearchSpace",
+    "active_parameters",
+]
 
-SPENDING = ("allocation", "budget")
-"""How a plan comes about, and what it may take where that is by a budget; drawn before all others."""
+BUDGET_PARAMETERS = ("allocation", "budget")
+"""The kind of plan, and the size limit of a plan with measured errors; drawn before all others."""
 
-ORDER = (
-    "mode",
-    "group_size",
-    "ratio",
-    "sensitivity_metric",
-    "all_layers",
-    "backup_mode",
-    "awq",
-    "scale_estimation",
-    "gptq",
-    "gptq_act_order",
-    "lora_correction",
-    "lora_rank",
-)
-"""The parameters that are drawn, in the order in which they are: what a condition needs comes before it."""
+DRAWN_PARAMETERS = tuple(name for order in (1, 2) for name, info in SETTINGS.items() if info.search_order == order)
+"""The other parameters of a point, in the order in which they are drawn: a condition needs those before it."""
 
-FIXED_ONLY = ("codebook", "ignored_scope", "group_size_fallback", "awq_data_free", "runtime_compressed")
-"""Parameters with one value for the whole space; they are part of `SearchSpace.settings`, never drawn.
+FIXED_PARAMETERS = (*(name for name, info in SETTINGS.items() if not info.search_order), "runtime_compressed")
+"""Parameters with one value for the whole space, never drawn.
 
-(`runtime_compressed` is not: it says which variants a budget may be spent on.)
+They are part of `SearchSpace.settings`, except `runtime_compressed`, which limits the variants of a budget.
 """
 
 Parameter: TypeAlias = "Choices | Range"
@@ -47,17 +44,17 @@ Parameter: TypeAlias = "Choices | Range"
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """A list of values without an order; one value is a fixed one."""
+    """A list of values without an order; a single value is fixed."""
 
     values: tuple[Any, ...]
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Return True if there is only one value."""
         return len(self.values) == 1
 
     def as_data(self) -> Any:
-        """As YAML has it: a list, or the one value."""
+        """Return the form for YAML: a list, or the one value."""
         if not self.is_fixed:
             return list(self.values)
         return list(self.values[0]) if isinstance(self.values[0], tuple) else self.values[0]
@@ -65,7 +62,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`, both included; continuous (or every whole number) where `step` is None."""
+    """Numbers from `low` to `high`, both included; without `step` continuous, or every whole number."""
 
     low: float
     high: float
@@ -73,12 +70,12 @@ class Range:
 
     @property
     def is_integer(self) -> bool:
-        """Whether only whole numbers are meant."""
+        """Return True if all values are whole numbers."""
         return all(isinstance(value, int) for value in (self.low, self.high, self.step or 0))
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """Every number of the range in rising order, or None where it is continuous."""
+        """All numbers of the range in rising order; None if it is continuous."""
         step = 1 if self.step is None and self.is_integer else self.step
         if step is None:
             return None if self.low < self.high else (self.low,)
@@ -87,34 +84,32 @@ class Range:
         return tuple((int if self.is_integer else float)(low + exact * index) for index in range(count))
 
     def as_data(self) -> dict[str, Any]:
-        """As YAML has it."""
+        """Return the form for YAML."""
         step = {} if self.step is None else {"step": self.step}
         return {"low": self.low, "high": self.high, **step}
 
 
 def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parameters of `ORDER` that mean something, in that order, given the mode and what was chosen so far.
+    """Return the parameters that have an effect, in the order in which they are drawn.
 
-    - with allocation budget only the budget counts, and there is no mode: the other parameters say which variants are
-      allowed, all of them at once. Without it (or with ratio) there is no budget;
-    - the int8 modes compress every weight in one way: only the mode counts;
-    - a mode whose format fixes the group size (mxfp4, mxfp8_e4m3, nvfp4) has no group_size;
-    - the 8-bit floating-point modes leave nothing to win back: no algorithms;
-    - sensitivity_metric decides between weights only when 0 < ratio < 1 (a ratio not chosen is 1);
-    - gptq_act_order is that of gptq, where it is on;
-    - gptq leaves no error that lora_correction could catch: with gptq there is none;
-    - lora_rank is that of lora_correction, where it is on;
-    - with ratio 0 no weight gets the mode, so nothing counts that says how it is applied.
+    - With allocation ``budget`` only the budget counts. The other parameters of the space list the variants that a
+      plan may use, all of them together. With ``ratio``, or without allocation, there is no budget.
+    - The int8 modes compress all weights alike: only the mode counts.
+    - A mode with a fixed group size (mxfp4, mxfp8_e4m3, nvfp4) has no group_size.
+    - The 8-bit floating-point modes leave too little error for algorithms.
+    - sensitivity_metric decides between weights only if 0 < ratio < 1 (the default ratio is 1).
+    - gptq excludes lora_correction, whose low-rank adapters have nothing left to correct.
+    - gptq_act_order and lora_rank need their algorithm.
+    - With ratio 0 no weight gets the mode, so the parameters that say how to apply it do not count.
 
-    codebook (of the mode with this name), ignored_scope, group_size_fallback and awq_data_free are fixed for a whole
-    space and not listed.
+    Args:
+        mode: the chosen mode, None if it is not chosen yet.
+        chosen: the values chosen so far.
     """
     first = ("allocation",) if "allocation" in chosen else ()
     if chosen.get("allocation") == "budget":
         return (*first, "budget")
-    if mode is None:
-        return (*first, "mode")
-    if mode in INT8_MODES:
+    if mode is None or mode in INT8_MODES:
         return (*first, "mode")
     ratio = chosen.get("ratio", 1.0)
     inactive: set[str] = set()
@@ -128,21 +123,21 @@ def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str,
         inactive |= {"group_size", "all_layers", *ALGORITHMS}
     if chosen.get("gptq") and "gptq" not in inactive:
         inactive.add("lora_correction")
-    else:
-        inactive.add("gptq_act_order")
-    if "lora_correction" in inactive or not chosen.get("lora_correction"):
-        inactive.add("lora_rank")
-    return (*first, *(name for name in ORDER if name not in inactive))
+    for name in DRAWN_PARAMETERS:
+        switch = SETTINGS[name].requires
+        if switch is not None and (switch in inactive or not chosen.get(switch)):
+            inactive.add(name)
+    return (*first, *(name for name in DRAWN_PARAMETERS if name not in inactive))
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be tried.
+    """The settings that a study may try.
 
     Attributes:
-        name: the preset's or file's name, or ``inline``.
-        parameters: parameter -> `Choices` or `Range`, in the order of `ORDER`, then the fixed ones. What is not named
-            has the default of `Settings`.
+        name: the name of the preset or file, or ``inline``.
+        parameters: parameter -> `Choices` or `Range`, the drawn ones in their order, then the fixed ones. Parameters
+            that are not named have the default of `Settings`.
         description: one line for people.
     """
 
@@ -151,49 +146,93 @@ class SearchSpace:
     description: str = field(default="", compare=False)
 
     def fingerprint(self) -> str:
-        """Changes whenever what may be tried changes (the order of choices included: Optuna's storages keep it)."""
+        """Hash the parameters, with the order of their choices, which Optuna's storages keep."""
         return fingerprint("space", {name: parameter.as_data() for name, parameter in self.parameters.items()})
 
     @property
     def allocations(self) -> tuple[str, ...]:
-        """How plans may come about: ``ratio``, ``budget`` or both."""
+        """The kinds of plan in this space: ``ratio``, ``budget`` or both."""
         return tuple(self.parameters["allocation"].values or ()) if "allocation" in self.parameters else ("ratio",)
 
-    def uniform(self) -> SearchSpace:
-        """The same space without budgets: what it has of `ratio`, and where it has none, what the variants are of."""
+    def without_budgets(self) -> SearchSpace:
+        """Return the same space without budgets."""
         left = {name: p for name, p in self.parameters.items() if name not in ("allocation", "budget")}
         return SearchSpace(self.name, left, self.description)
 
+    def values(self, name: str) -> tuple[Any, ...]:
+        """Return the values of a parameter: the default of `Settings` if it is not named here.
+
+        Of a continuous range these are the ends and the middle.
+        """
+        parameter = self.parameters.get(name)
+        if parameter is None:
+            return (SETTINGS[name].default,)
+        if isinstance(parameter, Range) and parameter.values is None:
+            return parameter.low, (parameter.low + parameter.high) / 2, parameter.high
+        return parameter.values or ()
+
     @property
-    def may_look_at_activations(self) -> bool:
-        """Whether some point of the space needs calibration statistics to be planned or applied."""
+    def needs_calibration(self) -> bool:
+        """Return True if any point of the space needs calibration statistics."""
+        ratios = {ratio if ratio in (0, 1) else 0.5 for ratio in self.values("ratio")}
+        switches = [(name, on) for name in ALGORITHMS for on in self.values(name)]
+        points = (
+            {"mode": mode, "ratio": ratio, "sensitivity_metric": metric, name: on}
+            for mode, ratio, metric, (name, on) in product(
+                self.values("mode"), ratios, self.values("sensitivity_metric"), switches
+            )
+        )
+        return "budget" in self.allocations or any(
+            self.settings(point).resolved(calibrated=True).needs_calibration for point in points
+        )
 
-        def values(name: str, default: Any) -> tuple[Any, ...]:
-            parameter = self.parameters.get(name)
-            if parameter is None:
-                return (default,)
-            return (parameter.low, parameter.high) if isinstance(parameter, Range) else parameter.values
+    def uniform_settings(self) -> list[Settings]:
+        """Return the settings whose variants an allocation may give to a weight.
 
-        data_free = {"awq"} if False not in values("awq_data_free", False) else set()
-        if "budget" in self.allocations or any(True in values(name, False) for name in {*ALGORITHMS} - data_free):
-            return True
-        data_aware = any(metric != DATA_FREE_METRIC for metric in values("sensitivity_metric", None))
-        return data_aware and any(0 < ratio < 1 for ratio in values("ratio", 1.0))
+        Every mode, group size and backup mode of the space is allowed. Embeddings and the last layer may have the
+        formats of less than 8 bits if `all_layers` may be true. GPTQ and scale estimation are on if the space allows
+        them: they cost no bytes. AWQ and LoRA correction are off (see `allocation.choices.make_menus`), and ratio and
+        sensitivity_metric have no effect.
+        """
+        common: dict[str, Any] = {"group_size_fallback": self.values("group_size_fallback")[0]}
+        common["ignored_scope"] = tuple(self.values("ignored_scope")[0])
+        found: list[Settings] = []
+        for mode in self.values("mode"):
+            fmt = FORMATS[mode]
+            if mode in INT8_MODES:
+                found.append(Settings(mode=mode, **common))
+                continue
+            settings = Settings(mode=mode, all_layers=True in self.values("all_layers"), **common)
+            if mode == "codebook":
+                settings = replace(settings, codebook=tuple(self.values("codebook")[0]))
+            if fmt.takes_algorithms:
+                settings = replace(
+                    settings,
+                    gptq=True in self.values("gptq"),
+                    gptq_act_order=True in self.values("gptq_act_order") or True not in self.values("gptq"),
+                    scale_estimation=True in self.values("scale_estimation"),
+                )
+            sizes = (None,) if fmt.fixed_group_size else self.values("group_size")
+            found += [replace(settings, group_size=size) for size in sizes]
+        # The weights without a small format get the backup mode; "none" is among the choices of every weight.
+        backups = self.values("backup_mode") if "backup_mode" in self.parameters else ("int8_asym",)
+        found += [Settings(mode=mode, **common) for mode in backups if mode in INT8_MODES]
+        return list(dict.fromkeys(found))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data that `load_space` reads back as an equal space."""
+        """Return plain data that `load_space` reads back as an equal space."""
         about = {"name": self.name, **({"description": self.description} if self.description else {})}
         return {**about, **{name: parameter.as_data() for name, parameter in self.parameters.items()}}
 
     def active(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """`point` without the parameters that mean nothing in it."""
+        """Return `point` without the parameters that have no effect in it."""
         names = active_parameters(point.get("mode"), point)
         return {name: point[name] for name in names if name in point}
 
     def enumerate(self, limit: int) -> list[dict[str, Any]] | None:
-        """All distinct points, or None where there are more than `limit` or infinitely many.
+        """Return all distinct points; None if there are more than `limit` or infinitely many.
 
-        A point has the active parameters of this space only, in the order of `ORDER`.
+        A point has only the active parameters of this space, in the order in which they are drawn.
         """
         points: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
         for point in self._points({}):
@@ -205,7 +244,7 @@ class SearchSpace:
         return list(points.values())
 
     def _points(self, chosen: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
-        """Every completion of `chosen`; None where a continuous range is in the way."""
+        """Yield every completion of `chosen`, or None for a continuous range."""
         active: tuple[str, ...] = active_parameters(chosen.get("mode"), chosen)
         if not chosen and "allocation" in self.parameters:
             active = ("allocation",)
@@ -221,12 +260,12 @@ class SearchSpace:
             yield from self._points({**chosen, undecided: value})
 
     def settings(self, point: Mapping[str, Any]) -> Settings:
-        """The settings of one point: its active parameters, the space's fixed ones, defaults for the rest.
+        """Return the settings of one point: its active parameters, the fixed ones of the space, else the defaults.
 
-        A parameter that means nothing in this point is ignored; one that the space does not name is taken as given.
+        Parameters without effect in this point are ignored. Parameters that the space does not name are used.
         """
         fixed: dict[str, Any] = {
-            name: self.parameters[name].as_data() for name in FIXED_ONLY if name in self.parameters
+            name: self.parameters[name].as_data() for name in FIXED_PARAMETERS if name in self.parameters
         }
         fixed.pop("runtime_compressed", None)
         if point.get("allocation") == "budget":

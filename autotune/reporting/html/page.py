@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.common.formatting import label
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.reporting.html.sections import budget_rows, cards, front_legend, stat_rows, trial_table
 from autotune.reporting.html.svg import front_drawings, progress_drawing, setting_drawings, theme_css
 from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run

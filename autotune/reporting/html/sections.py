@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.common.formatting import DASH, label, number, score, size, times
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.reporting.plots.style import mode_style
 from autotune.reporting.text.commands import export_command
 from autotune.results.decision import (

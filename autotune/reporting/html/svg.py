@@ -15,7 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import label
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.reporting.plots.style import PHONE, SCREEN, Sheet
 from autotune.results.decision import measured, objective_pairs
 from autotune.results.types import StudyResults

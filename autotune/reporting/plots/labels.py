@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import label, score, size
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scales, in_units
 from autotune.results.types import StudyResults
 

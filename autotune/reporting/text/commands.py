@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, INT8_MODES, MIXED, OUTPUT_ERROR
+from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, OUTPUT_ERROR, SETTINGS, Settings
 from autotune.results.types import StudyResults
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "base_folder",
     "compress_command",
     "export_command",
-    "needs_calibration",
     "nncf_call",
     "optimum_command",
     "portable",
@@ -29,17 +28,6 @@ __all__ = [
 ]
 
 TOGGLES = ("all_layers", *ALGORITHMS)
-
-
-def needs_calibration(settings: Mapping[str, Any]) -> bool:
-    """Whether the calibration texts decide anything about these settings."""
-    if settings.get("allocation") == "budget":
-        return True
-    data_free = {"awq"} if settings.get("awq_data_free") else set()
-    if any(settings.get(name) for name in {*ALGORITHMS} - data_free):
-        return True
-    ratio = settings.get("ratio")
-    return ratio is not None and ratio < 1 and settings.get("sensitivity_metric") != DATA_FREE_METRIC
 
 
 def base_folder(results: StudyResults) -> Path | None:
@@ -92,29 +80,24 @@ def compress_command(results: StudyResults, number: int) -> str:
         return export_command(results, number)  # its plan is of measured errors, which the study has
     model = short_path(results, str(results.config.get("model", "MODEL")))
     words = ["autotune", "compress", model, out_folder(results, number)]
-    for name in ("mode", "group_size", "ratio", "backup_mode", "sensitivity_metric"):
-        if settings.get(name) is not None:
-            value = settings[name]
-            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-    if settings.get("codebook"):
-        words.append(f"--codebook={','.join(f'{level:.8g}' for level in settings['codebook'])}")
-    for name in TOGGLES:
-        if settings.get(name):
-            words.append(f"--{name.replace('_', '-')}")
-    if settings.get("gptq") and settings.get("gptq_act_order") is False:
-        words.append("--no-gptq-act-order")
-    if settings.get("lora_correction") and settings.get("lora_rank") is not None:
-        words += ["--lora-rank", str(settings["lora_rank"])]
-    for pattern in settings.get("ignored_scope") or ():
-        words += ["--ignored-scope", str(pattern)]
-    if settings.get("awq") and settings.get("awq_data_free"):
-        words.append("--awq-data-free")
-    if settings.get("group_size_fallback") not in (None, "adjust"):
-        words += ["--group-size-fallback", str(settings["group_size_fallback"])]
+    for name, info in SETTINGS.items():
+        value, option = settings.get(name), f"--{name.replace('_', '-')}"
+        implied = not info.search_order and value == info.default
+        if value is None or implied or (info.requires is not None and not settings.get(info.requires)):
+            continue
+        if name == "codebook" and value:
+            words.append(f"{option}={','.join(f'{level:.8g}' for level in value)}")
+        elif info.kind == "list":
+            words += [word for each in value for word in (option, str(each))]
+        elif info.kind == "switch":
+            changed = [option if value else f"--no-{option[2:]}"]
+            words += changed if value != info.default else []
+        else:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
     if results.config.get("trust_remote_code"):
         words.append("--trust-remote-code")
     note = ""
-    if needs_calibration(settings):
+    if _needs_calibration(settings):
         calibration = results.config.get("calibration") or {}
         seed = (results.config.get("study") or {}).get("seed", 0)
         text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
@@ -126,6 +109,10 @@ def compress_command(results: StudyResults, number: int) -> str:
         else:
             note = "  # plus --calibration FILE with the study's calibration texts; `autotune export` finds them itself"
     return shlex.join(words) + note
+
+
+def _needs_calibration(settings: Mapping[str, Any]) -> bool:
+    return Settings.from_dict(settings).resolved(calibrated=True).needs_calibration
 
 
 def export_command(results: StudyResults, number: int) -> str:
@@ -191,10 +178,10 @@ def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT"
         words += ["--backup-precision", str(settings.get("backup_mode") or "int8_asym")]
         if settings.get("ratio", 1.0) < 1:
             words += ["--sensitivity-metric", str(settings["sensitivity_metric"])]
-        for name in ("all_layers", "awq", "scale_estimation", "gptq", "lora_correction"):
+        for name in TOGGLES:
             words += [f"--{name.replace('_', '-')}"] if settings.get(name) else []
     note = ""
-    if needs_calibration(settings):
+    if _needs_calibration(settings):
         words += ["--dataset", "wikitext2"]
         note = "optimum-cli takes named datasets only, so its calibration text is another one"
     return Equivalent(shlex.join([*words, out]), note)
@@ -213,14 +200,13 @@ def nncf_call(settings: Mapping[str, Any]) -> Equivalent:
         if settings.get("ratio", 1.0) < 1:
             arguments.append(f"sensitivity_metric=nncf.SensitivityMetric.{str(settings['sensitivity_metric']).upper()}")
         arguments.append(f"backup_mode=nncf.BackupMode.{str(settings.get('backup_mode') or 'int8_asym').upper()}")
-        toggles = ("all_layers", "awq", "scale_estimation", "gptq", "lora_correction")
-        arguments += [f"{name}=True" for name in toggles if settings.get(name)]
+        arguments += [f"{name}=True" for name in TOGGLES if settings.get(name)]
         arguments.append(f"advanced_parameters=nncf.AdvancedCompressionParameters({_advanced(settings)})")
     if settings.get("ignored_scope"):
         patterns = ", ".join(repr(str(pattern)) for pattern in settings["ignored_scope"])
         arguments.append(f"ignored_scope=nncf.IgnoredScope(patterns=[{patterns}])")
         note = "NNCF's patterns match names of operations only, not of weights"
-    if needs_calibration(settings):
+    if _needs_calibration(settings):
         arguments.append("dataset=dataset")
     return Equivalent("nncf.compress_weights(\n" + "".join(f"    {part},\n" for part in arguments) + ")", note)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.common.formatting import DASH, label, markdown_table, score, size
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
 from autotune.reporting.text.tables import front_table_markdown, legend, metric_rows
 from autotune.results.budgets import spending_markdown

@@ -8,7 +8,7 @@ from typing import Any
 from autotune.common.formatting import DASH, label, markdown_table, percent, score, size, times
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.results.decision import measured, saving
 from autotune.results.types import StudyResults
 

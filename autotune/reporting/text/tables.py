@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import DASH, is_missing, label, latex_table, markdown_table, percent, score, size, times
-from autotune.compression.settings import default_backup, describe_algorithms
+from autotune.compression.describe import default_backup, describe_algorithms
 from autotune.results.decision import measured
 from autotune.results.types import StudyResults
 

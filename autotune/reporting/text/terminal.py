@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import DASH, is_missing, label, percent, score, size, times
-from autotune.compression.settings import describe_settings
+from autotune.compression.describe import describe_settings
 from autotune.results.decision import measured
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS
 from autotune.results.types import StudyResults

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings, describe_settings
+from autotune.compression.describe import describe_settings
+from autotune.compression.settings import ALGORITHMS, DATA_FREE_METRIC, Settings
 from autotune.config.space.space import Parameter, Range, SearchSpace
 from autotune.errors import PlanError
 from autotune.study.sampling.sampler import walk
@@ -43,8 +44,8 @@ class Finding:
 
 
 def chosen_by_calibration(engine: Engine, settings: Settings) -> bool:
-    """Test if the choice of layers depends on the calibration."""
-    return 0 < settings.ratio < 1 and engine.resolve(settings).sensitivity_metric != DATA_FREE_METRIC
+    """Return True if the choice of layers depends on the calibration."""
+    return engine.resolve(settings).ranks_by_activations
 
 
 def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
@@ -105,7 +106,7 @@ def findings(space: SearchSpace, engine: Engine) -> list[Finding]:
 
 def probes(space: SearchSpace) -> Iterator[Settings]:
     """Yield a few settings that cover everything that any point or budget of the space can do to a weight."""
-    space = space.uniform()
+    space = space.without_budgets()
 
     def completed(chosen: Mapping[str, Any]) -> Settings:
         def choose(name: str, parameter: Parameter, _: Mapping[str, Any]) -> Any:

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.common.validation import nearest
+from autotune.compression.describe import describe_budget
 from autotune.compression.formats.table import FORMATS, Format
-from autotune.compression.settings import INT8_MODES, describe_budget
+from autotune.compression.settings import INT8_MODES
 from autotune.config.space.parse import read_budget
-from autotune.config.space.space import SPENDING, Parameter, Range, SearchSpace
+from autotune.config.space.space import BUDGET_PARAMETERS, Parameter, Range, SearchSpace
 from autotune.errors import ConfigError
 from autotune.study.sampling.sampler import params_of, walk
 from autotune.study.storage.history import point_key
@@ -156,7 +157,7 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
 def enqueued_budget(space: SearchSpace, target: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Read an entry of `study.enqueue` that has a budget."""
     value, problem = read_budget(target.get("budget"))
-    beside = [name for name in target if name not in SPENDING]
+    beside = [name for name in target if name not in BUDGET_PARAMETERS]
     if problem is None and nearest_value(space.parameters["budget"], value) != value:
         problem = f"is outside the space: {target['budget']!r}; add it to the space"
     if problem is not None:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.common.validation import nearest
-from autotune.config.space.space import ORDER, SPENDING, Choices, Parameter, Range, SearchSpace, active_parameters
+from autotune.config.space.space import (
+    BUDGET_PARAMETERS,
+    DRAWN_PARAMETERS,
+    Choices,
+    Parameter,
+    Range,
+    SearchSpace,
+    active_parameters,
+)
 from autotune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,8 +50,8 @@ STARTUP_TRIALS = 10
 POPULATION = 16
 """Size of an NSGA-II generation: Optuna's 50 would leave most studies in their first, random, generation."""
 
-FIRST = (*SPENDING, "mode", "ratio")
-DRAW_ORDER = (*FIRST, *(name for name in ORDER if name not in FIRST))
+FIRST = (*BUDGET_PARAMETERS, "mode", "ratio")
+DRAW_ORDER = (*FIRST, *(name for name in DRAWN_PARAMETERS if name not in FIRST))
 """Allocation, mode and ratio first: whether anything else means something depends on these alone."""
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from autotune.common.cache import Cache
 from autotune.compression.settings import Settings
-from autotune.config.config import Calibration
+from autotune.config.sections import Calibration
 from autotune.errors import ConfigError
 from autotune.evaluation.stores import ReferenceStore
 from autotune.evaluation.texts import synthetic

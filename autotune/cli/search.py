@@ -1,0 +1,151 @@
+"""Commands that run a study: search, worker, plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.output import (
+    ConfigFile,
+    Json,
+    Set,
+    Storage,
+    listening,
+    print_front,
+    print_json,
+    print_paths,
+    print_plan,
+)
+from autotune.cli.results import compare
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.config.config import Config
+
+__all__ = ["plan", "search", "worker"]
+
+Workers = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Worker processes; 0: run trials in this process.")
+]
+
+
+def search(
+    file: ConfigFile,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Trials of the whole study, without duplicates.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="No trial starts after this time, such as 90s or 2h.")
+    ] = None,
+    workers: Workers = None,
+    storage: Storage = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the study.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the sampler.")] = None,
+    set_: Set = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Folder of another study, whose front is tried first.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, as `autotune plan` does.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Move an existing study to another folder and start a new one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the front of accuracy against footprint; continue the study if it exists."""
+    options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers}
+    configs = _load(file, set_, {**options, "output": output, "study.seed": seed})
+    if storage is not None and len(configs) > 1:
+        raise UsageError("--storage is for one study, and this file names several models; leave it out")
+    if dry_run:
+        for config in configs:
+            _print_plan(config, as_json)
+        return
+    outcomes = [_run_search(config, fresh, storage, start_from, as_json) for config in configs]
+    if len(outcomes) > 1:
+        folders = [config.output for config in configs]
+        compare(folders, folders[0].parent / "comparison", as_json=as_json)
+    elif as_json:
+        print_json(outcomes[0])
+    if any(not outcome["front"] for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _run_search(
+    config: Config, fresh: bool, storage: str | None, start_from: Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Run one study and return its outcome as plain data; print its front unless `as_json`."""
+    from autotune.reporting.text.terminal import as_json as front_data
+    from autotune.results.load import load_results
+    from autotune.study.run import run_search
+
+    with listening() as listener:
+        outcome = run_search(config, listener=listener, fresh=fresh, storage=storage, start_from=start_from)
+    results = load_results(outcome.folder, storage)
+    data = {**front_data(results), "folder": str(outcome.folder), "ended": outcome.reason}
+    if not as_json:
+        print_front(results)
+        print_paths(outcome.report)
+    if outcome.interrupted:
+        if as_json:
+            print_json(data)
+        raise typer.Exit(outcome.exit_code)
+    return data
+
+
+def worker(
+    file: ConfigFile,
+    storage: Annotated[str, typer.Option(metavar="URL", help="Optuna storage of the search.")],
+    workers: Workers = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the plans of the trials of this machine.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Join a running search from another process or machine, until the study has its trials."""
+    from autotune.study.run import run_worker
+
+    configs = _load(file, set_, {"study.workers": workers, "output": output})
+    if len(configs) > 1:
+        raise UsageError(f"{file} names several models; a worker joins the study of one: write a file for it alone")
+    (config,) = configs
+    with listening() as listener:
+        outcome = run_worker(config, storage, listener=listener)
+    print(f"{outcome.ran} trials were done here")
+    if outcome.interrupted:
+        raise typer.Exit(outcome.exit_code)
+
+
+def plan(
+    file: ConfigFile,
+    set_: Set = None,
+    forecast: Annotated[
+        bool, typer.Option("--forecast/--no-forecast", help="Time small pieces of the work to forecast all of it.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Print what a search would do: exact sizes, adjusted and impossible settings, time, memory and disk."""
+    for config in _load(file, set_, {}):
+        _print_plan(config, as_json, forecast)
+
+
+def _print_plan(config: Config, as_json: bool, forecast: bool = True) -> None:
+    from autotune.study.planning.dry_run import dry_run
+
+    with listening() as listener:
+        planned = dry_run(config, listener.stage, measure=forecast)
+    if as_json:
+        print_json(planned.as_dict())
+        return
+    print_plan(planned, config.space.name)
+
+
+def _load(file: Path, overrides: list[str] | None, options: dict[str, Any]) -> list[Config]:
+    """Load a model.yaml with `--set` overrides, then the options that are given; key -> value."""
+    from autotune.config.config import load_configs
+
+    values = {key: json.dumps(str(value)) if isinstance(value, Path) else value for key, value in options.items()}
+    given = [f"{key}={value}" for key, value in values.items() if value is not None]
+    return load_configs(file, [*(overrides or []), *given])
