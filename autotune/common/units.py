@@ -98,6 +98,10 @@ class Constraint:
         """Plain data for a study's storage: op, value, text."""
         return {"op": self.op, "value": self.value, "text": self.text}
 
+    def violation(self, value: float) -> float:
+        """Return how far `value` is beyond the limit, in the metric's unit; at most 0 where the limit is kept."""
+        return value - self.value if self.op == "<=" else self.value - value
+
 
 def parse_constraint(text: Any, *, unit: str | None = None, share: bool = False) -> Constraint:
     """A limit from ``'<= 5%'``, ``'>= 0.9'`` or ``'<= 1.2 GB'``, read in the unit of the metric it limits.

@@ -1,7 +1,4 @@
-"""The command lines that make a trial's model again.
-
-The same settings as a call of optimum-cli or of NNCF, where they have one.
-"""
+"""Commands that rebuild a trial's model: with autotune, and with optimum-cli or NNCF if they have an equivalent."""
 
 from __future__ import annotations
 
@@ -14,94 +11,38 @@ from typing import Any
 
 from autotune.common.formatting import ALGORITHMS
 from autotune.compression.settings import DATA_FREE_METRIC, INT8_MODES, MIXED, OUTPUT_ERROR
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 __all__ = [
     "Equivalent",
-    "base_folder",
     "compress_command",
     "export_command",
-    "needs_calibration",
     "nncf_call",
     "optimum_command",
     "portable",
-    "short_path",
     "where_to_run",
 ]
 
 TOGGLES = ("all_layers", *ALGORITHMS)
 
 
-def needs_calibration(settings: Mapping[str, Any]) -> bool:
-    """Whether the calibration texts decide anything about these settings."""
-    if settings.get("allocation") == "budget":
-        return True
-    data_free = {"awq"} if settings.get("awq_data_free") else set()
-    if any(settings.get(name) for name in {*ALGORITHMS} - data_free):
-        return True
-    ratio = settings.get("ratio")
-    return ratio is not None and ratio < 1 and settings.get("sensitivity_metric") != DATA_FREE_METRIC
-
-
-def base_folder(results: StudyResults) -> Path | None:
-    """The folder that holds study, model and calibration text, if one below the root does; None where there is none.
-
-    A page that names paths from there on tells nothing of its author's disk, and reads well.
-    """
-    calibration = results.config.get("calibration") or {}
-    named = [results.config.get("output"), results.config.get("model"), calibration.get("path")]
-    local = [str(path) for path in named if path and Path(str(path)).is_absolute()]
-    if len(local) < 2:
-        return None
-    base = Path(os.path.commonpath(local))
-    return base if len(base.parts) > 2 else None
-
-
-def short_path(results: StudyResults, path: str) -> str:
-    """A path from `base_folder` on; anything else stays as it is."""
-    base = base_folder(results)
-    inside = base is not None and Path(path).is_absolute() and Path(path).is_relative_to(base)
-    return Path(path).relative_to(base).as_posix() if base is not None and inside else path
-
-
-def where_to_run(results: StudyResults) -> str:
-    """A sentence about the folder that the commands' paths start from; empty where they say it themselves."""
-    return "" if base_folder(results) is None else "Paths start from the folder that holds both model and study."
-
-
-def portable(results: StudyResults, value: Any) -> Any:
-    """Plain data with every path in it as `short_path` writes it."""
-    if isinstance(value, Mapping):
-        return {key: portable(results, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [portable(results, item) for item in value]
-    return short_path(results, value) if isinstance(value, str) else value
-
-
-def out_folder(results: StudyResults, number: int) -> str:
-    """Where a trial's model goes unless the reader says otherwise."""
-    return f"{short_path(results, str(results.config.get('output', 'reports/study')))}/models/trial-{number}"
-
-
 def compress_command(results: StudyResults, number: int) -> str:
-    """`autotune compress ...` with the settings that a trial had.
+    """Return `autotune compress ...` with the settings of a trial.
 
-    A note is appended where `compress`, which calibrates on a file, cannot be given the study's texts; `export` can.
+    `compress` calibrates on a file only. If the study's texts are no file, a comment says so.
     """
     settings = results.records[number].settings
     if settings.get("allocation") == "budget":
-        return export_command(results, number)  # its plan is of measured errors, which the study has
-    model = short_path(results, str(results.config.get("model", "MODEL")))
-    words = ["autotune", "compress", model, out_folder(results, number)]
+        return export_command(results, number)  # `compress` cannot plan a budget: it has no measured errors
+    model = _short_path(results, str(results.config.get("model", "MODEL")))
+    words = ["autotune", "compress", model, _out_folder(results, number)]
     for name in ("mode", "group_size", "ratio", "backup_mode", "sensitivity_metric"):
         if settings.get(name) is not None:
             value = settings[name]
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     if settings.get("codebook"):
         words.append(f"--codebook={','.join(f'{level:.8g}' for level in settings['codebook'])}")
-    for name in TOGGLES:
-        if settings.get(name):
-            words.append(f"--{name.replace('_', '-')}")
+    words += [f"--{name.replace('_', '-')}" for name in TOGGLES if settings.get(name)]
     if settings.get("gptq") and settings.get("gptq_act_order") is False:
         words.append("--no-gptq-act-order")
     if settings.get("lora_correction") and settings.get("lora_rank") is not None:
@@ -115,12 +56,12 @@ def compress_command(results: StudyResults, number: int) -> str:
     if results.config.get("trust_remote_code"):
         words.append("--trust-remote-code")
     note = ""
-    if needs_calibration(settings):
+    if _needs_calibration(settings):
         calibration = results.config.get("calibration") or {}
         seed = (results.config.get("study") or {}).get("seed", 0)
         text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
         if text:
-            words += ["--calibration", short_path(results, str(text))]
+            words += ["--calibration", _short_path(results, str(text))]
             for name in ("samples", "sequence_length"):
                 if calibration.get(name) is not None:
                     words += [f"--{name.replace('_', '-')}", str(calibration[name])]
@@ -130,9 +71,59 @@ def compress_command(results: StudyResults, number: int) -> str:
 
 
 def export_command(results: StudyResults, number: int) -> str:
-    """`autotune export DIR OUT --trial N`, which also brings the study's own texts and statistics."""
-    folder = short_path(results, str(results.config.get("output", "DIR")))
-    return shlex.join(["autotune", "export", folder, out_folder(results, number), "--trial", str(number)])
+    """Return `autotune export DIR OUT --trial N`, which uses the study's own texts and statistics."""
+    folder = _short_path(results, str(results.config.get("output", "DIR")))
+    return shlex.join(["autotune", "export", folder, _out_folder(results, number), "--trial", str(number)])
+
+
+def _needs_calibration(settings: Mapping[str, Any]) -> bool:
+    """Return True if the model depends on the calibration texts."""
+    if settings.get("allocation") == "budget":
+        return True
+    data_free = {"awq"} if settings.get("awq_data_free") else set()
+    if any(settings.get(name) for name in {*ALGORITHMS} - data_free):
+        return True
+    ratio = settings.get("ratio")
+    return ratio is not None and ratio < 1 and settings.get("sensitivity_metric") != DATA_FREE_METRIC
+
+
+def where_to_run(results: StudyResults) -> str:
+    """Return a sentence about the folder that the commands' paths are relative to; empty if they are not."""
+    return "" if _base_folder(results) is None else "Paths start from the folder that holds both model and study."
+
+
+def portable(results: StudyResults, value: Any) -> Any:
+    """Return plain data with every path in it relative to the study's base folder.
+
+    Pages that show them do not reveal the folders of their author.
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(results, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(results, item) for item in value]
+    return _short_path(results, value) if isinstance(value, str) else value
+
+
+def _base_folder(results: StudyResults) -> Path | None:
+    """Return the common folder of study, model and calibration text; None if there is none below the root."""
+    calibration = results.config.get("calibration") or {}
+    paths = [results.config.get("output"), results.config.get("model"), calibration.get("path")]
+    local = [str(path) for path in paths if path and Path(str(path)).is_absolute()]
+    if len(local) < 2:
+        return None
+    base = Path(os.path.commonpath(local))
+    return base if len(base.parts) > 2 else None
+
+
+def _short_path(results: StudyResults, path: str) -> str:
+    """Return an absolute path inside `_base_folder` relative to it; anything else as it is."""
+    base = _base_folder(results)
+    inside = base is not None and Path(path).is_absolute() and Path(path).is_relative_to(base)
+    return Path(path).relative_to(base).as_posix() if base is not None and inside else path
+
+
+def _out_folder(results: StudyResults, number: int) -> str:
+    return f"{_short_path(results, str(results.config.get('output', 'reports/study')))}/models/trial-{number}"
 
 
 WEIGHT_FORMATS = {
@@ -142,19 +133,19 @@ WEIGHT_FORMATS = {
     "int4_sym": ("int4", True),
     "nf4": ("nf4", False),
 }
-"""Mode -> optimum-cli's --weight-format, and whether --sym."""
+"""Mode -> (optimum-cli's --weight-format, whether with --sym)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Equivalent:
-    """A call, or None and why there is none; `note` also says what differs where there is one."""
+    """A call with what differs as `note`; or None with the reason as `note`."""
 
     call: str | None
     note: str = ""
 
 
-def _without(settings: Mapping[str, Any]) -> str | None:
-    """Why neither peer has such settings; None where they have."""
+def _no_equivalent(settings: Mapping[str, Any]) -> str | None:
+    """Return why neither tool has such settings; None if they have."""
     mode = settings.get("mode")
     if mode not in WEIGHT_FORMATS:
         if mode in (None, MIXED):
@@ -169,13 +160,14 @@ def _without(settings: Mapping[str, Any]) -> str | None:
 
 
 def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT") -> Equivalent:
-    """``optimum-cli export openvino ...``.
+    """Return ``optimum-cli export openvino ...``.
 
     Args:
         model: hub id or folder.
-        settings: as `compression.settings.Settings.as_dict` gives them, defaults resolved.
+        settings: as `compression.settings.Settings.as_dict` returns them, defaults resolved.
+        out: folder of the model.
     """
-    why = _without(settings)
+    why = _no_equivalent(settings)
     if why is None and settings.get("ignored_scope"):
         why = "optimum-cli has no option for ignored layers"
     if why is None and settings.get("lora_correction") and settings.get("lora_rank") not in (None, 8):
@@ -192,18 +184,17 @@ def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT"
         words += ["--backup-precision", str(settings.get("backup_mode") or "int8_asym")]
         if settings.get("ratio", 1.0) < 1:
             words += ["--sensitivity-metric", str(settings["sensitivity_metric"])]
-        for name in ("all_layers", "awq", "scale_estimation", "gptq", "lora_correction"):
-            words += [f"--{name.replace('_', '-')}"] if settings.get(name) else []
+        words += [f"--{name.replace('_', '-')}" for name in TOGGLES if settings.get(name)]
     note = ""
-    if needs_calibration(settings):
+    if _needs_calibration(settings):
         words += ["--dataset", "wikitext2"]
         note = "optimum-cli takes named datasets only, so its calibration text is another one"
     return Equivalent(shlex.join([*words, out]), note)
 
 
 def nncf_call(settings: Mapping[str, Any]) -> Equivalent:
-    """``nncf.compress_weights(...)`` on a model and, where one is needed, a dataset of the reader's."""
-    why = _without(settings)
+    """Return ``nncf.compress_weights(...)`` on a ``model`` and, if it is needed, a ``dataset``."""
+    why = _no_equivalent(settings)
     if why is not None:
         return Equivalent(None, why)
     mode = str(settings["mode"])
@@ -214,14 +205,13 @@ def nncf_call(settings: Mapping[str, Any]) -> Equivalent:
         if settings.get("ratio", 1.0) < 1:
             arguments.append(f"sensitivity_metric=nncf.SensitivityMetric.{str(settings['sensitivity_metric']).upper()}")
         arguments.append(f"backup_mode=nncf.BackupMode.{str(settings.get('backup_mode') or 'int8_asym').upper()}")
-        toggles = ("all_layers", "awq", "scale_estimation", "gptq", "lora_correction")
-        arguments += [f"{name}=True" for name in toggles if settings.get(name)]
+        arguments += [f"{name}=True" for name in TOGGLES if settings.get(name)]
         arguments.append(f"advanced_parameters=nncf.AdvancedCompressionParameters({_advanced(settings)})")
     if settings.get("ignored_scope"):
         patterns = ", ".join(repr(str(pattern)) for pattern in settings["ignored_scope"])
         arguments.append(f"ignored_scope=nncf.IgnoredScope(patterns=[{patterns}])")
         note = "NNCF's patterns match names of operations only, not of weights"
-    if needs_calibration(settings):
+    if _needs_calibration(settings):
         arguments.append("dataset=dataset")
     return Equivalent("nncf.compress_weights(\n" + "".join(f"    {part},\n" for part in arguments) + ")", note)
 
