@@ -13,8 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from autotune.evaluation import Metric
-    from autotune.reporting.write import ReportPaths
-    from autotune.results.types import StudyResults
+    from autotune.reporting.folder import ReportPaths
+    from autotune.results.records import StudyResults
     from autotune.study.export import Produced
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.planning.forecast import Forecast, Measuring
@@ -69,11 +69,11 @@ def print_front(results: StudyResults) -> None:
     """Print the front: a table with colours on a terminal, else plain text."""
     from rich.console import Console
 
-    from autotune.reporting.text.terminal import front_table, plain_front
+    from autotune.reporting.text.terminal import plain_front, rich_front
 
     print()
     if sys.stdout.isatty():
-        Console().print(front_table(results))
+        Console().print(rich_front(results))
     else:
         print(plain_front(results))
     print()

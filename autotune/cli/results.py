@@ -29,11 +29,11 @@ __all__ = ["compare", "export", "report", "reproduce"]
 
 def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
+    from autotune.reporting.folder import rebuild_report
     from autotune.reporting.text.terminal import as_json as outcome_json
-    from autotune.reporting.write import report as write
     from autotune.results.load import load_results
 
-    paths = write(folder) if storage is None else write(folder, storage=storage)
+    paths = rebuild_report(folder, storage)
     results = load_results(folder, storage)
     if as_json:
         print_json({**outcome_json(results), "folder": str(folder)})

@@ -1,4 +1,4 @@
-"""Several studies in one table and one plot: other models, other spaces, other machines."""
+"""Compare several studies, e.g. of other models or spaces, in one table and one plot."""
 
 from __future__ import annotations
 
@@ -9,12 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.files import atomic_write
-from autotune.common.formatting import label, latex_table, markdown_table
+import numpy as np
+
+from autotune.common.formatting import is_missing, label, latex_table, markdown_table
 from autotune.errors import UsageError
-from autotune.reporting.text.tables import front_rows, option_cells, original_cells
-from autotune.results.decision import SIZES, accuracy_metric, baseline, choices
-from autotune.results.types import StudyResults
+from autotune.reporting.folder import write_text
+from autotune.reporting.front_table import Table, front_row, front_table
+from autotune.reporting.plots.style import (
+    INK,
+    MODES,
+    OTHERS,
+    log_axis,
+    new_figure,
+    padded,
+    plain_axis,
+    save_png,
+    sentence,
+    styled,
+    tidy,
+)
+from autotune.results.decision import accuracy_metric, baseline, choices
+from autotune.results.frame import SIZE_COLUMNS
+from autotune.results.pareto import is_wide
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +45,8 @@ class Comparison:
 
     Attributes:
         names: one for each study, all different.
-        studies: as they were given.
-        metric: the accuracy that all of them scored; None where they share none.
-        whole: all trials of the fronts, not only those worth choosing.
+        metric: an accuracy metric that all studies scored; None if they share none.
+        whole: show all trials of the fronts, not only those worth choosing.
     """
 
     names: tuple[str, ...]
@@ -39,30 +55,25 @@ class Comparison:
     whole: bool = False
 
     def trials(self, study: StudyResults) -> list[int]:
-        """The trials of one study that the table shows, the largest first."""
+        """Return the trials of one study that the table shows, the largest first."""
         shown = [pick.trial for pick in choices(study)] if not self.whole else list(study.front)
         other = baseline(study)
         shown += [other] if other is not None and study.records[other].complete and other not in shown else []
         return sorted(shown, key=lambda number: (-(study.value(number, "footprint") or 0.0), number))
 
-    def rows(self) -> tuple[list[str], list[list[str]], str]:
-        """Header, rows and alignment, in the form of NNCF's accuracy/footprint tables with the model in front."""
-        metrics = [] if self.metric in (None, "relative_error") else [str(self.metric)]
-        header: list[str] = []
+    def table(self) -> Table:
+        """Return the table in the form of NNCF's accuracy/footprint tables, with the model in front."""
+        columns: list[str] = []
         rows: list[list[str]] = []
-        align = ""
         for name, study in zip(self.names, self.studies, strict=True):
-            known = [metric for metric in metrics if metric in study.metrics]
-            found, align = ["model"], "l"
-            columns, _, way = front_rows(study, metrics=known)
-            header, align = [*found, *columns], align + way
-            if study.original is not None:
-                rows.append([name, *original_cells(study, known)])
-            rows += [[name, *option_cells(study, number, known)] for number in self.trials(study)]
-        return header, rows, align
+            metrics = [self.metric] if self.metric is not None and self.metric != "relative_error" else []
+            columns, _, align = front_table(study, metrics)
+            trials = [*([] if study.original is None else [None]), *self.trials(study)]
+            rows += [[name, *front_row(study, trial, metrics)] for trial in trials]
+        return Table(["model", *columns], rows, "l" + align)
 
     def csv(self) -> str:
-        """The same trials with every column of their trials.csv, the model in front."""
+        """Write the same trials with every column of their trials.csv, the model in front."""
         frames = [
             (name, study.trials.loc[self.trials(study)]) for name, study in zip(self.names, self.studies, strict=True)
         ]
@@ -78,7 +89,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonPaths:
-    """Where everything was written; `plot` is None where the studies share no accuracy."""
+    """The paths of all files; `plot` is None if the studies share no accuracy metric."""
 
     markdown: Path
     latex: Path
@@ -87,7 +98,7 @@ class ComparisonPaths:
 
 
 def compare(studies: Sequence[StudyResults], *, whole: bool = False) -> Comparison:
-    """Put studies side by side.
+    """Collect studies for a comparison.
 
     Raises:
         UsageError: there are none.
@@ -104,41 +115,29 @@ def compare(studies: Sequence[StudyResults], *, whole: bool = False) -> Comparis
 
 
 def _common_metric(studies: Sequence[StudyResults]) -> str | None:
-    wanted = [metric for study in studies if (metric := accuracy_metric(study)) is not None]
-    wanted += [name for name in studies[0].metrics if name not in SIZES]
-
-    def scored(study: StudyResults, name: str) -> bool:
-        return name in study.trials.columns and bool(study.complete[name].notna().any())
-
-    return next((name for name in wanted if all(scored(study, name) for study in studies)), None)
+    names = [metric for study in studies if (metric := accuracy_metric(study)) is not None]
+    names += [name for name in studies[0].metrics if name not in SIZE_COLUMNS]
+    return next((name for name in names if all(study.has_scores(name) for study in studies)), None)
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
     """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes."""
-    from autotune.reporting.plots.style import look, save_png
-
-    header, rows, align = comparison.rows()
-    text = f"# {', '.join(comparison.names)}\n\n{markdown_table(header, rows, align)}\n"
-    with look():
-        figure = comparison_figure(comparison)
-        plot = None if figure is None else save_png(figure, folder / "compare.png")
+    table = comparison.table()
+    text = f"# {', '.join(comparison.names)}\n\n{markdown_table(*table)}\n"
+    figure = comparison_figure(comparison)
+    plot = None if figure is None else save_png(figure, folder / "compare.png")
     text += "" if plot is None else "\n![Accuracy against compression](compare.png)\n"
-    latex = "% Needs \\usepackage{booktabs}.\n" + latex_table(header, rows, align)
     return ComparisonPaths(
-        _write(folder / "compare.md", text),
-        _write(folder / "compare.tex", latex),
-        _write(folder / "compare.csv", comparison.csv()),
+        write_text(folder / "compare.md", text),
+        write_text(folder / "compare.tex", "% Needs \\usepackage{booktabs}.\n" + latex_table(*table)),
+        write_text(folder / "compare.csv", comparison.csv()),
         plot,
     )
 
 
+@styled
 def comparison_figure(comparison: Comparison) -> Figure | None:
-    """The fronts over the compression rate, one line a study; draw inside `style.look()`."""
-    import numpy as np
-
-    from autotune.reporting.plots.style import INK, MODES, OTHERS, log_axis, new_figure, padded, plain_axis, tidy
-    from autotune.results.pareto import is_wide
-
+    """Draw the fronts over the compression rate, one line a study; None if the studies share no accuracy metric."""
     metric = comparison.metric
     if metric is None:
         return None
@@ -175,7 +174,7 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     meaning = study.metrics[metric]
     arrow = "↓ lower" if meaning.direction == "minimize" else "↑ higher"
     unit = f" ({meaning.unit})" if meaning.unit else ""
-    title = f"{label(metric)[0].upper()}{label(metric)[1:]}{unit}   {arrow} is better"
+    title = f"{sentence(label(metric))}{unit}   {arrow} is better"
     axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=9)
     axes.set_xlabel("Compression rate, fp32 size over size   → higher is better", labelpad=8)
     tidy(axes)
@@ -184,13 +183,5 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def _write(path: Path, text: str) -> Path:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-    return path
-
-
 def _text(value: Any) -> str:
-    from autotune.common.formatting import is_missing
-
     return "" if is_missing(value) else repr(value) if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A study's trials as one pandas DataFrame: the columns of trials.csv."""
+"""The trials of a study as a pandas DataFrame: the columns of trials.csv."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from autotune.compression.settings import SETTINGS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.results.types import Score, TrialRecord
+    from autotune.evaluation import Measurement
+    from autotune.results.records import StudyResults, TrialRecord
 
-__all__ = ["MEASURE_COLUMNS", "SETTING_COLUMNS", "add_unseen", "build_frame", "effective_settings"]
+__all__ = [
+    "SETTING_COLUMNS",
+    "SIZE_COLUMNS",
+    "TIME_COLUMNS",
+    "add_held_out",
+    "answers_frame",
+    "build_frame",
+    "effective_settings",
+    "front_frame",
+]
 
 SETTING_COLUMNS = tuple(name for name, info in SETTINGS.items() if info.search_order)
 SIZE_COLUMNS = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
@@ -32,6 +42,20 @@ MEASURE_COLUMNS = (
     "relative_error",
 )
 TIME_COLUMNS = ("seconds_compress", "seconds_evaluate")
+NAMED = (
+    *("trial", "state", "plan"),
+    *SETTING_COLUMNS,
+    *SIZE_COLUMNS,
+    *MEASURE_COLUMNS,
+    *TIME_COLUMNS,
+    *("on_front", "error"),
+)
+"""The columns that every study has, in their order."""
+
+BOOKKEEPING = (
+    *("feasible", "knee", "duplicate_of", "origin"),
+    *("variants_computed", "variants_reused", "started", "finished"),
+)
 
 BOOLEANS = {"on_front", "knee", "feasible", *(name for name, info in SETTINGS.items() if info.kind == "switch")}
 INTEGERS = {"trial", "footprint", "duplicate_of", "variants_computed", "variants_reused"}
@@ -41,9 +65,9 @@ TEXTS |= {name for name, info in SETTINGS.items() if info.kind == "text"}
 
 
 def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with what does not apply to the mode left out and the group size that was in force.
+    """Drop the settings that do not apply to the mode, and fill in the default group size.
 
-    int8 has one group a row and neither ratio, metric nor toggles; the other modes have a default group size.
+    int8 has one group a row and neither ratio, metric nor algorithms; the other modes have a default group size.
     """
     mode = str(settings.get("mode"))
     effective = dict(settings)
@@ -56,8 +80,35 @@ def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return effective
 
 
-def row(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
-    """One trial's cells, without the verdicts (feasible, on_front, knee)."""
+def build_frame(records: Mapping[int, TrialRecord], objectives: Iterable[str], metrics: Iterable[str]) -> pd.DataFrame:
+    """Build the frame: `NAMED`, then further metrics, advanced settings, `BOOKKEEPING` and `<metric>_stderr`.
+
+    Text is `str`, settings and sizes are nullable (`Int64`, `boolean`), measured numbers `float64` with NaN. Every
+    named column exists even if no trial has a value.
+
+    Args:
+        records: trial number -> record.
+        objectives: names whose values come from the study itself.
+        metrics: every metric that the study declares, also those without a value.
+    """
+    import pandas as pd
+
+    objectives = tuple(objectives)
+    rows = [_cells(record, objectives) for record in records.values()]
+    scored = {name: None for record in records.values() for name in record.metrics}
+    further = [name for name in dict.fromkeys((*metrics, *scored, *objectives)) if name not in NAMED]
+    present = {name: None for cells in rows for name in cells if not name.endswith("_stderr")}
+    advanced = [name for name in present if name not in (*NAMED, *further, *BOOKKEEPING)]
+    errors = [name for name in (*MEASURE_COLUMNS, *further) if any(f"{name}_stderr" in cells for cells in rows)]
+    columns = [*NAMED, *further, *advanced, *BOOKKEEPING, *(f"{name}_stderr" for name in errors)]
+    return pd.DataFrame(
+        {name: _column(name, [cells.get(name) for cells in rows]) for name in columns},
+        index=pd.Index([cells["trial"] for cells in rows], name="number"),
+    )
+
+
+def _cells(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
+    """Return one trial's cells, without feasible, on_front and knee."""
     cells: dict[str, Any] = {
         "trial": record.number,
         "state": record.state,
@@ -74,74 +125,65 @@ def row(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
         "started": record.started,
         "finished": record.finished,
     }
-    for name, measured in record.metrics.items():
+    for name, measurement in record.metrics.items():
         if name != "footprint":
-            cells[name] = measured.value
-        cells[f"{name}_stderr"] = measured.stderr
+            cells[name] = measurement.value
+        cells[f"{name}_stderr"] = measurement.stderr
     cells.update({name: value for name, value in record.values.items() if name in objectives and name != "footprint"})
     return cells
 
 
-def build_frame(records: Mapping[int, TrialRecord], objectives: Iterable[str], metrics: Iterable[str]) -> pd.DataFrame:
-    """All trials, by number: DESIGN's named columns, then further metrics and bookkeeping, then `<metric>_stderr`.
-
-    Text is `str`, settings and sizes are nullable (`Int64`, `boolean`), measured numbers `float64` with NaN; every
-    named column is there even when no trial has a value.
-
-    Args:
-        records: trial number -> record.
-        objectives: names whose values come from the study itself.
-        metrics: every metric that the study declares, also those no trial has.
-    """
+def _column(name: str, values: list[Any]) -> Any:
     import pandas as pd
 
-    objectives = tuple(objectives)
-    rows = [row(record, objectives) for record in records.values()]
-    named = (
-        "trial",
-        "state",
-        "plan",
-        *SETTING_COLUMNS,
-        *SIZE_COLUMNS,
-        *MEASURE_COLUMNS,
-        *TIME_COLUMNS,
-        "on_front",
-        "error",
-    )
-    measured = {name: None for record in records.values() for name in record.metrics}
-    further = [name for name in dict.fromkeys((*metrics, *measured, *objectives)) if name not in named]
-    present = {name: None for cells in rows for name in cells if not name.endswith("_stderr")}
-    book = ["feasible", "knee", "duplicate_of", "origin", "variants_computed", "variants_reused", "started", "finished"]
-    advanced = [name for name in present if name not in (*named, *further, *book)]
-    scored = [name for name in (*MEASURE_COLUMNS, *further) if any(f"{name}_stderr" in cells for cells in rows)]
-    columns = [*named, *further, *advanced, *book, *(f"{name}_stderr" for name in scored)]
-
-    return pd.DataFrame(
-        {name: _column(pd, name, [cells.get(name) for cells in rows]) for name in columns},
-        index=pd.Index([cells["trial"] for cells in rows], name="number"),
-    )
-
-
-def add_unseen(frame: pd.DataFrame, scores: Mapping[int, Mapping[str, Score]]) -> None:
-    """Add ``report_<metric>`` and its ``_stderr``: the scores on the report texts, trial number -> metric -> score."""
-    for name in dict.fromkeys(name for found in scores.values() for name in found):
-        known = {trial: found[name] for trial, found in scores.items() if name in found}
-        for column, part in ((f"report_{name}", "value"), (f"report_{name}_stderr", "stderr")):
-            values = [getattr(known.get(int(trial)), part, None) for trial in frame["trial"]]
-            frame[column] = [float("nan") if value is None else float(value) for value in values]
-
-
-def _column(pd: Any, name: str, values: list[Any]) -> Any:
-    index = None
     if name in BOOLEANS:
         return pd.array(values, dtype="boolean")
     if name in INTEGERS:
         return pd.array([None if value is None else int(value) for value in values], dtype="Int64")
     if name in ("started", "finished"):
         return pd.array(values, dtype="datetime64[us]")
-    texts = name in TEXTS or any(isinstance(value, (str, bool)) for value in values)
-    if texts:
+    if name in TEXTS or any(isinstance(value, (str, bool)) for value in values):
         return pd.array([None if value is None else str(value) for value in values], dtype="str")
-    return pd.Series(
-        [float("nan") if value is None else float(value) for value in values], index=index, dtype="float64"
-    ).array
+    return pd.array([float("nan") if value is None else float(value) for value in values], dtype="float64")
+
+
+def add_held_out(frame: pd.DataFrame, scores: Mapping[int, Mapping[str, Measurement]]) -> None:
+    """Add ``report_<metric>`` and its ``_stderr``, the scores on the report texts.
+
+    Args:
+        frame: of `build_frame`.
+        scores: trial number -> metric -> score.
+    """
+    for name in dict.fromkeys(name for metrics in scores.values() for name in metrics):
+        for column, part in ((f"report_{name}", "value"), (f"report_{name}_stderr", "stderr")):
+            values = [getattr(scores.get(int(trial), {}).get(name), part, None) for trial in frame["trial"]]
+            frame[column] = [float("nan") if value is None else float(value) for value in values]
+
+
+def front_frame(results: StudyResults, *, original: bool = False) -> pd.DataFrame:
+    """Return the rows of the front's trials, the largest model first.
+
+    Args:
+        results: the study.
+        original: add the original model as the first row, with the mode ``original`` and no trial number.
+    """
+    import pandas as pd
+
+    front = results.trials.loc[list(results.front)]
+    if not original or results.original is None:
+        return front
+    cells: dict[str, Any] = {"mode": "original", "int4_percent": 0.0, "int8_percent": 0.0}
+    for name in dict.fromkeys((*SIZE_COLUMNS, *results.metrics, *results.original.metrics)):
+        score = results.original_score(name)
+        if score is not None:
+            cells |= {name: score.value, f"{name}_stderr": score.stderr}
+    row = pd.DataFrame([cells], columns=front.columns).astype(dict(front.dtypes))
+    return pd.concat([row.set_axis(pd.Index(["original"], name="number")), front])
+
+
+def answers_frame(record: TrialRecord) -> pd.DataFrame:
+    """Return the answers of a trial that differ most from the original's: prompt, original, answer and score."""
+    import pandas as pd
+
+    rows = list((record.answers or {}).get("different") or ())
+    return pd.DataFrame(rows, columns=["prompt", "original", "answer", "score"])

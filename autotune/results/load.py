@@ -1,4 +1,4 @@
-"""What a study found, read from its Optuna storage alone."""
+"""Read a study's results from its Optuna storage."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autotune.common.units import Constraint
 from autotune.errors import StudyError
-from autotune.evaluation import Direction, Metric
-from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_unseen, build_frame, effective_settings
-from autotune.results.types import Constraint, Original, Score, StudyResults, TrialRecord, Unseen
+from autotune.evaluation import Direction, Measurement, Metric
+from autotune.results import pareto
+from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_held_out, build_frame, effective_settings
+from autotune.results.records import HeldOutScores, Original, StudyResults, TrialRecord
 
 if TYPE_CHECKING:
     import optuna
@@ -19,12 +21,18 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-__all__ = ["Constraint", "Original", "Score", "StudyResults", "TrialRecord", "load_results", "results_of"]
+__all__ = ["load_results", "results_of"]
 
 STUDY_NAME = "autotune"
 SCHEMA_VERSION = 1
 ENOUGH_FOR_IMPORTANCES = 50
-"""Complete trials below which PED-ANOVA's importances of a conditional space are noise."""
+"""Fewest complete trials for which PED-ANOVA's importances of a conditional space are more than noise."""
+
+NUMBERS = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
+"""The attributes that `TrialRecord.numbers` holds."""
+
+COPIED = ("plan", "metrics", *SIZE_COLUMNS)
+"""The attributes that a repeat takes from the trial that it repeats."""
 
 FOOTPRINT = Metric("minimize", "bytes", "size of openvino_model.bin")
 
@@ -33,11 +41,11 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
     """Read the study of a folder.
 
     Args:
-        folder: what `autotune search` wrote; its `study.db` is read unless `storage` says otherwise.
-        storage: an Optuna storage URL, or an Optuna storage object.
+        folder: a folder that `autotune search` wrote.
+        storage: an Optuna storage URL or object; None is the folder's `study.db`.
 
     Raises:
-        StudyError: there is no study there, or not one of ours, or one of a newer autotune.
+        StudyError: there is no study, or autotune did not write it, or a newer autotune did.
     """
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
@@ -81,7 +89,7 @@ def _read(storage: str | BaseStorage, where: str) -> StudyResults:
 
 
 def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults:
-    """The view model of an Optuna study that carries autotune's attributes.
+    """Read the results of an Optuna study that has autotune's attributes.
 
     Raises:
         StudyError: the study was not written by autotune, or by a newer one.
@@ -100,18 +108,18 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         )
     objectives: dict[str, Direction] = dict(attributes["objectives"])
     constraints = {
-        name: Constraint(name, str(limit["op"]), float(limit["value"]), str(limit.get("text", "")))
+        name: Constraint("<=" if limit["op"] == "<=" else ">=", float(limit["value"]), str(limit.get("text", "")))
         for name, limit in (attributes.get("constraints") or {}).items()
     }
     metrics = _metrics(attributes, objectives)
-    told = list(study.metric_names or objectives)
-    records = _records(study.get_trials(deepcopy=False), told, constraints)
+    names = list(study.metric_names or objectives)
+    records = _records(study.get_trials(deepcopy=False), names, constraints)
     frame = build_frame(records, objectives, metrics)
-    front, knee_trial, nearest = _verdicts(frame, records, objectives, constraints)
+    front, knee, least_infeasible = _judge(frame, records, objectives, constraints)
     original = attributes.get("original")
-    unseen = _unseen(attributes.get("report"))
-    if unseen is not None:
-        add_unseen(frame, unseen.trials)
+    held_out = _held_out(attributes.get("report"))
+    if held_out is not None:
+        add_held_out(frame, held_out.trials)
     return StudyResults(
         trials=frame,
         records=records,
@@ -120,13 +128,13 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         metrics=metrics,
         original=None if not original else _original(original),
         front=front,
-        knee=knee_trial,
-        least_infeasible=nearest,
-        importances=_importances(study, told, objectives),
+        knee=knee,
+        least_infeasible=least_infeasible,
+        importances=_importances(study, names, objectives),
         config=attributes.get("config") or {},
         space=attributes.get("space") or {},
         manifest=attributes.get("manifest") or {},
-        unseen=unseen,
+        held_out=held_out,
     )
 
 
@@ -153,55 +161,56 @@ def _original(attribute: Mapping[str, Any]) -> Original:
     )
 
 
-def _unseen(attribute: Mapping[str, Any] | None) -> Unseen | None:
-    trials = {int(number): _scores(kept.get("metrics")) for number, kept in (attribute or {}).get("trials", {}).items()}
+def _held_out(attribute: Mapping[str, Any] | None) -> HeldOutScores | None:
+    trials = {
+        int(number): _scores(entry.get("metrics")) for number, entry in (attribute or {}).get("trials", {}).items()
+    }
     if attribute is None or not any(trials.values()):
         return None
-    return Unseen(trials, attribute.get("overlaps") or {}, tuple(attribute.get("notes") or ()))
+    return HeldOutScores(trials, attribute.get("overlaps") or {}, tuple(attribute.get("notes") or ()))
 
 
-def _scores(attribute: Mapping[str, Any] | None) -> dict[str, Score]:
+def _scores(attribute: Mapping[str, Any] | None) -> dict[str, Measurement]:
     scores = {}
-    for name, measured in (attribute or {}).items():
-        if measured.get("value") is not None:
-            error = measured.get("stderr")
-            finite = error is not None and math.isfinite(error)
-            noise = float(measured.get("noise") or 0.0)
-            scores[name] = Score(float(measured["value"]), float(error) if finite else None, noise)
+    for name, entry in (attribute or {}).items():
+        value, stderr = entry.get("value"), entry.get("stderr")
+        if value is not None and math.isfinite(value):
+            finite = stderr is not None and math.isfinite(stderr)
+            scores[name] = Measurement(
+                float(value), float(stderr) if finite else None, noise=float(entry.get("noise") or 0.0)
+            )
     return scores
 
 
 def _records(
-    trials: list[FrozenTrial], told: list[str], constraints: Mapping[str, Constraint]
+    trials: list[FrozenTrial], names: list[str], constraints: Mapping[str, Constraint]
 ) -> dict[int, TrialRecord]:
     by_number = {trial.number: trial for trial in trials}
     records = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
+    for number, trial in sorted(by_number.items()):
         attributes = dict(trial.user_attrs)
         source = by_number.get(attributes.get("duplicate_of", -1))
         if source is not None:
-            for name in ("plan", "metrics", *SIZE_COLUMNS):
-                if name not in attributes and name in source.user_attrs:
-                    attributes[name] = source.user_attrs[name]
-        records[trial.number] = _record(trial, attributes, told, constraints)
+            copied = {key: source.user_attrs[key] for key in COPIED if key in source.user_attrs}
+            attributes = {**copied, **attributes}
+        records[number] = _record(trial, attributes, names, constraints)
     return records
 
 
 def _record(
-    trial: FrozenTrial, attributes: Mapping[str, Any], told: list[str], constraints: Mapping[str, Constraint]
+    trial: FrozenTrial, attributes: Mapping[str, Any], names: list[str], constraints: Mapping[str, Constraint]
 ) -> TrialRecord:
-    counts = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
-    values = dict(zip(told, trial.values, strict=False)) if trial.values is not None else {}
+    values = dict(zip(names, trial.values, strict=False)) if trial.values is not None else {}
     metrics = _scores(attributes.get("metrics"))
     footprint = attributes.get("footprint", values.get("footprint"))
-    known = {**values, **{name: measured.value for name, measured in metrics.items()}}
-    known.update({name: float(attributes[name]) for name in SIZE_COLUMNS if attributes.get(name) is not None})
+    numbers = {**values, **{name: measurement.value for name, measurement in metrics.items()}}
+    numbers.update({name: float(attributes[name]) for name in SIZE_COLUMNS if attributes.get(name) is not None})
     if footprint is not None:
-        known["footprint"] = float(footprint)
+        numbers["footprint"] = float(footprint)
     violations = dict(trial.constraints)
     for name, limit in constraints.items():
-        if name not in violations and name in known:
-            violations[name] = limit.violation(known[name])
+        if name not in violations and name in numbers:
+            violations[name] = limit.violation(numbers[name])
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
@@ -209,7 +218,7 @@ def _record(
         sampled=frozenset(trial.params),
         plan=attributes.get("plan"),
         footprint=None if footprint is None else int(footprint),
-        numbers={name: attributes[name] for name in counts if attributes.get(name) is not None},
+        numbers={name: attributes[name] for name in NUMBERS if attributes.get(name) is not None},
         metrics=metrics,
         values=values,
         violations=violations,
@@ -224,15 +233,13 @@ def _record(
     )
 
 
-def _verdicts(
+def _judge(
     frame: pd.DataFrame,
     records: Mapping[int, TrialRecord],
     objectives: Mapping[str, Direction],
     constraints: Mapping[str, Constraint],
 ) -> tuple[tuple[int, ...], int | None, int | None]:
-    """Fill the columns feasible, on_front and knee; return front, knee and the least infeasible trial."""
-    from autotune.results import pareto
-
+    """Fill the columns feasible, on_front and knee; return the front, the knee and the least infeasible trial."""
     complete = [record for record in records.values() if record.complete]
     for record in records.values():
         broken = any(value > 0 for value in record.violations.values())
@@ -259,7 +266,7 @@ def _verdicts(
 
 
 def _least_infeasible(records: Iterable[TrialRecord], constraints: Mapping[str, Constraint]) -> int | None:
-    """The trial with the smallest sum of violations, each relative to its limit; of equals a scored one."""
+    """Return the trial with the smallest sum of violations, each relative to its limit; of equals a scored one."""
     scale = {name: abs(limit.value) or 1.0 for name, limit in constraints.items()}
 
     def rank(record: TrialRecord) -> tuple[float, bool, int]:
@@ -271,9 +278,9 @@ def _least_infeasible(records: Iterable[TrialRecord], constraints: Mapping[str, 
 
 
 def _importances(
-    study: optuna.Study, told: list[str], objectives: Mapping[str, Direction]
+    study: optuna.Study, names: list[str], objectives: Mapping[str, Direction]
 ) -> dict[str, dict[str, float]]:
-    """PED-ANOVA importances by objective, {} below `ENOUGH_FOR_IMPORTANCES` complete trials or where it gives up."""
+    """Compute PED-ANOVA importances by objective; {} below `ENOUGH_FOR_IMPORTANCES` complete trials or if it fails."""
     import warnings
 
     import optuna
@@ -281,24 +288,24 @@ def _importances(
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(complete) < ENOUGH_FOR_IMPORTANCES:
         return {}
-    found = {}
-    for position, name in enumerate(told):
-        # PED-ANOVA asks which parameters separate the trials with a low target from the rest.
+    importances = {}
+    for position, name in enumerate(names):
+        # PED-ANOVA measures which parameters separate the trials with a low target from the rest.
         sign = 1.0 if objectives[name] == "minimize" else -1.0
         try:
             with warnings.catch_warnings():
-                # Optuna warns that low targets count as good, which is what `sign` is for.
+                # Optuna warns that low targets count as good; `sign` sees to that.
                 warnings.simplefilter("ignore")
                 shares = optuna.importance.get_param_importances(study, target=_Target(position, sign))
         except (RuntimeError, ValueError):
             continue
-        found[name] = {parameter: float(share) for parameter, share in shares.items()}
-    return found
+        importances[name] = {parameter: float(share) for parameter, share in shares.items()}
+    return importances
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """One objective of a trial, negated where more is better."""
+    """One objective of a trial, negated if it is to be maximised."""
 
     position: int
     sign: float

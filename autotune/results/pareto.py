@@ -18,36 +18,35 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Bools = npt.NDArray[np.bool_]
 
-__all__ = ["WIDE", "costs", "front_indices", "hypervolume", "is_wide", "knee", "nondominated", "unit_costs"]
+__all__ = ["costs", "dominators", "front_indices", "hypervolume", "is_wide", "knee", "nondominated", "unit_costs"]
 
 WIDE = 10.0
-"""Positive values whose largest is more than so many times the smallest are compared, and drawn, on a log scale."""
+"""Ratio of the largest to the smallest positive value above which a log scale is used."""
 
 
 def costs(values: Floats, directions: Sequence[Direction]) -> Floats:
-    """The same numbers with the maximised columns negated, so that less is better everywhere; float [n, m]."""
+    """Negate the columns to maximise, so that less is better everywhere; float [n, m]."""
     signs = np.array([1.0 if direction == "minimize" else -1.0 for direction in directions])
     cost: Floats = np.asarray(values, dtype=np.float64).reshape(-1, len(signs)) * signs
     return cost
 
 
-def nondominated(cost: Floats) -> Bools:
-    """Which rows no other row dominates; bool [n].
+def dominators(cost: Floats, row: int) -> list[int]:
+    """Return the rows that dominate `row`: nowhere worse and somewhere better."""
+    mask = (cost <= cost[row]).all(axis=1) & (cost < cost[row]).any(axis=1)
+    return [int(index) for index in np.flatnonzero(mask)]
 
-    Row a dominates row b when it is nowhere worse and somewhere better. Rows that are equal in every column
-    do not dominate each other, so exact ties stay together; a row with a NaN is never part of the front.
+
+def nondominated(cost: Floats) -> Bools:
+    """Return a mask of the rows that no other row dominates; bool [n].
+
+    Rows that are equal in every column do not dominate each other, so exact ties stay together. A row with a NaN is
+    never part of the front.
 
     Args:
         cost: float [n, m], less is better.
     """
-    known: Bools = np.logical_not(np.isnan(cost).any(axis=1))
-    mask = known.copy()
-    candidates = cost[known]
-    for row in np.flatnonzero(known):
-        no_worse = (candidates <= cost[row]).all(axis=1)
-        better = (candidates < cost[row]).any(axis=1)
-        mask[row] = not (no_worse & better).any()
-    return mask
+    return np.array([not (np.isnan(cost[row]).any() or dominators(cost, row)) for row in range(len(cost))], dtype=bool)
 
 
 def front_indices(
@@ -57,36 +56,33 @@ def front_indices(
     feasible: Sequence[bool],
     keys: Sequence[Hashable | None],
 ) -> list[int]:
-    """Rows on the front, in their order: feasible ones only, and each plan once.
+    """Return the rows on the front, in their order: feasible ones only, and each plan once.
 
     Args:
         values: float [n, m].
         directions: m of them.
         feasible: n flags; the others are neither on the front nor dominate anything.
-        keys: n plan keys; of rows with one key the first counts. None is a plan of its own.
+        keys: n plan keys; of rows with one key the first counts. Each None counts as a different plan.
     """
-    seen: set[Hashable] = set()
-    rows: list[int] = []
+    first: dict[Hashable, int] = {}
     for row, (allowed, key) in enumerate(zip(feasible, keys, strict=True)):
-        if not allowed or (key is not None and key in seen):
-            continue
-        if key is not None:
-            seen.add(key)
-        rows.append(row)
+        if allowed:
+            first.setdefault(object() if key is None else key, row)
+    rows = list(first.values())
     cost = costs(values, directions)[rows]
     return [row for row, member in zip(rows, nondominated(cost), strict=True) if member]
 
 
 def is_wide(values: Floats) -> bool:
-    """Whether all finite values are positive and span more than a factor `WIDE`: a log scale suits them."""
+    """Return True if all finite values are positive and span more than a factor `WIDE`."""
     finite = values[np.isfinite(values)]
     return bool(finite.size > 1 and finite.min() > 0 and finite.max() > WIDE * finite.min())
 
 
 def unit_costs(values: Floats, directions: Sequence[Direction], *, logarithmic: bool = True) -> Floats:
-    """Each objective scaled to [0, 1], 0 the best and 1 the worst of these rows; float [n, m].
+    """Scale each objective to [0, 1], 0 the best and 1 the worst of these rows; float [n, m].
 
-    With `logarithmic` the logarithm is scaled where `is_wide`; a column without any spread is all 0.
+    With `logarithmic` the logarithm is scaled if `is_wide`; a column without any spread is all 0.
     """
     values = np.asarray(values, dtype=np.float64).reshape(-1, len(directions))
     scaled = np.column_stack([np.log(column) if logarithmic and is_wide(column) else column for column in values.T])
@@ -97,7 +93,7 @@ def unit_costs(values: Floats, directions: Sequence[Direction], *, logarithmic: 
 
 
 def knee(values: Floats, directions: Sequence[Direction]) -> int:
-    """Index of the row of a front that is its knee: the point after which every gain costs more than it brings.
+    """Return the row of a front that is its knee: the point after which every gain costs more than it brings.
 
     Two objectives: the point farthest, towards the ideal, from the chord between the two extremes, after
     `unit_costs` (the bulge of Das, "On characterizing the knee of the Pareto curve based on normal-boundary
@@ -123,7 +119,7 @@ def knee(values: Floats, directions: Sequence[Direction]) -> int:
 
 
 def hypervolume(cost: Floats, reference: Floats) -> float:
-    """Exact volume that the rows dominate below `reference`, in the product of the objectives' units.
+    """Compute the exact volume that the rows dominate below `reference`, in the product of the objectives' units.
 
     Two objectives: the area under the staircase. More: slices between consecutive values of the last objective
     (HSO; While et al., "A faster algorithm for calculating hypervolume", IEEE TEC 10, 2006), each of

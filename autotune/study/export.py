@@ -17,8 +17,8 @@ from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
 from autotune.models.save import save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
+from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
-from autotune.results.types import TrialRecord
 from autotune.study.session import Session
 
 if TYPE_CHECKING:

@@ -226,9 +226,9 @@ def default_report(storage: str | None) -> Callable[[Path], Any]:
     """Make the function that writes the report of a study at this storage."""
 
     def write(folder: Path) -> Any:
-        from autotune.reporting.write import report
+        from autotune.reporting.folder import rebuild_report
 
-        return report(folder) if storage is None else report(folder, storage=storage)
+        return rebuild_report(folder, storage)
 
     return write
 

@@ -11,7 +11,7 @@ import pytest
 
 from autotune.errors import UsageError
 from autotune.reporting.compare import compare, write_comparison
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 
@@ -22,7 +22,7 @@ def test_every_study_has_its_original_and_its_choices(make: Make) -> None:
     comparison = compare(studies)
     assert comparison.names == ("models/wiki-llama-22m", "models/wiki-llama-22m (2)", "org/other")
     assert comparison.metric == "kl_divergence"
-    header, rows, align = comparison.rows()
+    header, rows, align = comparison.table()
     assert header[:5] == ["model", "mode", "%int4", "%int8", "lora rank"]
     assert len(align) == len(header) == len(rows[0])
     assert [row[0] for row in rows if row[1] == "original"] == list(comparison.names)

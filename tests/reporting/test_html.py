@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from autotune.common.formatting import score, size
-from autotune.reporting.html.page import report_html
-from autotune.reporting.html.svg import DARK
-from autotune.reporting.text.tables import trials_csv
-from autotune.results.decision import choices, measured
+from autotune.reporting.front_table import trials_csv
+from autotune.reporting.html.drawings import DARK
+from autotune.reporting.html.page import notebook_html, report_html
+from autotune.reporting.report import build_report
+from autotune.results.decision import choices
 from autotune.results.load import results_of
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 EVIL = "</style></textarea><script>alert('model')</script><img src=x onerror=alert(1)>"
@@ -61,6 +62,11 @@ class Page(HTMLParser):
             self.rows[self._row][-1] = (value, text + data)
 
 
+def page_of(results: StudyResults, folder: Path | None = None) -> str:
+    """The page of a study, with the plans of a folder."""
+    return report_html(results, build_report(results, folder))
+
+
 @pytest.fixture(scope="module")
 def study(fake: Any) -> StudyResults:
     """24 trials, two of them failed."""
@@ -70,7 +76,7 @@ def study(fake: Any) -> StudyResults:
 @pytest.fixture(scope="module")
 def text(study: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Its page, without plans and answers."""
-    return report_html(study, tmp_path_factory.mktemp("page"))
+    return page_of(study)
 
 
 def write_extras(folder: Path, results: StudyResults, prompt: str) -> None:
@@ -102,7 +108,7 @@ def write_extras(folder: Path, results: StudyResults, prompt: str) -> None:
 )
 def test_the_page_is_whole_by_itself(make: Make, tmp_path: Path, options: dict[str, Any]) -> None:
     """Every link stays inside the page, ids are unique, and nothing is fetched, whatever became of the study."""
-    text = report_html(make(**options), tmp_path)
+    text = page_of(make(**options))
     page = Page(text)
     assert len(page.ids) == len(set(page.ids))
     outside = [link for link in page.links if not link.startswith("#") and link != "data:,"]
@@ -145,7 +151,7 @@ def test_the_decision_says_the_tables_numbers(study: StudyResults, text: str) ->
     for pick, card in zip(choices(study), articles, strict=False):
         assert f">trial {pick.trial}</a>" in card
         assert size(study.value(pick.trial, "footprint")) in card
-        assert measured(study, pick.trial, "kl_divergence") in card
+        assert study.score_text(pick.trial, "kl_divergence") in card
     assert len(articles) >= 3
 
 
@@ -154,7 +160,7 @@ def test_what_models_and_users_write_stays_text(make: Make, tmp_path: Path) -> N
     results = make(trials=12, failing=[5], config={"model": f"org/{EVIL}"})
     object.__setattr__(results.records[5], "error", {"type": "ValueError", "message": EVIL})
     write_extras(tmp_path, results, EVIL)
-    text = report_html(results, tmp_path)
+    text = page_of(results, tmp_path)
     page = Page(text)
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
@@ -169,14 +175,14 @@ def test_the_map_shows_what_was_applied(make: Make, text: str, tmp_path: Path) -
     assert 'id="weights"' not in text
     results = make(trials=4)
     write_extras(tmp_path, results, "Who?")
-    page = report_html(results, tmp_path)
+    page = page_of(results, tmp_path)
     assert "4 × int4_asym g64" in page
     assert "<th>q_proj</th><th>down_proj</th>" in page
 
 
 def test_same_study_same_page(study: StudyResults, text: str, tmp_path: Path) -> None:
     """Two renderings are equal, the drawings included."""
-    assert report_html(study, tmp_path) == text
+    assert page_of(study) == text
 
 
 def test_every_colour_has_one_for_the_dark(text: str) -> None:
@@ -184,3 +190,15 @@ def test_every_colour_has_one_for_the_dark(text: str) -> None:
     used = set(re.findall(r"var\(--x-([0-9a-f]{6})", text))
     assert used
     assert used <= set(DARK)
+
+
+def test_a_notebook_shows_table_and_plot(study: StudyResults, make: Make) -> None:
+    """The front's trials and one drawing, with ids of its own for each study; markup in names stays text."""
+    text, other = notebook_html(study), notebook_html(make(trials=8, config={"model": f"org/{EVIL}"}))
+    pages = Page(text), Page(other)
+    assert [page.tags.count("svg") for page in pages] == [1, 1]
+    assert text.count("<tr") == len(study.front) + 2
+    assert pages[0].ids
+    assert not set(pages[0].ids) & set(pages[1].ids)
+    assert "script" not in pages[1].tags
+    assert "<svg" not in notebook_html(make(trials=0))

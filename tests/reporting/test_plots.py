@@ -10,11 +10,11 @@ from typing import Any
 import matplotlib
 import pytest
 
+from autotune.reporting.folder import figures
 from autotune.reporting.plots.front import front_figure
 from autotune.reporting.plots.settings import settings_figure
 from autotune.reporting.plots.style import look, mode_style, save_png
-from autotune.reporting.write import figures
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 MB16 = {"footprint": {"op": "<=", "value": 16e6, "text": "<= 16 MB"}}

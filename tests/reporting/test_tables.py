@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from autotune.reporting.text.tables import front_csv, front_markdown, trials_csv
-from autotune.results.types import StudyResults
+from autotune.reporting.front_table import front_csv, front_markdown, trials_csv
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from autotune.reporting.text.terminal import as_json, front_table, plain_front
-from autotune.results.types import StudyResults
+from autotune.reporting.text.terminal import as_json, plain_front, rich_front
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 
@@ -26,7 +26,7 @@ def test_lines_fit_the_terminal(make: Make, width: int, options: dict[str, objec
     results = make(**options)
     assert all(len(line) <= width for line in plain_front(results, width).splitlines())
     out = io.StringIO()
-    Console(file=out, width=width).print(front_table(results, width))
+    Console(file=out, width=width).print(rich_front(results, width))
     assert all(len(line) <= width for line in out.getvalue().splitlines())
 
 
@@ -51,7 +51,7 @@ def test_markup_in_names_is_text(make: Make) -> None:
     """Brackets in a model's name are printed, not interpreted."""
     results = make(trials=2, config={"model": "[bold]llama[/nonsense]"})
     out = io.StringIO()
-    Console(file=out, width=100).print(front_table(results, 100))
+    Console(file=out, width=100).print(rich_front(results, 100))
     assert "[bold]llama[/nonsense]" in out.getvalue()
 
 

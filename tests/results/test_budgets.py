@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from autotune.reporting.html.page import report_html
+from autotune.reporting.report import build_report
+from autotune.reporting.tables import budget_errors_table
 from autotune.reporting.text.markdown import report_markdown
-from autotune.results.budgets import error_rows, no_regret, predictions_held, protected, spending_markdown
-from autotune.results.types import StudyResults
+from autotune.results.budgets import budget_sentences, measured_errors, prediction_sentence, protected_weights
+from autotune.results.plans import read_plans
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 BUDGET = {"mode": "mixed", "allocation": "budget", "budget": 4.5}
@@ -37,23 +40,25 @@ def own(results: StudyResults) -> list[int]:
 
 def test_a_study_without_budgets_says_nothing(results: StudyResults, tmp_path: Path) -> None:
     """No section, no sentence."""
-    assert no_regret(results) == []
-    assert spending_markdown(results, tmp_path) == []
-    assert "budgets" not in report_markdown(results, [], tmp_path)
+    assert budget_sentences(results) == []
+    report = build_report(results, tmp_path)
+    assert report.budgets == report.budget_notes == ()
+    assert report.budget_errors is None
+    assert "budgets" not in report_markdown(report)
 
 
 def test_points_of_the_front_are_the_best_of_their_size(results: StudyResults) -> None:
     """What nothing beats is said to win; all of it, where there is nothing else, to be compared with nothing."""
-    (said,) = no_regret(bought(results, [results.front[0]]))
+    (said,) = budget_sentences(bought(results, [results.front[0]]))
     assert "is more accurate" in said
-    (alone,) = no_regret(bought(results, own(results)))
+    (alone,) = budget_sentences(bought(results, own(results)))
     assert "not compared" in alone
 
 
 def test_a_plan_that_something_beats_is_named_with_its_rival(results: StudyResults) -> None:
     """The smallest model cannot be beaten; of all others, each that is not on the front is."""
     beaten = next(n for n in own(results) if n not in results.front)
-    said = no_regret(bought(results, [beaten, results.front[0]]))
+    said = budget_sentences(bought(results, [beaten, results.front[0]]))
     assert len(said) == 1
     assert f"Trial {beaten} " in said[0]
     rival = next(n for n in own(results) if f"trial {n} (" in said[0] and n != beaten)
@@ -75,14 +80,16 @@ def test_the_map_and_the_predictions_come_from_the_plans(results: StudyResults, 
     }
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans" / f"{changed.records[number].plan}.json").write_text(json.dumps(plan), encoding="utf-8")
-    found = error_rows(changed, tmp_path)
-    assert found is not None
-    header, rows, _ = found
-    assert header == ["weight", "int8_asym", "int4_sym g32"]
-    assert [row[0] for row in rows] == ["gate", "layers.0.up"]
-    assert "by 10% in the middle" in predictions_held(changed, tmp_path)
-    assert protected(changed, tmp_path) == plan["notes"]
-    page = report_markdown(changed, [], tmp_path)
+    plans = read_plans(changed, tmp_path)
+    assert measured_errors(changed, plans) == errors
+    table = budget_errors_table(changed, plans)
+    assert table is not None
+    assert table.header == ["weight", "int8_asym", "int4_sym g32"]
+    assert [row[0] for row in table.rows] == ["gate", "layers.0.up"]
+    assert "by 10% in the middle" in prediction_sentence(changed, plans)
+    assert protected_weights(changed, plans) == plan["notes"]
+    report = build_report(changed, tmp_path)
+    page = report_markdown(report)
     assert "ruins the model" in page
     assert "| gate " in page
-    assert "layers.0.up" in report_html(changed, tmp_path)
+    assert "layers.0.up" in report_html(changed, report)

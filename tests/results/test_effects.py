@@ -9,23 +9,20 @@ from types import ModuleType
 import pytest
 
 from autotune.reporting.plots.progress import progress
+from autotune.reporting.report import build_report
 from autotune.reporting.text.commands import compress_command, export_command
-from autotune.reporting.text.markdown import counts
 from autotune.results.decision import (
-    OTHERWISE,
     accuracy_metric,
     baseline,
     choices,
     decision_sentence,
-    failures,
-    reason,
-    remedy,
     saving,
     ties,
 )
-from autotune.results.effects import paired_changes, varying_settings
+from autotune.results.effects import effects_frame, paired_changes, varying_settings
+from autotune.results.failures import OTHERWISE, failures, reason, remedy
 from autotune.results.load import results_of
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 
@@ -38,6 +35,15 @@ def test_paired_changes_see_what_was_put_in(make: Make) -> None:
     assert -18 < change.least <= change.median <= change.most < -8
     size = next(c for c in paired_changes(results, "footprint") if c.setting == "scale_estimation")
     assert size.median == 0
+
+
+def test_effects_are_a_frame_too(make: Make) -> None:
+    """One row for each setting, pair of values and objective; the columns exist without any."""
+    results = make(trials=36)
+    frame = effects_frame(results)
+    assert set(frame["metric"]) == set(results.objectives)
+    assert len(frame) == sum(len(paired_changes(results, name)) for name in results.objectives)
+    assert list(effects_frame(make(trials=0)).columns) == list(frame.columns)
 
 
 def test_only_what_varied_is_compared(make: Make) -> None:
@@ -190,12 +196,12 @@ def test_commands_are_quoted(make: Make) -> None:
 def test_progress_grows_to_the_final_front(make: Make) -> None:
     """The hypervolume never falls and ends at 100%; time counts work, not the pause of an hour."""
     course = progress(make())
-    assert list(course.worth) == sorted(course.worth)
-    assert course.worth[-1] == pytest.approx(100)
+    assert list(course.quality) == sorted(course.quality)
+    assert course.quality[-1] == pytest.approx(100)
     assert list(course.minutes) == sorted(course.minutes)
     assert course.minutes[-1] < 30
     single = progress(make(objectives={"kl_divergence": "minimize"}))
-    known = [value for value in single.worth if value == value]
+    known = [value for value in single.quality if value == value]
     assert known == sorted(known, reverse=True)
 
 
@@ -213,7 +219,7 @@ def test_an_interrupted_trial_names_the_one_that_did_its_work(fake: ModuleType) 
     study.add_trial(optuna.trial.create_trial(state=fail, user_attrs={"settings": settings, "retry_of": 3}))
     results = results_of(study)
     assert remedy(results, results.records[3]) == "None needed: done again as trial 4."
-    assert "2 interrupted" in counts(results)
+    assert "2 interrupted" in build_report(results).counts
 
 
 def test_int8_is_compared_with_even_where_it_was_too_large(make: Make) -> None:

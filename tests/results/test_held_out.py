@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from autotune.reporting.write import write_report
+from autotune.reporting.folder import write_report
+from autotune.reporting.tables import held_out_table
 from autotune.results.decision import ties
-from autotune.results.held_out import fall, overtaken, unseen_rows, unseen_sentences
+from autotune.results.held_out import degradation, held_out_sentences, newly_dominated
 from autotune.results.load import results_of
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 
@@ -48,7 +49,7 @@ def test_the_fall_is_in_every_table_and_page(fake: ModuleType, tmp_path: Path) -
         assert "The texts are disjoint (search and report)" in text
         assert "scores on texts that the search has not seen; the best" not in text
     trial = results.front[-1]
-    lost = fall(results, trial, "kl_divergence")
+    lost = degradation(results, trial, "kl_divergence")
     assert lost is not None
     assert lost.value == pytest.approx(0.1 * (results.value(trial, "kl_divergence") or 0))
     assert lost.stderr == pytest.approx(2**0.5 * (results.stderr(trial, "kl_divergence") or 0))
@@ -60,18 +61,18 @@ def test_the_fall_is_in_every_table_and_page(fake: ModuleType, tmp_path: Path) -
 def test_a_place_on_the_front_that_was_luck_is_told(fake: ModuleType) -> None:
     """A model that a smaller one beats on the report texts is named, with the one that beats it."""
     lucky = scored_again(fake, lambda number, place: 100.0 if place == 1 else 1.0)
-    beaten = overtaken(lucky)
+    beaten = newly_dominated(lucky)
     assert list(beaten) == [lucky.front[1]]
     other = beaten[lucky.front[1]]
     assert (lucky.value(other, "footprint") or 0) <= (lucky.value(lucky.front[1], "footprint") or 0)
-    assert f"{lucky.front[1]} is beaten by {other}" in " ".join(unseen_sentences(lucky))
-    assert overtaken(scored_again(fake, lambda number, place: 2.0)) == {}
+    assert f"{lucky.front[1]} is beaten by {other}" in " ".join(held_out_sentences(lucky))
+    assert newly_dominated(scored_again(fake, lambda number, place: 2.0)) == {}
 
 
 def test_texts_in_common_are_told(fake: ModuleType) -> None:
     """Scores on texts that are not new are said to flatter; an evaluator without texts is named."""
     report = {"overlaps": {"calibration and report": 0.25}, "notes": ["similarity: the search scores all of its texts"]}
-    text = " ".join(unseen_sentences(scored_again(fake, lambda number, place: 1.0, **report)))
+    text = " ".join(held_out_sentences(scored_again(fake, lambda number, place: 1.0, **report)))
     assert "not disjoint: 25.0% of the second of calibration and report" in text
     assert "No report text for similarity" in text
 
@@ -79,8 +80,8 @@ def test_texts_in_common_are_told(fake: ModuleType) -> None:
 def test_without_such_scores_there_is_no_such_section(make: Make, tmp_path: Path) -> None:
     """The page then says that they were not measured."""
     results = make(trials=8)
-    assert unseen_rows(results)[1] == []
-    assert unseen_sentences(results) == []
+    assert held_out_table(results) is None
+    assert held_out_sentences(results) == []
     text = write_report(results, tmp_path).report_md.read_text(encoding="utf-8")
     assert "scores on texts that the search has not seen; the best" in text
 

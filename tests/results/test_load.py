@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +11,9 @@ import optuna
 import pytest
 
 from autotune.errors import StudyError
+from autotune.results.frame import answers_frame, front_frame
 from autotune.results.load import load_results, results_of
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 
@@ -114,6 +116,18 @@ def test_settings_that_do_not_apply_are_empty(make: Make) -> None:
     assert (mx["group_size"] == 32).all()
 
 
+def test_the_front_as_a_frame_begins_with_the_original(make: Make) -> None:
+    """One row for the original and one a front trial, with the columns and types of trials.csv."""
+    results = make(trials=16)
+    frame = front_frame(results, original=True)
+    assert list(frame.index) == ["original", *results.front]
+    assert frame.dtypes.equals(results.trials.dtypes)
+    first = frame.iloc[0]
+    assert (first["mode"], first["footprint"], first["perplexity"]) == ("original", 44_040_192, 40.271)
+    assert frame["trial"].isna().tolist() == [True] + [False] * len(results.front)
+    assert front_frame(results).equals(results.trials.loc[list(results.front)])
+
+
 def test_violations_without_optunas_constraints_are_worked_out(fake: ModuleType) -> None:
     """A trial that was imported without constraint values is judged by the study's limits."""
     study = fake.build(trials=3, constraints={})
@@ -209,3 +223,12 @@ def test_storage_object_and_url_give_the_same(folder: Path) -> None:
     storage.remove_session()
     storage.engine.dispose()
     assert all(frame.equals(frames[0]) for frame in frames)
+
+
+def test_answers_are_a_frame(make: Make) -> None:
+    """One row an answer that was kept, none where none were."""
+    record = make(trials=1).records[0]
+    said = {"prompt": "p", "original": "a", "answer": "b", "score": 0.4}
+    frame = answers_frame(replace(record, answers={"count": 3, "same": 2, "different": [said]}))
+    assert frame.to_dict("records") == [said]
+    assert answers_frame(record).empty

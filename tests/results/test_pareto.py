@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autotune.results import pareto as front
+from autotune.results import pareto
 
 GRID = st.integers(0, 6).map(float)
 POINTS = st.integers(1, 3).flatmap(
@@ -30,7 +30,7 @@ def beats(a: Any, b: Any) -> bool:
 def test_nondominated_is_what_no_row_beats(cost: Any) -> None:
     """A row is on the front exactly when no other row dominates it."""
     expected = [not any(beats(other, row) for other in cost) for row in cost]
-    assert front.nondominated(cost).tolist() == expected
+    assert pareto.nondominated(cost).tolist() == expected
 
 
 @given(POINTS)
@@ -38,26 +38,28 @@ def test_maximising_is_minimising_the_negative(cost: Any) -> None:
     """Directions only turn signs."""
     m = cost.shape[1]
     flags: dict[str, Any] = {"feasible": [True] * len(cost), "keys": [None] * len(cost)}
-    assert front.front_indices(cost, ["minimize"] * m, **flags) == front.front_indices(-cost, ["maximize"] * m, **flags)
+    assert pareto.front_indices(cost, ["minimize"] * m, **flags) == pareto.front_indices(
+        -cost, ["maximize"] * m, **flags
+    )
 
 
 def test_nan_is_never_on_the_front() -> None:
     """A row with a NaN neither joins the front nor keeps others off it."""
     cost = np.array([[math.nan, 0.0], [1.0, 1.0]])
-    assert front.nondominated(cost).tolist() == [False, True]
+    assert pareto.nondominated(cost).tolist() == [False, True]
 
 
 def test_exact_ties_stay_together_and_a_plan_counts_once() -> None:
     """Equal values of two plans are both on the front; a repeated plan only by its first trial."""
     values = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [3.0, 3.0]])
-    rows = front.front_indices(values, ["minimize", "minimize"], feasible=[True] * 4, keys=["a", "b", "a", "c"])
+    rows = pareto.front_indices(values, ["minimize", "minimize"], feasible=[True] * 4, keys=["a", "b", "a", "c"])
     assert rows == [0, 1]
 
 
 def test_infeasible_rows_neither_join_nor_dominate() -> None:
     """The best row outside the constraints leaves the front to the others."""
     values = np.array([[0.0, 0.0], [1.0, 1.0]])
-    assert front.front_indices(values, ["minimize", "minimize"], feasible=[False, True], keys=[None, None]) == [1]
+    assert pareto.front_indices(values, ["minimize", "minimize"], feasible=[False, True], keys=[None, None]) == [1]
 
 
 @given(POINTS)
@@ -65,21 +67,21 @@ def test_hypervolume_counts_the_cells_below(cost: Any) -> None:
     """On integer points the volume is the number of unit cells that some point dominates."""
     m = cost.shape[1]
     cells = [any(all(p[k] <= cell[k] for k in range(m)) for p in cost) for cell in product(range(7), repeat=m)]
-    assert front.hypervolume(cost, np.full(m, 7.0)) == pytest.approx(sum(cells))
+    assert pareto.hypervolume(cost, np.full(m, 7.0)) == pytest.approx(sum(cells))
 
 
 @given(POINTS)
 def test_only_the_front_has_volume(cost: Any) -> None:
     """Dominated rows add nothing."""
     reference = np.full(cost.shape[1], 7.0)
-    alone = front.hypervolume(cost[front.nondominated(cost)], reference)
-    assert alone == pytest.approx(front.hypervolume(cost, reference))
+    alone = pareto.hypervolume(cost[pareto.nondominated(cost)], reference)
+    assert alone == pytest.approx(pareto.hypervolume(cost, reference))
 
 
 def test_hypervolume_of_nothing_is_nothing() -> None:
     """No rows, or rows beyond the reference, have no volume."""
-    assert front.hypervolume(np.empty((0, 2)), np.ones(2)) == 0
-    assert front.hypervolume(np.array([[1.0, 0.0]]), np.ones(2)) == 0
+    assert pareto.hypervolume(np.empty((0, 2)), np.ones(2)) == 0
+    assert pareto.hypervolume(np.array([[1.0, 0.0]]), np.ones(2)) == 0
 
 
 def test_knee_is_farthest_from_the_chord() -> None:
@@ -88,17 +90,17 @@ def test_knee_is_farthest_from_the_chord() -> None:
     start, end = values[0], values[-1]
     chord = (end - start) / np.linalg.norm(end - start)
     distances = [abs(chord[0] * (p - start)[1] - chord[1] * (p - start)[0]) for p in values]
-    assert front.knee(values, ["minimize", "minimize"]) == int(np.argmax(distances)) == 2
+    assert pareto.knee(values, ["minimize", "minimize"]) == int(np.argmax(distances)) == 2
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=10, unique=True))
 def test_knee_does_not_depend_on_units_or_signs(points: list[tuple[int, int]]) -> None:
     """Other units, and maximising the negative, give the same knee."""
     values = np.array(points, dtype=np.float64) + 100.0
-    values = values[front.nondominated(values)]
-    chosen = front.knee(values, ["minimize", "minimize"])
-    assert front.knee(values * [8.0, 0.5], ["minimize", "minimize"]) == chosen
-    assert front.knee(values * [1.0, -1.0], ["minimize", "maximize"]) == chosen
+    values = values[pareto.nondominated(values)]
+    chosen = pareto.knee(values, ["minimize", "minimize"])
+    assert pareto.knee(values * [8.0, 0.5], ["minimize", "minimize"]) == chosen
+    assert pareto.knee(values * [1.0, -1.0], ["minimize", "maximize"]) == chosen
 
 
 def test_a_nearly_lossless_point_does_not_move_the_knee() -> None:
@@ -106,31 +108,31 @@ def test_a_nearly_lossless_point_does_not_move_the_knee() -> None:
     values = np.array([[3e-3, 22.0], [1e-3, 17.0], [2e-3, 13.8], [4.5e-3, 13.4], [9e-3, 11.3]])
     for smallest in (5e-4, 5e-5, 5e-9):
         values[0, 0] = smallest
-        assert front.knee(values, ["minimize", "minimize"]) == 2
+        assert pareto.knee(values, ["minimize", "minimize"]) == 2
 
 
 def test_values_over_decades_are_wide() -> None:
     """Positive values that span more than tenfold suit a log scale."""
     values = np.array([[1e-4, 22.0], [1e-3, 14.0], [1e-2, 13.9], [1e-1, 12.0]])
-    assert front.is_wide(values[:, 0])
-    assert not front.is_wide(values[:, 1])
-    assert not front.is_wide(np.array([0.0, 1.0, 100.0]))
+    assert pareto.is_wide(values[:, 0])
+    assert not pareto.is_wide(values[:, 1])
+    assert not pareto.is_wide(np.array([0.0, 1.0, 100.0]))
 
 
 def test_knee_without_a_bulge_is_nearest_to_the_ideal() -> None:
     """Where every point lies behind the chord, the one nearest to the best of both is taken, not the farthest."""
     values = np.array([[0.0, 1.0], [0.62, 0.62], [0.4, 0.75], [1.0, 0.0]])
-    assert front.knee(values, ["minimize", "minimize"]) == 2
+    assert pareto.knee(values, ["minimize", "minimize"]) == 2
 
 
 def test_knee_of_one_and_of_two() -> None:
     """A single point is its own knee; of two ends the one that is better in the first objective."""
-    assert front.knee(np.array([[3.0, 4.0]]), ["minimize", "maximize"]) == 0
-    assert front.knee(np.array([[2.0, 1.0], [1.0, 2.0]]), ["minimize", "minimize"]) == 1
-    assert front.knee(np.array([[2.0], [1.0]]), ["maximize"]) == 0
+    assert pareto.knee(np.array([[3.0, 4.0]]), ["minimize", "maximize"]) == 0
+    assert pareto.knee(np.array([[2.0, 1.0], [1.0, 2.0]]), ["minimize", "minimize"]) == 1
+    assert pareto.knee(np.array([[2.0], [1.0]]), ["maximize"]) == 0
 
 
 def test_knee_of_three_objectives_is_nearest_to_the_ideal() -> None:
     """With more than two objectives the distance to the ideal decides."""
     values = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.4, 0.4, 0.4]])
-    assert front.knee(values, ["minimize"] * 3) == 3
+    assert pareto.knee(values, ["minimize"] * 3) == 3

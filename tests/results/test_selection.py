@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from autotune.errors import StudyError, UsageError
+from autotune.results.records import StudyResults
 from autotune.results.selection import Wish, choose
-from autotune.results.types import StudyResults
 
 Make = Callable[..., StudyResults]
 

@@ -15,7 +15,7 @@ from search_fakes import FakeConfig, StudyOptions, open_faulty, search
 from stored import standing, trials_of
 
 from autotune.errors import StudyError
-from autotune.reporting.write import report
+from autotune.reporting.folder import rebuild_report
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 
@@ -51,7 +51,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
         connection.execute("UPDATE trials SET datetime_complete = '1970-01-01 00:00:00' WHERE number % 2")
         connection.execute("UPDATE trials SET datetime_start = '2106-02-07 06:28:16' WHERE number = 2")
     connection.close()
-    assert search(config, report=report).finished == 12
+    assert search(config, report=rebuild_report).finished == 12
     whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=12))
     search(whole)
     assert standing(config.output) == standing(whole.output)

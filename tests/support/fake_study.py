@@ -316,7 +316,7 @@ def main() -> None:
 
     import optuna
 
-    from autotune.reporting.write import report
+    from autotune.reporting.folder import rebuild_report
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
@@ -327,7 +327,7 @@ def main() -> None:
     (arguments.out / "study.db").unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     build(f"sqlite:///{arguments.out / 'study.db'}", trials=arguments.trials, seed=arguments.seed)
-    print(report(arguments.out))
+    print(rebuild_report(arguments.out))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import fake_study
 import pytest
 
 from autotune.results.load import results_of
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 
 @pytest.fixture(scope="session")

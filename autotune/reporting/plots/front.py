@@ -1,4 +1,4 @@
-"""The front of one pair of objectives as a picture."""
+"""Plot of the front of one pair of metrics."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from autotune.reporting.plots.style import (
     axis_scale,
     axis_text,
     in_units,
+    limit_text,
     log_axis,
     mode_style,
     new_figure,
     plain_axis,
+    sentence,
+    styled,
     tidy,
 )
-from autotune.results import pareto
-from autotune.results.decision import accuracy_metric, ties
-from autotune.results.types import StudyResults
+from autotune.results.decision import accuracy_metric, objective_pairs, ties
+from autotune.results.pareto import front_indices
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,16 +40,27 @@ if TYPE_CHECKING:
 __all__ = ["front_figure"]
 
 
-def front_figure(results: StudyResults, x: str, y: str, sheet: Sheet = PICTURE) -> Figure | None:
-    """Draw all complete trials in the plane of two metrics; None where no trial has both.
+@styled
+def front_figure(
+    results: StudyResults, x: str | None = None, y: str | None = None, sheet: Sheet = PICTURE
+) -> Figure | None:
+    """Draw all complete trials in the plane of two metrics; None if no trial has both.
 
-    The front of the pair is a step line through solid points with error bars of ± 1 standard error; dominated trials
-    are faint, those outside the constraints hollow; the knee is ringed; neighbours that the standard errors cannot
-    tell apart share one band. What lies out of view (an original many times larger) is named at the edge it lies
-    beyond. Every trial's mark has the id ``trial-NUMBER`` in an SVG file.
+    The front of the pair is a step line through solid points with error bars of ± 1 standard error. Dominated trials
+    are faint, those outside the constraints hollow. The knee is ringed. Neighbours with the same accuracy within the
+    errors share one band. If the original is out of view, a note at the edge names it. In an SVG file every trial's
+    mark has the id ``trial-NUMBER``.
+
+    Args:
+        results: the study.
+        x, y: two metrics; without them the first of `objective_pairs`.
+        sheet: size and parts of the figure.
     """
-    drawn = results.complete.dropna(subset=[x, y])
-    drawn = drawn[drawn["duplicate_of"].isna()]
+    if x is None or y is None:
+        x, y = next(iter(objective_pairs(results)), (None, None))
+    if x is None or y is None:
+        return None
+    drawn = results.unique.dropna(subset=[x, y])
     if not len(drawn):
         return None
     feasible = drawn[drawn["feasible"].fillna(False).astype(bool)]
@@ -75,7 +89,7 @@ def front_figure(results: StudyResults, x: str, y: str, sheet: Sheet = PICTURE) 
 def _pair_front(feasible: pd.DataFrame, x: str, y: str, x_way: Direction, y_way: Direction) -> list[int]:
     values = feasible[[x, y]].to_numpy(dtype=float, na_value=float("nan"))
     keys = [None if is_missing(key) else str(key) for key in feasible["plan"]]
-    rows = pareto.front_indices(values, [x_way, y_way], feasible=[True] * len(values), keys=keys)
+    rows = front_indices(values, [x_way, y_way], feasible=[True] * len(values), keys=keys)
     return [int(feasible.index[row]) for row in sorted(rows, key=lambda row: (values[row][0], values[row][1]))]
 
 
@@ -87,7 +101,7 @@ def _set_up(axes: Axes, results: StudyResults, scales: Scales, *, heading: float
         low, high = scale.limits
         original = results.original_score(scale.name)
         if original is not None and (not scale.log or original.value > 0):
-            # The original is drawn at its place where that costs the trials at most a quarter of the room.
+            # Extend the axis to the original if that takes at most a quarter of its length.
             at, room = original.value / scale.factor, (high - low) * 0.25
             if not scale.log and low - room <= at <= high + room:
                 low, high = min(low, at - room * 0.15), max(high, at + room * 0.15)
@@ -98,7 +112,7 @@ def _set_up(axes: Axes, results: StudyResults, scales: Scales, *, heading: float
             plain_axis(axis)
         set_limits(low, high)
     axes.set_xlabel(axis_text(scales[0], vertical=False), labelpad=8)
-    # Across the top, where it reads without turning the head and never outgrows the axis.
+    # The title of y is horizontal and above the axis, where it always fits.
     axes.set_title(axis_text(scales[1], vertical=True), loc="left", x=heading, fontsize=9.5, color=INK, pad=9)
     tidy(axes)
 
@@ -138,7 +152,7 @@ def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> 
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, scales: Scales) -> list[tuple[float, float]]:
-    """The staircase of what a budget on x buys; returns its corners in data coordinates."""
+    """Draw the best y for each limit on x as a step line; return its corners in data coordinates."""
     if len(line) < 2:
         return []
     x, y = in_units(line, scales)
@@ -152,7 +166,7 @@ def _draw_line(axes: Axes, line: pd.DataFrame, scales: Scales) -> list[tuple[flo
 
 
 def _draw_ties(axes: Axes, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> bool:
-    """One band behind neighbours on the front that differ by less than their errors; tells whether there is any."""
+    """Draw a band behind neighbours on the front that differ by less than their errors; return True if any do."""
     if accuracy_metric(results) not in (scales[0].name, scales[1].name):
         return False
     pairs = [pair for pair in ties(results) if set(pair) <= set(drawn.index)]
@@ -175,43 +189,27 @@ def _draw_limits(axes: Axes, results: StudyResults, scales: Scales) -> None:
 
 
 def _headings(figure: Figure, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> None:
-    names = [label(scale.name) for scale in (scales[1], scales[0])]
-    title = f"{names[0][0].upper()}{names[0][1:]} against {names[1]}"
+    title = f"{sentence(label(scales[1].name))} against {label(scales[0].name)}"
     figure.text(0.02, 0.955, title, fontsize=13.5, fontweight="bold", color=INK, va="center")
     parts = [results.model, f"{len(drawn)} model{'s' if len(drawn) > 1 else ''} scored"]
-    if any(results.stderr(int(str(n)), scale.name) is not None for n in drawn.index for scale in scales):
+    if any(results.stderr(int(n), scale.name) is not None for n in drawn["trial"] for scale in scales):
         parts.append("bars: ± 1 standard error")
-    parts += [
-        f"limit: {label(name)} {limit.text.replace('<=', '≤').replace('>=', '≥')}"
-        for name, limit in results.constraints.items()
-    ]
+    parts += [f"limit: {label(name)} {limit_text(limit)}" for name, limit in results.constraints.items()]
     figure.text(0.02, 0.905, "  ·  ".join(parts), fontsize=9, color=MUTED, va="center")
 
 
 def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line: bool, ringed: str, tied: bool) -> None:
     from matplotlib.lines import Line2D
 
-    modes = [
-        mode for mode in mode_style(drawn["mode"].fillna("unknown")) if (drawn["mode"].fillna("unknown") == mode).any()
-    ]
-    styles = mode_style(modes)
-    by_mode = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=styles[mode][1],
-            color=styles[mode][0],
-            markersize=7.5,
-            markeredgecolor="white",
-            label=mode,
-        )
-        for mode in modes
-    ]
-    first = figure.legend(
-        handles=by_mode, loc="upper left", bbox_to_anchor=(0.815, 0.835), title="mode", alignment="left"
-    )
+    drawn_modes = set(drawn["mode"].fillna("unknown"))
+    styles = {mode: style for mode, style in mode_style(drawn_modes).items() if mode in drawn_modes}
     dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 7.5, "color": "#57606a"}
+    modes = [
+        Line2D([], [], markeredgecolor="white", label=mode, **{**dot, "marker": marker, "color": color})
+        for mode, (color, marker) in styles.items()
+    ]
+    place: dict[str, Any] = {"loc": "upper left", "alignment": "left"}
+    first = figure.legend(handles=modes, bbox_to_anchor=(0.815, 0.835), title="mode", **place)
     style = "-" if has_line else ""
     allowed = drawn["feasible"].fillna(False).astype(bool)
     states = []
@@ -225,13 +223,8 @@ def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line:
         states.append(Line2D([], [], **{**dot, "color": INK, "markersize": 12}, mfc="none", mew=1.4, label=ringed))
     if tied:
         states.append(Line2D([], [], color=INK, alpha=0.13, linewidth=11, solid_capstyle="round", label="tied"))
-    second = figure.legend(
-        handles=states,
-        loc="upper left",
-        bbox_to_anchor=(0.815, 0.76 - 0.0355 * len(modes)),
-        title="trial",
-        alignment="left",
-    )
+    below = 0.76 - 0.0355 * len(modes)
+    second = figure.legend(handles=states, bbox_to_anchor=(0.815, below), title="trial", **place)
     for legend in (first, second):
         legend.get_title().set_color(MUTED)
         legend.get_title().set_fontsize(9)

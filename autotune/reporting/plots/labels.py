@@ -1,7 +1,4 @@
-"""Texts beside points that cover neither each other nor what is drawn.
-
-What stands beside the points of a front plot: the knee, the original, int8, and the trials' numbers.
-"""
+"""Labels of the points of a front plot: the knee, the original, int8, the trials' numbers, without overlaps."""
 
 from __future__ import annotations
 
@@ -10,28 +7,28 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import label, score, size
+from autotune.common.formatting import label
 from autotune.compression.describe import describe_settings
-from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scales, in_units
-from autotune.results.types import StudyResults
+from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scale, Scales, in_units, limit_text
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
 
     Box = tuple[float, float, float, float]
-    import pandas as pd
 
-__all__ = ["LabelPlacer", "draw_labels", "ring_text"]
+__all__ = ["draw_labels", "ring_text"]
 
 POINT = 72 / DPI
-"""Points in a pixel. Places are kept in points, which stay right when a figure is saved at another resolution."""
+"""Points in a pixel. Places are kept in points, which are right at every resolution."""
 
 
 class LabelPlacer:
-    """Places texts beside points of one axes so that they cover neither each other nor what is drawn.
+    """Placement of texts in one axes so that they cover neither each other nor the points.
 
-    Call it when limits and layout are final. Boxes are in pixels: (left, bottom, right, top).
+    Limits and layout must be final. Boxes are in pixels: (left, bottom, right, top).
     """
 
     def __init__(self, axes: Axes) -> None:
@@ -41,12 +38,12 @@ class LabelPlacer:
         self.frame: Box = (frame.x0, frame.y0, frame.x1, frame.y1)
 
     def pixels(self, x: float, y: float) -> tuple[float, float]:
-        """Data to pixels."""
+        """Convert data coordinates to pixels."""
         across, up = self.axes.transData.transform((x, y))
         return float(across), float(up)
 
     def avoid_points(self, points: Iterable[tuple[float, float]], radius: float = 11.0) -> None:
-        """Keep texts off points given in data coordinates."""
+        """Keep texts off points, given in data coordinates."""
         for x, y in points:
             across, up = self.pixels(x, y)
             if math.isfinite(across) and math.isfinite(up):
@@ -59,16 +56,17 @@ class LabelPlacer:
             self.taken.append((min(a, c) - width, min(b, d) - width, max(a, c) + width, max(b, d) + width))
 
     def avoid_text(self, text: Any) -> None:
-        """Keep further texts off one that stands already."""
+        """Keep further texts off an existing one."""
         self.taken.append(_box(text.get_window_extent()))
 
     def place(
         self, x: float, y: float, text: str, directions: Sequence[tuple[int, int]], *, must: bool = False, **style: Any
     ) -> Any | None:
-        """Write `text` near (x, y) in the first free direction, nearer before farther; None where there is no room.
+        """Write `text` near (x, y) in the first free direction, nearer before farther; return None without room.
 
         Args:
-            directions: (-1 | 0 | 1, -1 | 0 | 1) offsets, the preferred one first; the first also where `must`.
+            directions: (-1 | 0 | 1, -1 | 0 | 1) offsets, the preferred one first.
+            must: write the text in any case, where it covers least.
         """
         best: tuple[float, tuple[int, int], float] | None = None
         for distance in (7.0, 12.0, 20.0, 30.0, 44.0, 60.0) if must else (6.0, 9.0, 13.0):
@@ -92,10 +90,10 @@ class LabelPlacer:
         return annotation
 
     def place_at_edge(self, x: float, y: float, text: str, mirrored: str, **style: Any) -> Any:
-        """Write a note about something beyond the frame at the edge where it lies, slid along to a free place.
+        """Write a note about a point beyond the frame at the nearest edge, moved along it to a free place.
 
         Args:
-            x, y: the place, clamped to the frame, in data coordinates.
+            x, y: the point, clamped to the frame, in data coordinates.
             text: the note for the right edge; `mirrored` for the left one.
         """
         across, up = self.pixels(x, y)
@@ -133,7 +131,7 @@ class LabelPlacer:
         return note
 
     def place_on_line(self, at: float, text: str, *, vertical: bool, **style: Any) -> Any:
-        """Name a line across the whole frame beside it, on the side and at the end where the least is covered.
+        """Write the name of a line across the frame at the side and the end where it covers least.
 
         Args:
             at: where the line crosses its axis, in data coordinates.
@@ -191,7 +189,7 @@ class LabelPlacer:
             multialignment="left",
             **style,
         )
-        # A wide text near the frame slides inwards; whether it then covers anything is the caller's question.
+        # Move a wide text near the frame inwards; the caller checks what it covers then.
         left, _, right, _ = _box(note.get_window_extent())
         slide = max(0.0, self.frame[0] + 6 - left) - max(0.0, right - self.frame[2] + 6)
         if slide and right - left < self.frame[2] - self.frame[0] - 12:
@@ -199,7 +197,7 @@ class LabelPlacer:
         return note
 
     def _overlap(self, box: Box, margin: float) -> float:
-        """Pixels of `box` that are taken or outside of the frame; inf-like weight on the frame."""
+        """Return the pixels of `box` that are taken or outside of the frame; the latter count 1000 times."""
         left, bottom, right, top = box
         outside = max(0.0, self.frame[0] - left) + max(0.0, right - self.frame[2])
         outside += max(0.0, self.frame[1] - bottom) + max(0.0, top - self.frame[3])
@@ -227,17 +225,17 @@ def draw_labels(
     small: bool = False,
     boxed: bool = True,
 ) -> None:
-    """Write every text of a front plot, the important ones first, so that these get the good places.
+    """Write every text of a front plot, the important ones first, since they get the best places.
 
     Args:
         axes: with final limits and everything drawn but the texts.
         results: the study.
         drawn: the trials that are drawn.
         scales: of x and y.
-        members: the trials whose numbers are written where there is room.
+        members: the trials whose numbers are written if there is room.
         path: corners of the step line in data coordinates.
         small: leave out what a small figure has no room for.
-        boxed: frame the note on the original; not where another font will be used than the one measured here.
+        boxed: frame the note on the original; only if the font of the output is the one measured here.
     """
     x, y = in_units(drawn, scales)
     at = {int(n): (float(a), float(b)) for n, a, b in zip(drawn.index, x, y, strict=True)}
@@ -261,8 +259,8 @@ def draw_labels(
         text = _point_text(results, ringed, scales, small=small)
         placer.place(*at[ringed], text, around, must=True, fontsize=9, fontweight="bold", color=INK, linespacing=1.35)
     eight = drawn["mode"].fillna("").astype(str)
-    anchors = {int(str(n)): mode for n, mode in eight[eight.str.startswith("int8")].drop_duplicates().items()}
-    anchors = {number: mode for number, mode in anchors.items() if number != ringed}
+    first = {int(str(n)): mode for n, mode in eight[eight.str.startswith("int8")].drop_duplicates().items()}
+    anchors = {number: mode for number, mode in first.items() if number != ringed}
     for number, mode in anchors.items():
         placer.place(*at[number], f"{mode} ({number})", around, must=True, fontsize=8.5, color=INK)
     for number in members:
@@ -271,18 +269,18 @@ def draw_labels(
 
 
 def ring_text(results: StudyResults) -> str:
-    """What the ringed trial is called; empty where none is ringed."""
+    """Return the name of the ringed trial's role; empty if none is ringed."""
     if results.knee is None:
         return "nearest" if results.least_infeasible is not None else ""
     return "knee" if len(results.objectives) > 1 else "best"
 
 
 def _name_limits(axes: Axes, results: StudyResults, scales: Scales, placer: LabelPlacer) -> None:
-    """The limits' values beside their lines, at whichever end is free."""
+    """Write the limits' values at their lines."""
     for scale, (low, high), vertical in ((scales[0], axes.get_xlim(), True), (scales[1], axes.get_ylim(), False)):
         limit = results.constraints.get(scale.name)
         if limit is not None and low < limit.value / scale.factor < high:
-            text = f"limit {limit.text.replace('<=', '≤').replace('>=', '≥')}"
+            text = f"limit {limit_text(limit)}"
             at = limit.value / scale.factor
             ends: tuple[float, float] = axes.get_ylim() if vertical else axes.get_xlim()
             placer.place_on_line(at, text, vertical=vertical, fontsize=8, color=LIMIT)
@@ -292,7 +290,7 @@ def _name_limits(axes: Axes, results: StudyResults, scales: Scales, placer: Labe
 def _bars(
     results: StudyResults, number: int, at: tuple[float, float], scales: Scales
 ) -> list[list[tuple[float, float]]]:
-    """The error bars of one trial as lines in data coordinates."""
+    """Return the error bars of one trial as lines in data coordinates."""
     across, up = ((results.stderr(number, scale.name) or 0.0) / scale.factor for scale in scales)
     (x, y), bars = at, []
     if across:
@@ -309,10 +307,10 @@ def _point_text(results: StudyResults, number: int, scales: Scales, *, small: bo
     return f"{ring_text(results)}: trial {number}\n{settings}\n{_values(results, number, scales)}"
 
 
-def _values(results: StudyResults, number: int, scales: Scales) -> str:
+def _values(results: StudyResults, number: int | None, scales: Sequence[Scale]) -> str:
     shown = []
     for scale in scales:
-        text = score(results.value(number, scale.name), name=scale.name, metric=results.metrics[scale.name])
+        text = results.score_text(number, scale.name, stderr=False)
         shown.append(text if scale.name == "footprint" else f"{label(scale.name)} {text}")
     return " · ".join(shown)
 
@@ -320,24 +318,16 @@ def _values(results: StudyResults, number: int, scales: Scales) -> str:
 def _mark_original(
     axes: Axes, results: StudyResults, scales: Scales, placer: LabelPlacer, *, small: bool, boxed: bool
 ) -> None:
-    """A star where the original is in view, else its name and numbers at the edge beyond which it lies."""
-    scores = [results.original_score(scale.name) for scale in scales]
-    if scores[0] is None or scores[1] is None:
-        return
-    limits = (axes.get_xlim(), axes.get_ylim())
+    """Draw a star if the original is in view, else write its name and numbers at the nearest edge."""
     place, beyond = [], []
-    for scale, measured, (low, high) in zip(scales, scores, limits, strict=True):
-        assert measured is not None
-        value = measured.value / scale.factor
+    for scale, (low, high) in zip(scales, (axes.get_xlim(), axes.get_ylim()), strict=True):
+        original = results.original_score(scale.name)
+        if original is None:
+            return
+        value = original.value / scale.factor
         place.append(min(max(value, low), high))
         beyond.append(-1 if value < low else 1 if value > high else 0)
-    words = []
-    for scale, measured in zip(scales, scores, strict=True):
-        assert measured is not None
-        words.append(
-            size(measured.value) if scale.name == "footprint" else f"{label(scale.name)} {score(measured.value)}"
-        )
-    text = "original: " + " · ".join(words[:1] if small else words)
+    text = f"original: {_values(results, None, scales[:1] if small else scales)}"
     x, y = place
     if beyond == [0, 0]:
         axes.scatter([x], [y], s=130, c=INK, marker="*", edgecolors="white", linewidths=0.8, zorder=6)
@@ -346,17 +336,7 @@ def _mark_original(
             x, y, text, [(-1, 1), (0, 1), (-1, -1), (1, 1), (0, -1), (1, -1)], must=True, fontsize=8.5, color=INK
         )
         return
-    arrow = {
-        (1, 0): "→",
-        (-1, 0): "←",
-        (0, 1): "↑",
-        (0, -1): "↓",
-        (1, 1): "↗",
-        (1, -1): "↘",
-        (-1, 1): "↖",
-        (-1, -1): "↙",
-    }
-    sign = arrow[beyond[0], beyond[1]]
+    sign = ("↙↓↘", "← →", "↖↑↗")[beyond[1] + 1][beyond[0] + 1]
     placer.place_at_edge(
         x,
         y,

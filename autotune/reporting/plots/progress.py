@@ -1,4 +1,4 @@
-"""How the search went: what the front was worth after each trial, and after each minute of work."""
+"""Plot of a search's progress: the hypervolume of the front over time and over trials."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.common.formatting import label
-from autotune.reporting.plots.style import INK, LIMIT, MUTED, PICTURE, Sheet, new_figure, padded, plain_axis, tidy
-from autotune.results import pareto
-from autotune.results.types import StudyResults, TrialRecord
+from autotune.reporting.plots.style import (
+    INK,
+    LIMIT,
+    MUTED,
+    PICTURE,
+    Sheet,
+    new_figure,
+    padded,
+    plain_axis,
+    styled,
+    tidy,
+)
+from autotune.results.pareto import hypervolume, nondominated, unit_costs
+from autotune.results.records import StudyResults, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,54 +35,54 @@ REFERENCE = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The study's course, one entry a finished trial, in the order of finishing.
+    """The course of a study, one entry a finished trial, in the order of finishing.
 
     Attributes:
         trials: finished trials so far, 1, 2, ...
-        minutes: time so far in which at least one trial was running; pauses do not count.
-        worth: hypervolume of the feasible front so far in percent of the final one; for a single objective the best
+        minutes: time so far in which at least one trial was running, without pauses.
+        quality: hypervolume of the feasible front so far in percent of the final one; for a single objective the best
             value so far (NaN before the first).
         states: each trial's state.
     """
 
     trials: tuple[int, ...]
     minutes: tuple[float, ...]
-    worth: tuple[float, ...]
+    quality: tuple[float, ...]
     states: tuple[str, ...]
 
 
 def progress(results: StudyResults) -> Progress:
-    """Replay the study. Objectives are scaled as in `front.unit_costs` over all feasible trials."""
+    """Replay the study. Objectives are scaled as in `pareto.unit_costs` over all feasible trials."""
     finished = [record for record in results.records.values() if record.state in ("COMPLETE", "FAIL", "PRUNED")]
     finished.sort(key=lambda record: (record.finished is None, record.finished, record.number))
     minutes = _busy_minutes(finished)
     names, directions = list(results.objectives), list(results.objectives.values())
     feasible = results.feasible
     values = feasible[names].to_numpy(dtype=float, na_value=float("nan"))
-    unit = pareto.unit_costs(values, directions) if len(values) else values
-    place = {int(str(number)): row for row, number in enumerate(feasible.index)}
+    unit = unit_costs(values, directions) if len(values) else values
+    place = {int(number): row for row, number in enumerate(feasible["trial"])}
     reference = np.full(len(names), REFERENCE)
     front = np.empty((0, len(names)))
-    worth, last = [], 0.0
+    quality, last = [], 0.0
     best = float("nan")
     for record in finished:
         row = place.get(record.number)
         if row is not None:
             front = np.vstack([front, unit[row]])
-            front = np.unique(front[pareto.nondominated(front)], axis=0)
-            last = pareto.hypervolume(front, reference)
+            front = np.unique(front[nondominated(front)], axis=0)
+            last = hypervolume(front, reference)
             if len(names) == 1:
                 better = np.nanmin if directions[0] == "minimize" else np.nanmax
                 best = float(better([best, values[row][0]]))
-        worth.append(best if len(names) == 1 else last)
-    total = worth[-1] if worth and len(names) > 1 and worth[-1] > 0 else None
-    scaled = tuple(100 * value / total for value in worth) if total else tuple(worth)
+        quality.append(best if len(names) == 1 else last)
+    total = quality[-1] if quality and len(names) > 1 and quality[-1] > 0 else None
+    scaled = tuple(100 * value / total for value in quality) if total else tuple(quality)
     states = tuple(record.state for record in finished)
     return Progress(tuple(range(1, len(finished) + 1)), minutes, scaled, states)
 
 
 def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
-    """Length of the union of the trials' intervals up to each trial's end, in minutes."""
+    """Return the length of the union of the trials' intervals up to each trial's end, in minutes."""
     known = [record for record in finished if record.started is not None and record.finished is not None]
     if not known:
         return tuple(0.0 for _ in finished)
@@ -96,14 +107,15 @@ def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
     return tuple(minutes)
 
 
+@styled
 def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | None:
-    """The course over time and, where there is room, over trials; None before two trials and a feasible one."""
+    """Draw the course over time and, on a wide sheet, over trials; None before two trials and a feasible one."""
     course = progress(results)
     if not len(results.feasible) or len(course.trials) < 2:
         return None
     unit, factor = ("minutes", 1.0) if course.minutes[-1] >= 2 else ("seconds", 60.0)
-    spent = tuple(minute * factor for minute in course.minutes)
-    panels = [(spent, f"{unit} of work"), (course.trials, "trials finished")][: 2 if sheet.columns > 2 else 1]
+    busy = tuple(minute * factor for minute in course.minutes)
+    panels = [(busy, f"{unit} of work"), (course.trials, "trials finished")][: 2 if sheet.columns > 2 else 1]
     height = 3.6 if sheet.headed else 2.7
     figure = new_figure(sheet.width, height)
     if sheet.headed:
@@ -123,20 +135,20 @@ def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | N
 
 
 def progress_note(results: StudyResults) -> str:
-    """How to read the figure, in one line."""
+    """Return the figure's caption, one line."""
     single = f"best {label(next(iter(results.objectives)))} so far"
     what = single if len(results.objectives) == 1 else "hypervolume of the front, % of the final one"
     return f"{what}  ·  dots: trials that moved the front  ·  ticks below: all trials, crosses: failed"
 
 
 def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Progress, title: str) -> None:
-    x, y = np.asarray(across, dtype=float), np.asarray(course.worth, dtype=float)
+    x, y = np.asarray(across, dtype=float), np.asarray(course.quality, dtype=float)
     axes.step(x, y, where="post", color="#0072B2", linewidth=1.8, zorder=4)
     moved = np.flatnonzero(np.diff(np.concatenate([[0.0], np.nan_to_num(y)])) != 0)
     axes.scatter(x[moved], y[moved], s=26, c="#0072B2", edgecolors="white", linewidths=0.8, zorder=5)
     finite = y[np.isfinite(y)]
     low, high = padded(list(finite), log=False, share=0.1)
-    if course.worth[-1] == 100:
+    if course.quality[-1] == 100:
         low = min(low, -6.0) if finite.min() < 60 else low
     axes.set_ylim(low - (high - low) * 0.08, high)
     axes.set_xlim(0, max(x[-1] * 1.03, 1e-9))

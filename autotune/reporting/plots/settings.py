@@ -1,4 +1,4 @@
-"""Each objective against each setting that varied, as small multiples."""
+"""Plots of one objective against each setting that varied, as small multiples."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from autotune.reporting.plots.style import (
     mode_style,
     new_figure,
     plain_axis,
+    styled,
     tidy,
 )
 from autotune.results.effects import applicable, varying_settings
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ PANEL = 2.3
 
 MOST_CATEGORIES = 7
 FEW_CATEGORIES = 3
-"""Up to so many, a panel has room for whole words."""
+"""Most categories for which a panel has room for whole words."""
 SHORT = {
     "weight_quantization_error": "weight\nerror",
     "hessian_input_activation": "Hes-\nsian",
@@ -50,10 +51,11 @@ SHORT = {
 }
 
 
+@styled
 def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTURE) -> Figure | None:
-    """One panel for each setting that varied: every scored trial, and the median of each value as a bar.
+    """Draw a panel for each setting that varied: every scored trial, and the median of each value as a bar.
 
-    None where nothing varied, or fewer than three trials have the objective.
+    Return None if nothing varied, or fewer than three trials have the objective.
     """
     names = _varied(results, objective)
     scored, _ = _compared(results, objective)
@@ -83,7 +85,7 @@ def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTUR
 
 
 def settings_note(results: StudyResults, objective: str) -> str:
-    """How to read the figure, in one line."""
+    """Return the figure's caption, one line."""
     scored, left_out = _compared(results, objective)
     note = f"{axis_text(axis_scale(results, objective, scored), vertical=True)}  ·  bar: median"
     note += "  ·  hollow: outside the limits" if results.constraints else ""
@@ -95,16 +97,16 @@ def _varied(results: StudyResults, objective: str) -> list[str]:
 
 
 def _compared(results: StudyResults, objective: str) -> tuple[pd.DataFrame, list[str]]:
-    """The trials of the panels, and the modes left out.
+    """Return the trials of the panels, and the modes left out.
 
-    A mode without any further setting (int8) stands so far apart that it would flatten every panel but its own.
+    A mode without further settings (int8) has values so different that it would flatten all other panels.
     """
+    trials = applicable(results, "mode")
     others = [applicable(results, name).index for name in _varied(results, objective) if name != "mode"]
-    scored = applicable(results, "mode").dropna(subset=[objective])
-    modes = set(applicable(results, "mode")["mode"])
-    if others and not applicable(results, "mode").index.isin(sorted(set().union(*others))).all():
+    scored = trials.dropna(subset=[objective])
+    if others:
         scored = scored[scored.index.isin(sorted(set().union(*others)))]
-    return scored, sorted(modes - set(scored["mode"]))
+    return scored, sorted(set(trials["mode"]) - set(scored["mode"]))
 
 
 def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: bool) -> None:
@@ -149,7 +151,7 @@ def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: 
 
 
 def _under(axes: Axes, position: int, text: str) -> None:
-    """A tick label, line by line: matplotlib aligns a label's ink, and neighbours would stand at different heights."""
+    """Write a tick label line by line: matplotlib aligns a label's ink, which puts neighbours at different heights."""
     for line, words in enumerate(text.split("\n")):
         down = -14 - 11 * line
         place: dict[str, Any] = {
@@ -184,7 +186,7 @@ def _dots(axes: Axes, trials: pd.DataFrame, across: Any, heights: Any) -> None:
 
 
 def _spread(trials: pd.DataFrame, name: str, categories: list[Any]) -> Any:
-    """Category positions with a fixed fan-out, so that trials of one value stand side by side."""
+    """Return the category positions, spread by a fixed pattern so that equal trials do not cover each other."""
     positions = np.zeros(len(trials))
     values = trials[name].to_numpy(dtype=object)
     for index, category in enumerate(categories):

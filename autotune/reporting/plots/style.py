@@ -1,24 +1,23 @@
-"""The look of the plots: one palette, one typography, deterministic PNG files.
-
-How a metric becomes an axis: its unit, its limits, linear or log, and what the axis says.
-"""
+"""The style of the plots: palette, fonts, axes and their scales, deterministic PNG files."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
 from autotune.common.files import atomic_write
 from autotune.common.formatting import MINUS, label, size_unit
-from autotune.results import pareto
-from autotune.results.types import StudyResults
+from autotune.common.units import Constraint
+from autotune.results.pareto import is_wide
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +28,13 @@ if TYPE_CHECKING:
     from autotune.evaluation import Direction
 
 __all__ = [
+    "DPI",
+    "GRID",
     "INK",
+    "LIMIT",
+    "MODES",
     "MUTED",
+    "OTHERS",
     "PHONE",
     "PICTURE",
     "SCREEN",
@@ -40,12 +44,16 @@ __all__ = [
     "axis_scale",
     "axis_text",
     "in_units",
+    "limit_text",
     "log_axis",
     "look",
     "mode_style",
     "new_figure",
+    "padded",
     "plain_axis",
     "save_png",
+    "sentence",
+    "styled",
     "tidy",
 ]
 
@@ -55,8 +63,8 @@ MUTED = "#6e7781"
 GRID = "#e7e9ec"
 LIMIT = "#b3412e"
 
-# Okabe and Ito's colour-blind safe palette (Okabe and Ito, "Color universal design", 2008), each with a marker of its
-# own, so that print and every kind of sight can tell the modes apart.
+# Okabe and Ito's colour-blind safe palette (Okabe and Ito, "Color universal design", 2008). Each mode has its own
+# marker, too, so that it can be told apart in black and white.
 MODES: dict[str, tuple[str, str]] = {
     "int8_asym": ("#D55E00", "s"),
     "int8_sym": ("#CC79A7", "P"),
@@ -103,12 +111,12 @@ LOOK: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What a figure is drawn on.
+    """The size and parts of a figure.
 
     Attributes:
         width: inches.
-        columns: how many small multiples stand side by side.
-        headed: whether title and legend are part of the picture; a page says them in its own text.
+        columns: number of small multiples in a row.
+        headed: draw title and legend; a page has them in its own text.
     """
 
     width: float
@@ -116,23 +124,23 @@ class Sheet:
     headed: bool
 
     def axes_box(self, height: float, left: float, right: float, bottom: float, top: float) -> Box:
-        """(left, bottom, width, height) in shares of the figure, from margins in inches."""
+        """Return (left, bottom, width, height) in shares of the figure, from margins in inches."""
         across, up = self.width - left - right, height - bottom - top
         return left / self.width, bottom / height, across / self.width, up / height
 
 
 Box = tuple[float, float, float, float]
 PICTURE = Sheet(9.6, 4, headed=True)
-"""A PNG that stands by itself."""
+"""A PNG file, or a figure in a notebook."""
 SCREEN = Sheet(9.4, 4, headed=False)
-"""Inside report.html, where there is room."""
+"""report.html on a wide screen."""
 PHONE = Sheet(4.6, 2, headed=False)
-"""Inside report.html on a phone."""
+"""report.html on a phone."""
 
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Draw with matplotlib's own defaults plus ours, whatever matplotlibrc the user has; theirs comes back after."""
+    """Draw with matplotlib's defaults and our style, whatever matplotlibrc the user has; restore theirs at the end."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -141,8 +149,22 @@ def look() -> Iterator[None]:
         yield
 
 
+Draw = TypeVar("Draw", bound=Callable[..., Any])
+
+
+def styled(draw: Draw) -> Draw:
+    """Decorate a function that draws a figure, so that it draws with `look`."""
+
+    @wraps(draw)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with look():
+            return draw(*args, **kwargs)
+
+    return cast("Draw", inside)
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches on an Agg canvas, outside of pyplot's global list."""
+    """Create a figure of so many inches on an Agg canvas; pyplot does not know it, and no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -152,29 +174,37 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write a PNG in one step; the same figure gives the same bytes (no date, no version in the file)."""
-    with atomic_write(path) as temporary:
+    """Write a PNG atomically; the same figure gives the same bytes (no date, no version in the file)."""
+    with look(), atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
     return path
 
 
 def mode_style(modes: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Mode -> (colour, marker); unknown modes get the spare ones in the order of their names."""
-    known = dict(MODES)
-    for position, mode in enumerate(sorted(set(modes) - set(MODES))):
-        known[mode] = OTHERS[position % len(OTHERS)]
-    return known
+    """Return mode -> (colour, marker); unknown modes get the spare ones in the order of their names."""
+    unknown = sorted(set(modes) - set(MODES))
+    return MODES | {mode: OTHERS[position % len(OTHERS)] for position, mode in enumerate(unknown)}
+
+
+def sentence(text: str) -> str:
+    """Return the text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def limit_text(limit: Constraint) -> str:
+    """Return a limit with mathematical signs, e.g. ``≤ 5%``."""
+    return limit.text.replace("<=", "≤").replace(">=", "≥")
 
 
 def tidy(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:
-    """Ticks without strokes and only the grid lines that help."""
+    """Remove tick marks and minor grid lines."""
     axes.tick_params(which="both", length=0, pad=5)
     axes.grid(False)
     axes.grid(True, axis=grid, which="major")
 
 
 def log_axis(axis: Axis, low: float, high: float) -> None:
-    """Ticks at 1, 2, 5 (over more than three decades: at 1) with plain numbers for a log axis over [low, high]."""
+    """Set ticks at 1, 2, 5 (over more than three decades: at 1) with plain numbers on a log axis over [low, high]."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = math.log10(high / low)
@@ -185,7 +215,7 @@ def log_axis(axis: Axis, low: float, high: float) -> None:
 
 
 def plain_axis(axis: Axis, ticks: int = 7, *, whole: bool = False) -> None:
-    """About so many round ticks (`whole`: at whole numbers), no offset notation."""
+    """Set about so many round ticks (`whole`: at whole numbers) without offset notation."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(
@@ -204,7 +234,7 @@ def _plain(value: float) -> str:
 
 
 def padded(values: Sequence[float], *, log: bool, share: float = 0.08) -> tuple[float, float]:
-    """Axis limits with room on both sides; a single value gets a tenth around it."""
+    """Return axis limits with a margin on both sides; around a single value it is a tenth of that."""
     finite = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
     low, high = float(finite.min()), float(finite.max())
     if log:
@@ -216,7 +246,7 @@ def padded(values: Sequence[float], *, log: bool, share: float = 0.08) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How one metric is drawn: divided by `factor`, in `unit`, on a log axis or not, within `limits`."""
+    """The axis of one metric: values divided by `factor`, in `unit`, on a log axis or not, within `limits`."""
 
     name: str
     direction: Direction
@@ -227,18 +257,18 @@ class Scale:
 
 
 Scales = tuple[Scale, Scale]
-"""Of x and of y."""
+"""The scales of x and y."""
 
 
 def axis_scale(results: StudyResults, name: str, trials: pd.DataFrame) -> Scale:
-    """Scale, unit and limits that show these trials; sizes in MB or GB, log where values span more than tenfold."""
+    """Choose unit, limits and scale for these trials: sizes in MB or GB, log if values span more than tenfold."""
     values = trials[name].to_numpy(dtype=float, na_value=float("nan"))
     metric = results.metrics[name]
     factor, unit = size_unit(float(np.nanmax(values))) if metric.unit == "bytes" else (1.0, metric.unit)
-    log = pareto.is_wide(values)
+    log = is_wide(values)
     low, high = padded(list(values / factor), log=log)
     if not log and f"{name}_stderr" in trials.columns:
-        # Bars are shown to their ends, but may not take more than a quarter of the room on either side.
+        # Show the error bars to their ends, unless they take more than a quarter of the range on either side.
         errors, room = trials[f"{name}_stderr"].fillna(0).to_numpy(dtype=float) / factor, (high - low) / 4
         low = max(min(low, float(np.nanmin(values / factor - errors)) - room / 10), low - room)
         high = min(max(high, float(np.nanmax(values / factor + errors)) + room / 10), high + room)
@@ -246,18 +276,17 @@ def axis_scale(results: StudyResults, name: str, trials: pd.DataFrame) -> Scale:
 
 
 def axis_text(scale: Scale, *, vertical: bool) -> str:
-    """The axis title: what, in which unit, and which way is better."""
+    """Return the axis title: metric, unit, and which way is better."""
     better_up = scale.direction == "maximize"
     arrow = ("↑" if better_up else "↓") if vertical else ("→" if better_up else "←")
-    what = "size of openvino_model.bin" if scale.name == "footprint" else label(scale.name)
-    what = what[0].upper() + what[1:]
+    what = sentence("size of openvino_model.bin" if scale.name == "footprint" else label(scale.name))
     unit = f" ({scale.unit})" if scale.unit else ""
     word = ("larger" if better_up else "smaller") if scale.name == "footprint" else "higher" if better_up else "lower"
     return f"{what}{unit}   {arrow} {word} is better"
 
 
 def in_units(trials: pd.DataFrame, scales: Scales) -> tuple[Any, Any]:
-    """The trials' x and y as drawn; float64 [n] each."""
+    """Return the trials' x and y in the units of the axes; float64 [n] each."""
     return tuple(  # type: ignore[return-value]
         trials[scale.name].to_numpy(dtype=float, na_value=float("nan")) / scale.factor for scale in scales
     )

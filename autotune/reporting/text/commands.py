@@ -1,7 +1,4 @@
-"""The command lines that make a trial's model again.
-
-The same settings as a call of optimum-cli or of NNCF, where they have one.
-"""
+"""Commands that rebuild a trial's model: with autotune, and with optimum-cli or NNCF if they have an equivalent."""
 
 from __future__ import annotations
 
@@ -13,73 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, OUTPUT_ERROR, SETTINGS, Settings
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 __all__ = [
     "Equivalent",
-    "base_folder",
     "compress_command",
     "export_command",
     "nncf_call",
     "optimum_command",
     "portable",
-    "short_path",
     "where_to_run",
 ]
 
 TOGGLES = ("all_layers", *ALGORITHMS)
 
 
-def base_folder(results: StudyResults) -> Path | None:
-    """The folder that holds study, model and calibration text, if one below the root does; None where there is none.
-
-    A page that names paths from there on tells nothing of its author's disk, and reads well.
-    """
-    calibration = results.config.get("calibration") or {}
-    named = [results.config.get("output"), results.config.get("model"), calibration.get("path")]
-    local = [str(path) for path in named if path and Path(str(path)).is_absolute()]
-    if len(local) < 2:
-        return None
-    base = Path(os.path.commonpath(local))
-    return base if len(base.parts) > 2 else None
-
-
-def short_path(results: StudyResults, path: str) -> str:
-    """A path from `base_folder` on; anything else stays as it is."""
-    base = base_folder(results)
-    inside = base is not None and Path(path).is_absolute() and Path(path).is_relative_to(base)
-    return Path(path).relative_to(base).as_posix() if base is not None and inside else path
-
-
-def where_to_run(results: StudyResults) -> str:
-    """A sentence about the folder that the commands' paths start from; empty where they say it themselves."""
-    return "" if base_folder(results) is None else "Paths start from the folder that holds both model and study."
-
-
-def portable(results: StudyResults, value: Any) -> Any:
-    """Plain data with every path in it as `short_path` writes it."""
-    if isinstance(value, Mapping):
-        return {key: portable(results, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [portable(results, item) for item in value]
-    return short_path(results, value) if isinstance(value, str) else value
-
-
-def out_folder(results: StudyResults, number: int) -> str:
-    """Where a trial's model goes unless the reader says otherwise."""
-    return f"{short_path(results, str(results.config.get('output', 'reports/study')))}/models/trial-{number}"
-
-
 def compress_command(results: StudyResults, number: int) -> str:
-    """`autotune compress ...` with the settings that a trial had.
+    """Return `autotune compress ...` with the settings of a trial.
 
-    A note is appended where `compress`, which calibrates on a file, cannot be given the study's texts; `export` can.
+    `compress` calibrates on a file only. If the study's texts are no file, a comment says so.
     """
     settings = results.records[number].settings
     if settings.get("allocation") == "budget":
-        return export_command(results, number)  # its plan is of measured errors, which the study has
-    model = short_path(results, str(results.config.get("model", "MODEL")))
-    words = ["autotune", "compress", model, out_folder(results, number)]
+        return export_command(results, number)  # `compress` cannot plan a budget: it has no measured errors
+    model = _short_path(results, str(results.config.get("model", "MODEL")))
+    words = ["autotune", "compress", model, _out_folder(results, number)]
     for name, info in SETTINGS.items():
         value, option = settings.get(name), f"--{name.replace('_', '-')}"
         implied = not info.search_order and value == info.default
@@ -102,7 +57,7 @@ def compress_command(results: StudyResults, number: int) -> str:
         seed = (results.config.get("study") or {}).get("seed", 0)
         text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
         if text:
-            words += ["--calibration", short_path(results, str(text))]
+            words += ["--calibration", _short_path(results, str(text))]
             for name in ("samples", "sequence_length"):
                 if calibration.get(name) is not None:
                     words += [f"--{name.replace('_', '-')}", str(calibration[name])]
@@ -111,14 +66,54 @@ def compress_command(results: StudyResults, number: int) -> str:
     return shlex.join(words) + note
 
 
+def export_command(results: StudyResults, number: int) -> str:
+    """Return `autotune export DIR OUT --trial N`, which uses the study's own texts and statistics."""
+    folder = _short_path(results, str(results.config.get("output", "DIR")))
+    return shlex.join(["autotune", "export", folder, _out_folder(results, number), "--trial", str(number)])
+
+
 def _needs_calibration(settings: Mapping[str, Any]) -> bool:
+    """Return True if the model depends on the calibration texts."""
     return Settings.from_dict(settings).resolved(calibrated=True).needs_calibration
 
 
-def export_command(results: StudyResults, number: int) -> str:
-    """`autotune export DIR OUT --trial N`, which also brings the study's own texts and statistics."""
-    folder = short_path(results, str(results.config.get("output", "DIR")))
-    return shlex.join(["autotune", "export", folder, out_folder(results, number), "--trial", str(number)])
+def where_to_run(results: StudyResults) -> str:
+    """Return a sentence about the folder that the commands' paths are relative to; empty if they are not."""
+    return "" if _base_folder(results) is None else "Paths start from the folder that holds both model and study."
+
+
+def portable(results: StudyResults, value: Any) -> Any:
+    """Return plain data with every path in it relative to the study's base folder.
+
+    Pages that show them do not reveal the folders of their author.
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(results, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(results, item) for item in value]
+    return _short_path(results, value) if isinstance(value, str) else value
+
+
+def _base_folder(results: StudyResults) -> Path | None:
+    """Return the common folder of study, model and calibration text; None if there is none below the root."""
+    calibration = results.config.get("calibration") or {}
+    paths = [results.config.get("output"), results.config.get("model"), calibration.get("path")]
+    local = [str(path) for path in paths if path and Path(str(path)).is_absolute()]
+    if len(local) < 2:
+        return None
+    base = Path(os.path.commonpath(local))
+    return base if len(base.parts) > 2 else None
+
+
+def _short_path(results: StudyResults, path: str) -> str:
+    """Return an absolute path inside `_base_folder` relative to it; anything else as it is."""
+    base = _base_folder(results)
+    inside = base is not None and Path(path).is_absolute() and Path(path).is_relative_to(base)
+    return Path(path).relative_to(base).as_posix() if base is not None and inside else path
+
+
+def _out_folder(results: StudyResults, number: int) -> str:
+    return f"{_short_path(results, str(results.config.get('output', 'reports/study')))}/models/trial-{number}"
 
 
 WEIGHT_FORMATS = {
@@ -128,19 +123,19 @@ WEIGHT_FORMATS = {
     "int4_sym": ("int4", True),
     "nf4": ("nf4", False),
 }
-"""Mode -> optimum-cli's --weight-format, and whether --sym."""
+"""Mode -> (optimum-cli's --weight-format, whether with --sym)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Equivalent:
-    """A call, or None and why there is none; `note` also says what differs where there is one."""
+    """A call with what differs as `note`; or None with the reason as `note`."""
 
     call: str | None
     note: str = ""
 
 
-def _without(settings: Mapping[str, Any]) -> str | None:
-    """Why neither peer has such settings; None where they have."""
+def _no_equivalent(settings: Mapping[str, Any]) -> str | None:
+    """Return why neither tool has such settings; None if they have."""
     mode = settings.get("mode")
     if mode not in WEIGHT_FORMATS:
         if mode in (None, MIXED):
@@ -155,13 +150,14 @@ def _without(settings: Mapping[str, Any]) -> str | None:
 
 
 def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT") -> Equivalent:
-    """``optimum-cli export openvino ...``.
+    """Return ``optimum-cli export openvino ...``.
 
     Args:
         model: hub id or folder.
-        settings: as `compression.settings.Settings.as_dict` gives them, defaults resolved.
+        settings: as `compression.settings.Settings.as_dict` returns them, defaults resolved.
+        out: folder of the model.
     """
-    why = _without(settings)
+    why = _no_equivalent(settings)
     if why is None and settings.get("ignored_scope"):
         why = "optimum-cli has no option for ignored layers"
     if why is None and settings.get("lora_correction") and settings.get("lora_rank") not in (None, 8):
@@ -178,8 +174,7 @@ def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT"
         words += ["--backup-precision", str(settings.get("backup_mode") or "int8_asym")]
         if settings.get("ratio", 1.0) < 1:
             words += ["--sensitivity-metric", str(settings["sensitivity_metric"])]
-        for name in TOGGLES:
-            words += [f"--{name.replace('_', '-')}"] if settings.get(name) else []
+        words += [f"--{name.replace('_', '-')}" for name in TOGGLES if settings.get(name)]
     note = ""
     if _needs_calibration(settings):
         words += ["--dataset", "wikitext2"]
@@ -188,8 +183,8 @@ def optimum_command(model: str, settings: Mapping[str, Any], *, out: str = "OUT"
 
 
 def nncf_call(settings: Mapping[str, Any]) -> Equivalent:
-    """``nncf.compress_weights(...)`` on a model and, where one is needed, a dataset of the reader's."""
-    why = _without(settings)
+    """Return ``nncf.compress_weights(...)`` on a ``model`` and, if it is needed, a ``dataset``."""
+    why = _no_equivalent(settings)
     if why is not None:
         return Equivalent(None, why)
     mode = str(settings["mode"])

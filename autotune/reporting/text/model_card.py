@@ -1,16 +1,17 @@
-"""The README.md of an exported model, as a model hub shows it."""
+"""The model card (README.md) of an exported model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.common.formatting import DASH, label, markdown_table, percent, score, size, times
+from autotune.common.formatting import DASH, label, markdown_table, percent, size, times
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
 from autotune.compression.describe import describe_settings
-from autotune.results.decision import measured, saving
-from autotune.results.types import StudyResults
+from autotune.results.decision import saving
+from autotune.results.frame import SIZE_COLUMNS
+from autotune.results.records import StudyResults
 
 __all__ = ["model_card"]
 
@@ -37,12 +38,12 @@ print(pipeline.generate("Once upon a time", max_new_tokens=20))
 
 
 def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -> str:
-    """Markdown with the front matter of a hub: where it comes from, how good it is, how to load it.
+    """Write Markdown with the front matter of a model hub: source, scores, settings, how to load it.
 
     Args:
-        results: the study that the model is from.
-        trial: its trial.
-        settings: its settings with all defaults resolved.
+        results: the study of the model.
+        trial: the model's trial.
+        settings: the model's settings with all defaults resolved.
     """
     record, base = results.records[trial], str(results.config.get("model", results.model))
     on_hub = bool(HUB_ID.fullmatch(base)) and not looks_like_path(base) and "/" in base
@@ -86,24 +87,23 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
 
 
 def _scores(results: StudyResults, trial: int) -> str:
-    rows = []
-    for name, metric in results.metrics.items():
-        if name in ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent"):
-            continue
-        if results.value(trial, name) is None:
-            continue
-        original = results.original_score(name)
-        known = DASH if original is None else score(original.value, name=name, metric=metric)
-        rows.append([label(name), metric.unit or DASH, measured(results, trial, name), known])
+    rows = [
+        [
+            label(name),
+            metric.unit or DASH,
+            results.score_text(trial, name),
+            results.score_text(None, name, stderr=False),
+        ]
+        for name, metric in results.metrics.items()
+        if name not in SIZE_COLUMNS and results.value(trial, name) is not None
+    ]
     return markdown_table(["metric", "unit", "this model", "original"], rows, "llrr")
 
 
 def _settings(results: StudyResults, trial: int, settings: Mapping[str, Any]) -> str:
+    footprint = results.value(trial, "footprint")
     rows = [
-        [
-            "size",
-            f"{size(results.value(trial, 'footprint'))} (fp32: {times(results.value(trial, 'compression_rate'))})",
-        ],
+        ["size", f"{size(footprint)} (fp32: {times(results.value(trial, 'compression_rate'))})"],
         ["weights in 4 bits", percent(results.value(trial, "int4_percent"))],
         ["weights in 8 bits", percent(results.value(trial, "int8_percent"))],
     ]

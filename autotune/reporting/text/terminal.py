@@ -1,28 +1,29 @@
-"""The front in the terminal, and as data for `--json`."""
+"""The front for a terminal, as plain text and as a rich table, and the study's outcome as data for `--json`."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import DASH, is_missing, label, percent, score, size, times
-from autotune.compression.describe import describe_settings
-from autotune.results.decision import measured
+from autotune.common.formatting import DASH, is_missing, label
+from autotune.evaluation import Measurement
+from autotune.reporting.front_table import front_cell
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["as_json", "front_table", "plain_front"]
+__all__ = ["as_json", "plain_front", "rich_front"]
 
 NARROW, WIDE = 80, 120
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the terminal's table: a header and a cell for the original and each trial."""
+    """One column: a header, and a cell for the original and for each trial."""
 
     header: str
     cells: tuple[str, ...]
@@ -31,135 +32,45 @@ class Column:
     @property
     def width(self) -> int:
         """Characters that it needs."""
-        return max(len(self.header), *(len(cell) for cell in self.cells)) if self.cells else len(self.header)
-
-
-def _width(width: int | None) -> int:
-    """The given width, else the terminal's, within 80 and 120."""
-    return width if width is not None else min(WIDE, max(NARROW, shutil.get_terminal_size((NARROW, 24)).columns))
-
-
-def _columns(results: StudyResults, width: int) -> list[Column]:
-    """The columns that fit, the optional ones by what they tell; standard errors go when nothing else can."""
-    numbers = list(results.front) or ([] if results.least_infeasible is None else [results.least_infeasible])
-    original = results.original
-    first = [] if original is None else ["original"]
-    gap = [] if original is None else [DASH]
-
-    def column(header: str, ours: str | None, cells: list[str], left: bool = False) -> Column:
-        return Column(header, (*([ours or DASH] if original is not None else []), *cells), left)
-
-    mark = [f"{'*' if n == results.knee else ' '}{n}" for n in numbers]
-    required = [
-        Column("trial", (*gap, *mark)),
-        Column(
-            "settings",
-            (*first, *(describe_settings(results.records[n].settings, short=True) for n in numbers)),
-            left=True,
-        ),
-        column(
-            "size",
-            size(original.footprint) if original else None,
-            [size(results.value(n, "footprint")) for n in numbers],
-        ),
-        column(
-            "rate",
-            times(original.compression_rate) if original else None,
-            [times(results.value(n, "compression_rate")) for n in numbers],
-        ),
-    ]
-    objectives = [name for name in results.objectives if name not in ("footprint", "compression_rate")]
-    full = [
-        column(label(name), _of_original(results, name), [measured(results, n, name) for n in numbers])
-        for name in objectives
-    ]
-    short = [
-        column(label(name), _of_original(results, name), [_bare(results, n, name) for n in numbers])
-        for name in objectives
-    ]
-    optional = []
-    if "relative_error" not in objectives and any(results.value(n, "relative_error") is not None for n in numbers):
-        optional.append(column("rel. error", "0.0%", [percent(results.value(n, "relative_error"), 1) for n in numbers]))
-    optional.append(column("%int4", "0%", [percent(results.value(n, "int4_percent")) for n in numbers]))
-    for name in ("similarity", "perplexity_increase", "kl_divergence"):
-        if name not in objectives and any(results.value(n, name) is not None for n in numbers):
-            optional.append(
-                column(label(name), _of_original(results, name), [_bare(results, n, name) for n in numbers])
-            )
-
-    chosen = [*required, *(full if _fits([*required, *full], width) else short)]
-    for extra in optional:
-        if _fits([*chosen, extra], width):
-            chosen.append(extra)
-    return chosen
-
-
-def _fits(columns: list[Column], width: int) -> bool:
-    return sum(column.width for column in columns) + 2 * (len(columns) - 1) <= width - 2
-
-
-def _bare(results: StudyResults, trial: int, name: str) -> str:
-    return score(results.value(trial, name), name=name, metric=results.metrics.get(name))
-
-
-def _of_original(results: StudyResults, name: str) -> str:
-    found = results.original_score(name)
-    return DASH if found is None else score(found.value, name=name, metric=results.metrics.get(name))
-
-
-def headline(results: StudyResults) -> str:
-    """One line above the table."""
-    if results.front:
-        count = len(results.front)
-        return f"{results.model}: {count} model{'s' if count > 1 else ''} on the front"
-    if results.least_infeasible is not None:
-        return f"{results.model}: no trial keeps the limits; the nearest"
-    return f"{results.model}: no trial was completed"
-
-
-def footnote(results: StudyResults) -> str:
-    """One line below the table; empty where there is nothing to explain."""
-    if results.knee is None:
-        return ""
-    return f"* {'the knee' if len(results.objectives) > 1 else 'the best'}; ± one standard error"
+        return max(len(text) for text in (self.header, *self.cells))
 
 
 def plain_front(results: StudyResults, width: int | None = None) -> str:
-    """The front as plain text of at most `width` columns: the original first, the knee marked with a star.
+    """Write the front as plain text of at most `width` columns: the original first, the knee marked with a star.
 
     Args:
+        results: the study.
         width: None is the terminal's width, within 80 and 120.
     """
-    room = _width(width)
-    columns = _columns(results, room)
+    width = _width(width)
+    columns = _columns(results, width)
     if not columns[0].cells:
-        return headline(results)
+        return _headline(results)
     widths = [column.width for column in columns]
-    over = sum(widths) + 2 * (len(widths) - 1) - room
+    over = sum(widths) + 2 * (len(widths) - 1) - width
     if over > 0:
         widths[1] = max(8, widths[1] - over)
-    lines = [headline(results), ""]
-    for row in range(-1, len(columns[0].cells)):
+    lines = [_headline(results), ""]
+    for texts in zip(*((column.header, *column.cells) for column in columns), strict=True):
         cells = []
-        for column, space in zip(columns, widths, strict=True):
-            text = column.header if row < 0 else column.cells[row]
-            text = text if len(text) <= space else text[: space - 1] + "…"
-            cells.append(text.ljust(space) if column.left else text.rjust(space))
+        for column, space, text in zip(columns, widths, texts, strict=True):
+            shown = text if len(text) <= space else text[: space - 1] + "…"
+            cells.append(shown.ljust(space) if column.left else shown.rjust(space))
         lines.append("  ".join(cells).rstrip())
-    note = footnote(results)
+    note = _footnote(results)
     return "\n".join([*lines, *(["", note] if note else [])])
 
 
-def front_table(results: StudyResults, width: int | None = None) -> Table:
-    """The same for a rich console."""
+def rich_front(results: StudyResults, width: int | None = None) -> Table:
+    """Return the same as a table for a rich console."""
     from rich import box
     from rich.table import Table
     from rich.text import Text  # a model's name may hold what rich would take for markup
 
     columns = _columns(results, _width(width))
     table = Table(
-        title=Text(headline(results)),
-        caption=footnote(results) or None,
+        title=Text(_headline(results)),
+        caption=_footnote(results) or None,
         title_justify="left",
         caption_justify="left",
         title_style="bold",
@@ -170,17 +81,72 @@ def front_table(results: StudyResults, width: int | None = None) -> Table:
     )
     for column in columns:
         table.add_column(column.header, justify="left" if column.left else "right", no_wrap=True, overflow="ellipsis")
-    for row in range(len(columns[0].cells)):
-        is_knee, is_original = columns[0].cells[row].startswith("*"), results.original is not None and row == 0
-        table.add_row(
-            *(Text(column.cells[row]) for column in columns),
-            style="bold green" if is_knee else "dim" if is_original else "",
-        )
+    for row, texts in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        is_knee, is_original = texts[0].startswith("*"), results.original is not None and row == 0
+        style = "bold green" if is_knee else "dim" if is_original else ""
+        table.add_row(*(Text(text) for text in texts), style=style)
     return table
 
 
+def _width(width: int | None) -> int:
+    return width if width is not None else min(WIDE, max(NARROW, shutil.get_terminal_size((NARROW, 24)).columns))
+
+
+def _columns(results: StudyResults, width: int) -> list[Column]:
+    """Return the columns that fit, the optional ones in the order of their value; first drop standard errors."""
+    trials = [*([] if results.original is None else [None]), *results.shown]
+
+    def column(header: str, name: str, *, left: bool = False) -> Column:
+        return Column(header, tuple(front_cell(results, trial, name) for trial in trials), left)
+
+    def scores(name: str, *, stderr: bool = False) -> Column:
+        # The original has no standard error here, as in the tables of the decision.
+        cells = (results.score_text(t, name, stderr=stderr and t is not None) for t in trials)
+        return Column(label(name), tuple(cells))
+
+    marks = (f"{'*' if trial == results.knee else ' '}{trial}" for trial in results.shown)
+    chosen = [
+        Column("trial", (*([] if results.original is None else [DASH]), *marks)),
+        column("settings", "settings", left=True),
+        column("size", "footprint"),
+        column("rate", "compression_rate"),
+    ]
+    objectives = [name for name in results.objectives if name not in ("footprint", "compression_rate")]
+    full = [scores(name, stderr=True) for name in objectives]
+    chosen += full if _fit([*chosen, *full], width) else [scores(name) for name in objectives]
+    optional = {
+        "relative_error": column("rel. error", "relative_error"),
+        "int4_percent": column("%int4", "int4_percent"),
+    }
+    optional |= {name: scores(name) for name in ("similarity", "perplexity_increase", "kl_divergence")}
+    for name, extra in optional.items():
+        known = name == "int4_percent" or any(results.value(trial, name) is not None for trial in results.shown)
+        if name not in objectives and known and _fit([*chosen, extra], width):
+            chosen.append(extra)
+    return chosen
+
+
+def _fit(columns: Sequence[Column], width: int) -> bool:
+    return sum(column.width for column in columns) + 2 * (len(columns) - 1) <= width - 2
+
+
+def _headline(results: StudyResults) -> str:
+    if results.front:
+        count = len(results.front)
+        return f"{results.model}: {count} model{'s' if count > 1 else ''} on the front"
+    if results.least_infeasible is not None:
+        return f"{results.model}: no trial keeps the limits; the nearest"
+    return f"{results.model}: no trial was completed"
+
+
+def _footnote(results: StudyResults) -> str:
+    if results.knee is None:
+        return ""
+    return f"* {'the knee' if len(results.objectives) > 1 else 'the best'}; ± one standard error"
+
+
 def as_json(results: StudyResults) -> dict[str, Any]:
-    """The study's outcome as plain data: JSON types only, no NaN, sizes in bytes."""
+    """Return the study's outcome as plain data: JSON types only, no NaN, sizes in bytes."""
     states = [record.state for record in results.records.values()]
     original = results.original
     return {
@@ -194,9 +160,7 @@ def as_json(results: StudyResults) -> dict[str, Any]:
             "footprint": original.footprint,
             "bits_per_weight": original.bits_per_weight,
             "compression_rate": original.compression_rate,
-            "metrics": {
-                name: {"value": found.value, "stderr": found.stderr} for name, found in original.metrics.items()
-            },
+            "metrics": _scores(original.metrics),
         },
         "knee": results.knee,
         "least_infeasible": results.least_infeasible,
@@ -207,7 +171,7 @@ def as_json(results: StudyResults) -> dict[str, Any]:
 def _trial_json(results: StudyResults, number: int) -> dict[str, Any]:
     record = results.records[number]
     values = {name: results.value(number, name) for name in (*SIZE_COLUMNS[1:], *TIME_COLUMNS)}
-    metrics = {name: {"value": found.value, "stderr": found.stderr} for name, found in record.metrics.items()}
+    metrics = _scores(record.metrics)
     for name in results.objectives:
         value = results.value(number, name)
         if name != "footprint" and name not in metrics and value is not None:
@@ -221,3 +185,7 @@ def _trial_json(results: StudyResults, number: int) -> dict[str, Any]:
         **values,
         "metrics": metrics,
     }
+
+
+def _scores(metrics: Mapping[str, Measurement]) -> dict[str, dict[str, float | None]]:
+    return {name: {"value": score.value, "stderr": score.stderr} for name, score in metrics.items()}

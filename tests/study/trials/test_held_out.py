@@ -26,11 +26,11 @@ def test_each_model_of_the_front_is_scored_once(tmp_path: Path) -> None:
     config, session = study(tmp_path / "study"), FakeSession(report="texts")
     search(config, session)
     results = load_results(config.output)
-    assert results.unseen is not None
-    assert set(results.unseen.trials) == set(results.front)
+    assert results.held_out is not None
+    assert set(results.held_out.trials) == set(results.front)
     settings = {n: trial.user_attrs["settings"] for n, trial in enumerate(trials_of(config.output))}
-    assert [one.as_dict() for one in session.reported] == [settings[n] for n in results.unseen.trials]
-    for trial, scores in results.unseen.trials.items():
+    assert [one.as_dict() for one in session.reported] == [settings[n] for n in results.held_out.trials]
+    for trial, scores in results.held_out.trials.items():
         assert scores["kl_divergence"].value == 1.1 * (results.value(trial, "kl_divergence") or 0)
     again = FakeSession(report="texts")
     search(config, again)
@@ -41,9 +41,9 @@ def test_each_model_of_the_front_is_scored_once(tmp_path: Path) -> None:
         "nf4",
         "mxfp4",
     }
-    assert later.unseen is not None
-    assert set(later.front) <= set(later.unseen.trials)
-    assert len(again.reported) == len(set(later.unseen.trials) - set(results.unseen.trials))
+    assert later.held_out is not None
+    assert set(later.front) <= set(later.held_out.trials)
+    assert len(again.reported) == len(set(later.held_out.trials) - set(results.held_out.trials))
 
 
 def test_other_report_texts_mean_other_scores(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) ->
 def test_workers_score_them_too(tmp_path: Path, workers: int) -> None:
     """In worker processes, which are told the settings, side by side."""
     results = load_results(by_workers(tmp_path / "study", workers).output)
-    assert results.unseen is not None
-    assert set(results.unseen.trials) == set(results.front)
-    for trial, scores in results.unseen.trials.items():
+    assert results.held_out is not None
+    assert set(results.held_out.trials) == set(results.front)
+    for trial, scores in results.held_out.trials.items():
         assert scores["kl_divergence"].value == 1.1 * (results.value(trial, "kl_divergence") or 0)
 
 
@@ -101,8 +101,8 @@ def test_a_worker_that_dies_over_one_costs_its_scores(tmp_path: Path, workers: i
     results = load_results(config.output)
     lost = {trial for trial in results.front if results.records[trial].settings["mode"] == "int8_asym"}
     assert lost
-    assert results.unseen is not None
-    assert {trial for trial, scores in results.unseen.trials.items() if scores} == set(results.front) - lost
+    assert results.held_out is not None
+    assert {trial for trial, scores in results.held_out.trials.items() if scores} == set(results.front) - lost
     storage = connect(database_url(config.output / DATABASE))
     told = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[ATTRIBUTE]["trials"]
     close(storage)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.reporting.html.page import compare_words
-from autotune.results.weight_map import bits_of, known_sensitivity, place_of, read_plan, weight_map
+from autotune.results.plans import bits_of, known_sensitivity, place_of, plan_frame, read_plan, weight_map
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_layers_are_rows_and_kinds_columns() -> None:
     assert drawn.layers[0][1][1] is None
     cell = drawn.layers[1][1][0]
     assert cell is not None
-    assert (cell.format, cell.bits, cell.treated) == ("int4_sym g32", 4, ("AWQ",))
+    assert (cell.format, cell.bits, cell.applied) == ("int4_sym g32", 4, ("AWQ",))
     assert [cell.format for cell in drawn.outside] == ["int8_asym"]
     assert drawn.formats == (("int4_sym g32", 3), ("int8_asym", 1))
     assert drawn.metric is None
@@ -58,6 +58,23 @@ def test_weights_that_stay_are_shown_where_they_are_known() -> None:
     cells = [cell for _, row in drawn.layers[:2] for cell in row if cell is not None]
     assert [(cell.format, cell.bits, cell.rank) for cell in cells] == [("", None, 1.0), ("nf4 g64", 4, 0.0)]
     assert drawn.metric == "output_error"
+
+
+def test_a_plan_is_a_table_of_weights() -> None:
+    """One row a weight, in the plan's order; a weight without a variant has no mode."""
+    variants = {
+        "self.model.layers.3.mlp.up_proj": {"mode": "nf4", "group_size": 64, "awq": True, "lora_rank": 8},
+        "self.lm_head": {"mode": "int8_asym", "group_size": -1},
+    }
+    frame = plan_frame({"variants": variants, "sensitivity": {"values": {"self.lm_head": 2.0, "x.1.y": None}}})
+    assert frame["weight"].tolist() == [*variants, "x.1.y"]
+    assert frame["layer"].fillna("").tolist() == ["3", "", "x.1"]
+    assert frame["bits"].tolist()[:2] == [4, 8]
+    assert frame["mode"].isna().tolist() == frame["bits"].isna().tolist() == [False, False, True]
+    assert frame["awq"].tolist() == [True, False, False]
+    assert frame["lora_rank"].tolist() == [8, 0, 0]
+    assert frame["sensitivity"].notna().tolist() == [False, True, False]
+    assert plan_frame({"variants": {}}).empty
 
 
 def test_bits_come_from_the_modes_name() -> None:

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from autotune.errors import StudyError
-from autotune.reporting.write import report, write_report
-from autotune.results.types import StudyResults
+from autotune.reporting.folder import rebuild_report, write_report
+from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
 
@@ -109,7 +109,7 @@ def test_headings_name_local_models_briefly(make: Make) -> None:
 def test_no_study_is_an_error(tmp_path: Path) -> None:
     """A folder without a study is refused, and stays empty."""
     with pytest.raises(StudyError):
-        report(tmp_path)
+        rebuild_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,14 +123,14 @@ class Wall:
             raise ImportError(f"{name} is not here")
 
 sys.meta_path.insert(0, Wall())
-import autotune.reporting.write, autotune.reporting.text.terminal
+import autotune.reporting.folder, autotune.reporting.compare, autotune.reporting.text.terminal
 early = {"pandas", "matplotlib", "optuna", "rich", "jinja2"} & set(sys.modules)
 assert not early, early
 import optuna
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 from autotune.results.load import load_results
 from autotune.reporting.text.terminal import plain_front
-paths = autotune.reporting.write.report(Path(sys.argv[1]))
+paths = autotune.reporting.folder.rebuild_report(Path(sys.argv[1]))
 assert paths.plots and paths.report_md.is_file() and paths.report_html.is_file()
 assert "int8_asym" in plain_front(load_results(Path(sys.argv[1])))
 assert "matplotlib.pyplot" not in sys.modules

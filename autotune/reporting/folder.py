@@ -1,4 +1,4 @@
-"""Everything a study's folder holds besides its storage: tables, plots, report.md, manifest.json and model.yaml."""
+"""Write the files of a study's folder: tables, plots, report.md, report.html, manifest.json and model.yaml."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING
 
 from autotune.common.files import atomic_write
 from autotune.common.yaml import dump_yaml
+from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.html.page import report_html
+from autotune.reporting.report import build_report
 from autotune.reporting.text.markdown import report_markdown
-from autotune.reporting.text.tables import front_csv, front_latex, front_markdown, trials_csv
 from autotune.results.decision import objective_pairs
 from autotune.results.load import load_results
-from autotune.results.types import StudyResults
+from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.storages import BaseStorage
 
-__all__ = ["ReportPaths", "figures", "report", "write_report"]
+__all__ = ["ReportPaths", "figures", "rebuild_report", "write_report", "write_text"]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
-    """Where everything was written. `plots` is empty where there was nothing to draw; the front comes first."""
+    """The paths of all files. `plots` is empty if there was nothing to draw; the front comes first."""
 
     folder: Path
     trials_csv: Path
@@ -40,8 +41,8 @@ class ReportPaths:
     plots: tuple[Path, ...]
 
 
-def report(folder: Path, storage: str | BaseStorage | None = None) -> ReportPaths:
-    """Rebuild every table, plot and page of the study of `folder` from its storage, and nothing else.
+def rebuild_report(folder: Path, storage: str | BaseStorage | None = None) -> ReportPaths:
+    """Write all files of the study in `folder` anew from its storage.
 
     Raises:
         StudyError: there is no readable study (see `load_results`).
@@ -50,43 +51,33 @@ def report(folder: Path, storage: str | BaseStorage | None = None) -> ReportPath
 
 
 def write_report(results: StudyResults, folder: Path) -> ReportPaths:
-    """Write all files, each in one step; the same study gives the same bytes."""
+    """Write all files, each atomically; the same study gives the same bytes."""
+    from autotune.reporting.plots.style import save_png
+
     folder = Path(folder)
-    plots = _write_plots(results, folder / "plots")
+    plots = tuple(save_png(figure, folder / "plots" / f"{name}.png") for name, figure in figures(results))
+    report = build_report(results, folder)
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))
     manifest = json.dumps(dict(results.manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return ReportPaths(
         folder=folder,
-        trials_csv=_write(folder / "trials.csv", trials_csv(results)),
-        front_csv=_write(folder / "front.csv", front_csv(results)),
-        front_md=_write(folder / "front.md", front_markdown(results)),
-        front_tex=_write(folder / "front.tex", front_latex(results)),
-        report_md=_write(folder / "report.md", report_markdown(results, [plot.name for plot in plots], folder)),
-        report_html=_write(folder / "report.html", report_html(results, folder)),
-        manifest=_write(folder / "manifest.json", manifest),
-        model_yaml=_write(folder / "model.yaml", config),
+        trials_csv=write_text(folder / "trials.csv", trials_csv(results)),
+        front_csv=write_text(folder / "front.csv", front_csv(results)),
+        front_md=write_text(folder / "front.md", front_markdown(results)),
+        front_tex=write_text(folder / "front.tex", front_latex(results)),
+        report_md=write_text(folder / "report.md", report_markdown(report, [plot.name for plot in plots])),
+        report_html=write_text(folder / "report.html", report_html(results, report)),
+        manifest=write_text(folder / "manifest.json", manifest),
+        model_yaml=write_text(folder / "model.yaml", config),
         plots=plots,
     )
 
 
-def _write(path: Path, text: str) -> Path:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-    return path
-
-
-def _write_plots(results: StudyResults, folder: Path) -> tuple[Path, ...]:
-    from autotune.reporting.plots.style import look, save_png
-
-    with look():
-        return tuple(save_png(figure, folder / f"{name}.png") for name, figure in figures(results))
-
-
 def figures(results: StudyResults) -> Iterator[tuple[str, Figure]]:
-    """Every plot with its name: ``front`` (then ``front-Y-against-X``), ``settings-OBJECTIVE``, ``progress``.
+    """Draw every plot: ``front`` (then ``front-Y-against-X``), ``settings-OBJECTIVE`` and ``progress``, by name.
 
-    Draw inside `style.look()`. A pair or objective that no trial has is left out.
+    A pair or objective without trials is left out.
     """
     from autotune.reporting.plots.front import front_figure
     from autotune.reporting.plots.progress import progress_figure
@@ -103,3 +94,10 @@ def figures(results: StudyResults) -> Iterator[tuple[str, Figure]]:
     figure = progress_figure(results)
     if figure is not None:
         yield "progress", figure
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically, with the same bytes on every system."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path

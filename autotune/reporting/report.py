@@ -1,0 +1,343 @@
+"""A study's report as plain data: every fact and sentence once, for report.md and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from autotune.common.formatting import label
+from autotune.compression.describe import describe_settings
+from autotune.reporting.front_table import Table, front_legend, front_table
+from autotune.reporting.tables import (
+    TrialsTable,
+    budget_errors_table,
+    failures_table,
+    held_out_table,
+    importances_table,
+    metrics_table,
+    paired_table,
+    sizes_table,
+    trials_table,
+)
+from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
+from autotune.results.budgets import budget_sentences, prediction_sentence, protected_weights
+from autotune.results.decision import (
+    Choice,
+    accuracy_metric,
+    baseline,
+    broken_limits,
+    choices,
+    context_metrics,
+    decision_sentence,
+    saving,
+    ties,
+)
+from autotune.results.held_out import held_out_sentences
+from autotune.results.load import ENOUGH_FOR_IMPORTANCES
+from autotune.results.plans import WeightMap, known_sensitivity, read_plans, weight_map
+from autotune.results.records import StudyResults
+
+__all__ = ["Answers", "Card", "PlanMap", "Report", "build_report"]
+
+PAIRED = (
+    "The plots show all trials, in which other settings vary too. The table compares only trials that are equal in "
+    "everything else: the median change over those pairs, and its range."
+)
+EXPORTS = "A trial's model from the study, with its own texts and statistics."
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One model to choose, or to compare with.
+
+    Attributes:
+        role: the reason why it is shown.
+        trial: its number; None for the original.
+        settings: its settings; the model's name for the original.
+        rows: (name, value, remark); names are the same in all cards of a report.
+        command: the command that exports it; empty for a model to compare with.
+        chosen: the knee.
+    """
+
+    role: str
+    trial: int | None
+    settings: str
+    size: str
+    rows: tuple[tuple[str, str, str], ...]
+    command: str = ""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMap:
+    """The precision of every weight of one choice."""
+
+    role: str
+    trial: int
+    settings: str
+    map: WeightMap
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers of one trial that differ most from the original's.
+
+    Attributes:
+        count, same: number of prompts, and of answers that are equal word for word.
+        different: ``prompt``, ``original``, ``answer`` and ``score`` of the others that were kept.
+    """
+
+    trial: int
+    count: int
+    same: int
+    different: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The sections of a report, in their order; None or empty where a study has nothing to say.
+
+    A sentence may hold ``**bold**`` words and words between backticks.
+
+    Attributes:
+        counts: number of trials by state, and the objectives.
+        decision: the recommendation.
+        cards: the choices, then int8 and the original to compare with.
+        sizes: the most accurate trial under each of some round sizes.
+        front, legend: the table and the meaning of its columns.
+        limits: the constraints, ``perplexity increase <= 1.2%``.
+        ties: neighbours on the front with the same accuracy within the errors.
+        outside: scored trials that break a limit.
+        trials: settings, sizes, scores and times of all trials.
+        paired: changes of one setting, all else equal.
+        importances_note: what importances are, or why there are none.
+        maps: the precision of every weight of each choice.
+        budgets: sentences about the plans from budgets; `budget_notes` and `budget_errors` say more.
+        export_note: sentence above `exports`, the commands that export the choices.
+        commands: the commands that compress each trial of the front without the study.
+        described: sections of the configuration that define the scores.
+        unmeasured: sentence on what the report does not cover.
+    """
+
+    model: str
+    subtitle: str
+    counts: str
+    decision: str
+    cards: tuple[Card, ...]
+    sizes: Table | None
+    front: Table | None
+    legend: tuple[str, ...]
+    limits: tuple[str, ...]
+    ties: str
+    outside: tuple[str, ...]
+    held_out: Table | None
+    held_out_note: str
+    trials: TrialsTable
+    paired: Table | None
+    paired_note: str
+    importances: Table | None
+    importances_note: str
+    maps: tuple[PlanMap, ...]
+    budgets: tuple[str, ...]
+    budget_notes: tuple[str, ...]
+    budget_errors: Table | None
+    answers: Answers | None
+    failures: Table | None
+    export_note: str
+    exports: tuple[str, ...]
+    commands: tuple[str, ...]
+    metrics: Table | None
+    described: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    unmeasured: str
+
+
+def build_report(results: StudyResults, folder: Path | None = None) -> Report:
+    """Collect everything that a report says.
+
+    Args:
+        results: the study.
+        folder: the study's folder with ``plans/``; None leaves out what the plans say.
+    """
+    plans = {} if folder is None else read_plans(results, folder)
+    prediction = prediction_sentence(results, plans)
+    budgets, paired = budget_sentences(results), paired_table(results)
+    return Report(
+        model=results.model,
+        subtitle=_subtitle(results),
+        counts=_counts(results),
+        decision=decision_sentence(results),
+        cards=_cards(results),
+        sizes=sizes_table(results),
+        front=front_table(results) if results.shown else None,
+        legend=tuple(front_legend(results)),
+        limits=tuple(f"{label(name)} {limit.text}" for name, limit in results.constraints.items()),
+        ties=_ties(results),
+        outside=_outside(results),
+        held_out=held_out_table(results),
+        held_out_note=" ".join(held_out_sentences(results)),
+        trials=trials_table(results),
+        paired=paired,
+        paired_note=PAIRED if paired else "",
+        importances=importances_table(results),
+        importances_note=_importances_note(results) if paired or results.importances else "",
+        maps=_maps(results, plans),
+        budgets=(*budgets, *([prediction] if budgets and prediction else [])),
+        budget_notes=tuple(protected_weights(results, plans)) if budgets else (),
+        budget_errors=budget_errors_table(results, plans) if budgets else None,
+        answers=_answers(results),
+        failures=failures_table(results),
+        export_note=f"{EXPORTS} {where_to_run(results)}".strip(),
+        exports=tuple(export_command(results, pick.trial) for pick in choices(results)) if results.front else (),
+        commands=tuple(compress_command(results, trial) for trial in results.front),
+        metrics=metrics_table(results),
+        described={
+            key: portable(results, results.config[key])
+            for key in ("calibration", "evaluators", "report", "runtime", "study")
+            if results.config.get(key)
+        },
+        manifest=results.manifest,
+        unmeasured=_unmeasured(results),
+    )
+
+
+def _subtitle(results: StudyResults) -> str:
+    manifest = results.manifest
+    parts = []
+    finished = [record.finished for record in results.records.values() if record.finished is not None]
+    if finished:
+        parts.append(max(finished, key=datetime.timestamp).strftime("%-d %B %Y"))
+    machine = manifest.get("machine") or manifest.get("cpu") or {}
+    cpu = machine.get("cpu") or machine.get("model")
+    if cpu:
+        cores = machine.get("usable_cores") or machine.get("cores")
+        parts.append(f"{cpu}, {cores} cores" if cores else str(cpu))
+    versions = manifest.get("versions") or {}
+    parts += [f"{name} {versions[name]}" for name in ("autotune", "openvino") if name in versions]
+    return " · ".join(parts)
+
+
+def _counts(results: StudyResults) -> str:
+    states = ["interrupted" if record.interrupted else record.state for record in results.records.values()]
+    complete = states.count("COMPLETE")
+    total = f"{len(states)} trials" if len(states) != 1 else "1 trial"
+    repeats = sum(record.duplicate_of is not None for record in results.records.values())
+    outside = complete - len(results.feasible)
+    details = [f"{complete} complete" + (f" ({outside} outside the limits)" if outside else "")]
+    for state, word in (
+        ("FAIL", "failed"),
+        ("interrupted", "interrupted"),
+        ("PRUNED", "stopped before scoring"),
+        ("RUNNING", "running"),
+        ("WAITING", "waiting"),
+    ):
+        if state in states:
+            details.append(f"{states.count(state)} {word}")
+    details += [f"{repeats} of them repeats of an earlier plan"] if repeats else []
+    ways = " and ".join(f"{label(name)} ({way}d)" for name, way in results.objectives.items())
+    return f"{total}: {', '.join(details)}. Objectives: {ways}."
+
+
+def _cards(results: StudyResults) -> tuple[Card, ...]:
+    picks, other, metrics = choices(results), baseline(results), context_metrics(results)
+    if not picks:
+        return ()
+    cards = [_card(results, pick, other, metrics) for pick in picks]
+    if other is not None and other not in [pick.trial for pick in picks]:
+        mode = results.records[other].settings["mode"]
+        cards.append(_card(results, Choice(other, (f"to compare: {mode}",)), other, metrics, offer=False))
+    if results.original_score("footprint") is not None:
+        scored = [name for name in metrics if results.original_score(name) is not None]
+        rows = tuple((label(name), results.score_text(None, name, stderr=False), "") for name in scored)
+        size = results.score_text(None, "footprint")
+        cards.append(Card("to compare: the original", None, results.model, size, rows))
+    return tuple(cards)
+
+
+def _card(results: StudyResults, pick: Choice, other: int | None, metrics: list[str], *, offer: bool = True) -> Card:
+    rows = []
+    ours, original = results.value(pick.trial, "footprint"), results.original_score("footprint")
+    if original is not None:
+        rows.append(("against the original", saving(ours, original.value), ""))
+    eight = "" if other is None or other == pick.trial else str(results.records[other].settings["mode"])
+    if other is not None and eight:
+        rows.append((f"against {eight}", saving(ours, results.value(other, "footprint")), ""))
+    for name in metrics:
+        remark = ""
+        if other is not None and eight and name == metrics[0] and results.value(other, name) is not None:
+            remark = f"{eight}: {results.score_text(other, name, stderr=False)}"
+        rows.append((label(name), results.score_text(pick.trial, name), remark))
+    if offer and not results.front:
+        rows.append(("outside", "; ".join(broken_limits(results, pick.trial)), ""))
+    return Card(
+        role=", ".join(pick.roles),
+        trial=pick.trial,
+        settings=describe_settings(results.records[pick.trial].settings),
+        size=results.score_text(pick.trial, "footprint"),
+        rows=tuple(rows),
+        command=export_command(results, pick.trial) if offer else "",
+        chosen=offer and pick.trial == results.knee,
+    )
+
+
+def _ties(results: StudyResults) -> str:
+    pairs = ", ".join(f"{a} and {b}" for a, b in ties(results))
+    return pairs and (
+        f"By {label(accuracy_metric(results) or '')} the neighbours {pairs} cannot be told apart: they differ by less "
+        "than two standard errors, or than the original does from itself. Of such a pair take the smaller model, the "
+        "second."
+    )
+
+
+def _outside(results: StudyResults) -> tuple[str, ...]:
+    if not results.front:
+        return ()
+    feasible = set(results.feasible["trial"])
+    return tuple(
+        f"trial {number} ({describe_settings(results.records[number].settings)}): "
+        f"{'; '.join(broken_limits(results, number))}"
+        for number in map(int, results.unique["trial"])
+        if number not in feasible
+    )
+
+
+def _importances_note(results: StudyResults) -> str:
+    if results.importances:
+        return (
+            "Importances by PED-ANOVA: how much each parameter separates the good trials from the rest; they describe "
+            "the trials of this study and are no prediction; rarely active parameters are overrated."
+        )
+    if 0 < len(results.complete) < ENOUGH_FOR_IMPORTANCES:
+        return f"Importances are told from {ENOUGH_FOR_IMPORTANCES} complete trials on, below which they are noise."
+    return ""
+
+
+def _maps(results: StudyResults, plans: Mapping[str, Mapping[str, Any]]) -> tuple[PlanMap, ...]:
+    sensitivity = known_sensitivity(plans.values())
+    maps = []
+    for pick in choices(results):
+        record = results.records[pick.trial]
+        if record.plan is not None and record.plan in plans:
+            weights = weight_map(plans[record.plan], sensitivity)
+            maps.append(PlanMap(", ".join(pick.roles), pick.trial, describe_settings(record.settings), weights))
+    return tuple(maps)
+
+
+def _answers(results: StudyResults) -> Answers | None:
+    """Return the answers of the first choice; None if none were kept."""
+    picks = choices(results)
+    kept = results.records[picks[0].trial].answers if picks else None
+    return Answers(picks[0].trial, kept["count"], kept["same"], tuple(kept["different"])) if kept else None
+
+
+def _unmeasured(results: StudyResults) -> str:
+    text = "Not measured here unless a metric says so: speed and memory at run time"
+    if results.held_out is None:
+        text += (
+            ", and scores on texts that the search has not seen; the best of many trials looks a little better on the "
+            "search's own texts than it is (`report` in model.yaml names other texts)"
+        )
+    return f"{text}."

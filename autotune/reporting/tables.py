@@ -1,0 +1,214 @@
+"""The other tables of a report as text cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
+from autotune.compression.describe import describe_settings
+from autotune.reporting.front_table import Table, front_cell
+from autotune.results.budgets import measured_errors
+from autotune.results.decision import accuracy_metric, choices_by_size
+from autotune.results.effects import paired_changes
+from autotune.results.failures import failures, reason, remedy
+from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.records import StudyResults
+
+__all__ = [
+    "TrialsTable",
+    "budget_errors_table",
+    "failures_table",
+    "held_out_table",
+    "importances_table",
+    "metrics_table",
+    "paired_table",
+    "sizes_table",
+    "trials_table",
+]
+
+REASON = 400
+"""Characters of an error message that a report shows; trials.csv has all of it."""
+
+
+def sizes_table(results: StudyResults) -> Table | None:
+    """Return the most accurate trial for each of some round sizes; None if the front is too short."""
+    metric, choices = accuracy_metric(results), choices_by_size(results)
+    if metric is None or not choices:
+        return None
+    rows = [
+        [
+            size(limit),
+            *(front_cell(results, trial, column) for column in ("trial", "settings", "footprint")),
+            results.score_text(trial, metric),
+        ]
+        for limit, trial in choices
+    ]
+    return Table(["at most", "trial", "settings", "size", label(metric)], rows, "rrlrr")
+
+
+def held_out_table(results: StudyResults) -> Table | None:
+    """Return the front's scores on the search texts and on the report texts; None without the latter."""
+    names, trials = held_out_metrics(results), held_out_trials(results)
+    if results.held_out is None or not names or not trials:
+        return None
+    header, rows = ["trial", "settings"], []
+    for name in names:
+        header += [f"{label(name)}, search texts", "report texts", "worse by"]
+    for trial in trials:
+        row = [front_cell(results, trial, column) for column in ("trial", "settings")]
+        for name in names:
+            change = degradation(results, trial, name)
+            row += [
+                results.score_text(trial, name),
+                results.measurement_text(results.held_out.trials[trial].get(name), name),
+                results.measurement_text(change, name),
+            ]
+        rows.append(row)
+    return Table(header, rows, "rl" + "rrr" * len(names))
+
+
+def paired_table(results: StudyResults) -> Table | None:
+    """Return `paired_changes` of every objective, one row a change; None without pairs."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    pairs: dict[tuple[str, str], int] = {}
+    for name in results.objectives:
+        for change in paired_changes(results, name):
+            key = (label(change.setting), f"{_word(change.before)} → {_word(change.after)}")
+            least, most = signed_percent(change.least), signed_percent(change.most)
+            text = signed_percent(change.median) + (f" ({least} … {most})" if least != most else "")
+            cells.setdefault(key, {})[name] = text
+            pairs[key] = max(pairs.get(key, 0), change.pairs)
+    if not cells:
+        return None
+    header = ["setting", "change", "pairs", *(label(name) for name in results.objectives)]
+    rows = [
+        [*key, str(pairs[key]), *(texts.get(name, DASH) for name in results.objectives)] for key, texts in cells.items()
+    ]
+    return Table(header, rows, "llr" + "r" * len(results.objectives))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def importances_table(results: StudyResults) -> Table | None:
+    """Return the importances of the settings for each objective; None without importances."""
+    if not results.importances:
+        return None
+    names = sorted({name for shares in results.importances.values() for name in shares})
+    header = ["setting", *(label(name) for name in results.importances)]
+    rows = [
+        [label(name), *(percent(100 * s[name]) if name in s else DASH for s in results.importances.values())]
+        for name in names
+    ]
+    return Table(header, rows, "l" + "r" * len(results.importances))
+
+
+def budget_errors_table(results: StudyResults, plans: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Return `measured_errors`, the most sensitive weight first; None if nothing was measured."""
+    errors = measured_errors(results, plans)
+    if not errors:
+        return None
+    totals: dict[str, float] = {}
+    for row in errors.values():
+        for name, error in row.items():
+            totals[name] = totals.get(name, 0.0) + error
+    formats = sorted(totals, key=lambda name: totals[name])
+    rows = [
+        [weight, *(number(row[name]) if name in row else DASH for name in formats)]
+        for weight, row in sorted(errors.items(), key=lambda item: -max(item[1].values(), default=0.0))
+    ]
+    return Table(["weight", *formats], rows, "l" + "r" * len(formats))
+
+
+def failures_table(results: StudyResults) -> Table | None:
+    """Return the trials without scores, with reason and remedy; None without such trials."""
+    rows = []
+    for record in failures(results):
+        why = reason(results, record)
+        why = why if len(why) <= REASON else f"{why[: REASON - 3]}..."
+        rows.append(
+            [str(record.number), describe_settings(record.settings), record.state, why, remedy(results, record)]
+        )
+    return Table(["trial", "settings", "state", "reason", "remedy"], rows, "rllll") if rows else None
+
+
+def metrics_table(results: StudyResults) -> Table | None:
+    """Return unit, direction, the original's value and meaning of every metric that was scored."""
+    rows = []
+    for name, metric in results.metrics.items():
+        if name in results.trials.columns and results.trials[name].notna().any():
+            better = "lower" if metric.direction == "minimize" else "higher"
+            value = results.score_text(None, name)
+            rows.append([name, metric.unit or DASH, better, value, metric.description or DASH])
+    return Table(["metric", "unit", "better", "original", "what it is"], rows, "lllrl") if rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One row of `TrialsTable`; `cells` holds (text, sort key) a column, the key as trials.csv has it."""
+
+    trial: int
+    classes: str
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialsTable:
+    """The table of all trials; `columns` holds (title, unit, is numeric)."""
+
+    columns: tuple[tuple[str, str, bool], ...]
+    rows: tuple[TrialRow, ...]
+
+
+def trials_table(results: StudyResults) -> TrialsTable:
+    """Return all trials: settings, sizes, every metric that was scored, times."""
+    names = ["footprint", "compression_rate", "bits_per_weight"]
+    scored = [name for name in results.metrics if name not in (*names, "int4_percent", "int8_percent")]
+    objectives = [name for name in results.objectives if name in scored]
+    names += dict.fromkeys((*objectives, *scored, "seconds_compress", "seconds_evaluate"))
+    names = [n for n in names if n in results.trials.columns and results.trials[n].notna().any()]
+    titles = {"seconds_compress": "compressing", "seconds_evaluate": "scoring", "compression_rate": "rate"}
+    columns = [("trial", "", True), ("state", "", False), ("settings", "", False)]
+    for name in names:
+        unit = results.metrics[name].unit if name in results.metrics else ""
+        unit = "s" if name.startswith("seconds_") else "" if unit in ("%", "bytes") else unit
+        columns.append((titles.get(name, label(name)), unit, True))
+    rows = []
+    for trial, record in results.records.items():
+        state, settings = _state(results, trial), describe_settings(record.settings)
+        cells = [(str(trial), str(trial)), (state, state), (settings, settings)]
+        cells += [_trial_cell(results, trial, name) for name in names]
+        flags = {"front": trial in results.front, "knee": trial == results.knee, "unscored": not record.complete}
+        rows.append(TrialRow(trial, " ".join(name for name, flag in flags.items() if flag), tuple(cells)))
+    return TrialsTable(tuple(columns), tuple(rows))
+
+
+def _trial_cell(results: StudyResults, trial: int, name: str) -> tuple[str, str]:
+    value = results.value(trial, name)
+    key = "" if value is None else str(int(value)) if name == "footprint" else repr(value)
+    if name == "compression_rate":
+        return times(value), key
+    if name in ("bits_per_weight", "seconds_compress", "seconds_evaluate"):
+        return number(value, 2), key
+    return results.score_text(trial, name), key
+
+
+def _state(results: StudyResults, trial: int) -> str:
+    record = results.records[trial]
+    if trial == results.knee:
+        return "the knee" if len(results.objectives) > 1 else "the best"
+    if trial in results.front:
+        return "on the front"
+    if record.duplicate_of is not None:
+        return f"as trial {record.duplicate_of}"
+    if record.complete:
+        return "beaten" if trial in results.feasible.index else "outside the limits"
+    if record.interrupted:
+        return "interrupted"
+    states = {"FAIL": "failed", "PRUNED": "not scored"}
+    return states.get(record.state, record.state.lower())

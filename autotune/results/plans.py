@@ -1,0 +1,200 @@
+"""A trial's plan: as a table, and as a map of layers by kinds of weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.common.formatting import is_missing
+from autotune.results.records import StudyResults
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cell", "WeightMap", "known_sensitivity", "plan_frame", "read_plan", "read_plans", "weight_map"]
+
+WRAPPERS = re.compile(r"(^self\.|^__module\.|\._openvino_orig_weight$|[./]weight$|/?(MatMul|ov_ext::linear).*$)")
+"""Parts of weights' names that exporters add."""
+
+
+def read_plan(folder: Path, key: str | None) -> Mapping[str, Any] | None:
+    """Read a plan that a search wrote into the study's folder; None if it is missing or unreadable."""
+    try:
+        data = json.loads((folder / "plans" / f"{key}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and isinstance(data.get("variants"), dict) else None
+
+
+def read_plans(results: StudyResults, folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Read the plans of all complete trials that are in the study's folder, by key."""
+    keys = dict.fromkeys(record.plan for record in results.records.values() if record.complete and record.plan)
+    return {key: plan for key in keys if key is not None and (plan := read_plan(folder, key)) is not None}
+
+
+def plan_frame(plan: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a plan with one row a weight.
+
+    Args:
+        plan: plain data, as `read_plan` returns it.
+
+    Returns:
+        ``weight, layer, kind, mode, bits, group_size, awq, scale_estimation, gptq, lora_rank, sensitivity``. Weights
+        that stay uncompressed are there if the plan knows their sensitivity; their mode is missing.
+    """
+    import pandas as pd
+
+    sensitivities = (plan.get("sensitivity") or {}).get("values") or {}
+    rows: list[dict[str, Any]] = []
+    for weight in dict.fromkeys([*plan["variants"], *sensitivities]):
+        layer, kind = place_of(weight)
+        variant = plan["variants"].get(weight) or {}
+        mode = variant.get("mode")
+        row = {"weight": weight, "layer": layer, "kind": kind, "mode": mode, "bits": mode and bits_of(str(mode))}
+        row["group_size"] = variant.get("group_size")
+        row |= {name: bool(variant.get(name)) for name in ("awq", "scale_estimation", "gptq")}
+        rows.append({**row, "lora_rank": variant.get("lora_rank") or 0, "sensitivity": sensitivities.get(weight)})
+    integers, flags = ("bits", "group_size", "lora_rank"), ("awq", "scale_estimation", "gptq")
+    columns = ["weight", "layer", "kind", "mode", "bits", "group_size", *flags, "lora_rank", "sensitivity"]
+    kinds = dict.fromkeys(integers, "Int64") | dict.fromkeys(flags, "bool") | {"sensitivity": "float64"}
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One weight of a map.
+
+    Attributes:
+        name: as the model calls it.
+        kind: its name without the layer, such as ``mlp.down_proj``.
+        format: such as ``int4_asym g64``; empty for an uncompressed weight.
+        bits: of one stored element; None for an uncompressed weight.
+        applied: the algorithms applied to this weight, such as ``GPTQ``.
+        sensitivity: by the study's metric; None if it is unknown.
+        rank: place among all weights by sensitivity, 0 the least and 1 the most sensitive.
+    """
+
+    name: str
+    kind: str
+    format: str
+    bits: int | None
+    applied: tuple[str, ...] = ()
+    sensitivity: float | None = None
+    rank: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMap:
+    """A plan as layers by kinds.
+
+    Attributes:
+        kinds: the columns, shortened.
+        layers: (layer, a cell or None for each kind), top to bottom.
+        outside: weights of no layer, such as embeddings and the last projection.
+        formats: number of weights in each format, most first.
+        notes: what the plan says about adjusted and impossible settings.
+        metric: the sensitivity metric of the cells; None without one.
+    """
+
+    kinds: tuple[str, ...]
+    layers: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+    outside: tuple[Cell, ...]
+    formats: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+    metric: str | None
+
+
+def known_sensitivity(plans: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the sensitivities of the plan that has most of them; empty if none has any.
+
+    A plan of ratio 1 needs no sensitivities, but another plan of the same study may have them.
+    """
+    found = [plan["sensitivity"] for plan in plans if isinstance(plan.get("sensitivity"), dict)]
+    found = [entry for entry in found if isinstance(entry.get("values"), dict)]
+    # Prefer the engine's own metric: it is the error of the mode itself.
+    return max(found, key=lambda entry: (len(entry["values"]), entry.get("metric") == "output_error"), default={})
+
+
+def weight_map(plan: Mapping[str, Any], sensitivity: Mapping[str, Any] | None = None) -> WeightMap:
+    """Lay out a plan.
+
+    Args:
+        plan: plain data, as `read_plan` returns it.
+        sensitivity: ``metric`` and ``values``; its weights are shown even if the plan does not compress them.
+    """
+    sensitivities = dict((sensitivity or {}).get("values") or {})
+    names = list(dict.fromkeys([*plan["variants"], *sensitivities]))
+    ranks = _ranks(sensitivities)
+    places = {name: place_of(name) for name in names}
+    cells = {
+        name: _cell(name, places[name][1], plan["variants"].get(name), sensitivities.get(name), ranks.get(name))
+        for name in names
+    }
+    layered = [name for name in names if places[name][0] is not None]
+    kinds = tuple(dict.fromkeys(places[name][1] for name in layered))
+    grid: dict[str, dict[str, Cell]] = {}
+    for name in layered:
+        layer, kind = places[name]
+        grid.setdefault(str(layer), {})[kind] = cells[name]
+    order = sorted(grid, key=lambda layer: [int(part) for part in re.findall(r"\d+", layer)] or [0])
+    counted = Counter(cell.format or "unchanged" for cell in cells.values())
+    return WeightMap(
+        kinds=_shortened(kinds),
+        layers=tuple((layer, tuple(grid[layer].get(kind) for kind in kinds)) for layer in order),
+        outside=tuple(cells[name] for name in names if places[name][0] is None),
+        formats=tuple(sorted(counted.items(), key=lambda item: (-item[1], item[0]))),
+        notes=tuple(str(note) for note in plan.get("notes") or ()),
+        metric=(sensitivity or {}).get("metric") if ranks else None,
+    )
+
+
+def place_of(name: str) -> tuple[str | None, str]:
+    """Split a weight's name into layer (the first number) and kind (the rest); (None, name) without a number."""
+    plain = name
+    for _ in range(4):
+        plain = WRAPPERS.sub("", plain)
+    parts = re.split(r"[./]", plain)
+    for position, part in enumerate(parts):
+        if part.isdigit() and position + 1 < len(parts):
+            stem = ".".join(parts[:position])
+            layer = part if re.search(r"(layers|blocks|h|decoder|block|layer)$", stem) else f"{stem}.{part}"
+            return layer, ".".join(parts[position + 1 :])
+    return None, plain.removeprefix("model.")
+
+
+def bits_of(mode: str) -> int:
+    """Read the bits of one element from a mode's name: ``int4_asym`` 4, ``mxfp8_e4m3`` 8."""
+    found = re.search(r"\d+", mode)
+    return int(found[0]) if found else 16
+
+
+def _cell(name: str, kind: str, variant: Mapping[str, Any] | None, sensitivity: Any, rank: float | None) -> Cell:
+    value = None if sensitivity is None or is_missing(sensitivity) else float(sensitivity)
+    if variant is None:
+        return Cell(name, kind, "", None, (), value, rank)
+    mode, group = str(variant["mode"]), variant.get("group_size")
+    text = mode if group in (None, -1) else f"{mode} g{group}"
+    applied = [word for key, word in (("awq", "AWQ"), ("scale_estimation", "SE"), ("gptq", "GPTQ")) if variant.get(key)]
+    applied += [f"LoRA {variant['lora_rank']}"] if variant.get("lora_rank") else []
+    return Cell(name, kind, text, bits_of(mode), tuple(applied), value, rank)
+
+
+def _ranks(sensitivities: Mapping[str, Any]) -> dict[str, float]:
+    values = {name: float(value) for name, value in sensitivities.items() if value is not None}
+    order = sorted(values, key=lambda name: (math.inf if math.isnan(values[name]) else values[name], name))
+    return {name: place / max(1, len(order) - 1) for place, name in enumerate(order)}
+
+
+def _shortened(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Return the last parts of the names, as few as keep them distinct."""
+    for count in (1, 2, 3):
+        tails = [".".join(kind.split(".")[-count:]) for kind in kinds]
+        if len(set(tails)) == len(tails):
+            return tuple(tails)
+    return tuple(kinds)

@@ -1,0 +1,230 @@
+"""The data of a study: plain frozen values behind every table, plot and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from autotune.common.formatting import DASH, is_missing, score
+from autotune.common.units import Constraint
+from autotune.evaluation import Direction, Measurement, Metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["HeldOutScores", "Original", "StudyResults", "TrialRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The uncompressed model: the first row of every table. Sizes in bytes."""
+
+    footprint: int | None
+    bits_per_weight: float | None
+    fp32_bytes: int | None
+    metrics: Mapping[str, Measurement]
+
+    @property
+    def compression_rate(self) -> float | None:
+        """Size in fp32 divided by the size on disk: 1.0 for an f32 model, 2.0 for an f16 one."""
+        return self.fp32_bytes / self.footprint if self.fp32_bytes and self.footprint else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial as the storage has it; a repeat has the numbers of the trial that it repeats.
+
+    Attributes:
+        values: objective -> value, for complete trials.
+        sampled: names of the parameters that the sampler or the queue decided.
+        violations: constraint -> distance beyond its limit (at most 0: the limit is kept).
+        numbers: the sizes, counts and times among the attributes.
+        duplicate_of: the earlier trial with the same plan, whose results this one shares.
+        retry_of: the interrupted trial that this one repeats.
+        error: type and message of a failed trial's exception.
+        digest: of the compressed model's bytes; None where they were not kept.
+        answers: ``count``, ``same`` and ``different``: the answers that differ most from the original's.
+    """
+
+    number: int
+    state: str
+    settings: Mapping[str, Any]
+    sampled: frozenset[str]
+    plan: str | None
+    footprint: int | None
+    numbers: Mapping[str, float]
+    metrics: Mapping[str, Measurement]
+    values: Mapping[str, float]
+    violations: Mapping[str, float]
+    duplicate_of: int | None
+    retry_of: int | None
+    origin: str | None
+    error: Mapping[str, str] | None
+    started: datetime | None
+    finished: datetime | None
+    digest: str | None = None
+    answers: Mapping[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """True if the trial has a value for every objective."""
+        return self.state == "COMPLETE"
+
+    @property
+    def unique(self) -> bool:
+        """True if the trial is complete and no repeat of another one."""
+        return self.complete and self.duplicate_of is None
+
+    @property
+    def interrupted(self) -> bool:
+        """True if the trial's process ended before the trial did."""
+        return self.state == "FAIL" and (not self.error or self.error.get("type") == "interrupted")
+
+    @property
+    def error_text(self) -> str | None:
+        """``Type: message`` on one line."""
+        if not self.error:
+            return None
+        parts = (self.error.get("type"), self.error.get("message"))
+        return " ".join(": ".join(part for part in parts if part).split())
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutScores:
+    """Scores on the report texts, which the search does not use.
+
+    Attributes:
+        trials: trial number -> metric -> score, of the front's trials.
+        overlaps: pair of texts -> the share of the second's tokens that occur in the first.
+        notes: evaluators without report texts, and the reason.
+    """
+
+    trials: Mapping[int, Mapping[str, Measurement]]
+    overlaps: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """A study's results, independent of where the study is stored.
+
+    Attributes:
+        trials: the columns of trials.csv, one row a trial, indexed by trial number; see `frame.build_frame`.
+        records: trial number -> `TrialRecord`, in order.
+        objectives: name -> direction, in the study's order.
+        constraints: name -> limit.
+        metrics: name -> meaning, of every metric, the footprint included.
+        front: trial numbers, the largest model first (without footprints: the best in the first objective first).
+        knee: the trial of `front` that `pareto.knee` chooses; None for an empty front.
+        least_infeasible: if no trial is feasible, the one that is nearest to the limits. A trial that was pruned
+            because its plan alone broke a limit counts.
+        importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
+        held_out: scores on the report texts; None where there are none.
+    """
+
+    trials: pd.DataFrame
+    records: Mapping[int, TrialRecord]
+    objectives: Mapping[str, Direction]
+    constraints: Mapping[str, Constraint]
+    metrics: Mapping[str, Metric]
+    original: Original | None
+    front: tuple[int, ...]
+    knee: int | None
+    least_infeasible: int | None
+    importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    held_out: HeldOutScores | None = None
+
+    @property
+    def model(self) -> str:
+        """A short name for headings: the hub id as it is, the last part of a local path."""
+        name = str(self.config.get("model", "the model"))
+        path = Path(name)
+        if not path.is_absolute():
+            return name
+        return "/".join(path.parts[-2:]) if path.name in ("model", "models", "openvino") else path.name
+
+    @cached_property
+    def complete(self) -> pd.DataFrame:
+        """The complete trials."""
+        return self.trials[self.trials["state"] == "COMPLETE"]
+
+    @cached_property
+    def unique(self) -> pd.DataFrame:
+        """The complete trials without repeats: each plan once."""
+        complete = self.complete
+        return complete[complete["duplicate_of"].isna()]
+
+    @cached_property
+    def feasible(self) -> pd.DataFrame:
+        """The complete trials that keep every constraint."""
+        complete = self.complete
+        return complete[complete["feasible"].fillna(False).astype(bool)]
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The trials that a table of the front shows: the front, else the least infeasible trial."""
+        if self.front or self.least_infeasible is None:
+            return self.front
+        return (self.least_infeasible,)
+
+    def has_scores(self, name: str) -> bool:
+        """Return True if a complete trial has a value of this metric."""
+        return name in self.trials.columns and bool(self.complete[name].notna().any())
+
+    def value(self, trial: int, name: str) -> float | None:
+        """Return a number of one trial, None if it has none."""
+        if name not in self.trials.columns:
+            return None
+        cell = self.trials.at[trial, name]
+        return None if is_missing(cell) else float(cast(float, cell))
+
+    def stderr(self, trial: int, name: str) -> float | None:
+        """Return the standard error of one trial's metric, None if there is none."""
+        return self.value(trial, f"{name}_stderr")
+
+    def sign(self, name: str) -> float:
+        """Return 1 for a metric to minimise and -1 for one to maximise: `sign * value` is less for better models."""
+        return 1.0 if self.metrics[name].direction == "minimize" else -1.0
+
+    def cost(self, trial: int, name: str) -> float | None:
+        """Return `sign * value` of one trial, None if it has no value."""
+        value = self.value(trial, name)
+        return None if value is None else self.sign(name) * value
+
+    def original_score(self, name: str) -> Measurement | None:
+        """Return the original's score: measured, or perfect by definition; its footprint in bytes."""
+        if self.original is not None:
+            if name in ("footprint", "bits_per_weight", "compression_rate"):
+                size = getattr(self.original, name)
+                return None if size is None else Measurement(float(size))
+            if name in self.original.metrics:
+                return self.original.metrics[name]
+        perfect = self.metrics[name].perfect if name in self.metrics else None
+        return None if perfect is None else Measurement(perfect)
+
+    def score_text(self, trial: int | None, name: str, *, stderr: bool = True) -> str:
+        """Return a score as every table prints it.
+
+        Args:
+            trial: None is the original model.
+            name: a metric.
+            stderr: add ± one standard error.
+        """
+        if trial is None:
+            return self.measurement_text(self.original_score(name), name, stderr=stderr)
+        error = self.stderr(trial, name) if stderr else None
+        return score(self.value(trial, name), error, name=name, metric=self.metrics.get(name))
+
+    def measurement_text(self, measurement: Measurement | None, name: str, *, stderr: bool = True) -> str:
+        """Return a measurement of a metric as `score_text` does."""
+        if measurement is None:
+            return DASH
+        error = measurement.stderr if stderr else None
+        return score(measurement.value, error, name=name, metric=self.metrics.get(name))
