@@ -7,12 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
-from families import FAMILIES, VOCABULARY, export_openvino, write_family, write_tokenizer
+from families import FAMILIES, VOCABULARY, Family, export_openvino, write_family, write_tokenizer
 from hypothesis import settings
+from once import built_once
 
 # Set before torch, transformers or datasets are imported: no test reaches for the network or the user's caches.
 _home = tempfile.mkdtemp(prefix="autotune-tests-")
@@ -69,23 +69,20 @@ def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as a Hugging Face folder (safetensors, tokenizer.json)."""
-    return write_tiny_llama(tmp_path_factory.mktemp("tiny-llama-hf"))
+    return built_once(tmp_path_factory, "tiny-llama-hf", write_tiny_llama)
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tiny_llama_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as an OpenVINO folder (openvino_model.xml/.bin, config, tokenizer files)."""
-    return export_openvino(tiny_llama_hf, tmp_path_factory.mktemp("tiny-llama-ov"))
+    return built_once(tmp_path_factory, "tiny-llama-ov", lambda out: export_openvino(tiny_llama_hf, out))
 
 
 @pytest.fixture(scope="session")
 def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a family by its name: ``hf`` as transformers writes it, ``ov`` exported; made when first asked."""
 
-    @cache
-    def folder(name: str) -> Path:
-        family, parent = FAMILIES[name], tmp_path_factory.mktemp(name)
-        export_openvino(write_family(family, parent / "hf"), parent / "ov", bounded=family.bounded)
-        return parent
+    def build(family: Family, folder: Path) -> None:
+        export_openvino(write_family(family, folder / "hf"), folder / "ov", bounded=family.bounded)
 
-    return folder
+    return lambda name: built_once(tmp_path_factory, name, lambda folder: build(FAMILIES[name], folder))

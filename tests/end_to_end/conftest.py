@@ -2,77 +2,54 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import json
+import shutil
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-DEMO = Path(__file__).parents[2] / "examples" / "demo"
-
-CONFIG = """\
-model: {model}
-output: study
-calibration: {{path: calibration.txt, samples: 8, sequence_length: 32}}
-space: {{mode: [int8_asym, int4_asym, int4_sym], group_size: [32, 64], ratio: [0.6, 1.0],
-  sensitivity_metric: hessian_input_activation, all_layers: [false, true], awq: [false, true],
-  scale_estimation: [false, true]}}
-evaluators:
-  similarity: {{prompts: prompts.txt, max_new_tokens: 12, embedder: minilm}}
-  perplexity: {{path: search.txt, sequence_length: 32, samples: 16}}
-study: {{trials: {trials}, seed: 3, workers: 1}}
-"""
-
-
-def write_config(folder: Path, model: Path, trials: int = 8) -> Path:
-    """A study of `model` on the demo's texts, as a user would lay it out."""
-    for name, length in (("calibration", 6000), ("search", 6000)):
-        text = (DEMO / f"{name}.txt").read_text(encoding="utf-8")[:length]
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-    prompts = (DEMO / "prompts.txt").read_text(encoding="utf-8").splitlines()[:3]
-    (folder / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
-    file = folder / "model.yaml"
-    file.write_text(CONFIG.format(model=model, trials=trials), encoding="utf-8")
-    return file
-
-
-def start(folder: Path, *arguments: str, cache: Path) -> subprocess.Popen[str]:
-    """`autotune ...` in its own process, in `folder`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "autotune", *arguments],
-        cwd=folder,
-        env={**os.environ, "AUTOTUNE_CACHE": str(cache), "COLUMNS": "120"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from commands import Command, run_here, run_process
+from demo_study import write_config
+from once import built_once
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path) -> Path:
-    """A folder with model.yaml and its texts."""
+    """A folder with model.yaml and its texts, which tests may work in; its cache is the one that commands use."""
     folder = tmp_path_factory.mktemp("workplace")
     write_config(folder, tiny_llama_hf)
     return folder
 
 
 @pytest.fixture(scope="session")
-def run(workplace: Path) -> Run:
-    """Runs `autotune ...` in the workplace and waits for it."""
+def own_process(workplace: Path) -> Command:
+    """Runs `autotune ...` in the workplace, in a process of its own."""
+    return partial(run_process, workplace, cache=workplace / "cache")
 
-    def call(*arguments: str, folder: Path = workplace) -> subprocess.CompletedProcess[str]:
-        process = start(folder, *arguments, cache=workplace / "cache")
-        stdout, stderr = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+@pytest.fixture(scope="session")
+def run(workplace: Path) -> Command:
+    """Runs `autotune ...` in the workplace or another folder, in this process."""
+
+    def call(*arguments: str, folder: Path = workplace) -> CompletedProcess[str]:
+        return run_here(folder, *arguments, cache=workplace / "cache")
 
     return call
 
 
 @pytest.fixture(scope="session")
-def searched(run: Run) -> subprocess.CompletedProcess[str]:
-    """The finished search."""
-    return run("search", "model.yaml")
+def searched(tmp_path_factory: pytest.TempPathFactory, workplace: Path, tiny_llama_hf: Path) -> CompletedProcess[str]:
+    """The finished search, in a process of its own; its study and its cache are in the workplace."""
+
+    def search(folder: Path) -> None:
+        write_config(folder, tiny_llama_hf)
+        done = run_process(folder, "search", "model.yaml", cache=folder / "cache")
+        (folder / "done.json").write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
+
+    folder = built_once(tmp_path_factory, "searched", search)
+    done = CompletedProcess(*json.loads((folder / "done.json").read_text()))
+    assert done.returncode == 0, done.stderr
+    for name in ("study", "cache"):
+        shutil.copytree(folder / name, workplace / name, dirs_exist_ok=True)
+    return done

@@ -2,74 +2,50 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import json
-import re
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
+from commands import Command, run_here
+from demo_study import EVALUATORS, rows, write_config
+from once import built_once
 
-SPACE = """\
-space: {allocation: [budget, ratio], budget: [4.0, 5.5, 8.25], mode: [int8_asym, int4_asym], group_size: [32, 64],
-  all_layers: [false, true], gptq: [false, true]}
-"""
-Run = Callable[..., CompletedProcess[str]]
-
-
-def shared() -> object:
-    """The conftest beside this file."""
-    spec = importlib.util.spec_from_file_location("budget_conftest", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SPACE = {
+    "allocation": ["budget", "ratio"],
+    "budget": [4.0, 5.5, 8.25],
+    "mode": ["int8_asym", "int4_asym"],
+    "group_size": [32, 64],
+    "all_layers": [False, True],
+    "gptq": [False, True],
+}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path) -> Path:
-    """A folder with a model.yaml that spends budgets."""
-    folder = tmp_path_factory.mktemp("budgets")
-    file = shared().write_config(folder, tiny_llama_hf, trials=9)  # type: ignore[attr-defined]
-    text = re.sub(r"space: \{.*?\}\n", SPACE, file.read_text(encoding="utf-8"), flags=re.DOTALL)
-    text = re.sub(r"  similarity: .*\n", "", text)
-    file.write_text(text + "objectives: {kl_divergence: minimize, footprint: minimize}\n", encoding="utf-8")
-    return folder
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """A folder with a finished search that spent budgets."""
+
+    def search(folder: Path) -> None:
+        evaluators = {"perplexity": EVALUATORS["perplexity"]}
+        objectives = {"kl_divergence": "minimize", "footprint": "minimize"}
+        write_config(folder, tiny_llama, trials=9, space=SPACE, evaluators=evaluators, objectives=objectives)
+        done = run_here(folder, "search", "model.yaml", cache=folder / "cache")
+        assert done.returncode == 0, done.stderr
+
+    return built_once(tmp_path_factory, "budgets", search)
 
 
 @pytest.fixture(scope="module")
-def call(place: Path) -> Run:
+def run(place: Path) -> Command:
     """Runs `autotune ...` there."""
-
-    def run(*arguments: str) -> CompletedProcess[str]:
-        process = shared().start(place, *arguments, cache=place / "cache")  # type: ignore[attr-defined]
-        stdout, stderr = process.communicate(timeout=300)
-        return CompletedProcess(arguments, process.returncode, stdout, stderr)
-
-    return run
+    return partial(run_here, place, cache=place / "cache")
 
 
-@pytest.fixture(scope="module")
-def searched(call: Run) -> CompletedProcess[str]:
-    """The finished search."""
-    return call("search", "model.yaml")
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    """trials.csv."""
-    with (folder / "trials.csv").open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def test_a_study_spends_budgets_beside_ratios(place: Path, searched: CompletedProcess[str], call: Run) -> None:
+def test_a_study_spends_budgets_beside_ratios(place: Path, run: Command) -> None:
     """Each budget's plan keeps its budget, none is beaten at its size, and the report says so and shows the errors."""
-    planned = call("plan", "model.yaml")
+    planned = run("plan", "model.yaml")
     assert planned.returncode == 0, planned.stderr
     assert "budgets wait for errors" in planned.stdout
-    assert searched.returncode == 0, searched.stderr
     found = rows(place / "study")
     assert {row["state"] for row in found} <= {"COMPLETE", "PRUNED"}, [row["error"] for row in found]
     ours = [row for row in found if row["allocation"] == "budget"]
@@ -89,19 +65,17 @@ def test_a_study_spends_budgets_beside_ratios(place: Path, searched: CompletedPr
     assert 'id="budgets"' in (place / "study" / "report.html").read_text(encoding="utf-8")
 
 
-def test_its_models_are_exported(place: Path, searched: CompletedProcess[str], call: Run) -> None:
+def test_its_models_are_exported(place: Path, run: Command, tmp_path: Path) -> None:
     """With the bytes that the plan said."""
     row = next(row for row in rows(place / "study") if row["budget"] == "5.5")
-    exported = call("export", "study", "out", "--trial", row["trial"])
+    exported = run("export", "study", str(tmp_path / "out"), "--trial", row["trial"])
     assert exported.returncode == 0, exported.stderr
-    assert (place / "out" / "openvino_model.bin").stat().st_size == int(row["footprint"])
+    assert (tmp_path / "out" / "openvino_model.bin").stat().st_size == int(row["footprint"])
 
 
-def test_the_next_study_starts_from_the_measured_errors(
-    place: Path, searched: CompletedProcess[str], call: Run
-) -> None:
+def test_the_next_study_starts_from_the_measured_errors(place: Path, run: Command, tmp_path: Path) -> None:
     """Nothing is compressed or measured again, and the same budgets buy the same plans."""
-    again = call("search", "model.yaml", "--output", "warm")
+    again = run("search", "model.yaml", "--output", str(tmp_path / "warm"), "--workers", "0")
     assert again.returncode == 0, again.stderr
     assert "variants 0 computed" in again.stderr
-    assert [row["plan"] for row in rows(place / "warm")] == [row["plan"] for row in rows(place / "study")]
+    assert [row["plan"] for row in rows(tmp_path / "warm")] == [row["plan"] for row in rows(place / "study")]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import Command
+from once import built_once
 
 from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import ALGORITHMS, MODES, Settings
@@ -17,18 +19,20 @@ PROMPT = "Mira keeps eleven hens"
 
 
 @pytest.fixture(scope="module")
-def compressed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path, run: Any, workplace: Path) -> Path:
+def compressed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path, own_process: Command) -> Path:
     """The tiny Llama in int4 with AWQ and scale estimation, by the command line."""
-    out = tmp_path_factory.mktemp("compressed") / "model"
-    done = run(
-        *("compress", str(tiny_llama_hf), str(out), "--mode", "int4_asym", "--group-size", "32", "--awq"),
-        *("--scale-estimation", "--calibration", "calibration.txt", "--samples", "8", "--sequence-length", "32"),
-        "--json",
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["footprint"] == (out / "openvino_model.bin").stat().st_size
-    return out
+
+    def compress(folder: Path) -> None:
+        done = own_process(
+            *("compress", str(tiny_llama_hf), str(folder / "model"), "--mode", "int4_asym", "--group-size", "32"),
+            *("--awq", "--scale-estimation", "--calibration", "calibration.txt", "--samples", "8"),
+            *("--sequence-length", "32", "--json"),
+        )
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["footprint"] == (folder / "model" / "openvino_model.bin").stat().st_size
+
+    return built_once(tmp_path_factory, "compressed", compress) / "model"
 
 
 def test_the_folder_holds_everything(compressed: Path) -> None:
@@ -94,7 +98,7 @@ def test_optimum_reads_the_configuration_of_every_mode(tmp_path: Path, mode: str
         assert read.dtype == written["dtype"]
 
 
-def test_a_folder_with_a_users_codebook_loads(tmp_path: Path, tiny_llama_hf: Path, run: Any, workplace: Path) -> None:
+def test_a_folder_with_a_users_codebook_loads(tmp_path: Path, tiny_llama_hf: Path, run: Command) -> None:
     """From the command line to an answer, with a table in a file."""
     (tmp_path / "table.json").write_text("[-1, -0.6, -0.3, -0.1, 0, 0.1, 0.3, 0.6, 1]")
     done = run(
@@ -129,7 +133,7 @@ def test_the_plugin_keeps_the_weights_compressed(compressed: Path) -> None:
 
 
 def test_the_most_accurate_model_of_a_size_is_found_by_one_command(
-    tmp_path: Path, tiny_llama_hf: Path, run: Any, workplace: Path
+    tmp_path: Path, tiny_llama_hf: Path, run: Command
 ) -> None:
     """It keeps the size, and says what it measured and which uniform settings it beats."""
     out = tmp_path / "model"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
@@ -10,26 +9,31 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
+from commands import Command
+from demo_study import rows, write_config
+from once import built_once
+
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def exported(
-    searched: subprocess.CompletedProcess[str], run: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str]:
+def exported(searched: Done, own_process: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The smallest model within 50 percent of perplexity, and what the command printed."""
-    out = tmp_path_factory.mktemp("exported") / "model"
-    done = run("export", "study", str(out), "--max-drop", "50%")
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+
+    def export(folder: Path) -> None:
+        done = own_process("export", "study", str(folder / "model"), "--max-drop", "50%")
+        assert done.returncode == 0, done.stderr
+        (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
+
+    folder = built_once(tmp_path_factory, "exported", export)
+    return folder / "model", (folder / "printed.txt").read_text(encoding="utf-8")
 
 
 def test_an_exported_folder_is_complete(exported: tuple[Path, str]) -> None:
     """Model, tokenizer, records and a model card whose front matter a hub reads; the hashes are those of the files."""
-    import yaml
-
     from autotune.common.files import fingerprint_file
 
     out, printed = exported
@@ -56,10 +60,10 @@ def test_the_cards_snippets_run(exported: tuple[Path, str]) -> None:
         assert done.stdout.strip()
 
 
-def test_the_exported_folder_scores_as_its_trial(exported: tuple[Path, str], run: Any) -> None:
+def test_the_exported_folder_scores_as_its_trial(exported: tuple[Path, str], own_process: Command) -> None:
     """`autotune evaluate` with the study's evaluators gives the scores that the study found, and the card tells."""
     out, _ = exported
-    done = run("evaluate", str(out), "--config", "study/model.yaml", "--json")
+    done = own_process("evaluate", str(out), "--config", "study/model.yaml", "--json")
     assert done.returncode == 0, done.stderr
     scores = json.loads((out / "autotune.json").read_text(encoding="utf-8"))["scores"]
     found = json.loads(done.stdout)
@@ -93,12 +97,9 @@ def test_optimum_and_genai_agree_on_an_exported_folder(exported: tuple[Path, str
         assert pipe.generate(prompt, config) == tokenizer.decode(answer, skip_special_tokens=True), prompt
 
 
-def test_every_trial_has_the_same_bytes_again(
-    searched: subprocess.CompletedProcess[str], workplace: Path, run: Any
-) -> None:
+def test_every_trial_has_the_same_bytes_again(searched: Done, workplace: Path, run: Command) -> None:
     """Built anew from the inputs alone, whatever the algorithms."""
-    with (workplace / "study" / "trials.csv").open(encoding="utf-8") as stream:
-        complete = [row for row in csv.DictReader(stream) if row["state"] == "COMPLETE"]
+    complete = [row for row in rows(workplace / "study") if row["state"] == "COMPLETE"]
     chosen = [row for row in complete if row["awq"] == "True" or row["scale_estimation"] == "True"][:1] + complete[:1]
     for row in chosen:
         done = run("reproduce", "study", "--trial", row["trial"], "--json")
@@ -107,23 +108,19 @@ def test_every_trial_has_the_same_bytes_again(
 
 
 def test_every_algorithm_has_the_same_bytes_again(
-    workplace: Path, tiny_llama_hf: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, tiny_llama_hf: Path, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten trials between them with every algorithm and several formats, each built again on an empty cache."""
     from autotune.compression.settings import ALGORITHMS
     from autotune.results.load import load_results
     from autotune.study.export import reproduce
 
-    text = (workplace / "model.yaml").read_text(encoding="utf-8")
-    head, tail = text[: text.index("space:")], text[text.index("evaluators:") :]
-    for name in ("calibration.txt", "search.txt", "prompts.txt"):
-        head, tail = (part.replace(f"path: {name}", f"path: {workplace / name}") for part in (head, tail))
-        tail = tail.replace(f"prompts: {name}", f"prompts: {workplace / name}")
-    space = "space: {mode: [int4_asym, nf4, mxfp4, int3_sym], group_size: [32, 64], ratio: [0.6, 1.0]"
-    space += "".join(f", {name}: [false, true]" for name in ALGORITHMS) + "}\n"
-    (tmp_path / "model.yaml").write_text(head + space + tail.replace("trials: 8", "trials: 10"), encoding="utf-8")
+    space = {"mode": ["int4_asym", "nf4", "mxfp4", "int3_sym"], "group_size": [32, 64], "ratio": [0.6, 1.0]}
+    space |= {name: [False, True] for name in ALGORITHMS}
     # Without racing, which would stop those that are beaten before they are complete.
-    done = run("search", "model.yaml", "--set", "study.sampler=random", "--set", "study.racing=false", folder=tmp_path)
+    study = {"trials": 10, "seed": 3, "workers": 0, "sampler": "random", "racing": False}
+    write_config(tmp_path, tiny_llama_hf, space=space, study=study)
+    done = run("search", "model.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("AUTOTUNE_CACHE", str(workplace / "cache"))
     complete = [record for record in load_results(tmp_path / "study").records.values() if record.complete]
@@ -135,40 +132,40 @@ def test_every_algorithm_has_the_same_bytes_again(
         assert again.same, (record.settings, again)
 
 
-def test_a_changed_text_is_named(
-    searched: subprocess.CompletedProcess[str], workplace: Path, run: Any, tmp_path: Path
-) -> None:
+def test_a_changed_text_is_named(searched: Done, workplace: Path, own_process: Command, tmp_path: Path) -> None:
     """One sentence more in the calibration text: other bytes, and the file is named."""
     shutil.copytree(workplace / "study", tmp_path / "study")
-    text = tmp_path / "calibration.txt"
-    text.write_text("A new sentence. " + (workplace / "calibration.txt").read_text(encoding="utf-8"), encoding="utf-8")
-    file = tmp_path / "study" / "model.yaml"
-    file.write_text(file.read_text().replace(str(workplace / "calibration.txt"), str(text)))
-    with (workplace / "study" / "trials.csv").open(encoding="utf-8") as stream:
-        aware = next(row for row in csv.DictReader(stream) if row["state"] == "COMPLETE" and row["awq"] == "True")
-    done = run("reproduce", str(tmp_path / "study"), "--trial", aware["trial"])
+    text, file = tmp_path / "calibration.txt", tmp_path / "study" / "model.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    before = Path(config["calibration"]["path"])
+    text.write_text("A new sentence. " + before.read_text(encoding="utf-8"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(str(before), str(text)), encoding="utf-8")
+    aware = next(row for row in rows(workplace / "study") if row["state"] == "COMPLETE" and row["awq"] == "True")
+    done = own_process("reproduce", str(tmp_path / "study"), "--trial", aware["trial"])
     assert done.returncode == 1, done.stderr
     assert f"calibration changed: {text}" in done.stdout
 
 
-def test_compare_prints_one_table(
-    searched: subprocess.CompletedProcess[str], workplace: Path, run: Any, tmp_path: Path
-) -> None:
+def test_compare_prints_one_table(searched: Done, own_process: Command, tmp_path: Path) -> None:
     """Of one study twice as well: two originals, files in Markdown, LaTeX and CSV, a plot."""
-    done = run("compare", "study", "study", "-o", str(tmp_path))
+    done = own_process("compare", "study", "study", "-o", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| original") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"compare.md", "compare.tex", "compare.csv", "compare.png"}
 
 
-def test_the_tutorial_runs_as_it_stands(workplace: Path, tiny_llama_hf: Path, run: Any, tmp_path: Path) -> None:
+def test_the_tutorial_runs_as_it_stands(workplace: Path, tiny_llama_hf: Path, run: Command, tmp_path: Path) -> None:
     """Every command of docs/tutorial.md, one after the other, with its model.yaml cut to a few trials."""
     text = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
     shutil.copytree(tiny_llama_hf, tmp_path / "my-model")
     for name in ("calibration.txt", "search.txt", "prompts.txt"):
         shutil.copyfile(workplace / name, tmp_path / name)
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    for long, short in (("trials: 40", "trials: 3"), ("samples: 64", "samples: 8"), ("length: 256", "length: 32")):
+    for long, short in (
+        ("trials: 40", "trials: 3, workers: 0"),
+        ("samples: 64", "samples: 8"),
+        ("length: 256", "length: 32"),
+    ):
         assert long in config
         config = config.replace(long, short)
     for command in re.findall(r"^autotune (.*)$", text, re.MULTILINE):

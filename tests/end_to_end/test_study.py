@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import json
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from commands import Command, run_here, run_process, start
+from demo_study import rows, write_config
 
 from autotune.common.files import read_tensors
 
-
-def _load_conftest() -> object:
-    spec = importlib.util.spec_from_file_location("end_to_end_conftest", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+Done = CompletedProcess[str]
+IN_PROCESS = ("--workers", "0")
 
 
-shared = _load_conftest()
-Run = shared.Run  # type: ignore[attr-defined]
-
-
-def rows(folder: Path, name: str = "trials.csv") -> list[dict[str, str]]:
-    """A CSV file of a study."""
-    with (folder / name).open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def test_a_search_ends_with_the_front_and_the_paths(
-    searched: subprocess.CompletedProcess[str], workplace: Path
-) -> None:
+def test_a_search_ends_with_the_front_and_the_paths(searched: Done, workplace: Path) -> None:
     """The command exits with 0, prints the front, the knee and existing paths on stdout, progress on stderr."""
     assert searched.returncode == 0, searched.stderr
     assert "on the front" in searched.stdout
@@ -49,7 +31,7 @@ def test_a_search_ends_with_the_front_and_the_paths(
     assert "Traceback" not in searched.stderr
 
 
-def test_the_study_folder_holds_what_it_should(searched: subprocess.CompletedProcess[str], workplace: Path) -> None:
+def test_the_study_folder_holds_what_it_should(searched: Done, workplace: Path) -> None:
     """Every file of the design is there, and trials.csv has the named columns first."""
     folder = workplace / "study"
     names = ["model.yaml", "trials.csv", "front.csv", "front.md", "report.md", "manifest.json", "study.db"]
@@ -70,7 +52,7 @@ def test_the_study_folder_holds_what_it_should(searched: subprocess.CompletedPro
 
 
 def test_the_footprint_of_a_trial_is_the_size_of_its_exported_bin(
-    searched: subprocess.CompletedProcess[str], workplace: Path, run: Run, tmp_path: Path
+    searched: Done, workplace: Path, run: Command, tmp_path: Path
 ) -> None:
     """Exported, every model of the front has the size and (evaluated alone) the scores of its trial."""
     front = rows(workplace / "study", "front.csv")
@@ -87,17 +69,15 @@ def test_the_footprint_of_a_trial_is_the_size_of_its_exported_bin(
             assert measured[metric]["value"] == pytest.approx(float(row[metric]), rel=1e-6, abs=1e-9)
 
 
-def test_the_same_command_again_finds_nothing_left_to_do(
-    searched: subprocess.CompletedProcess[str], workplace: Path, run: Run
-) -> None:
+def test_the_same_command_again_finds_nothing_left_to_do(searched: Done, workplace: Path, run: Command) -> None:
     """A finished study stays as it is."""
     before = rows(workplace / "study")
-    again = run("search", "model.yaml")
+    again = run("search", "model.yaml", *IN_PROCESS)
     assert again.returncode == 0
     assert rows(workplace / "study") == before
 
 
-def test_a_second_study_starts_warm(searched: subprocess.CompletedProcess[str], workplace: Path, run: Run) -> None:
+def test_a_second_study_starts_warm(searched: Done, workplace: Path, run: Command) -> None:
     """The same space in a new folder computes no statistics, no reference and no variant again."""
     warm = run("search", "model.yaml", "--output", "warm")
     assert warm.returncode == 0, warm.stderr
@@ -109,14 +89,13 @@ def test_a_second_study_starts_warm(searched: subprocess.CompletedProcess[str], 
 
 
 def test_where_every_score_is_known_no_model_is_made(
-    searched: subprocess.CompletedProcess[str], workplace: Path, tmp_path: Path, tiny_llama_hf: Path
+    searched: Done, workplace: Path, tmp_path: Path, tiny_llama_hf: Path
 ) -> None:
     """Nor for the report texts: with an empty bank, a study whose scores are known compresses no weight."""
-    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
+    write_config(tmp_path, tiny_llama_hf)
     shutil.copytree(workplace / "cache", tmp_path / "cache", ignore=shutil.ignore_patterns("bank"))
-    process = shared.start(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")  # type: ignore[attr-defined]
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+    done = run_here(tmp_path, "search", "model.yaml", *IN_PROCESS, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
     report = (workplace / "study" / "report.md").read_text(encoding="utf-8")
     assert "report texts" in report
     columns = ("plan", "state", "kl_divergence", "similarity", "report_kl_divergence")
@@ -127,27 +106,27 @@ def test_where_every_score_is_known_no_model_is_made(
 
 
 def test_without_its_scores_a_study_is_the_same(
-    searched: subprocess.CompletedProcess[str], workplace: Path, tmp_path: Path, tiny_llama_hf: Path
+    searched: Done, workplace: Path, tmp_path: Path, tiny_llama_hf: Path
 ) -> None:
     """Measured again with a warm bank, every trial has state and scores of the study whose scores were known."""
-    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
+    write_config(tmp_path, tiny_llama_hf)
     shutil.copytree(workplace / "cache", tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache" / "references" / "scores")
-    process = shared.start(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")  # type: ignore[attr-defined]
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert re.search(r"variants 0 computed, [1-9]\d* reused; scores [1-9]\d* measured, 0 known", stderr), stderr
+    done = run_here(tmp_path, "search", "model.yaml", *IN_PROCESS, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    counts = r"variants 0 computed, [1-9]\d* reused; scores [1-9]\d* measured, 0 known"
+    assert re.search(counts, done.stderr), done.stderr
     columns = ("plan", "state", "kl_divergence", "similarity", "footprint", "on_front")
     mine, theirs = rows(tmp_path / "study"), rows(workplace / "study")
     assert [[row.get(name) for name in columns] for row in mine] == [[r.get(name) for name in columns] for r in theirs]
 
 
 def test_a_killed_search_goes_on_without_repeating_a_trial(
-    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, run: Run, searched: subprocess.CompletedProcess[str]
+    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, run: Command, searched: Done
 ) -> None:
     """SIGKILL in the middle loses at most the trial in flight; the continued study has the plans of a whole one."""
-    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
-    process = shared.start(tmp_path, "search", "model.yaml", cache=workplace / "cache")  # type: ignore[attr-defined]
+    write_config(tmp_path, tiny_llama_hf)
+    process = start(tmp_path, "search", "model.yaml", cache=workplace / "cache")
     deadline = time.monotonic() + 120
     for line in process.stderr:
         if line.startswith("[3/8]") or time.monotonic() > deadline:
@@ -166,11 +145,9 @@ def test_a_killed_search_goes_on_without_repeating_a_trial(
     ]
 
 
-def test_a_damaged_cache_is_never_read(
-    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: subprocess.CompletedProcess[str]
-) -> None:
+def test_a_damaged_cache_is_never_read(tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: Done) -> None:
     """Every file of the cache cut short or with one bit flipped: a new study computes again and has the same scores."""
-    shared.write_config(tmp_path, tiny_llama_hf, trials=4)  # type: ignore[attr-defined]
+    write_config(tmp_path, tiny_llama_hf, trials=4)
     shutil.copytree(workplace / "cache", tmp_path / "cache")
     files = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size)
     for index, path in enumerate(files):
@@ -178,25 +155,20 @@ def test_a_damaged_cache_is_never_read(
         if index % 2:
             data[len(data) // 2] ^= 1
         path.write_bytes(data if index % 2 else data[: len(data) // 2])
-    process = shared.start(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")  # type: ignore[attr-defined]
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert "damaged" in stderr
+    done = run_here(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "damaged" in done.stderr
     scores = {row["plan"]: (row["kl_divergence"], row["similarity"]) for row in rows(workplace / "study")}
     found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE"]
     assert len(found) == 4
     assert [(row["kl_divergence"], row["similarity"]) for row in found] == [scores[row["plan"]] for row in found]
 
 
-def test_two_workers_give_the_same_scores(
-    tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: subprocess.CompletedProcess[str]
-) -> None:
+def test_two_workers_give_the_same_scores(tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: Done) -> None:
     """With an empty cache, and half the threads for each: bit for bit the scores of one worker, each plan once."""
-    shared.write_config(tmp_path, tiny_llama_hf)  # type: ignore[attr-defined]
-    arguments = ("search", "model.yaml", "--workers", "2")
-    process = shared.start(tmp_path, *arguments, cache=tmp_path / "cache")  # type: ignore[attr-defined]
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+    write_config(tmp_path, tiny_llama_hf)
+    done = run_process(tmp_path, "search", "model.yaml", "--workers", "2", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
     found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]]
     assert len({row["plan"] for row in found}) == len(found) == 8
     scores = {row["plan"]: (row["kl_divergence"], row["similarity"]) for row in rows(workplace / "study")}
@@ -206,16 +178,16 @@ def test_two_workers_give_the_same_scores(
         divergence, similarity = scores[row["plan"]]
         assert row["kl_divergence"] == divergence
         assert row["similarity"] == similarity or not (row["similarity"] and similarity)
-    assert "statistics 1 computed" in stderr
-    assert "references 2 computed" in stderr
+    assert "statistics 1 computed" in done.stderr
+    assert "references 2 computed" in done.stderr
 
 
-def test_report_rebuilds_the_same_files(searched: subprocess.CompletedProcess[str], workplace: Path, run: Run) -> None:
+def test_report_rebuilds_the_same_files(searched: Done, workplace: Path, own_process: Command) -> None:
     """`autotune report` gives the same bytes from the storage alone."""
     folder = workplace / "study"
     names = ("trials.csv", "front.csv", "front.md", "report.md", "plots/front.png")
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
-    assert run("report", "study").returncode == 0
+    assert own_process("report", "study").returncode == 0
     assert {name: (folder / name).read_bytes() for name in names} == before

@@ -2,7 +2,7 @@
 
 The widths are chosen to reach every case: rows that a group size of 64 divides and rows that it does not, weights
 that are tied, fused, transposed (Conv1D), biased, in experts, and tables of learned positions. The fixture
-`family_folder` of `conftest.py` exports a family once a session.
+`family_folder` of `conftest.py` exports a family once a run.
 """
 
 from __future__ import annotations
