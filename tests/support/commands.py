@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from unittest.mock import patch
 
-from autotune.cli.app import _run as run
+from autotune.cli.app import run as run
 
 __all__ = ["Command", "run_here", "run_process", "start"]
 
