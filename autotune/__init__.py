@@ -1,3 +1,54 @@
-"""autotune finds the smallest OpenVINO language model that still answers like the original."""
+"""autotune finds the smallest OpenVINO language model that still answers like the original.
+
+Functions: `compress`, `evaluate`, `search`, `load_study`, `plan`, `compare`, `reproduce`, `worker`. Classes: `Config`, `Study`,
+`CompressedModel`, `Scores`. They are imported when they are first used; `import autotune` alone imports nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from autotune.api import compare, compress, evaluate, load_study, plan, reproduce, search, worker
+    from autotune.config.config import Config
+    from autotune.study.single import CompressedModel, Scores
+    from autotune.study.view import Study
+
+__all__ = [
+    "CompressedModel",
+    "Config",
+    "Scores",
+    "Study",
+    "__version__",
+    "compare",
+    "compress",
+    "evaluate",
+    "load_study",
+    "plan",
+    "reproduce",
+    "search",
+    "worker",
+]
+
+_HOMES = {
+    **dict.fromkeys(
+        ("compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"), "autotune.api"
+    ),
+    "Config": "autotune.config.config",
+    **dict.fromkeys(("CompressedModel", "Scores"), "autotune.study.single"),
+    "Study": "autotune.study.view",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,18 +22,19 @@ from autotune.results.selection import Wish, choose
 from autotune.study.session import Session
 
 if TYPE_CHECKING:
-    from autotune.compression.engine import Engine
+    import openvino as ov
+
     from autotune.config.config import Config
     from autotune.models.source import SourceModel
 
-__all__ = ["Produced", "Reproduction", "check_empty", "export", "reproduce", "settings_of", "write_model"]
+__all__ = ["Reproduction", "SavedModel", "check_empty", "export", "reproduce", "settings_of", "write_model"]
 
 CARD = "README.md"
 RECORD = "autotune.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Produced:
+class SavedModel:
     """Compressed model on disk.
 
     Attributes:
@@ -57,29 +58,37 @@ class Produced:
         return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
-def check_empty(out: Path) -> None:
+def check_empty(out: Path | None) -> None:
     """Refuse an output folder that is not empty.
 
     Raises:
         UsageError: `out` is a file or a folder that is not empty.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out is not None and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise UsageError(f"{out} exists already and is not an empty folder; name a new one")
 
 
-def write_model(engine: Engine, plan: Plan, source: SourceModel, out: Path, about: Mapping[str, Any]) -> Produced:
-    """Apply a plan and write the complete folder; `about` becomes part of its `autotune.json`."""
+def write_model(
+    model: ov.Model, plan: Plan, source: SourceModel, out: Path, original_footprint: int, about: Mapping[str, Any]
+) -> SavedModel:
+    """Write the complete folder of a compressed model; `about` becomes part of its `autotune.json`.
+
+    Raises:
+        UsageError: `out` is not empty.
+        CompressionError: it cannot be written.
+    """
+    check_empty(out)
     record = {
         "autotune": __version__,
         "model": {"name": source.name, "fingerprint": source.fingerprint},
         **about,
         "plan": plan.as_dict(),
     }
-    save_model(engine.apply(plan), source, out, record=record)
-    return Produced(out, plan, engine.sizes.original)
+    save_model(model, source, out, record=record)
+    return SavedModel(out, plan, original_footprint)
 
 
-def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Callable[[str], None]) -> Produced:
+def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Callable[[str], None]) -> SavedModel:
     """Rebuild the model of one trial of a study and write it as a folder that loads everywhere.
 
     Args:
@@ -118,11 +127,12 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         "inputs": session.fingerprints(),
         "versions": results.manifest.get("versions"),
     }
-    produced = write_model(session.engine, plan, session.source, out, about)
+    engine = session.engine
+    saved = write_model(engine.apply(plan), plan, session.source, out, engine.sizes.original, about)
     add_hashes(out)
     with atomic_write(out / CARD) as temporary:
         temporary.write_text(model_card(results, number, settings), encoding="utf-8")
-    return replace(produced, trial=number, settings=settings)
+    return replace(saved, trial=number, settings=settings)
 
 
 def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:

@@ -1,151 +1,282 @@
-"""One compression or one evaluation without a study: `autotune compress` and `autotune evaluate`."""
+"""One compression or one evaluation without a study: `autotune.compress` and `autotune.evaluate`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import ConfigError, PlanError, UsageError
-from autotune.study.export import Produced, check_empty, write_model
+from autotune.evaluation import Measurement
+from autotune.study.export import SavedModel, check_empty, write_model
 from autotune.study.model_session import ModelSession
 from autotune.study.session import Session
 
 if TYPE_CHECKING:
+    import openvino as ov
+    import pandas as pd
+
     from autotune.allocation.allocator import Allocator, Point
-    from autotune.common.cache import Cache
     from autotune.compression.calibration.calibrate import Depth
     from autotune.compression.engine import Engine
+    from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.config.config import Config
     from autotune.config.sections import Calibration
-    from autotune.evaluation import Measurement
+    from autotune.models.source import SourceModel
 
-__all__ = ["Stage", "compress", "compress_to_size", "evaluate", "evaluation_config", "open_model"]
+    Model = str | Path | ov.Model | "CompressedModel"
+
+__all__ = ["CompressedModel", "Scores", "compress", "compress_to_size", "evaluate", "evaluation_config", "open_model"]
 
 Stage = Callable[[str], None]
 
 
-def compress(
-    model: str,
-    out: Path,
-    settings: Settings,
-    *,
-    calibration: Calibration | None,
-    cache: Cache,
-    stage: Stage,
-    trust_remote_code: bool = False,
-) -> Produced:
-    """Compress one model into a new folder.
+@dataclass(frozen=True, slots=True, eq=False)
+class CompressedModel:
+    """A compressed model in memory.
+
+    Attributes:
+        model: the compressed `ov.Model`; constants that did not change are shared with the original.
+        settings: settings of the compression, defaults resolved; with a size, how the plan was found.
+        source: the original model.
+        original_footprint: bytes of the original's `openvino_model.bin`.
+        saved: the folder it was written to; None if no `output` was given.
+    """
+
+    model: ov.Model
+    settings: Mapping[str, Any]
+    source: SourceModel = field(repr=False)
+    original_footprint: int
+    _plan: Plan = field(repr=False)
+    _record: Mapping[str, Any] = field(repr=False)
+    saved: SavedModel | None = None
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of `openvino_model.bin`."""
+        return self._plan.footprint
+
+    @property
+    def compression_rate(self) -> float:
+        """Size in float32 divided by the footprint."""
+        return self._plan.compression_rate
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was adjusted or not applied, with the weight's name."""
+        return self._plan.notes
+
+    @property
+    def plan(self) -> pd.DataFrame:
+        """Variant of each weight: one row a weight, in the order of the model; see `results.frame.plan_frame`."""
+        from autotune.results.frame import plan_frame
+
+        return plan_frame(self._plan.as_dict())
+
+    def save(self, folder: str | Path) -> SavedModel:
+        """Write the complete model folder: model, configuration, tokenizer and `autotune.json`.
+
+        Args:
+            folder: does not exist yet or is empty.
+
+        Raises:
+            UsageError: the folder is not empty.
+            CompressionError: it cannot be written.
+        """
+        return write_model(self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
+
+    def evaluate(self, *, evaluators: Mapping[str, Mapping[str, Any]], cache: str | Path | None = None) -> Scores:
+        """Score the model against its original; `evaluators` and `cache` as in `autotune.evaluate`."""
+        from autotune.api import evaluate as evaluate_model
+
+        return evaluate_model(self, evaluators=evaluators, cache=cache)
+
+    def __repr__(self) -> str:
+        share = 100 * self.footprint / self.original_footprint
+        return (
+            f"CompressedModel({self.source.name}: {self.footprint:,} bytes, {share:.1f}% of the original, "
+            f"{self.compression_rate:.2f}x smaller than float32)"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        counts = self.plan.groupby("format", sort=False).agg(weights=("weight", "size"), elements=("elements", "sum"))
+        return f"<p>{escape(repr(self))}</p>{counts.to_html()}"
+
+
+class Scores(Mapping[str, Measurement]):
+    """Measurements of one model by the name of the metric, in the order of the evaluators.
+
+    Each has ``value``, and ``stderr`` (None where a metric has none).
+    """
+
+    def __init__(self, measurements: Mapping[str, Measurement]) -> None:
+        self._measurements = dict(measurements)
+
+    def __getitem__(self, name: str) -> Measurement:
+        return self._measurements[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._measurements)
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a DataFrame with the columns ``value`` and ``stderr``, float64, indexed by the metric."""
+        import pandas as pd
+
+        rows = {name: (m.value, float("nan") if m.stderr is None else m.stderr) for name, m in self.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "stderr"]).rename_axis("metric")
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """Convert to plain data: metric -> ``value`` and ``stderr``."""
+        return {name: {"value": m.value, "stderr": m.stderr} for name, m in self.items()}
+
+    def __repr__(self) -> str:
+        from autotune.common.formatting import score
+
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:{width}}  {score(m.value, m.stderr, name=name)}" for name, m in self.items())
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html())
+
+
+def compress(session: ModelSession, settings: Settings, *, output: Path | None = None) -> CompressedModel:
+    """Compress a model by uniform settings.
 
     Args:
-        model: hub id, Hugging Face folder or OpenVINO folder.
-        out: a folder that does not exist yet or is empty.
+        session: the opened model.
         settings: of the compression.
-        calibration: texts for the settings that look at activations; None if there is none.
-        cache: stores exports, statistics and variants.
-        stage: receives progress messages.
-        trust_remote_code: whether code that comes with the model may run.
+        output: where to write the model; checked before any work.
 
     Raises:
-        UsageError: `out` is not empty.
-        ConfigError, PrerequisiteError: the model or the text cannot be loaded.
+        UsageError: `output` is not empty.
         PlanError: the settings contradict each other, or do not fit this model.
     """
-    check_empty(out)
     for problem in settings.problems():
-        raise PlanError(f"--{problem.key.replace('_', '-')}: {problem.message}")
-    session = open_model(
-        model,
-        calibration=calibration,
-        cache=cache,
-        stage=stage,
-        trust_remote_code=trust_remote_code,
-        depth=lambda engine: engine.depth(settings),
-    )
+        raise PlanError(f"{problem.key}: {problem.message}")
+    check_empty(output)
     plan = session.engine.plan(settings)
-    stage("compressing")
-    record = {"settings": session.engine.resolve(settings).as_dict()}
-    return write_model(session.engine, plan, session.source, out, record)
+    return _finish(session, plan, {"settings": session.engine.resolve(settings).as_dict()}, output)
+
+
+def check_budget(
+    settings: Settings, limit: int | None, evaluation: Any, allow: Sequence[str], runtime_compressed: bool
+) -> None:
+    """Refuse arguments that exclude each other with a size limit, or without one.
+
+    Raises:
+        UsageError: they do.
+    """
+    if limit is None:
+        if allow or not runtime_compressed or evaluation is not None:
+            raise UsageError("evaluation, allow and runtime_compressed=False require max_size")
+        return
+    if set(allow) - {"int2", "int3"}:
+        raise UsageError(f"allow must be int2 or int3, got {', '.join(allow)}")
+    if "int3" in allow and runtime_compressed:
+        raise UsageError("allow int3: the CPU expands it when it loads a model; add runtime_compressed=False")
+    if evaluation is None:
+        raise UsageError("max_size measures what each format costs and needs a text for it: give evaluation texts")
+    default = type(settings)(ignored_scope=settings.ignored_scope)
+    for name in type(settings).__dataclass_fields__:
+        if getattr(settings, name) != getattr(default, name):
+            raise UsageError(f"max_size chooses format and algorithm of each weight; leave out {name}")
 
 
 def compress_to_size(
-    model: str,
-    out: Path,
+    session: ModelSession,
     max_size: int,
     *,
-    text: Path,
-    calibration: Calibration | None,
+    text: Mapping[str, Any],
     ignored_scope: Sequence[str] = (),
     small: Sequence[str] = (),
     runtime_compressed: bool = True,
-    cache: Cache,
-    stage: Stage,
-    trust_remote_code: bool = False,
-) -> Produced:
-    """Compress one model to the most accurate one of at most `max_size` bytes.
+    output: Path | None = None,
+) -> CompressedModel:
+    """Compress a model to the most accurate one of at most `max_size` bytes.
 
     Args:
-        model: hub id, Hugging Face folder or OpenVINO folder.
-        out: a folder that does not exist yet or is empty.
+        session: the opened model. Without calibration texts, weights are rounded plainly.
         max_size: of `openvino_model.bin`, in bytes.
-        text: on which divergences from the original are measured; not the calibration text.
-        calibration: texts for GPTQ and output errors; None is plain rounding.
+        text: on which divergences from the original are measured, as options of the evaluator ``perplexity``; not the
+            calibration text.
         ignored_scope: weights to leave alone.
         small: ``int2``, ``int3``: formats of fewer than 4 bits that may be used.
         runtime_compressed: use only formats that the CPU keeps compressed after loading.
-        cache: stores exports, statistics, references, variants and errors.
-        stage: receives progress messages.
-        trust_remote_code: whether code that comes with the model may run.
+        output: where to write the model; checked before any work.
 
     Raises:
-        UsageError: `out` is not empty.
-        ConfigError, PrerequisiteError: the model or a text cannot be loaded.
+        UsageError: `output` is not empty.
         PlanError: no model that small can be made.
     """
     from autotune.allocation.allocator import open_allocator
     from autotune.allocation.choices import default_settings, make_menus
     from autotune.allocation.probe import FULL, SHORT
 
-    check_empty(out)
-    if not text.is_file():
-        raise UsageError(f"--text: {text} does not exist; name a UTF-8 text file")
-    session = open_model(model, calibration=calibration, cache=cache, stage=stage, trust_remote_code=trust_remote_code)
-    engine = session.engine
-    settings = default_settings(data_aware=calibration is not None, ignored_scope=tuple(ignored_scope), small=small)
+    check_empty(output)
+    engine, data_aware = session.engine, session.needs_calibration
+    settings = default_settings(data_aware=data_aware, ignored_scope=tuple(ignored_scope), small=small)
     menus = make_menus(engine, settings, runtime_compressed=runtime_compressed)
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
-    short, full = (inputs.texts({"path": text, **windows}) for windows in (SHORT, FULL))
-    with open_allocator(inputs, menus, short=short, full=full, stage=stage) as allocator:
+    short, full = (inputs.texts({**text, **windows}) for windows in (SHORT, FULL))
+    with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
-    stage("compressing")
-    record = {"allocation": _record(allocator, point, max_size)}
-    return write_model(engine, point.plan, session.source, out, record)
+        record = {"allocation": _record(allocator, point, max_size)}
+    return _finish(session, point.plan, record, output)
+
+
+def _finish(session: ModelSession, plan: Plan, record: Mapping[str, Any], output: Path | None) -> CompressedModel:
+    session.stage("compressing")
+    engine = session.engine
+    settings = record.get("settings") or record["allocation"]
+    model = engine.apply(plan)
+    saved = None
+    if output is not None:
+        saved = write_model(model, plan, session.source, output, engine.sizes.original, record)
+    return CompressedModel(model, settings, session.source, engine.sizes.original, plan, record, saved)
 
 
 def open_model(
-    model: str,
+    source: SourceModel | str,
     *,
     calibration: Calibration | None,
-    cache: Cache,
+    cache: Path | None,
     stage: Stage,
     trust_remote_code: bool = False,
     depth: Callable[[Engine], Depth] | None = None,
 ) -> ModelSession:
     """Open a model for one compression; the calibration texts are read at once, statistics when they are needed.
 
-    Args and errors as for `compress`; `depth` returns the depth of the calibration statistics.
+    Args:
+        source: hub id, Hugging Face folder or OpenVINO folder, or a model in memory.
+        calibration: texts for the settings that look at activations; None if there is none.
+        cache: folder for exports, statistics, references, variants and errors; None is the default.
+        stage: receives progress messages.
+        trust_remote_code: whether code that comes with the model may run.
+        depth: returns the depth of the calibration statistics.
+
+    Raises:
+        ConfigError, PrerequisiteError: a calibration text cannot be read.
     """
     from autotune.config.config import Config
     from autotune.config.sections import CacheOptions
 
-    # Not validated: errors should name the command line's options rather than keys of a model.yaml.
+    # Not validated: errors should name the arguments of the call rather than keys of a model.yaml.
     options: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
-    options["cache"] = CacheOptions.model_construct(directory=cache.directory, limit=cache.limit)
-    config = Config.model_construct(model=model, trust_remote_code=trust_remote_code, **options)
+    options["cache"] = CacheOptions.model_construct(directory=cache)
+    name = source if isinstance(source, str) else source.name
+    config = Config.model_construct(model=name, trust_remote_code=trust_remote_code, **options)
     calibrated = calibration is not None
     session = ModelSession(config, stage, calibrated=calibrated, depth=depth, weights_in_memory=False)
+    if not isinstance(source, str):
+        session.source = source
     if calibrated:
         _ = session.calibration_texts
     return session
@@ -218,23 +349,32 @@ def evaluation_config(
         raise ConfigError(first.message, key=dotted(first.path)) from error
 
 
-def evaluate(model: str, config: Config, *, stage: Stage) -> dict[str, Measurement]:
+def evaluate(
+    model: Model, config: Config, *, reference: ov.Model | None = None, tokenizer: Any = None, stage: Stage
+) -> Scores:
     """Score one model against the original of `config` with its evaluators.
 
     Args:
-        model: hub id, Hugging Face folder or OpenVINO folder.
+        model: hub id, Hugging Face folder, OpenVINO folder, or a model in memory.
         config: names the original, the evaluators with their options, the runtime and the cache.
+        reference: the original, if it is in memory.
+        tokenizer: the tokenizer of a `reference` in memory.
         stage: receives progress messages.
-
-    Returns:
-        Metric -> measurement, in the order of the evaluators.
     """
-    from autotune.models.source import MODEL_FILE, resolve_model
+    from autotune.models.source import MODEL_FILE, SourceModel, resolve_model
 
     session = Session(config, stage)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
+    if reference is not None:
+        session.source = SourceModel.from_model(reference, tokenizer)
+    elif isinstance(model, CompressedModel) and config.model == model.source.name:
+        session.source = model.source
+    if isinstance(model, CompressedModel):
+        return Scores(session.scorer.model(model.model))
+    if not isinstance(model, (str, Path)):
+        return Scores(session.scorer.model(model))
     folder = Path(model).expanduser()
     if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score")
-    candidate = resolve_model(model, cache=session.cache, trust_remote_code=config.trust_remote_code)
-    return session.scorer.model(candidate.read())
+    candidate = resolve_model(str(model), cache=session.cache, trust_remote_code=config.trust_remote_code)
+    return Scores(session.scorer.model(candidate.read()))

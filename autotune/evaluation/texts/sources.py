@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from autotune.errors import ConfigError, PrerequisiteError, reason
+from autotune.errors import ConfigError, PrerequisiteError, UsageError, reason
 
 if TYPE_CHECKING:
     from typing import Self
 
     from autotune.evaluation.protocol import IntArray
 
-__all__ = ["TextSource", "describe_source", "read_texts", "token_windows"]
+Texts: TypeAlias = str | Path | Sequence[str] | Mapping[str, Any]
+"""Texts as the Python API takes them; see `text_source`."""
+
+__all__ = ["Texts", "TextSource", "describe_source", "read_texts", "text_source", "token_windows"]
 
 _SEPARATOR = "\n\n"  # between the rows of a dataset, as is usual for perplexity on wikitext
 _PREFIX_CHARACTERS = 32  # per token: far more than any tokenizer averages over a text
@@ -51,17 +54,46 @@ class TextSource(BaseModel):
     column: _Name | None = None
     """The dataset's column that holds the texts; by default text, or the only column of strings."""
 
+    texts: list[str] | None = None
+    """The texts themselves."""
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give either path or dataset, and not both")
+        if sum(each is not None for each in (self.path, self.dataset, self.texts)) != 1:
+            raise ValueError("give one of path, dataset and texts")
         return self
+
+
+def text_source(texts: Texts) -> dict[str, Any]:
+    """Convert texts in any form that the Python API takes to the keys of a text source in model.yaml.
+
+    Args:
+        texts: the path of a UTF-8 file, a list of strings, ``{"dataset": ..., "split": ...}``, or ``"synthetic"``.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if isinstance(texts, Mapping):
+        return dict(texts)
+    if texts == "synthetic":
+        return {"synthetic": True}
+    if not isinstance(texts, (str, Path)):
+        return {"texts": [str(text) for text in texts]}
+    path = Path(texts).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"{texts}: no such text file. Give a UTF-8 text file, a list of strings, "
+            "{'dataset': ..., 'split': ...}, or 'synthetic'"
+        )
+    return {"path": str(path)}
 
 
 def describe_source(source: TextSource) -> str:
     """Describe a source in a few words, for messages: ``test.txt`` or ``dataset Salesforce/wikitext (test)``."""
     if getattr(source, "synthetic", False):
         return "text written by the model"
+    if source.texts is not None:
+        return f"{len(source.texts)} texts"
     if source.path is not None:
         return str(source.path)
     part = ", ".join(part for part in (source.name, source.split) if part)
@@ -78,6 +110,11 @@ def read_texts(source: TextSource) -> list[str]:
     """
     if source.path is not None:
         return [_read_file(source.path)]
+    if source.texts is not None:
+        texts = [text for text in source.texts if text.strip()]
+        if not texts:
+            raise ConfigError("texts has no text: every string is blank.")
+        return texts
     texts = _read_dataset(source)
     if not texts:
         raise ConfigError(f"{describe_source(source)} has no text: every row of the column is blank.")

@@ -1,0 +1,164 @@
+"""A study as an object for scripts and notebooks: tables, figures, choices, and the models of its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from autotune.results.types import StudyResults
+    from autotune.study.export import SavedModel
+    from autotune.study.run import StudyOutcome
+
+__all__ = ["Study"]
+
+
+class Study:
+    """A finished or running study: trials, front, plots, and the models of its trials.
+
+    Attributes:
+        folder: the study's folder.
+        storage: URL of its storage, if it is not the folder's.
+        results: the study as read from its storage.
+        outcome: how the search of this process ended; None for a study that was loaded.
+    """
+
+    def __init__(
+        self, results: StudyResults, folder: Path, storage: str | None = None, outcome: StudyOutcome | None = None
+    ) -> None:
+        self.results = results
+        self.folder = folder
+        self.storage = storage
+        self.outcome = outcome
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """All trials, with the columns of trials.csv, indexed by the number."""
+        return self.results.trials
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trials of the front, the largest model first."""
+        return self.results.trials.loc[list(self.results.front)]
+
+    @property
+    def knee(self) -> int | None:
+        """Number of the trial at the knee of the front; None for an empty front."""
+        return self.results.knee
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The Optuna study."""
+        import optuna
+
+        url = self.storage or f"sqlite:///{(self.folder / 'study.db').resolve().as_posix()}"
+        return optuna.load_study(study_name="autotune", storage=url)
+
+    def best(
+        self, *, max_size: int | str | None = None, max_drop: float | str | None = None, metric: str | None = None
+    ) -> int:
+        """Choose a trial within limits: the smallest one within `max_drop`, or the most accurate within `max_size`.
+
+        Args:
+            max_size: bytes of `openvino_model.bin`, or ``"90 MB"``.
+            max_drop: how much worse than the original `metric` may be: ``"2%"``, or a number in the metric's unit.
+            metric: for `max_drop`; by default perplexity_increase.
+
+        Returns:
+            The trial's number; without a limit the knee.
+
+        Raises:
+            UsageError: no trial keeps the limits; the nearest is named.
+        """
+        from autotune.results.selection import choose, parse_wish
+
+        return choose(
+            self.results, parse_wish(max_drop=max_drop, metric=metric, max_size=max_size), where=str(self.folder)
+        )
+
+    def plan(self, trial: int) -> pd.DataFrame:
+        """Return the variant of each weight of a trial's model, one row a weight."""
+        from autotune.results.frame import read_plan
+
+        return read_plan(self.results, trial, self.folder)
+
+    def answers(self, trial: int) -> pd.DataFrame:
+        """Return the answers that differ most from the original's: prompt, original, answer, score."""
+        from autotune.results.frame import answers_frame
+
+        return answers_frame(self.results, trial)
+
+    def effects(self) -> pd.DataFrame:
+        """Return the paired effect of each setting on each objective."""
+        from autotune.results.effects import effects_frame
+
+        return effects_frame(self.results)
+
+    def plot_front(self) -> Figure:
+        """Draw the front of accuracy against footprint."""
+        from autotune.reporting.plots.front import plot_front
+
+        return plot_front(self.results)
+
+    def plot_progress(self) -> Figure:
+        """Draw the hypervolume over the trials."""
+        from autotune.reporting.plots.progress import plot_progress
+
+        return plot_progress(self.results)
+
+    def plot_settings(self, metric: str | None = None) -> Figure:
+        """Draw one metric (by default the first objective) by setting."""
+        from autotune.reporting.plots.settings import plot_settings
+
+        return plot_settings(self.results, metric or next(iter(self.results.objectives)))
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        trial: int | None = None,
+        max_size: int | str | None = None,
+        max_drop: float | str | None = None,
+        metric: str | None = None,
+        progress: bool = True,
+    ) -> SavedModel:
+        """Write the model of one trial as a deployable folder with a model card.
+
+        Args:
+            folder: a new folder.
+            trial: its number; by default what `best` chooses by the other arguments.
+            max_size, max_drop, metric: as for `best`.
+            progress: show progress on stderr.
+
+        Raises:
+            UsageError: the folder is not empty, or there is no such trial.
+            StudyError: model, texts or engine changed since the search.
+        """
+        from autotune.results.selection import parse_wish
+        from autotune.study.export import export
+        from autotune.study.progress import listening
+
+        wish = parse_wish(trial=trial, max_drop=max_drop, metric=metric, max_size=max_size)
+        with listening(progress) as listener:
+            return export(self.folder, Path(folder), wish=wish, storage=self.storage, stage=listener.stage)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one page that works offline; return its path."""
+        from autotune.reporting.html.page import report_html
+
+        target = Path(path)
+        target.write_text(report_html(self.results, self.folder), encoding="utf-8")
+        return target
+
+    def __repr__(self) -> str:
+        front = ", ".join(map(str, self.results.front)) or "empty"
+        return f"Study({self.results.model}: {len(self.results.records)} trials; front: {front}; knee: {self.knee})"
+
+    def _repr_html_(self) -> str:
+        from autotune.reporting.html.notebook import notebook_html
+
+        return notebook_html(self.results)
