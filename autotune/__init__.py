@@ -1,7 +1,7 @@
 """autotune finds the smallest OpenVINO language model that still answers like the original.
 
-Functions: `compress`, `evaluate`, `search`, `load_study`, `plan`, `compare`, `reproduce`, `worker`. Classes: `Config`, `Study`,
-`CompressedModel`, `Scores`. They are imported when they are first used; `import autotune` alone imports nothing else.
+Functions: `compress`, `evaluate`, `search`, `load_study`, `plan`, `compare`, `reproduce`, `worker`. Classes: `Config`,
+`Study`, `CompressedModel`, `Scores`. They are imported when first used; `import autotune` alone imports nothing else.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from autotune.evaluation import (
     fingerprint,
     generate_windows,
     read_texts,
+    read_windows,
     synthetic_fingerprint,
-    token_windows,
 )
 from evaluators import _divergence
 from evaluators._statistics import mean, quantile, standard_error
@@ -58,8 +58,8 @@ class Options(TextOptions):
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
-        if (self.path is not None) + (self.dataset is not None) + self.synthetic != 1:
-            raise ValueError("give one of path, dataset and synthetic: true")
+        if len(self.sources) != 1:
+            raise ValueError("give one of path, dataset, texts, tokens and synthetic: true")
         if self.synthetic and self.samples is None:
             raise ValueError("needs samples beside synthetic: true: how many windows the model is to write")
         return self
@@ -93,8 +93,8 @@ class Perplexity(TextEvaluator[Options]):
         )
 
     def _read_windows(self, tokenizer: Any) -> npt.NDArray[np.int64]:
-        length, name = self.options.sequence_length, describe_source(self.options)
-        windows = token_windows(tokenizer, self._texts, sequence_length=length, samples=self.stop, name=name)
+        length = self.options.sequence_length
+        windows = read_windows(self.options, tokenizer, self._texts, sequence_length=length, samples=self.stop)
         return self.select(windows, f"windows of {length} tokens")
 
     def passages(self, tokenizer: Any) -> list[list[int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import typer
 
 from autotune import __version__
 from autotune.cli import compress, listing, results, search
+from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
 
 __all__ = ["app", "main", "run"]
@@ -40,6 +42,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+PARAMETERS = {*SETTINGS, "max_size", "max_drop", "metric", "trial", "allow", "storage"}
+"""Parameters of the Python API that are options of the same name."""
 
 COMMANDS = (
     ("A study", listing.init, "autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml"),
@@ -92,6 +97,17 @@ def _common(
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
+def with_options(message: str) -> str:
+    """Replace the parameters of the Python API in a message, such as `max_size`, by the options of the command line."""
+    options = {"evaluation": "--text", "runtime_compressed=False": "--no-runtime-compressed"}
+
+    def option(found: re.Match[str]) -> str:
+        name = found[1]
+        return options.get(name) or (f"--{name.replace('_', '-')}" if name in PARAMETERS else found[0])
+
+    return re.sub(r"`([a-z_]+(?:=False)?)`", option, message)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -116,7 +132,7 @@ def run(arguments: list[str]) -> int:
     except AutotuneError as error:
         if debug:
             raise
-        print(f"autotune: {error}", file=sys.stderr)
+        print(f"autotune: {with_options(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # stdout was closed, as by `| head`.

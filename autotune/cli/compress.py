@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.output import Json, listening, print_json, print_produced
-from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo, Settings
-from autotune.errors import UsageError
+from autotune.cli.output import Json, print_json, print_saved
+from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
 
 __all__ = ["compress", "evaluate"]
 
@@ -71,21 +70,6 @@ def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def read_settings(options: Mapping[str, Any]) -> Settings:
-    """Convert the values of the options of `with_settings`.
-
-    Raises:
-        UsageError: the codebook cannot be read.
-    """
-    from autotune.compression.formats.table import parse_codebook
-
-    try:
-        codebook = () if options["codebook"] is None else parse_codebook(options["codebook"])
-    except ValueError as error:
-        raise UsageError(f"--codebook: {error}") from None
-    return Settings(**{**options, "codebook": codebook, "ignored_scope": tuple(options["ignored_scope"] or ())})
-
-
 @with_settings
 def compress(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
@@ -139,56 +123,23 @@ def compress(
     **options: Any,
 ) -> None:
     """Compress one model into a folder that loads in optimum-intel and OpenVINO GenAI."""
-    from autotune.common.cache import Cache
-    from autotune.config.sections import Calibration
-    from autotune.config.starter import text_source
-    from autotune.study import single
+    from autotune import api
 
-    settings = read_settings(options)
-    if max_size is None and (allow or not runtime_compressed):
-        raise UsageError("--allow and --no-runtime-compressed need --max-size; without it use --mode")
-    if set(allow or ()) - {"int2", "int3"}:
-        raise UsageError(f"--allow must be int2 or int3, got {', '.join(allow or ())}")
-    if "int3" in (allow or ()) and runtime_compressed:
-        raise UsageError("--allow int3: the CPU expands it when it loads a model; add --no-runtime-compressed")
-    texts = None
-    if calibration is not None:
-        source = text_source(calibration)
-        if "path" in source:
-            source["path"] = Path(calibration)
-        texts = Calibration.model_construct(**source, samples=samples, sequence_length=sequence_length)
-    with listening() as listener:
-        common: dict[str, Any] = {
-            "calibration": texts,
-            "cache": Cache.resolve(),
-            "stage": listener.stage,
-            "trust_remote_code": trust_remote_code,
-        }
-        if max_size is None:
-            produced = single.compress(model, out, settings, **common)
-        else:
-            limit, measured_on = _size_limit(max_size, text, settings)
-            common |= {"ignored_scope": settings.ignored_scope, "small": tuple(allow or ())}
-            common["runtime_compressed"] = runtime_compressed
-            produced = single.compress_to_size(model, out, limit, text=measured_on, **common)
-    print_json(produced.as_dict()) if as_json else print_produced(produced)
-
-
-def _size_limit(max_size: str, text: Path | None, settings: Settings) -> tuple[int, Path]:
-    """Return the bytes of --max-size and its text; refuse the settings that it chooses."""
-    from autotune.common.units import parse_bytes
-
-    try:
-        limit = parse_bytes(max_size)
-    except ValueError as error:
-        raise UsageError(f"--max-size: {error}") from error
-    if text is None:
-        raise UsageError("--max-size measures the error of each format and needs a text for it: add --text FILE")
-    for name, info in SETTINGS.items():
-        if name != "ignored_scope" and getattr(settings, name) != info.default:
-            option = name.replace("_", "-")
-            raise UsageError(f"--max-size chooses format and algorithms of each weight; leave out --{option}")
-    return limit, text
+    compressed = api.compress(
+        model,
+        calibration=calibration,
+        samples=samples,
+        sequence_length=sequence_length,
+        max_size=max_size,
+        evaluation=text,
+        allow=allow or (),
+        runtime_compressed=runtime_compressed,
+        output=out,
+        trust_remote_code=trust_remote_code,
+        **{**options, "codebook": options["codebook"] or (), "ignored_scope": options["ignored_scope"] or ()},
+    )
+    assert compressed.saved is not None
+    print_json(compressed.saved.as_dict()) if as_json else print_saved(compressed.saved)
 
 
 def evaluate(
@@ -228,9 +179,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score one model against its original."""
-    from autotune.common.formatting import score
+    from autotune import api
     from autotune.config.starter import text_source
-    from autotune.study import single
 
     options: dict[str, dict[str, Any]] = {
         "perplexity": {
@@ -244,12 +194,5 @@ def evaluate(
             "max_new_tokens": max_new_tokens,
         },
     }
-    settings = single.evaluation_config(file=config, reference=reference, names=evaluators, options=options)
-    with listening() as listener:
-        measured = single.evaluate(model, settings, stage=listener.stage)
-    if as_json:
-        print_json({name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()})
-        return
-    width = max(map(len, measured))
-    for name, m in measured.items():
-        print(f"{name:{width}}  {score(m.value, m.stderr, name=name)}")
+    scores = api.evaluate(model, reference=reference, config=config, evaluators=evaluators, options=options)
+    print_json(scores.as_dict()) if as_json else print(scores)

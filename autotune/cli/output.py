@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +14,9 @@ if TYPE_CHECKING:
     from autotune.evaluation import Metric
     from autotune.reporting.folder import ReportPaths
     from autotune.results.records import StudyResults
-    from autotune.study.export import Produced
+    from autotune.study.export import SavedModel
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.planning.forecast import Forecast, Measuring
-    from autotune.study.progress import Listener
 
 __all__ = [
     "ConfigFile",
@@ -26,14 +24,13 @@ __all__ = [
     "Set",
     "Storage",
     "StudyFolder",
-    "listening",
     "print_equivalents",
     "print_evaluators",
     "print_front",
     "print_json",
     "print_paths",
     "print_plan",
-    "print_produced",
+    "print_saved",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -46,18 +43,6 @@ Storage = Annotated[
     str | None, typer.Option(metavar="URL", help="Optuna storage. Default: study.db in the study's folder.")
 ]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
-
-
-@contextmanager
-def listening() -> Iterator[Listener]:
-    """Open a listener that shows progress on stderr, and close it at the end."""
-    from autotune.study.progress import make_listener
-
-    listener = make_listener()
-    try:
-        yield listener
-    finally:
-        listener.close()
 
 
 def print_json(data: Any) -> None:
@@ -167,24 +152,22 @@ def _plans(planned: DryRun) -> str:
     return f", {least:,} different models" if least == most else f", {least:,} to {most:,} different models"
 
 
-def print_produced(produced: Produced) -> None:
+def print_saved(saved: SavedModel) -> None:
     """Print size and formats of a compressed model."""
-    plan = produced.plan
-    share = 100 * plan.footprint / produced.original_footprint
-    print(
-        f"{produced.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32"
-    )
+    plan = saved.plan
+    share = 100 * plan.footprint / saved.original_footprint
+    print(f"{saved.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32")
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
     for note in plan.notes:
         print(f"note: {note}")
 
 
-def print_equivalents(produced: Produced) -> None:
+def print_equivalents(saved: SavedModel) -> None:
     """Print the same settings as calls of optimum-cli and NNCF, or the reason why there is none."""
     from autotune.reporting.text.commands import nncf_call, optimum_command
 
-    record = json.loads((produced.folder / "autotune.json").read_text(encoding="utf-8"))
-    settings = produced.settings or {}
+    record = json.loads((saved.folder / "autotune.json").read_text(encoding="utf-8"))
+    settings = saved.settings or {}
     for name, found in (
         ("optimum-cli", optimum_command(record["model"]["name"], settings)),
         ("NNCF", nncf_call(settings)),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,17 +11,13 @@ from autotune.cli.output import (
     Json,
     Storage,
     StudyFolder,
-    listening,
     print_equivalents,
     print_front,
     print_json,
     print_paths,
-    print_produced,
+    print_saved,
 )
 from autotune.errors import UsageError
-
-if TYPE_CHECKING:
-    from autotune.results.selection import Wish
 
 __all__ = ["compare", "export", "report", "reproduce"]
 
@@ -61,37 +56,17 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the model of one trial of a study as a deployable folder."""
-    from autotune.study.export import export as write
+    from autotune import api
 
-    wish = _wish(trial, knee, max_drop, metric, max_size)
-    with listening() as listener:
-        produced = write(folder, out, wish=wish, storage=storage, stage=listener.stage)
+    if knee and (trial, max_drop, max_size) != (None, None, None):
+        raise UsageError("--knee names one model; leave out --trial, --max-drop and --max-size")
+    study = api.load_study(folder, storage)
+    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size)
     if as_json:
-        print_json(produced.as_dict())
+        print_json(saved.as_dict())
         return
-    print_produced(produced)
-    print_equivalents(produced)
-
-
-def _wish(trial: int | None, knee: bool, max_drop: str | None, metric: str | None, max_size: str | None) -> Wish:
-    from autotune.common.units import parse_bytes
-    from autotune.results.selection import Wish
-
-    given = {"--trial": trial is not None, "--knee": knee, "--max-drop": max_drop, "--max-size": max_size}
-    named = [option for option, value in given.items() if value]
-    if len(named) > 1 and ("--trial" in named or "--knee" in named):
-        raise UsageError(f"{' and '.join(named)} each name one model; give one of them")
-    drop, relative = None, True
-    if max_drop is not None:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", max_drop)
-        if match is None:
-            raise UsageError(f"--max-drop must be a percentage such as 2% or a number, got {max_drop!r}")
-        drop, relative = float(match[1]), match[2] == "%"
-    try:
-        size = None if max_size is None else parse_bytes(max_size)
-    except ValueError as error:
-        raise UsageError(f"--max-size {error}") from error
-    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size)
+    print_saved(saved)
+    print_equivalents(saved)
 
 
 def reproduce(
@@ -101,10 +76,9 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Rebuild the model of a trial from its inputs and compare the bytes; print the inputs that changed."""
-    from autotune.study.export import reproduce as build
+    from autotune import api
 
-    with listening() as listener:
-        outcome = build(folder, trial, storage=storage, stage=listener.stage)
+    outcome = api.reproduce(folder, trial, storage=storage)
     if as_json:
         print_json(outcome.as_dict())
     elif outcome.same:

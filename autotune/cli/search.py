@@ -13,7 +13,6 @@ from autotune.cli.output import (
     Json,
     Set,
     Storage,
-    listening,
     print_front,
     print_json,
     print_paths,
@@ -77,16 +76,15 @@ def _run_search(
     config: Config, fresh: bool, storage: str | None, start_from: Path | None, as_json: bool
 ) -> dict[str, Any]:
     """Run one study and return its outcome as plain data; print its front unless `as_json`."""
+    from autotune import api
     from autotune.reporting.text.terminal import as_json as front_data
-    from autotune.results.load import load_results
-    from autotune.study.run import run_search
 
-    with listening() as listener:
-        outcome = run_search(config, listener=listener, fresh=fresh, storage=storage, start_from=start_from)
-    results = load_results(outcome.folder, storage)
-    data = {**front_data(results), "folder": str(outcome.folder), "ended": outcome.reason}
+    study = api.search(config, fresh=fresh, storage=storage, start_from=start_from)
+    outcome = study.outcome
+    assert outcome is not None
+    data = {**front_data(study.results), "folder": str(outcome.folder), "ended": outcome.reason}
     if not as_json:
-        print_front(results)
+        print_front(study.results)
         print_paths(outcome.report)
     if outcome.interrupted:
         if as_json:
@@ -105,14 +103,12 @@ def worker(
     set_: Set = None,
 ) -> None:
     """Join a running search from another process or machine, until the study has its trials."""
-    from autotune.study.run import run_worker
+    from autotune import api
 
     configs = _load(file, set_, {"study.workers": workers, "output": output})
     if len(configs) > 1:
         raise UsageError(f"{file} names several models; a worker joins the study of one: write a file for it alone")
-    (config,) = configs
-    with listening() as listener:
-        outcome = run_worker(config, storage, listener=listener)
+    outcome = api.worker(configs[0], storage)
     print(f"{outcome.ran} trials were done here")
     if outcome.interrupted:
         raise typer.Exit(outcome.exit_code)
@@ -132,10 +128,9 @@ def plan(
 
 
 def _print_plan(config: Config, as_json: bool, forecast: bool = True) -> None:
-    from autotune.study.planning.dry_run import dry_run
+    from autotune import api
 
-    with listening() as listener:
-        planned = dry_run(config, listener.stage, measure=forecast)
+    planned = api.plan(config, forecast=forecast)
     if as_json:
         print_json(planned.as_dict())
         return

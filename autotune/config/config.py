@@ -7,7 +7,8 @@ current folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ from pydantic import (
 from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import Constraint
 from autotune.common.validation import Finding, from_validation, got, report
-from autotune.common.yaml import Source, dump_yaml, read_yaml
+from autotune.common.yaml import Source, dotted, dump_yaml, read_yaml
 from autotune.config.evaluators import (
     default_objectives,
     known_evaluators,
@@ -40,7 +41,16 @@ from autotune.config.space.presets import read_space
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 
-__all__ = ["DEFAULT_EVALUATORS", "WIKITEXT", "Config", "config_schema", "load_config", "load_configs"]
+__all__ = [
+    "DEFAULT_EVALUATORS",
+    "WIKITEXT",
+    "Config",
+    "calibration_from",
+    "config_from",
+    "config_schema",
+    "load_config",
+    "load_configs",
+]
 
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
@@ -189,6 +199,38 @@ class Config(Section):
         return dump_yaml(self.as_dict())
 
 
+def config_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Check the content of a model.yaml that is given as a mapping; paths are relative to the current folder.
+
+    Args:
+        data: keys and values as in the file.
+        overrides: as for `load_config`.
+
+    Raises:
+        ConfigError: anything wrong with the data or the overrides.
+    """
+    source = Source(None, deepcopy(dict(data)))
+    for assignment in overrides:
+        source.override(assignment)
+    return _checked(source)
+
+
+def calibration_from(source: Mapping[str, Any], samples: int, sequence_length: int) -> Calibration:
+    """Check calibration texts that are given as the keys of a text source.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
+    data = {"samples": samples, "sequence_length": sequence_length, **source}
+    if "tokens" in source:
+        data |= {"samples": len(source["tokens"]), "sequence_length": len(source["tokens"][0])}
+    try:
+        return Calibration.model_validate(data)
+    except ValidationError as error:
+        first, *_ = from_validation(error, Calibration)
+        raise ConfigError(first.message, key=dotted(("calibration", *first.path))) from error
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read and validate a model.yaml.
 
@@ -252,9 +294,9 @@ def _read(path: str | Path, overrides: Sequence[str]) -> Source:
 def _checked(source: Source) -> Config:
     findings = [Finding(where, message) for where, message in source.problems]
     unread = {finding.path for finding in findings}
-    assert source.file is not None
+    base_dir = None if source.file is None else source.file.absolute().parent
     try:
-        config = Config.model_validate(source.data, context={"base_dir": source.file.absolute().parent})
+        config = Config.model_validate(source.data, context={"base_dir": base_dir})
     except ValidationError as error:
         findings += [finding for finding in from_validation(error, Config) if finding.path not in unread]
     if findings:

@@ -94,18 +94,17 @@ class Calibration(TextSource, Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Calibration:
-        given = [key for key in ("path", "dataset", "name", "split", "column") if getattr(self, key) is not None]
-        if self.synthetic and given:
+        selecting = [key for key in ("name", "split", "column") if getattr(self, key) is not None]
+        if self.synthetic and (given := [key for key in (*self.sources, *selecting) if key != "synthetic"]):
             raise Invalid(*(Finding((key,), "is given beside synthetic: true; keep one") for key in given))
-        if self.synthetic:
-            return self
-        if self.path is None and self.dataset is None:
-            wanted = "path (a text file), dataset (with name and split) or synthetic: true"
+        if not self.sources:
+            wanted = "path (a text file), dataset (with name and split), texts (a list) or synthetic: true"
             raise Invalid(Finding((), f"needs a text: {wanted}"))
-        if self.path is not None and self.dataset is not None:
-            raise Invalid(Finding(("path",), "is given beside dataset; keep one of the two"))
-        if self.path is not None and given != ["path"]:
-            raise Invalid(*(Finding((key,), "belongs to a dataset, not to a path; leave it out") for key in given[1:]))
+        if len(self.sources) > 1:
+            raise Invalid(Finding((self.sources[0],), f"is given beside {self.sources[1]}; keep one of the two"))
+        if self.dataset is None and selecting:
+            message = f"belongs to a dataset, not to {self.sources[0]}; leave it out"
+            raise Invalid(*(Finding((key,), message) for key in selecting))
         if self.split is None and self.dataset is not None and not Path(self.dataset).is_absolute():
             raise Invalid(Finding(("dataset",), "needs a split beside it, such as split: train"))
         return self

@@ -11,7 +11,7 @@ The protocol:
 
 Texts (imported when first used, as they need NumPy and pydantic):
 
-- `TextSource` are the options of a text source; `read_texts`, `token_windows` and `describe_source` use one.
+- `TextSource` are the options of a text source; `read_texts`, `read_windows` and `describe_source` use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
 - `read_prompts` reads prompts from text, CSV, YAML or JSON.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
     from autotune.evaluation.texts.prompts import read_prompts
-    from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, token_windows
+    from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, read_windows, token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
@@ -78,6 +78,7 @@ __all__ = [
     "generate_windows",
     "read_prompts",
     "read_texts",
+    "read_windows",
     "synthetic_fingerprint",
     "token_windows",
 ]
@@ -87,7 +88,13 @@ _LAZY = {
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
     "autotune.evaluation.texts.prompts": ("read_prompts",),
-    "autotune.evaluation.texts.sources": ("TextSource", "describe_source", "read_texts", "token_windows"),
+    "autotune.evaluation.texts.sources": (
+        "TextSource",
+        "describe_source",
+        "read_texts",
+        "read_windows",
+        "token_windows",
+    ),
     "autotune.evaluation.texts.synthetic": ("generate_windows", "synthetic_fingerprint"),
 }
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}

@@ -34,6 +34,7 @@ from autotune.results.pareto import is_wide
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "ComparisonPaths", "compare", "comparison_figure", "write_comparison"]
@@ -72,18 +73,24 @@ class Comparison:
             rows += [[name, *front_row(study, trial, metrics)] for trial in trials]
         return Table(["model", *columns], rows, "l" + align)
 
-    def csv(self) -> str:
-        """Write the same trials with every column of their trials.csv, the model in front."""
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The same trials with every column of their trials.csv, the model in front."""
+        import pandas as pd
+
         frames = [
-            (name, study.trials.loc[self.trials(study)]) for name, study in zip(self.names, self.studies, strict=True)
+            study.trials.loc[self.trials(study)].assign(model=name)
+            for name, study in zip(self.names, self.studies, strict=True)
         ]
-        columns = list(dict.fromkeys(column for _, frame in frames for column in frame.columns))
+        columns = list(dict.fromkeys(column for frame in frames for column in frame.columns if column != "model"))
+        return pd.concat([frame.astype(object) for frame in frames])[["model", *columns]].reset_index(drop=True)
+
+    def csv(self) -> str:
+        """Write `frame` as CSV."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["model", *columns])
-        for name, frame in frames:
-            for row in frame.to_dict("records"):
-                writer.writerow([name, *(_text(row.get(column)) for column in columns)])
+        writer.writerow(self.frame.columns)
+        writer.writerows([_text(value) for value in row] for row in self.frame.itertuples(index=False))
         return stream.getvalue()
 
 

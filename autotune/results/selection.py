@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from autotune.common.formatting import label, size
+from autotune.common.units import parse_bytes
 from autotune.errors import StudyError, UsageError
 from autotune.results.decision import accuracy_metric
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.records import StudyResults
 
-__all__ = ["Wish", "choose"]
+__all__ = ["Wish", "choose", "parse_wish"]
 
 DROP_METRICS = ("perplexity_increase", "similarity", "top1_agreement", "answer_top1_agreement", "perplexity")
 """Metrics for which a drop in percent makes sense; without a name the first that was scored is used."""
@@ -34,6 +36,41 @@ class Wish:
     relative: bool = True
     metric: str | None = None
     max_size: int | None = None
+
+
+def parse_wish(
+    *,
+    trial: int | None = None,
+    max_drop: float | str | None = None,
+    metric: str | None = None,
+    max_size: int | str | None = None,
+) -> Wish:
+    """Read the criteria as commands and the Python API take them.
+
+    Args:
+        trial: a number.
+        max_drop: ``"2%"``, or a number in the metric's unit.
+        metric: for `max_drop`.
+        max_size: bytes, or ``"90 MB"``.
+
+    Raises:
+        UsageError: a value cannot be read, or the criteria exclude each other.
+    """
+    criteria = {"trial": trial, "max_drop": max_drop, "max_size": max_size}
+    given = [name for name, value in criteria.items() if value is not None]
+    if trial is not None and len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} each name one model; give one of them")
+    drop, relative = None, True
+    if max_drop is not None:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", str(max_drop))
+        if match is None:
+            raise UsageError(f"`max_drop` must be a percentage such as 2% or a number, got {max_drop!r}")
+        drop, relative = float(match[1]), match[2] == "%"
+    try:
+        size_limit = None if max_size is None else parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(f"`max_size` {error}") from error
+    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size_limit)
 
 
 def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -32,11 +32,14 @@ from autotune.study.workers.pool import LATER, Finished, Later, Pool, Stopped
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
     from autotune.config.config import Config
     from autotune.evaluation import Metric
 
-__all__ = ["SMALLEST_GAIN", "Reason", "Search", "has_converged"]
+Callback: TypeAlias = "Callable[[optuna.Study, FrozenTrial], None]"
+
+__all__ = ["SMALLEST_GAIN", "Callback", "Reason", "Search", "has_converged"]
 
 LAG = 3
 """A trial depends on all trials but the two before it (see `History.before_next`). So one of two workers seldom waits
@@ -74,6 +77,7 @@ class Search:
         *,
         budget: int,
         earlier_front: Mapping[str, Mapping[str, Any]] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         """Check the initial points before any work.
 
@@ -86,6 +90,7 @@ class Search:
             sharing: coordinates with other processes.
             budget: number of trials of the whole study.
             earlier_front: label -> settings of another study's front, to be tried first.
+            callbacks: called with (study, trial) after every trial.
 
         Raises:
             ConfigError: a point to be tried first is outside the space, or a grid cannot be listed.
@@ -97,6 +102,7 @@ class Search:
         self.pool = pool
         self.sharing = sharing
         self.budget = budget
+        self.callbacks = callbacks
         self.directions = list(config.objectives.values())
         workers = 0 if config.study.workers == "auto" else config.study.workers
         self.lag = max(LAG, workers + 1) if sharing.alone else None
@@ -286,6 +292,8 @@ class Search:
         if eta is not None and deadline is not None:
             eta = max(0.0, min(eta, deadline - now))
         self.listener.trial_finished(row, front, eta)
+        for callback in self.callbacks:
+            callback(self.study, trial)
 
     def summary(self, reason: Reason, history: History) -> str:
         """Summarise why the search ended, and what it computed and reused: one line each."""

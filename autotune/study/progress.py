@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -34,6 +35,7 @@ __all__ = [
     "duration",
     "front_rows",
     "front_trials",
+    "listening",
     "make_listener",
     "row_of",
 ]
@@ -118,6 +120,23 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Release the terminal; called once at the end, also after an error."""
+
+
+class SilentListener:
+    """Listener that shows nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+@contextmanager
+def listening(progress: bool = True) -> Iterator[Listener]:
+    """Yield a listener that shows progress on stderr, or one that shows nothing; closed at the end."""
+    listener: Listener = make_listener() if progress else SilentListener()
+    try:
+        yield listener
+    finally:
+        listener.close()
 
 
 def make_listener(stream: TextIO | None = None) -> Listener:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
-from autotune.study.loop import Reason, Search
+from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, front_trials, make_listener
 from autotune.study.session import Session
 from autotune.study.storage.coordination import Alone, Shared, Sharing
@@ -90,6 +90,7 @@ def run_search(
     fresh: bool = False,
     storage: str | None = None,
     start_from: Path | None = None,
+    callbacks: Sequence[Callback] = (),
     open_session: OpenSession = Session,
     report: Callable[[Path], Any] | None = None,
 ) -> StudyOutcome:
@@ -103,6 +104,7 @@ def run_search(
         fresh: move an existing study aside and start anew.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         start_from: the folder of another study, whose front is tried first.
+        callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
         open_session: (config, stage) -> session; for tests. With workers it must be picklable.
         report: writes the report of a folder; for tests.
 
@@ -128,7 +130,17 @@ def run_search(
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
             ):
                 with open_sharing(study, storage) as sharing:
-                    search = Search(config, study, folder, listener, pool, sharing, budget=budget, earlier_front=front)
+                    search = Search(
+                        config,
+                        study,
+                        folder,
+                        listener,
+                        pool,
+                        sharing,
+                        budget=budget,
+                        earlier_front=front,
+                        callbacks=callbacks,
+                    )
                     reason = search.run(limit)
                     if reason != "interrupted":
                         reason = finish(search, listener, reason)

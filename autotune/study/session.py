@@ -56,7 +56,7 @@ class Session(ModelSession):
 
             @cache
             def original() -> OpenVINOLanguageModel:
-                return stack.enter_context(self.compiled(self.source.path))
+                return stack.enter_context(self.compiled(self.source.path or self.model))
 
             def create(name: str, evaluator: Evaluator) -> Reference:
                 model = original()

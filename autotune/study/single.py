@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from autotune.config.sections import Calibration
     from autotune.models.source import SourceModel
 
-    Model = str | Path | ov.Model | "CompressedModel"
 
 __all__ = ["CompressedModel", "Scores", "compress", "compress_to_size", "evaluate", "evaluation_config", "open_model"]
 
 Stage = Callable[[str], None]
+
+IN_MEMORY = "in-memory/model"
+"""The id in a configuration that stands for a model in memory."""
+
+SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts", "tokens"}
+"""Options of a text source: one that is given replaces all of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +75,8 @@ class CompressedModel:
 
     @property
     def plan(self) -> pd.DataFrame:
-        """Variant of each weight: one row a weight, in the order of the model; see `results.frame.plan_frame`."""
-        from autotune.results.frame import plan_frame
+        """Variant of each weight: one row a weight, in the order of the model; see `results.plans.plan_frame`."""
+        from autotune.results.plans import plan_frame
 
         return plan_frame(self._plan.as_dict())
 
@@ -103,8 +108,9 @@ class CompressedModel:
     def _repr_html_(self) -> str:
         from html import escape
 
-        counts = self.plan.groupby("format", sort=False).agg(weights=("weight", "size"), elements=("elements", "sum"))
-        return f"<p>{escape(repr(self))}</p>{counts.to_html()}"
+        keys = ["mode", "group_size", "awq", "scale_estimation", "gptq", "lora_rank"]
+        counts = self.plan.groupby(keys, sort=False, dropna=False).size().rename("weights").reset_index()
+        return f"<p>{escape(repr(self))}</p>{counts.to_html(index=False)}"
 
 
 class Scores(Mapping[str, Measurement]):
@@ -159,7 +165,7 @@ def compress(session: ModelSession, settings: Settings, *, output: Path | None =
         PlanError: the settings contradict each other, or do not fit this model.
     """
     for problem in settings.problems():
-        raise PlanError(f"{problem.key}: {problem.message}")
+        raise PlanError(f"`{problem.key}`: {problem.message}")
     check_empty(output)
     plan = session.engine.plan(settings)
     return _finish(session, plan, {"settings": session.engine.resolve(settings).as_dict()}, output)
@@ -175,18 +181,20 @@ def check_budget(
     """
     if limit is None:
         if allow or not runtime_compressed or evaluation is not None:
-            raise UsageError("evaluation, allow and runtime_compressed=False require max_size")
+            raise UsageError(
+                "`evaluation`, `allow` and `runtime_compressed=False` need `max_size`; without it use `mode`"
+            )
         return
     if set(allow) - {"int2", "int3"}:
-        raise UsageError(f"allow must be int2 or int3, got {', '.join(allow)}")
+        raise UsageError(f"`allow` must be int2 or int3, got {', '.join(allow)}")
     if "int3" in allow and runtime_compressed:
-        raise UsageError("allow int3: the CPU expands it when it loads a model; add runtime_compressed=False")
+        raise UsageError("`allow` int3: the CPU expands it when it loads a model; add `runtime_compressed=False`")
     if evaluation is None:
-        raise UsageError("max_size measures what each format costs and needs a text for it: give evaluation texts")
+        raise UsageError("`max_size` measures the error of each format and needs a text for it: add `evaluation` FILE")
     default = type(settings)(ignored_scope=settings.ignored_scope)
     for name in type(settings).__dataclass_fields__:
         if getattr(settings, name) != getattr(default, name):
-            raise UsageError(f"max_size chooses format and algorithm of each weight; leave out {name}")
+            raise UsageError(f"`max_size` chooses format and algorithms of each weight; leave out `{name}`")
 
 
 def compress_to_size(
@@ -303,7 +311,13 @@ def _record(allocator: Allocator, point: Point, max_size: int) -> Mapping[str, A
 
 
 def evaluation_config(
-    *, file: Path | None, reference: str | None, names: Sequence[str] | None, options: Mapping[str, Mapping[str, Any]]
+    *,
+    file: Path | None,
+    reference: str | None,
+    names: Sequence[str] | None,
+    options: Mapping[str, Mapping[str, Any]],
+    cache: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Config:
     """Make the configuration of an evaluation: a study's file, or defaults, overridden by the command line's options.
 
@@ -312,6 +326,8 @@ def evaluation_config(
         reference: the original; None is the file's model.
         names: the evaluators to use; None is all of the file, or similarity and perplexity.
         options: evaluator -> its options; None stands for an option that is not given.
+        cache: folder for what is computed once; None is the file's, or the default.
+        trust_remote_code: whether code that comes with the original may run, beside what the file says.
 
     Raises:
         UsageError: neither file nor reference, or an option for an evaluator that is not used.
@@ -333,15 +349,18 @@ def evaluation_config(
         if given and name not in chosen:
             option = next(iter(given)).replace("_", "-").replace("path", "text")
             raise UsageError(f"--{option} belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
-        if "path" in given or "synthetic" in given:
-            for key in ("path", "synthetic", "dataset", "name", "split", "column"):
-                chosen[name].pop(key, None)
+        if not SOURCE_KEYS.isdisjoint(given):
+            chosen[name] = {key: value for key, value in chosen[name].items() if key not in SOURCE_KEYS}
         if name in chosen:
             chosen[name].update(given)
     data = {key: data[key] for key in ("model", "runtime", "cache", "trust_remote_code") if key in data}
     data["evaluators"] = chosen
     if reference is not None:
         data["model"] = reference
+    if cache is not None:
+        data["cache"] = {**data.get("cache", {}), "directory": str(cache)}
+    if trust_remote_code:
+        data["trust_remote_code"] = True
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -350,25 +369,22 @@ def evaluation_config(
 
 
 def evaluate(
-    model: Model, config: Config, *, reference: ov.Model | None = None, tokenizer: Any = None, stage: Stage
+    model: str | Path | ov.Model | CompressedModel, config: Config, *, source: SourceModel | None = None, stage: Stage
 ) -> Scores:
     """Score one model against the original of `config` with its evaluators.
 
     Args:
         model: hub id, Hugging Face folder, OpenVINO folder, or a model in memory.
         config: names the original, the evaluators with their options, the runtime and the cache.
-        reference: the original, if it is in memory.
-        tokenizer: the tokenizer of a `reference` in memory.
+        source: the original, if it is opened already; `config` then names it `IN_MEMORY`.
         stage: receives progress messages.
     """
-    from autotune.models.source import MODEL_FILE, SourceModel, resolve_model
+    from autotune.models.source import MODEL_FILE, resolve_model
 
     session = Session(config, stage)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
-    if reference is not None:
-        session.source = SourceModel.from_model(reference, tokenizer)
-    elif isinstance(model, CompressedModel) and config.model == model.source.name:
-        session.source = model.source
+    if source is not None:
+        session.source = source
     if isinstance(model, CompressedModel):
         return Scores(session.scorer.model(model.model))
     if not isinstance(model, (str, Path)):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotune.errors import StudyError, UsageError
+
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from autotune.results.types import StudyResults
+    from autotune.results.records import StudyResults, TrialRecord
     from autotune.study.export import SavedModel
     from autotune.study.run import StudyOutcome
 
@@ -43,7 +45,9 @@ class Study:
     @property
     def front(self) -> pd.DataFrame:
         """The trials of the front, the largest model first."""
-        return self.results.trials.loc[list(self.results.front)]
+        from autotune.results.frame import front_frame
+
+        return front_frame(self.results)
 
     @property
     def knee(self) -> int | None:
@@ -82,15 +86,18 @@ class Study:
 
     def plan(self, trial: int) -> pd.DataFrame:
         """Return the variant of each weight of a trial's model, one row a weight."""
-        from autotune.results.frame import read_plan
+        from autotune.results.plans import plan_frame, read_plan
 
-        return read_plan(self.results, trial, self.folder)
+        plan = read_plan(self.folder, self._record(trial).plan)
+        if plan is None:
+            raise StudyError(f"{self.folder}: the plan of trial {trial} is not in {self.folder / 'plans'}")
+        return plan_frame(plan)
 
     def answers(self, trial: int) -> pd.DataFrame:
         """Return the answers that differ most from the original's: prompt, original, answer, score."""
         from autotune.results.frame import answers_frame
 
-        return answers_frame(self.results, trial)
+        return answers_frame(self._record(trial))
 
     def effects(self) -> pd.DataFrame:
         """Return the paired effect of each setting on each objective."""
@@ -100,21 +107,21 @@ class Study:
 
     def plot_front(self) -> Figure:
         """Draw the front of accuracy against footprint."""
-        from autotune.reporting.plots.front import plot_front
+        from autotune.reporting.plots.front import front_figure
 
-        return plot_front(self.results)
+        return _drawn(front_figure(self.results))
 
     def plot_progress(self) -> Figure:
         """Draw the hypervolume over the trials."""
-        from autotune.reporting.plots.progress import plot_progress
+        from autotune.reporting.plots.progress import progress_figure
 
-        return plot_progress(self.results)
+        return _drawn(progress_figure(self.results))
 
     def plot_settings(self, metric: str | None = None) -> Figure:
         """Draw one metric (by default the first objective) by setting."""
-        from autotune.reporting.plots.settings import plot_settings
+        from autotune.reporting.plots.settings import settings_figure
 
-        return plot_settings(self.results, metric or next(iter(self.results.objectives)))
+        return _drawn(settings_figure(self.results, metric or next(iter(self.results.objectives))))
 
     def export(
         self,
@@ -149,16 +156,28 @@ class Study:
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one page that works offline; return its path."""
         from autotune.reporting.html.page import report_html
+        from autotune.reporting.report import build_report
 
         target = Path(path)
-        target.write_text(report_html(self.results, self.folder), encoding="utf-8")
+        target.write_text(report_html(self.results, build_report(self.results, self.folder)), encoding="utf-8")
         return target
+
+    def _record(self, trial: int) -> TrialRecord:
+        if trial not in self.results.records:
+            raise UsageError(f"{self.folder} has no trial {trial}")
+        return self.results.records[trial]
 
     def __repr__(self) -> str:
         front = ", ".join(map(str, self.results.front)) or "empty"
         return f"Study({self.results.model}: {len(self.results.records)} trials; front: {front}; knee: {self.knee})"
 
     def _repr_html_(self) -> str:
-        from autotune.reporting.html.notebook import notebook_html
+        from autotune.reporting.html.page import notebook_html
 
         return notebook_html(self.results)
+
+
+def _drawn(figure: Figure | None) -> Figure:
+    if figure is None:
+        raise StudyError("no trial of this study has the values to draw")
+    return figure

@@ -1,6 +1,6 @@
 """Studies as `autotune search` would leave them, made up: the trade-offs of a 22 M parameter Llama, no model needed.
 
-Run as a script it writes a whole study folder to look at: ``python tests/reporting/fake_study.py OUT [--trials N]``.
+Run as a script it writes a whole study folder to look at: ``python tests/support/fake_study.py OUT [--trials N]``.
 """
 
 from __future__ import annotations

@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autotune.errors import ConfigError, PrerequisiteError, UsageError, reason
 
 if TYPE_CHECKING:
     from typing import Self
 
+    import numpy.typing as npt
+
     from autotune.evaluation.protocol import IntArray
 
-Texts: TypeAlias = str | Path | Sequence[str] | Mapping[str, Any]
+Texts: TypeAlias = "str | Path | Sequence[str] | Mapping[str, Any] | npt.NDArray[Any]"
 """Texts as the Python API takes them; see `text_source`."""
 
-__all__ = ["Texts", "TextSource", "describe_source", "read_texts", "text_source", "token_windows"]
+__all__ = ["TextSource", "Texts", "describe_source", "read_texts", "read_windows", "text_source", "token_windows"]
 
 _SEPARATOR = "\n\n"  # between the rows of a dataset, as is usual for perplexity on wikitext
 _PREFIX_CHARACTERS = 32  # per token: far more than any tokenizer averages over a text
@@ -54,25 +56,47 @@ class TextSource(BaseModel):
     column: _Name | None = None
     """The dataset's column that holds the texts; by default text, or the only column of strings."""
 
-    texts: list[str] | None = None
+    texts: Annotated[list[str], Field(min_length=1)] | None = None
     """The texts themselves."""
+    tokens: Annotated[list[Annotated[list[int], Field(min_length=2)]], Field(min_length=1)] | None = None
+    """The texts as windows of token ids, all of one length; `sequence_length` is then without effect."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _one_length(cls, value: list[list[int]] | None) -> list[list[int]] | None:
+        if value is not None and len({len(window) for window in value}) > 1:
+            raise ValueError("all windows of token ids must have one length")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if sum(each is not None for each in (self.path, self.dataset, self.texts)) != 1:
-            raise ValueError("give one of path, dataset and texts")
+        if len(self.sources) != 1:
+            raise ValueError("give one of path, dataset, texts and tokens")
         return self
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the fields that name a source."""
+        names = ("path", "dataset", "texts", "tokens", "synthetic")
+        return [name for name in names if getattr(self, name, None) not in (None, False)]
 
 
 def text_source(texts: Texts) -> dict[str, Any]:
     """Convert texts in any form that the Python API takes to the keys of a text source in model.yaml.
 
     Args:
-        texts: the path of a UTF-8 file, a list of strings, ``{"dataset": ..., "split": ...}``, or ``"synthetic"``.
+        texts: the path of a UTF-8 file, a list of strings, ``{"dataset": ..., "split": ...}``, ``"synthetic"``, or
+            windows of token ids, int64 [n, T].
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or an array of another shape or type.
     """
+    import numpy as np
+
+    if isinstance(texts, np.ndarray):
+        if texts.ndim != 2 or texts.dtype.kind not in "iu":
+            raise UsageError(f"token windows must be integers [n, T], got {texts.dtype} {list(texts.shape)}")
+        return {"tokens": texts.tolist()}
     if isinstance(texts, Mapping):
         return dict(texts)
     if texts == "synthetic":
@@ -94,6 +118,8 @@ def describe_source(source: TextSource) -> str:
         return "text written by the model"
     if source.texts is not None:
         return f"{len(source.texts)} texts"
+    if source.tokens is not None:
+        return f"{len(source.tokens)} windows of token ids"
     if source.path is not None:
         return str(source.path)
     part = ", ".join(part for part in (source.name, source.split) if part)
@@ -102,6 +128,8 @@ def describe_source(source: TextSource) -> str:
 
 def read_texts(source: TextSource) -> list[str]:
     """Read the texts of a source: a file is one text, a dataset one text for each row that is not blank.
+
+    Windows of token ids are returned as decimal numbers, to tell one source from another.
 
     Raises:
         ConfigError: the file is missing, not UTF-8 or blank; or the dataset has no such configuration, split or
@@ -115,10 +143,43 @@ def read_texts(source: TextSource) -> list[str]:
         if not texts:
             raise ConfigError("texts has no text: every string is blank.")
         return texts
+    if source.tokens is not None:
+        return [" ".join(map(str, window)) for window in source.tokens]
     texts = _read_dataset(source)
     if not texts:
         raise ConfigError(f"{describe_source(source)} has no text: every row of the column is blank.")
     return texts
+
+
+def read_windows(
+    source: TextSource,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    sequence_length: int,
+    samples: int | None = None,
+    name: str | None = None,
+) -> IntArray:
+    """Cut the texts of a source into windows as `token_windows` does; windows of token ids are taken as they are.
+
+    Args:
+        source: of the texts.
+        tokenizer, sequence_length, samples: as for `token_windows`.
+        texts: what `read_texts` returned.
+        name: description of the texts for messages; by default `describe_source`.
+
+    Returns:
+        Token ids, int64 [n, L], n at least 1.
+
+    Raises:
+        ConfigError: the texts are shorter than one window.
+    """
+    if source.tokens is not None:
+        import numpy as np
+
+        return np.asarray(source.tokens[:samples], np.int64)
+    name = name or describe_source(source)
+    return token_windows(tokenizer, texts, sequence_length=sequence_length, samples=samples, name=name)
 
 
 def token_windows(

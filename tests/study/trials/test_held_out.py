@@ -60,7 +60,7 @@ def test_without_report_texts_nothing_is_scored(tmp_path: Path) -> None:
     config, session = study(tmp_path / "study"), FakeSession()
     search(config, session)
     assert session.reported == []
-    assert load_results(config.output).unseen is None
+    assert load_results(config.output).held_out is None
 
 
 def test_what_goes_wrong_there_does_not_cost_the_search(tmp_path: Path) -> None:
