@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -12,11 +13,10 @@ from families import FAMILIES, VOCABULARY
 from openvino import opset15 as ops
 from transformers import AutoTokenizer
 
-from autotune.allocation.probe import Probe, Texts
+from autotune.allocation.probe import Probe
 from autotune.compression.calibration.calibrate import calibrate
 from autotune.compression.calibration.segments import cut, extract
 from autotune.compression.engine import Engine
-from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from evaluators.perplexity import Perplexity
 
 TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
@@ -76,20 +76,29 @@ def exported(request: pytest.FixtureRequest, family_folder: Callable[[str], Path
     return family_folder(request.param) / "ov"
 
 
-def check(folder: Path, model: ov.Model, tmp_path: Path) -> None:
-    """What runs behind a cut is the model, for each weight; calibration in segments is calibration in one piece."""
+@pytest.fixture(scope="module")
+def extracted() -> set[Any]:
+    """Family, storage type and segments of the models whose segments were extracted."""
+    return set()
+
+
+def check(folder: Path, model: ov.Model, tmp_path: Path) -> Sequence[str]:
+    """Check for one weight of each segment that the part behind the cut scores as the whole model.
+
+    Returns:
+        The activations that calibration looks at.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     engine = Engine(model)
     text = tmp_path / "text.txt"
     text.write_text("The ledger is opened, and the day's numbers go in: eggs, loaves, the water. " * 20)
     evaluator = Perplexity(path=text, sequence_length=32, samples=2)
-    with OpenVINOLanguageModel(model, tokenizer) as original:
-        reference = evaluator.reference(original)
-    texts = Texts(evaluator, lambda: reference, "large")
     chosen = [weight for weight in engine.weights if weight.uses[0].kind != "convolution"]
     probe = Probe(model, {w.name: w for w in chosen}, tokenizer, device="CPU", ov_config={})
     generator = np.random.default_rng(0)
     try:
+        with probe.replaced({}) as original:
+            reference = evaluator.reference(original)
         segments = {weight.name: probe.segment(weight.name) for weight in chosen}
         last = {number: name for name, number in segments.items()}  # one weight of each segment
         for name in last.values():
@@ -98,25 +107,35 @@ def check(folder: Path, model: ov.Model, tmp_path: Path) -> None:
             noisy = original_values + generator.normal(0, 0.03, original_values.shape).astype(np.float32)
             values = {name: noisy.swapaxes(-1, -2) if name in probe._turned else noisy}
             assert values[name].shape == weight.shape or weight.reshapes
-            found = probe.score(values, texts.evaluator, reference)
+            found = probe.score(values, evaluator, reference)
             with probe.replaced(values) as whole:
                 expected = evaluator.evaluate(whole, reference)["kl_divergence"]
             assert found.value == pytest.approx(expected.value, rel=1e-3, abs=1e-7)
     finally:
         probe.close()
-    check_calibration(model, engine.activations)
+    return engine.activations
 
 
-def check_calibration(model: ov.Model, activations: Sequence[str]) -> None:
-    """Cuts as small as can be: every segment can be extracted, and none keeps what constants alone decide."""
+def check_calibration(model: ov.Model, activations: Sequence[str], extracted: set[Any], kind: tuple[str, ...]) -> None:
+    """Check the smallest segments: each can be extracted, and none keeps a value that depends on constants alone.
+
+    Args:
+        model: the original.
+        activations: those that calibration looks at.
+        extracted: what was extracted before; another vocabulary that is cut at the same places is not extracted again.
+        kind: names the family and the storage type.
+    """
     segments = cut(model, dict.fromkeys(activations, 1), 1 << 12)
+    cuts = (*kind, *segments)
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     before: list[str] = []
     for segment in segments:
-        extract(model, segment, before, lambda output: [output])
+        if cuts not in extracted:
+            extract(model, segment, before, lambda output: [output])
         before += segment.kept
         for name in segment.kept:
             assert depends_on_input(nodes[name.rpartition(":")[0]]), name
+    extracted.add(cuts)
 
 
 def depends_on_input(node: ov.Node) -> bool:
@@ -134,21 +153,24 @@ def depends_on_input(node: ov.Node) -> bool:
 @pytest.mark.parametrize("storage", TYPES)
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_a_weight_behind_a_cut_costs_what_the_whole_model_says(
-    exported: Path, storage: str, vocabulary: int, tmp_path: Path
+    exported: Path, storage: str, vocabulary: int, extracted: set[Any], tmp_path: Path
 ) -> None:
     original = ov.Core().read_model(exported / "openvino_model.xml")
-    check(exported, with_tables(original, vocabulary, TYPES[storage]), tmp_path)
+    model = with_tables(original, vocabulary, TYPES[storage])
+    activations = check(exported, model, tmp_path)
+    check_calibration(model, activations, extracted, (str(exported), storage))
 
 
 @pytest.mark.parametrize("via", ["multiply", "transpose"])
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_tables_may_be_read_through_other_operations(
-    family: str, via: str, family_folder: Callable[[str], Path], tmp_path: Path
+    family: str, via: str, family_folder: Callable[[str], Path], extracted: set[Any], tmp_path: Path
 ) -> None:
     """A tied or untied table behind Transpose or Multiply is still a constant, and no activation."""
     folder = family_folder(family) / "ov"
     original = ov.Core().read_model(folder / "openvino_model.xml")
-    check(folder, with_tables(original, VOCABULARIES[-1], ov.Type.f16, via), tmp_path)
+    model = with_tables(original, VOCABULARIES[-1], ov.Type.f16, via)
+    check_calibration(model, check(folder, model, tmp_path), extracted, (family, via))
 
 
 def test_calibration_in_segments_is_calibration_in_one_piece(

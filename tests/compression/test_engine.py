@@ -66,26 +66,34 @@ def named_content(model: ov.Model) -> dict[str, tuple[str, tuple[int, ...], byte
     return {name: value for name, value in content(model).items() if not name.startswith("Constant_")}
 
 
+@pytest.fixture(scope="module")
+def engine(llama: ov.Model, statistics: GetStatistics) -> Engine:
+    """One engine for many settings."""
+    return Engine(llama, statistics=statistics)
+
+
+@pytest.fixture(scope="module")
+def stored(llama: ov.Model, statistics: GetStatistics) -> list[Engine]:
+    """Engines of one model in a float32 and in a float16 file, rounded so that both (and bfloat16) hold it exactly."""
+    names = [weight.name for weight in find_weights(llama)]
+    exact = cast_weights(cast_weights(llama, names, "bf16"), names, "f16")
+    return [Engine(cast_weights(exact, names, storage), statistics=statistics) for storage in ("f32", "f16")]
+
+
 @pytest.mark.parametrize("settings", EVERY_KIND, ids=label)
 def test_compressed_model_computes_with_what_is_stored(
-    llama: ov.Model, statistics: GetStatistics, tokens: Tokens, settings: Settings
+    llama: ov.Model, engine: Engine, tokens: Tokens, settings: Settings
 ) -> None:
     """OpenVINO's logits are those of the original with every weight decoded to float32."""
-    engine = Engine(llama, statistics=statistics)
     compressed = engine.apply(engine.plan(settings))
     assert distance(logits(decompressed(llama, compressed), tokens), logits(compressed, tokens)) < 0.01
 
 
 @pytest.mark.parametrize("settings", EVERY_KIND, ids=label)
-def test_half_precision_storage_gives_the_same_codes(
-    llama: ov.Model, statistics: GetStatistics, settings: Settings
-) -> None:
+def test_half_precision_storage_gives_the_same_codes(stored: list[Engine], settings: Settings) -> None:
     """Weights that float32, float16 and bfloat16 files hold exactly are compressed to the same bytes from each."""
-    names = [weight.name for weight in find_weights(llama)]
-    exact = cast_weights(cast_weights(llama, names, "bf16"), names, "f16")
     found = []
-    for storage in ("f32", "f16"):
-        engine = Engine(cast_weights(exact, names, storage), statistics=statistics)
+    for engine in stored:
         plan = engine.plan(settings)
         compressed = content(engine.apply(plan))
         endings = ("", "/scale", "/zero_point", "/second_order_scale", "_nncf_codebook_idxs")
@@ -157,9 +165,11 @@ def test_the_plan_says_what_the_cpu_expands(mode: str) -> None:
 
 
 @pytest.mark.parametrize("settings", EVERY_KIND, ids=label)
-def test_applying_twice_gives_the_same_bytes(llama: ov.Model, statistics: GetStatistics, settings: Settings) -> None:
-    """Two engines without a common bank make the same constants."""
-    engines = [Engine(llama, statistics=statistics) for _ in range(2)]
+def test_applying_twice_gives_the_same_bytes(
+    llama: ov.Model, statistics: GetStatistics, engine: Engine, settings: Settings
+) -> None:
+    """Two engines without a common bank make the same constants, one of them after many other settings."""
+    engines = (engine, Engine(llama, statistics=statistics))
     first, second = (named_content(engine.apply(engine.plan(settings))) for engine in engines)
     assert first == second
 
@@ -194,12 +204,12 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import numpy as np
 import openvino as ov
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_engine import digest_of, EVERY_KIND
 from autotune.compression.engine import Engine
 from autotune.compression.ir.sizes import Sizes
 from autotune.compression.calibration.statistics import StatisticsCache
-folder = Path(sys.argv[1])
+folder = Path(sys.argv[2])
 model, tokens = ov.Core().read_model(folder / "m.xml"), np.load(folder / "tokens.npy")
 cache = StatisticsCache(folder / "statistics")
 found = lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint="", precision="f32")
@@ -220,9 +230,9 @@ def test_another_process_on_one_core_makes_the_same_bytes(
     """Statistics collected anew and variants computed anew, elsewhere and on one core, end in the same constants."""
     ov.save_model(llama, tmp_path / "m.xml", compress_to_fp16=False)
     np.save(tmp_path / "tokens.npy", tokens)
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", ANOTHER_PROCESS, str(tmp_path), str(here), str(here.parent / "support")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", ANOTHER_PROCESS, path, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, check=False)
     assert done.returncode == 0, done.stderr
     engine = Engine(llama, statistics=statistics)
     assert done.stdout.split() == [digest_of(engine.apply(engine.plan(settings))) for settings in EVERY_KIND[-3:]]
