@@ -66,7 +66,9 @@ def settings(argument: str) -> str:
     chosen: list[str] = []
     for name in (part.strip() for part in argument.split("|")):
         begins = name.removesuffix("*").strip()
-        found = [key for key in rows if key == name or (name.endswith("*") and key.startswith(begins) and key != begins)]
+        found = [
+            key for key in rows if key == name or (name.endswith("*") and key.startswith(begins) and key != begins)
+        ]
         if not found:
             raise ValueError(f"no result for {name!r} in docs/data/quality.json or settings.json")
         chosen += sorted(found, key=lambda key: -rows[key]["kl"]) if len(found) > 1 else found
@@ -201,7 +203,9 @@ def front(argument: str) -> str:
     """Every n-th point of the demo study's front, largest first."""
     points = sorted((row for row in trials() if row["on_front"] == "True"), key=lambda row: -int(row["footprint"]))
     step = int(argument or 1)
-    chosen = [row for index, row in enumerate(points) if index % step == 0 or row is points[-1] or row["knee"] == "True"]
+    chosen = [
+        row for index, row in enumerate(points) if index % step == 0 or row is points[-1] or row["knee"] == "True"
+    ]
     cells = [
         [
             f"{row['trial']}{' (knee)' if row['knee'] == 'True' else ''}",
@@ -240,8 +244,14 @@ def budgets(argument: str) -> str:
         text += f" + {', '.join(used)}" if used else ""
         ours, theirs = float(best["kl_divergence"]), float(row["kl_divergence"])
         cells.append(
-            [text, f"{int(row['footprint']):,}", milli(theirs), f"{int(best['footprint']):,}", milli(ours)]
-            + [quotient(ours / theirs)]
+            [
+                text,
+                f"{int(row['footprint']):,}",
+                milli(theirs),
+                f"{int(best['footprint']):,}",
+                milli(ours),
+                quotient(ours / theirs),
+            ]
         )
     heads = ["uniform setting", "bytes", KL, "budget: bytes", "budget: KL", "ratio of KL"]
     return f"{table(heads, cells)}\n\n{example_provenance()}"

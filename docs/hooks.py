@@ -75,6 +75,8 @@ def _command(name: str, command: Any) -> str:
             panel = getattr(parameter, "rich_help_panel", None) or "Options"
             cell = names if parameter.is_flag else f"{names} {_value(parameter)}"
         panels.setdefault(panel, []).append([cell, text, "required" if parameter.required else _default(parameter)])
+    if not any(text for _, text, _ in panels.get("Arguments", ())):
+        panels.pop("Arguments", None)
     # Arguments first, then the groups of the help, then the options without a group.
     order = sorted(panels, key=lambda panel: {"Arguments": 0, "Options": 2}.get(panel, 1))
     listing = "\n\n".join(
@@ -148,7 +150,7 @@ def _type(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "$ref" in value:
         return _type(definitions.get(value["$ref"].rpartition("/")[2], {}), definitions)
     if "enum" in value or "const" in value:
-        return ", ".join(f"`{each}`" for each in value.get("enum", [value.get("const")]))
+        return ", ".join(f"`{json.dumps(each)}`" for each in value.get("enum", [value.get("const")])).replace('"', "")
     for several in ("anyOf", "oneOf"):
         if several in value:
             kinds = [_type(each, definitions) for each in value[several]]
@@ -167,6 +169,8 @@ def _shown(value: Mapping[str, Any]) -> str:
     default = value["default"]
     if isinstance(default, int) and not isinstance(default, bool) and default >= 10**9:
         return f"`{default / 1e9:g}GB`"
+    if isinstance(default, dict) and len(json.dumps(default)) > 40:
+        return ", ".join(f"`{key}`" for key in default)
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
@@ -294,6 +298,16 @@ def filled(markdown: str) -> str:
     return MARK.sub(lambda match: PARTS[match[1]](), markdown)
 
 
+def breakable(line: str) -> str:
+    """Allow line breaks inside the long names of tests in a table's line."""
+
+    def name(match: re.Match[str]) -> str:
+        parts = re.sub("(::|/|_)", r"\1<wbr>", match[1])
+        return f'<code class="long">{parts}</code>'
+
+    return re.sub(r"`(tests/[^`]+)`", name, line) if line.startswith("|") else line
+
+
 def linked(markdown: str, up: str) -> str:
     """Link the first use of each glossary term to the glossary, outside of code, links, headings and tables.
 
@@ -341,5 +355,5 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     up = "../" * source.count("/")
     for path, file in EXAMPLE.items():
         markdown = markdown.replace(f"]({up}../{file.relative_to(ROOT).as_posix()})", f"]({up}{path})")
-    markdown = filled(markdown)
+    markdown = "\n".join(map(breakable, filled(markdown).split("\n")))
     return linked(markdown, up) if source.startswith(GLOSSARY_FOLDERS) else markdown
