@@ -13,6 +13,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,13 +300,18 @@ def filled(markdown: str) -> str:
 
 
 def breakable(line: str) -> str:
-    """Allow line breaks inside the long names of tests in a table's line."""
+    """Allow line breaks inside long code in a table's line: at spaces, and in the names of tests."""
 
-    def name(match: re.Match[str]) -> str:
-        parts = re.sub("(::|/|_)", r"\1<wbr>", match[1])
-        return f'<code class="long">{parts}</code>'
+    def code(match: re.Match[str]) -> str:
+        text = match[1]
+        if not text.startswith("tests/") and (len(text) < 24 or " " not in text):
+            return match[0]
+        shown = escape(text.replace("\\|", "|")).replace("|", "&#124;")
+        if text.startswith("tests/"):
+            shown = re.sub("(::|/|_)", r"\1<wbr>", shown)
+        return f'<code class="long">{shown}</code>'
 
-    return re.sub(r"`(tests/[^`]+)`", name, line) if line.startswith("|") else line
+    return re.sub(r"`([^`]+)`", code, line) if line.startswith("|") else line
 
 
 def linked(markdown: str, up: str) -> str:
