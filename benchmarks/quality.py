@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py                       # the demo model
     python benchmarks/quality.py --model DIR --calibration FILE --text FILE
-    python benchmarks/quality.py --knobs               # ours alone: what docs/figures.md quotes
+    python benchmarks/quality.py --settings            # autotune alone: the rows of docs/data/settings.json
 
 NNCF runs with its defaults on the same model and the same calibration windows. KL divergence is scored in f32 over
 windows of the text. The last column is the difference of the two divergences in standard errors of the paired
@@ -83,8 +83,8 @@ def data_aware() -> Iterator[Settings]:
         yield Settings(mode="int4_asym", group_size=64, **dict.fromkeys(algorithms.split(), True))
 
 
-def of_the_knobs() -> Iterator[Settings]:
-    """What the pages of docs/knobs quote and the table of README has no room for."""
+def of_the_settings() -> Iterator[Settings]:
+    """The rows of docs/data/settings.json, which the pages of docs/reference/settings show."""
 
     def int4(**others: Any) -> Settings:
         return Settings(mode="int4_asym", group_size=64, **others)
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=32, help="scored windows of 512 tokens")
     parser.add_argument("--without-nncf", action="store_true")
-    parser.add_argument("--knobs", action="store_true", help="instead, the rows of docs/figures.md")
+    parser.add_argument("--settings", action="store_true", help="only the rows of docs/data/settings.json")
     parser.add_argument("--only", default="", help="rows whose label contains this")
     options = parser.parse_args()
 
@@ -150,7 +150,7 @@ def main() -> None:
             "more formats": more_formats(),
             "more formats, data-aware": more_formats_with_data(),
         }
-        for title, rows in ({"knobs": of_the_knobs()} if options.knobs else groups).items():
+        for title, rows in ({"settings": of_the_settings()} if options.settings else groups).items():
             ratios = []
             for s in rows:
                 if options.only not in label(s):
@@ -158,7 +158,7 @@ def main() -> None:
                 ours = score(engine.apply(engine.plan(s)))
                 mean, error = ours.divergence.mean(), standard_error(ours.divergence)
                 cells = "| | |"
-                peer = None if options.without_nncf or options.knobs else nncf_compress(model, s, windows)
+                peer = None if options.without_nncf or options.settings else nncf_compress(model, s, windows)
                 if peer is not None:
                     cells, ratio = compare(ours, score(peer))
                     ratios.append(ratio)

@@ -144,7 +144,9 @@ class Engine:
         variants, notes = make_variants(settings, self.weights, score)
         scalings: tuple[Scaling, ...] = ()
         if settings.awq:
-            scalings, found = self.channel_scales.choose(variants, None if settings.awq_data_free else self.statistics)
+            scalings, found = self.channel_scales.choose(
+                variants, None if settings.awq_data_free or settings.ratio == 0 else self.statistics
+            )
             notes += found
         kept = len(compressed_already(self.model))
         if kept:
