@@ -33,7 +33,6 @@ FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.M
 KINDS = {"sh", "python", "yaml", "text", "toml", "{.yaml .space}", "{.yaml .template}"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 CHEAP = ("autotune --version", "autotune cache info", "autotune spaces", "autotune evaluators", "autotune schema")
-API = importlib.util.find_spec("autotune.api") is not None
 CLASSES = {"search": "Study", "load_study": "Study", "compress": "CompressedModel", "evaluate": "Scores"}
 """Functions of the API -> the class of their result."""
 
@@ -256,10 +255,9 @@ def test_every_python_block_compiles_and_its_imports_exist() -> None:
                         assert hasattr(module, alias.name), f"{name_of(page)}: {name}.{alias.name}"
 
 
-@pytest.mark.skipif(not API, reason="autotune.api does not exist yet")
 def test_python_blocks_use_names_and_arguments_of_the_api() -> None:
-    """Functions, keyword arguments, methods and attributes that the blocks use exist in `autotune.api`."""
-    api = importlib.import_module("autotune.api") if API else None
+    """Functions, keyword arguments, methods and attributes that the blocks use exist in `autotune`."""
+    api = importlib.import_module("autotune")
     for page in PAGES:
         made: dict[str, Any] = {}
         for block in (each for each in blocks("python") if each.page == page):

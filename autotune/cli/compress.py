@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +68,11 @@ def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
         ),
     ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the values of the options of `with_settings` to arguments of `autotune.compress`."""
+    return {name: () if value is None and SETTINGS[name].kind == "list" else value for name, value in options.items()}
 
 
 @with_settings
@@ -136,7 +141,7 @@ def compress(
         runtime_compressed=runtime_compressed,
         output=out,
         trust_remote_code=trust_remote_code,
-        **{**options, "codebook": options["codebook"] or (), "ignored_scope": options["ignored_scope"] or ()},
+        **given_settings(options),
     )
     assert compressed.saved is not None
     print_json(compressed.saved.as_dict()) if as_json else print_saved(compressed.saved)

@@ -13,8 +13,6 @@ import yaml
 
 from autotune.cli.app import app, run
 
-README = Path(__file__).parents[2] / "README.md"
-
 GOOD = """\
 model: model
 output: study
@@ -189,29 +187,6 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         name = command.name or command.callback.__name__  # type: ignore[union-attr]
         assert run([name, "--help"]) == 0
         assert f"Example: autotune {name}" in capsys.readouterr().out
-
-
-def test_every_command_of_the_readme_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    """Commands and options that README shows are known to the command line."""
-    shown = re.findall(r"autotune ([a-z]+)((?: [^`\n|#]*)?)", README.read_text(encoding="utf-8"))
-    names = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
-    used = [(name, rest) for name, rest in shown if name in names]
-    assert {name for name, _ in used} == names - {"spaces", "evaluators", "schema"} | {"schema"}
-    for name, rest in used:
-        run([name, "--help"])
-        text = capsys.readouterr().out
-        for option in re.findall(r"--[a-z-]+", rest):
-            assert option in text, f"{name} {option}"
-
-
-def test_the_readmes_model_yaml_is_valid(folder: Path) -> None:
-    """The configuration that README shows loads as it is."""
-    from autotune.config.config import load_config
-
-    block = re.search(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert block is not None
-    (folder / "readme.yaml").write_text(block.group(1))
-    assert load_config(folder / "readme.yaml").study.trials == 64
 
 
 def test_a_lost_network_is_called_that() -> None:

@@ -12,9 +12,11 @@ import fake_study
 import pytest
 import typer
 
+from autotune import api
 from autotune.cli.app import app, run
-from autotune.cli.compress import compress, read_settings
-from autotune.compression.settings import SETTINGS, Settings
+from autotune.cli.compress import compress, given_settings
+from autotune.compression.settings import SETTINGS
+from autotune.study.view import Study
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 
@@ -26,32 +28,57 @@ def parsed(*arguments: str) -> dict[str, Any]:
     return {name: values[name] for name in SETTINGS}
 
 
-def test_every_setting_is_an_option_with_its_default() -> None:
-    """Without options the settings are the defaults."""
+def test_every_setting_is_an_option_and_a_parameter_with_one_default() -> None:
+    """Without options the arguments of `autotune.compress` are its defaults, which are those of the settings."""
     assert set(SETTINGS) < set(inspect.signature(compress).parameters)
-    assert read_settings(parsed()) == Settings()
+    parameters = inspect.signature(api.compress).parameters
+    defaults = {name: parameters[name].default for name in SETTINGS}
+    assert given_settings(parsed()) == defaults == {name: info.default for name, info in SETTINGS.items()}
+
+
+@pytest.mark.parametrize("command", ["compress", "evaluate", "search", "worker", "plan", "export", "reproduce"])
+def test_every_option_is_a_parameter_of_the_api_with_the_same_default(command: str) -> None:
+    """Names differ where the command line has a shorter one; defaults are equal, an empty list counting as None."""
+    functions = {"export": Study.export}
+    of_cli = inspect.signature(next(c.callback for c in app.registered_commands if c.callback.__name__ == command))
+    of_api = inspect.signature(functions.get(command) or getattr(api, command)).parameters
+    renamed = {"file": "config", "text": "evaluation", "set_": "overrides", "out": "output"}
+    elsewhere = {
+        *("as_json", "dry_run"),  # the command line's own
+        *("prompts", "embedder", "max_new_tokens", "sequence_length", "samples", "text"),  # options of evaluators
+        *("knee", "storage", "folder", "out"),  # arguments of load_study, or the default
+    }
+    for name, parameter in of_cli.parameters.items():
+        other = of_api.get(renamed.get(name, name))
+        if other is None:
+            assert name in elsewhere, name
+        elif parameter.default is not inspect.Parameter.empty and other.default is not inspect.Parameter.empty:
+            assert (parameter.default or None) == (other.default or None), name
 
 
 def test_options_set_the_settings() -> None:
-    """Each kind of option arrives in its field."""
+    """Each kind of option arrives in its argument."""
     given = parsed(
         *("--mode", "codebook", "--codebook=-1,0,1", "--group-size", "64", "--ratio", "0.5", "--no-gptq-act-order"),
         *("--gptq", "--backup-mode", "none", "--ignored-scope", "a", "--ignored-scope", "b"),
         *("--group-size-fallback", "error", "--lora-rank", "4", "--sensitivity-metric", "output_error"),
     )
-    assert read_settings(given) == Settings(
-        mode="codebook",
-        codebook=(-1.0, 0.0, 1.0),
-        group_size=64,
-        ratio=0.5,
-        gptq=True,
-        gptq_act_order=False,
-        backup_mode="none",
-        ignored_scope=("a", "b"),
-        group_size_fallback="error",
-        lora_rank=4,
-        sensitivity_metric="output_error",
-    )
+    changed = {
+        "mode": "codebook",
+        "codebook": "-1,0,1",
+        "group_size": 64,
+        "ratio": 0.5,
+        "gptq": True,
+        "gptq_act_order": False,
+        "backup_mode": "none",
+        "ignored_scope": ("a", "b"),
+        "group_size_fallback": "error",
+        "lora_rank": 4,
+        "sensitivity_metric": "output_error",
+    }
+    found = given_settings(given)
+    found["ignored_scope"] = tuple(found["ignored_scope"])
+    assert found == {**given_settings(parsed()), **changed}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
