@@ -133,8 +133,7 @@ def compress(
         ignored_scope=tuple(ignored_scope),
         group_size_fallback=group_size_fallback,  # type: ignore[arg-type]
     )
-    limit = None if max_size is None else _size(max_size)
-    single.check_budget(settings, limit, evaluation, allow, runtime_compressed)
+    limit = single.read_size(settings, max_size, evaluation, allow, runtime_compressed)
     written = None if output is None else Path(output)
     with listening(progress) as listener:
         session = single.open_model(
@@ -354,17 +353,24 @@ def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, pro
         return rebuild(Path(folder), trial, storage=storage, stage=listener.stage)
 
 
-def compare(folders: Sequence[str | Path | Study], *, whole: bool = False) -> pd.DataFrame:
+def compare(
+    folders: Sequence[str | Path | Study], *, whole: bool = False, output: str | Path | None = None
+) -> pd.DataFrame:
     """Put several studies side by side: one row a recommended trial, the columns of trials.csv, ``model`` first.
 
     Args:
         folders: studies' folders, or `Study` objects.
         whole: all trials of the fronts, not only the recommended ones.
+        output: a folder for the table (Markdown, LaTeX, CSV) and the plot.
     """
     from autotune.reporting.compare import compare as side_by_side
+    from autotune.reporting.compare import write_comparison
 
     studies = [load_study(each).results if isinstance(each, (str, Path)) else each.results for each in folders]
-    return side_by_side(studies, whole=whole).frame
+    comparison = side_by_side(studies, whole=whole)
+    if output is not None:
+        write_comparison(comparison, Path(output))
+    return comparison.frame
 
 
 def _source(model: str | Path | ov.Model, tokenizer: Any) -> SourceModel | str:
@@ -373,15 +379,6 @@ def _source(model: str | Path | ov.Model, tokenizer: Any) -> SourceModel | str:
     from autotune.models.source import SourceModel
 
     return SourceModel.from_model(model, tokenizer)
-
-
-def _size(value: int | str) -> int:
-    from autotune.common.units import parse_bytes
-
-    try:
-        return parse_bytes(value)
-    except ValueError as error:
-        raise UsageError(f"`max_size`: {error}") from error
 
 
 def _changes(**options: Any) -> list[str]:

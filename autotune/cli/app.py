@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from autotune import __version__
 from autotune.cli import compress, listing, results, search
+from autotune.common.version import __version__
 from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
 

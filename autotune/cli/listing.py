@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,26 +34,13 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented model.yaml for this model and machine that runs without changes."""
-    from autotune.common.files import atomic_write
-    from autotune.config.config import config_schema
-    from autotune.config.starter import SCHEMA_FILE, SYNTHETIC, Sources, starter_yaml
-    from autotune.models.hub import look_at
-    from autotune.study.storage.manifest import machine
+    from autotune.config.starter import SCHEMA_FILE, SYNTHETIC, write_starter
 
-    if output.exists():
-        raise UsageError(f"{output} exists already; name another file with -o, or remove it")
     for option, file in (("--calibration", calibration), ("--text", text)):
         if file not in (None, SYNTHETIC) and not Path(str(file)).is_file():
             raise UsageError(f"{option} {file}: no such file; give a text file, or the word synthetic")
-    here = output.parent
-    sources = Sources(*(_relative_to(here, name) for name in (calibration, text, prompts, embedder)))
-    facts = look_at(model)
-    with atomic_write(output.with_name(SCHEMA_FILE)) as temporary:
-        temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
-    written = starter_yaml(str(_relative_to(here, model)), facts, machine(), sources=sources, schema=True)
-    with atomic_write(output) as temporary:
-        temporary.write_text(written, encoding="utf-8")
-    if facts is None:
+    found = write_starter(model, output, calibration=calibration, text=text, prompts=prompts, embedder=embedder)
+    if not found:
         print(
             f"note: {model} is neither a local folder nor could the hub be asked; the defaults stand. To work without "
             f"the hub: autotune init FOLDER {WITHOUT_HUB}",
@@ -64,14 +49,6 @@ def init(
     print(f"{output} is written ({SCHEMA_FILE} beside it is for your editor); look it over, then:")
     print(f"  autotune plan {output}     # sizes to the byte, before any work")
     print(f"  autotune search {output}   # the search")
-
-
-def _relative_to(folder: Path, name: str | None) -> str | None:
-    """Make an existing path relative to `folder`; other names and absolute paths stay."""
-    if name is None or Path(name).is_absolute() or not Path(name).exists():
-        return name
-    relative = os.path.relpath(name, folder)
-    return name if Path(relative) == Path(name) else Path(relative).as_posix()
 
 
 def cache(

@@ -117,8 +117,7 @@ def print_plan(planned: DryRun, space: str) -> None:
 
 def _forecast(forecast: Forecast) -> str:
     """Format the time, memory and disk space of a study in two lines."""
-    from autotune.common.formatting import size
-    from autotune.study.progress import duration
+    from autotune.common.formatting import duration, size
 
     workers = "one worker" if forecast.workers == 1 else f"{forecast.workers} workers"
     text = (
@@ -134,7 +133,7 @@ def _forecast(forecast: Forecast) -> str:
 
 def _measuring(measuring: Measuring) -> str:
     """Format the cost of measuring the errors that budgets need."""
-    from autotune.study.progress import duration
+    from autotune.common.formatting import duration
 
     return (
         f"budgets wait for errors that are measured once: {measuring.variants:,} variants of "

@@ -24,16 +24,15 @@ __all__ = ["compare", "export", "report", "reproduce"]
 
 def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
-    from autotune.reporting.folder import rebuild_report
+    from autotune import api
     from autotune.reporting.text.terminal import as_json as outcome_json
-    from autotune.results.load import load_results
 
-    paths = rebuild_report(folder, storage)
-    results = load_results(folder, storage)
+    study = api.load_study(folder, storage)
+    paths = study.write_report()
     if as_json:
-        print_json({**outcome_json(results), "folder": str(folder)})
+        print_json({**outcome_json(study.results), "folder": str(folder)})
         return
-    print_front(results)
+    print_front(study.results)
     print_paths(paths)
 
 
@@ -104,16 +103,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare several studies in one table and one plot: Markdown, LaTeX, CSV and PNG."""
-    from autotune.reporting.compare import compare as side_by_side
-    from autotune.reporting.compare import write_comparison
+    from autotune import api
     from autotune.reporting.text.terminal import as_json as outcome_json
-    from autotune.results.load import load_results
 
-    studies = [load_results(folder) for folder in folders]
-    paths = write_comparison(side_by_side(studies, whole=whole), output)
+    studies = [api.load_study(folder) for folder in folders]
+    api.compare(studies, whole=whole, output=output)
     if as_json:
-        print_json({"studies": [outcome_json(study) for study in studies], "folder": str(output)})
+        print_json({"studies": [outcome_json(study.results) for study in studies], "folder": str(output)})
         return
-    print(paths.markdown.read_text(encoding="utf-8"))
-    written = [paths.markdown, paths.latex, paths.csv, *([paths.plot] if paths.plot else [])]
-    print(f"written: {', '.join(map(str, written))}")
+    print((output / "compare.md").read_text(encoding="utf-8"))
+    print(f"written: {', '.join(str(path) for path in sorted(output.glob('compare.*')))}")

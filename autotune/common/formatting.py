@@ -193,3 +193,11 @@ def latex_table(header: list[str], rows: list[list[str]], align: str = "") -> st
     lines = [" & ".join(latex_text(" ".join(cell.split())) for cell in row) + r" \\" for row in [header, *rows]]
     start, end = f"\\begin{{tabular}}{{{align}}}", r"\end{tabular}"
     return "\n".join([start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", end]) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration: ``2.1 s``, ``1:05 min`` or ``2:05 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"

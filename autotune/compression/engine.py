@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune import __version__
 from autotune.common.files import fingerprint
+from autotune.common.version import __version__
 from autotune.compression.algorithms.awq.search import Scaling, by_label
 from autotune.compression.algorithms.awq.selection import ChannelScales, marked
 from autotune.compression.algorithms.gptq import Propagation, propagation

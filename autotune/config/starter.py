@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from autotune.common.files import atomic_write
 from autotune.common.formatting import size
+from autotune.common.machine import machine
 from autotune.common.paths import slug
 from autotune.common.yaml import yaml_flow, yaml_line
-from autotune.config.config import DEFAULT_EVALUATORS, WIKITEXT
-from autotune.models.hub import Facts
+from autotune.config.config import DEFAULT_EVALUATORS, WIKITEXT, config_schema
+from autotune.errors import UsageError
+from autotune.models.hub import Facts, look_at
 
-__all__ = ["SCHEMA_FILE", "SYNTHETIC", "Sources", "starter_yaml", "text_source"]
+__all__ = ["SCHEMA_FILE", "SYNTHETIC", "Sources", "starter_yaml", "text_source", "write_starter"]
 
 SCHEMA_FILE = "model.schema.json"
 SYNTHETIC = "synthetic"
@@ -128,6 +134,50 @@ def starter_yaml(
         trials=32 if large else 64,
         limit=size(round(0.62 * facts.parameters, -6)).replace(".0 ", " ") if facts.parameters else "1.2 GB",
     )
+
+
+def write_starter(
+    model: str,
+    output: Path,
+    *,
+    calibration: str | None = None,
+    text: str | None = None,
+    prompts: str | None = None,
+    embedder: str | None = None,
+) -> bool:
+    """Write a commented model.yaml for this model and machine, and its JSON Schema beside it.
+
+    Args:
+        model: a Hugging Face id, or a folder.
+        output: the file to write.
+        calibration, text: text files, or `SYNTHETIC`.
+        prompts: a file of prompts.
+        embedder: sentence encoder of the evaluator similarity.
+
+    Returns:
+        False if nothing is known about the model, because the hub cannot be reached.
+
+    Raises:
+        UsageError: `output` exists already.
+    """
+    if output.exists():
+        raise UsageError(f"{output} exists already; name another file with -o, or remove it")
+    sources = Sources(*(_relative_to(output.parent, name) for name in (calibration, text, prompts, embedder)))
+    facts = look_at(model)
+    with atomic_write(output.with_name(SCHEMA_FILE)) as temporary:
+        temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
+    written = starter_yaml(str(_relative_to(output.parent, model)), facts, machine(), sources=sources, schema=True)
+    with atomic_write(output) as temporary:
+        temporary.write_text(written, encoding="utf-8")
+    return facts is not None
+
+
+def _relative_to(folder: Path, name: str | None) -> str | None:
+    """Make an existing path relative to `folder`; other names and absolute paths stay."""
+    if name is None or Path(name).is_absolute() or not Path(name).exists():
+        return name
+    relative = os.path.relpath(name, folder)
+    return name if Path(relative) == Path(name) else Path(relative).as_posix()
 
 
 def text_source(name: str) -> dict[str, Any]:

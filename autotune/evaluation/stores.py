@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autotune import __version__
 from autotune.common.files import DAMAGE, atomic_write, fingerprint, locked, read_tensors, write_tensors
+from autotune.common.version import __version__
 from autotune.evaluation.protocol import Example, Measurement
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from autotune.common.files import atomic_write
+from autotune.common.formatting import duration
 from autotune.evaluation import Direction
 from autotune.results.pareto import costs, hypervolume
-from autotune.study.progress import Listener, StudyInfo, duration, front_rows, front_trials, is_feasible, row_of
+from autotune.study.progress import Listener, StudyInfo, front_rows, front_trials, is_feasible, row_of
 from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
 from autotune.study.sampling.proposals import Proposal, Proposer
 from autotune.study.storage.attributes import Description, all_metrics, describe_study, record_manifest

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 
-from autotune.common.formatting import label, score, size
+from autotune.common.formatting import duration, label, score, size
 from autotune.compression.describe import describe_settings
 from autotune.evaluation import Direction, Metric
 from autotune.results.frame import effective_settings
@@ -32,7 +32,6 @@ __all__ = [
     "PlainListener",
     "Row",
     "StudyInfo",
-    "duration",
     "front_rows",
     "front_trials",
     "listening",
@@ -148,14 +147,6 @@ def make_listener(stream: TextIO | None = None) -> Listener:
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveListener(console)
     return PlainListener(stream)
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: ``2.1 s``, ``1:05 min`` or ``2:05 h``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:

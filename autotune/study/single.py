@@ -92,11 +92,15 @@ class CompressedModel:
         """
         return write_model(self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
 
-    def evaluate(self, *, evaluators: Mapping[str, Mapping[str, Any]], cache: str | Path | None = None) -> Scores:
-        """Score the model against its original; `evaluators` and `cache` as in `autotune.evaluate`."""
-        from autotune.api import evaluate as evaluate_model
+    def evaluate(self, evaluators: Mapping[str, Mapping[str, Any]], *, stage: Stage = lambda text: None) -> Scores:
+        """Score the model against its original.
 
-        return evaluate_model(self, evaluators=evaluators, cache=cache)
+        Args:
+            evaluators: name -> options, as for `autotune.evaluate`.
+            stage: receives progress messages.
+        """
+        config = evaluation_config(file=None, reference=IN_MEMORY, names=list(evaluators), options=evaluators)
+        return evaluate(self, config, source=self.source, stage=stage)
 
     def __repr__(self) -> str:
         share = 100 * self.footprint / self.original_footprint
@@ -171,20 +175,26 @@ def compress(session: ModelSession, settings: Settings, *, output: Path | None =
     return _finish(session, plan, {"settings": session.engine.resolve(settings).as_dict()}, output)
 
 
-def check_budget(
-    settings: Settings, limit: int | None, evaluation: Any, allow: Sequence[str], runtime_compressed: bool
-) -> None:
-    """Refuse arguments that exclude each other with a size limit, or without one.
+def read_size(
+    settings: Settings, max_size: int | str | None, evaluation: Any, allow: Sequence[str], runtime_compressed: bool
+) -> int | None:
+    """Read a size limit in bytes, and refuse arguments that exclude each other with it, or without one.
 
     Raises:
-        UsageError: they do.
+        UsageError: the limit cannot be read, or arguments exclude each other.
     """
-    if limit is None:
+    from autotune.common.units import parse_bytes
+
+    if max_size is None:
         if allow or not runtime_compressed or evaluation is not None:
             raise UsageError(
                 "`evaluation`, `allow` and `runtime_compressed=False` need `max_size`; without it use `mode`"
             )
-        return
+        return None
+    try:
+        limit = parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(f"`max_size`: {error}") from error
     if set(allow) - {"int2", "int3"}:
         raise UsageError(f"`allow` must be int2 or int3, got {', '.join(allow)}")
     if "int3" in allow and runtime_compressed:
@@ -195,6 +205,7 @@ def check_budget(
     for name in type(settings).__dataclass_fields__:
         if getattr(settings, name) != getattr(default, name):
             raise UsageError(f"`max_size` chooses format and algorithms of each weight; leave out `{name}`")
+    return limit
 
 
 def compress_to_size(

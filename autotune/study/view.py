@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from autotune.reporting.folder import ReportPaths
     from autotune.results.records import StudyResults, TrialRecord
     from autotune.study.export import SavedModel
     from autotune.study.run import StudyOutcome
@@ -152,6 +153,12 @@ class Study:
         wish = parse_wish(trial=trial, max_drop=max_drop, metric=metric, max_size=max_size)
         with listening(progress) as listener:
             return export(self.folder, Path(folder), wish=wish, storage=self.storage, stage=listener.stage)
+
+    def write_report(self) -> ReportPaths:
+        """Write every table, plot and page of the study's folder again."""
+        from autotune.reporting.folder import write_report
+
+        return write_report(self.results, self.folder)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one page that works offline; return its path."""

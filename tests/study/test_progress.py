@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from search_fakes import METRICS, FakeConfig, StudyOptions, search
 
+from autotune.common.formatting import duration
 from autotune.common.units import parse_constraint
 from autotune.evaluation import Metric
-from autotune.study.progress import LiveListener, PlainListener, Row, StudyInfo, duration, make_listener, thinned
+from autotune.study.progress import LiveListener, PlainListener, Row, StudyInfo, make_listener, thinned
 
 OBJECTIVES = {"kl_divergence": METRICS["kl_divergence"], "footprint": Metric("minimize", "bytes")}
 SETTINGS = {"mode": "int4_asym", "group_size": 64, "ratio": 0.8, "awq": True}
