@@ -35,7 +35,8 @@ from autotune.compression.bank import Bank
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
 from autotune.evaluation import SCORING_CONFIG
-from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
+from autotune.models.runtime.compile import end_token_ids
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from autotune.models.source import SourceModel, resolve_model
 from evaluators import _divergence
 from evaluators._embedder import embed

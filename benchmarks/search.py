@@ -184,7 +184,8 @@ class Peer:
 
     def compiled(self, model: Any) -> Any:
         """A model ready for the evaluator of the divergence."""
-        from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
+        from autotune.models.runtime.compile import end_token_ids
+        from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
         ends = end_token_ids(self.source.path, self.tokenizer)
         return OpenVINOLanguageModel(model, self.tokenizer, eos_token_ids=ends)

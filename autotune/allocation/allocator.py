@@ -21,8 +21,6 @@ from autotune.compression.plan import Plan
 from autotune.errors import PlanError
 from autotune.evaluation import Measurement
 
-__all__ = ["TOKENS_PER_WEIGHT", "Allocator", "Point", "open_allocator", "protections"]
-
 TOKENS_PER_WEIGHT = 2048
 """Token-forwards that a table of errors may take, for each weight on average."""
 

@@ -12,8 +12,6 @@ from autotune.compression.plan import Plan
 from autotune.compression.settings import INT8_MODES, Settings
 from autotune.errors import PlanError
 
-__all__ = ["Choice", "Menus", "default_settings", "make_menus"]
-
 GRIDS = (("int4_asym", 32), ("int4_asym", 64), ("int4_asym", 128), ("int4_sym", 128))
 """Formats and group sizes worth choosing from."""
 

@@ -25,8 +25,6 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.knapsack import cheapest_choices
 from autotune.compression.plan import Plan
 
-__all__ = ["ErrorTable", "block_of", "corrected_by", "limits", "measure", "solve"]
-
 Divergence = Callable[[str, Variant], float]
 """(weight, variant) -> KL divergence in nats a token of the model with this weight alone in this variant."""
 

@@ -13,8 +13,6 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS
 
-__all__ = ["ERROR_METRIC", "LEARNED_FROM", "BudgetPlanner", "bytes_of"]
-
 ERROR_METRIC = "measured KL divergence"
 """Name of the values that a plan's map of weights shows instead of a sensitivity."""
 

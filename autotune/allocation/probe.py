@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from autotune.evaluation import Evaluator, Measurement, Reference
     from autotune.models.source import SourceModel
 
-__all__ = ["FULL", "SHORT", "Array", "MeasuringInputs", "Probe", "Texts", "with_weights_as_inputs"]
-
 Array = npt.NDArray[np.float32]
 
 SHORT = {"sequence_length": 256, "samples": 4}

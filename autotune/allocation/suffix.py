@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import FloatArray, IntArray
 
-__all__ = ["SHARE", "Suffixes"]
-
 Kept = dict[str, npt.NDArray[Any]]
 
 SEGMENTS = 4

@@ -18,8 +18,6 @@ from autotune.common.version import __version__
 from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
 
-__all__ = ["app", "main", "run"]
-
 HELP = """\
 Finds the smallest OpenVINO language model that still answers like the original.
 

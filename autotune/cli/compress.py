@@ -12,8 +12,6 @@ import typer
 from autotune.cli.output import Json, print_json, print_saved
 from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
 
-__all__ = ["compress", "evaluate"]
-
 FORMATS = "Formats"
 ALGORITHM = "Algorithms"
 CALIBRATION = "Calibration"

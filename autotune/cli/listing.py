@@ -11,8 +11,6 @@ import typer
 from autotune.cli.output import Json, print_evaluators, print_json
 from autotune.errors import AutotuneError, UsageError
 
-__all__ = ["cache", "evaluators", "init", "schema", "spaces"]
-
 WITHOUT_HUB = "--calibration synthetic --text synthetic --embedder minilm"
 
 

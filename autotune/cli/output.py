@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.planning.forecast import Forecast, Measuring
 
-__all__ = [
-    "ConfigFile",
-    "Json",
-    "Set",
-    "Storage",
-    "StudyFolder",
-    "print_equivalents",
-    "print_evaluators",
-    "print_front",
-    "print_json",
-    "print_paths",
-    "print_plan",
-    "print_saved",
-]
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="Configuration of the study.")]
 Set = Annotated[

@@ -19,8 +19,6 @@ from autotune.cli.output import (
 )
 from autotune.errors import UsageError
 
-__all__ = ["compare", "export", "report", "reproduce"]
-
 
 def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
     """Rebuild every table, plot and page of a study from its storage."""

@@ -24,8 +24,6 @@ from autotune.errors import UsageError
 if TYPE_CHECKING:
     from autotune.config.config import Config
 
-__all__ = ["plan", "search", "worker"]
-
 Workers = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Worker processes; 0: run trials in this process.")
 ]

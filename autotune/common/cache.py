@@ -9,8 +9,6 @@ from pathlib import Path
 
 from autotune.errors import UsageError
 
-__all__ = ["DEFAULT_LIMIT", "Cache"]
-
 ENVIRONMENT = "AUTOTUNE_CACHE"
 """Environment variable with the cache folder, used if no other is given."""
 

@@ -17,17 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = [
-    "DAMAGE",
-    "atomic_write",
-    "fingerprint",
-    "fingerprint_file",
-    "get_or_create_directory",
-    "locked",
-    "read_tensors",
-    "write_tensors",
-]
-
 
 def fingerprint(*parts: Any) -> str:
     """Hash strings, bytes or plain data: 32 hex digits (the first 128 bits of SHA-256).

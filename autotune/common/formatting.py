@@ -5,22 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
-__all__ = [
-    "DASH",
-    "MINUS",
-    "is_missing",
-    "label",
-    "latex_table",
-    "markdown_table",
-    "number",
-    "percent",
-    "score",
-    "signed_percent",
-    "size",
-    "size_unit",
-    "times",
-]
-
 DASH = "\N{EN DASH}"
 """The content of a table cell without a value."""
 

@@ -7,8 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine"]
-
 
 def machine() -> dict[str, Any]:
     """Describe the machine: CPU model, logical cores, cores this process may use, memory in bytes, platform."""

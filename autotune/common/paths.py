@@ -10,8 +10,6 @@ from typing import Any
 
 from autotune.common.validation import nearest
 
-__all__ = ["HUB_ID", "absolute", "local_model", "local_or_hub", "looks_like_path", "slug", "text_problem"]
-
 BLOCK = 1 << 20
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

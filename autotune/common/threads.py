@@ -16,19 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-__all__ = [
-    "all_cores",
-    "cores",
-    "environment_for",
-    "in_parallel",
-    "limited_to",
-    "one_blas_thread",
-    "share",
-    "take_share",
-    "thread_limit",
-    "usable_cores",
-]
-
 ENVIRONMENT = "AUTOTUNE_THREADS"
 """Environment variable with the number of threads of a process."""
 

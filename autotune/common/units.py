@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-__all__ = ["Constraint", "parse_bytes", "parse_constraint", "parse_duration"]
-
 BYTE_UNITS = {
     "": 1,
     "b": 1,

@@ -18,8 +18,6 @@ from pydantic import BaseModel, ValidationError
 from autotune.common.yaml import KeyPath, Source, dotted
 from autotune.errors import ConfigError
 
-__all__ = ["Finding", "Invalid", "from_validation", "got", "nearest", "report"]
-
 SHOWN = 5
 """Further problems that one message names; the rest is counted."""
 

@@ -17,8 +17,6 @@ import yaml
 
 from autotune.errors import ConfigError
 
-__all__ = ["KeyPath", "Source", "dotted", "dump_yaml", "parse_yaml", "read_yaml", "yaml_flow", "yaml_line"]
-
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Path of a value: keys of mappings and indices of lists, from the top."""
 

@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from autotune.common.files import DAMAGE, read_tensors, write_tensors
 
-__all__ = ["MEMORY_LIMIT", "Bank", "Entry"]
-
 Entry = Mapping[str, npt.NDArray[Any]]
 
 log = logging.getLogger(__name__)

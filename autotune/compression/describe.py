@@ -9,8 +9,6 @@ from autotune.common.formatting import DASH, is_missing, size
 from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import MOST_BITS
 
-__all__ = ["default_backup", "describe_algorithms", "describe_budget", "describe_settings"]
-
 SHORT_NAMES = {"awq": "AWQ", "scale_estimation": "SE", "gptq": "GPTQ", "lora_correction": "LoRA"}
 """Usual abbreviations of the algorithms, in the order in which they are applied."""
 

@@ -34,8 +34,6 @@ from autotune.errors import PlanError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["ENGINE_VERSION", "Engine"]
-
 ENGINE_VERSION = 9
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 

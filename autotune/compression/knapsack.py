@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["cheapest_choices", "cheapest_subset"]
-
 UNITS = 1 << 16
 """Sizes are counted in so many parts of their sum, rounded up, where their greatest common divisor is finer."""
 

@@ -18,8 +18,6 @@ from autotune.compression.knapsack import cheapest_subset
 from autotune.compression.settings import INT8_MODES, OUTPUT_ERROR, Settings
 from autotune.errors import PlanError
 
-__all__ = ["Plan", "expanded_at_run_time", "make_variants", "percent_in_bits", "weight_bits"]
-
 NEARLY = 0.005
 """A ratio counts as reached so far below it."""
 

@@ -20,21 +20,6 @@ from autotune.compression.formats.table import (
     float16,
 )
 
-__all__ = [
-    "ALGORITHMS",
-    "ALLOCATIONS",
-    "DATA_FREE_METRIC",
-    "INT8_MODES",
-    "MIXED",
-    "MODES",
-    "MOST_BITS",
-    "OUTPUT_ERROR",
-    "SETTINGS",
-    "Allocation",
-    "SettingInfo",
-    "Settings",
-]
-
 Fallback = Literal["adjust", "ignore", "error"]
 Allocation = Literal["ratio", "budget"]
 Kind: TypeAlias = Literal["switch", "integer", "number", "text", "list"]

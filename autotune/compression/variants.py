@@ -27,8 +27,6 @@ from autotune.compression.ir.model_weights import Rows
 from autotune.compression.ir.weights import Weight, rows_to_shape
 from autotune.errors import CompressionError
 
-__all__ = ["Treatment", "compress_weight"]
-
 ADAPTER_ROWS = 128
 """Rows whose output error is computed at a time when adapters are compared."""
 

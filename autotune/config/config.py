@@ -41,17 +41,6 @@ from autotune.config.space.presets import read_space
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 
-__all__ = [
-    "DEFAULT_EVALUATORS",
-    "WIKITEXT",
-    "Config",
-    "calibration_from",
-    "config_from",
-    "config_schema",
-    "load_config",
-    "load_configs",
-]
-
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
 DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {

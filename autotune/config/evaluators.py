@@ -18,15 +18,6 @@ from autotune.common.validation import Finding, Invalid, from_validation, got, n
 from autotune.errors import AutotuneError, ConfigError
 from autotune.evaluation import Metric, registry
 
-__all__ = [
-    "default_objectives",
-    "known_evaluators",
-    "read_constraints",
-    "read_evaluators",
-    "read_objectives",
-    "read_report",
-]
-
 STUDY_METRICS = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
     "relative_error": Metric("minimize", "%", "mean relative error of similarity and perplexity", 0.0),

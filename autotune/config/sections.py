@@ -23,17 +23,6 @@ from autotune.common.validation import Finding, Invalid, got
 from autotune.evaluation import SCORING_CONFIG
 from autotune.evaluation.texts.sources import TextSource
 
-__all__ = [
-    "SAMPLERS",
-    "CacheOptions",
-    "Calibration",
-    "Name",
-    "RuntimeOptions",
-    "Section",
-    "StudyOptions",
-    "base_dir",
-]
-
 Sampler = Literal["tpe", "nsga2", "gp", "random", "grid"]
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "gp", "random", "grid")
 

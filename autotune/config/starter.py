@@ -18,8 +18,6 @@ from autotune.config.config import DEFAULT_EVALUATORS, WIKITEXT, config_schema
 from autotune.errors import UsageError
 from autotune.models.hub import Facts, look_at
 
-__all__ = ["SCHEMA_FILE", "SYNTHETIC", "Sources", "starter_yaml", "text_source", "write_starter"]
-
 SCHEMA_FILE = "model.schema.json"
 SYNTHETIC = "synthetic"
 """The word for texts that the model generates; a file of that name is ./synthetic."""

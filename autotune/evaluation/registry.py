@@ -17,8 +17,6 @@ from autotune.evaluation.protocol import Evaluator, Metric
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["GROUP", "available", "create_evaluator", "evaluator_metrics", "evaluator_options"]
-
 GROUP = "autotune.evaluators"
 _METHODS = ("fingerprint", "reference", "evaluate", "original")
 

@@ -17,8 +17,6 @@ from autotune.evaluation.protocol import Example, Measurement
 if TYPE_CHECKING:
     from autotune.evaluation.protocol import Evaluator, Reference
 
-__all__ = ["Recorded", "ReferenceStore", "ScoreStore", "reference_key"]
-
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     import openvino as ov
     import torch
 
-__all__ = ["Checkpoint", "find_checkpoint", "keep_integers", "write_float_copy"]
-
 _log = logging.getLogger(__name__)
 
 _CONFIG = "config.json"

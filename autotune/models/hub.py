@@ -11,8 +11,6 @@ from typing import Any
 
 from autotune.errors import reason
 
-__all__ = ["Facts", "hub_advice", "is_hub_problem", "look_at"]
-
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
 _UNREACHABLE = "the hub could not be reached"
 

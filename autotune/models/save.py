@@ -14,8 +14,6 @@ from autotune.models.source import COPIED_FILES, MODEL_FILE, SourceModel
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["openvino_config", "save_model"]
-
 
 def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mapping[str, Any]) -> None:
     """Write a complete model folder.

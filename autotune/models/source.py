@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from autotune.common.cache import Cache
 
-__all__ = ["COPIED_FILES", "MODEL_FILE", "WEIGHTS_FILE", "SourceModel", "resolve_model"]
-
 _log = logging.getLogger(__name__)
 
 MODEL_FILE = "openvino_model.xml"

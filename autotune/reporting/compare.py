@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "ComparisonPaths", "compare", "comparison_figure", "write_comparison"]
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

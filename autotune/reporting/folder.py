@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.storages import BaseStorage
 
-__all__ = ["ReportPaths", "figures", "rebuild_report", "write_report", "write_text"]
-
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:

@@ -13,20 +13,6 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Table",
-    "front_cell",
-    "front_csv",
-    "front_heading",
-    "front_latex",
-    "front_legend",
-    "front_markdown",
-    "front_row",
-    "front_table",
-    "starred",
-    "trials_csv",
-]
-
 STAR = "★"
 HEADERS = {
     "mode": "mode",

@@ -40,8 +40,6 @@ from autotune.results.load import ENOUGH_FOR_IMPORTANCES
 from autotune.results.plans import WeightMap, known_sensitivity, read_plans, weight_map
 from autotune.results.records import StudyResults
 
-__all__ = ["Answers", "Card", "PlanMap", "Report", "build_report"]
-
 PAIRED = (
     "The plots show all trials, in which other settings vary too. The table compares only trials that are equal in "
     "everything else: the median change over those pairs, and its range."

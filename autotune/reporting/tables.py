@@ -16,18 +16,6 @@ from autotune.results.failures import failures, reason, remedy
 from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
 from autotune.results.records import StudyResults
 
-__all__ = [
-    "TrialsTable",
-    "budget_errors_table",
-    "failures_table",
-    "held_out_table",
-    "importances_table",
-    "metrics_table",
-    "paired_table",
-    "sizes_table",
-    "trials_table",
-]
-
 REASON = 400
 """Characters of an error message that a report shows; trials.csv has all of it."""
 

@@ -11,8 +11,6 @@ from autotune.compression.describe import describe_settings
 from autotune.results.decision import accuracy_metric
 from autotune.results.records import StudyResults
 
-__all__ = ["budget_sentences", "measured_errors", "prediction_sentence", "protected_weights"]
-
 DIVERGENCE = "kl_divergence"
 
 Plans = Mapping[str, Mapping[str, Any]]

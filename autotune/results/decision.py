@@ -11,20 +11,6 @@ from autotune.compression.describe import describe_settings
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.records import StudyResults
 
-__all__ = [
-    "Choice",
-    "accuracy_metric",
-    "baseline",
-    "broken_limits",
-    "choices",
-    "choices_by_size",
-    "context_metrics",
-    "decision_sentence",
-    "objective_pairs",
-    "saving",
-    "ties",
-]
-
 PREFERRED = (
     *("kl_divergence", "answer_kl_divergence", "similarity"),
     *("perplexity_increase", "perplexity", "top1_agreement"),

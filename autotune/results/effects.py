@@ -16,8 +16,6 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PairedChange", "applicable", "effects_frame", "paired_changes", "varying_settings"]
-
 
 @dataclass(frozen=True, slots=True)
 class PairedChange:

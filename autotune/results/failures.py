@@ -7,8 +7,6 @@ import re
 from autotune.results.decision import broken_limits
 from autotune.results.records import StudyResults, TrialRecord
 
-__all__ = ["OTHERWISE", "failures", "reason", "remedy"]
-
 REMEDIES: tuple[tuple[str, str], ...] = (
     (
         r"memoryerror|bad_alloc|out of memory|cannot allocate|exit code -?9\b|signal 9|sigkill",

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from autotune.evaluation import Measurement
     from autotune.results.records import StudyResults, TrialRecord
 
-__all__ = [
-    "SETTING_COLUMNS",
-    "SIZE_COLUMNS",
-    "TIME_COLUMNS",
-    "add_held_out",
-    "answers_frame",
-    "build_frame",
-    "effective_settings",
-    "front_frame",
-]
-
 SETTING_COLUMNS = tuple(name for name, info in SETTINGS.items() if info.search_order)
 SIZE_COLUMNS = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
 MEASURE_COLUMNS = (

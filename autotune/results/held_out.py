@@ -13,8 +13,6 @@ from autotune.results.decision import accuracy_metric
 from autotune.results.pareto import costs, dominators
 from autotune.results.records import StudyResults
 
-__all__ = ["degradation", "held_out_metrics", "held_out_sentences", "held_out_trials", "newly_dominated"]
-
 
 def held_out_metrics(results: StudyResults) -> list[str]:
     """Return the objectives with scores on the report texts; without any, the metric that stands for accuracy."""

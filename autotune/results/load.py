@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-__all__ = ["load_results", "results_of"]
-
 STUDY_NAME = "autotune"
 SCHEMA_VERSION = 1
 ENOUGH_FOR_IMPORTANCES = 50

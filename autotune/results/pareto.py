@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Bools = npt.NDArray[np.bool_]
 
-__all__ = ["costs", "dominators", "front_indices", "hypervolume", "is_wide", "knee", "nondominated", "unit_costs"]
-
 WIDE = 10.0
 """Ratio of the largest to the smallest positive value above which a log scale is used."""
 

@@ -17,8 +17,6 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cell", "WeightMap", "known_sensitivity", "plan_frame", "read_plan", "read_plans", "weight_map"]
-
 WRAPPERS = re.compile(r"(^self\.|^__module\.|\._openvino_orig_weight$|[./]weight$|/?(MatMul|ov_ext::linear).*$)")
 """Parts of weights' names that exporters add."""
 

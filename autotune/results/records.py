@@ -16,8 +16,6 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HeldOutScores", "Original", "StudyResults", "TrialRecord"]
-
 
 @dataclass(frozen=True, slots=True)
 class Original:

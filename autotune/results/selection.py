@@ -12,8 +12,6 @@ from autotune.results.decision import accuracy_metric
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.records import StudyResults
 
-__all__ = ["Wish", "choose", "parse_wish"]
-
 DROP_METRICS = ("perplexity_increase", "similarity", "top1_agreement", "answer_top1_agreement", "perplexity")
 """Metrics for which a drop in percent makes sense; without a name the first that was scored is used."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
 
-__all__ = ["allowed_menus", "open_planner", "windows_of"]
-
 SINGLE_TOKENS = 1024
 """Tokens on which single weights are measured."""
 

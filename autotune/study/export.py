@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from autotune.config.config import Config
     from autotune.models.source import SourceModel
 
-__all__ = ["Reproduction", "SavedModel", "check_empty", "export", "reproduce", "settings_of", "write_model"]
-
 CARD = "README.md"
 RECORD = "autotune.json"
 

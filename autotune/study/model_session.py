@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from autotune.models.runtime.language_model import OpenVINOLanguageModel
     from autotune.models.source import SourceModel
 
-__all__ = ["ModelSession", "check_memory"]
-
 
 class ModelSession:
     """Model, tokenizer, calibration statistics and engine of one configuration.
@@ -103,7 +101,8 @@ class ModelSession:
 
     def compiled(self, model: Any) -> OpenVINOLanguageModel:
         """Compile a model on the configured device with the configured properties."""
-        from autotune.models.runtime.language_model import OpenVINOLanguageModel, end_token_ids
+        from autotune.models.runtime.compile import end_token_ids
+        from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
         runtime = self.config.runtime
         threads = thread_limit()  # changes the time of a score and none of its bits

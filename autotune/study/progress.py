@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = [
-    "Listener",
-    "LiveListener",
-    "PlainListener",
-    "Row",
-    "StudyInfo",
-    "front_rows",
-    "front_trials",
-    "listening",
-    "make_listener",
-    "row_of",
-]
-
 FRONT_ROWS = 8
 SHORT = {"kl_divergence": "kl", "answer_kl_divergence": "answer kl", "top1_agreement": "top-1", "perplexity": "ppl"}
 

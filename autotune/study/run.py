@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from autotune.config.config import Config
 
-__all__ = ["ATTRIBUTE", "StudyOutcome", "rescore_front", "run_search", "run_worker"]
-
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )

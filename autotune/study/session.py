@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from autotune.models.runtime.language_model import OpenVINOLanguageModel
     from autotune.study.trials.racing import Race
 
-__all__ = ["Session"]
-
 
 class Session(ModelSession):
     """Everything that trials work with: model, engine, evaluators and references of one configuration.

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from autotune.config.sections import Calibration
     from autotune.models.source import SourceModel
 
-
-__all__ = ["CompressedModel", "Scores", "compress", "compress_to_size", "evaluate", "evaluation_config", "open_model"]
-
 Stage = Callable[[str], None]
 
 IN_MEMORY = "in-memory/model"
@@ -103,11 +100,9 @@ class CompressedModel:
         return evaluate(self, config, source=self.source, stage=stage)
 
     def __repr__(self) -> str:
-        share = 100 * self.footprint / self.original_footprint
-        return (
-            f"CompressedModel({self.source.name}: {self.footprint:,} bytes, {share:.1f}% of the original, "
-            f"{self.compression_rate:.2f}x smaller than float32)"
-        )
+        share = f"{100 * self.footprint / self.original_footprint:.1f}% of the original"
+        rate = f"{self.compression_rate:.2f}x smaller than float32"
+        return f"CompressedModel({self.source.name}: {self.footprint:,} bytes, {share}, {rate})"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -385,7 +380,7 @@ def evaluate(
     """Score one model against the original of `config` with its evaluators.
 
     Args:
-        model: hub id, Hugging Face folder, OpenVINO folder, or a model in memory.
+        model: hub id, folder, or a model in memory.
         config: names the original, the evaluators with their options, the runtime and the cache.
         source: the original, if it is opened already; `config` then names it `IN_MEMORY`.
         stage: receives progress messages.
@@ -396,10 +391,8 @@ def evaluate(
     _ = session.evaluators  # a wrong option is reported before anything is loaded
     if source is not None:
         session.source = source
-    if isinstance(model, CompressedModel):
-        return Scores(session.scorer.model(model.model))
     if not isinstance(model, (str, Path)):
-        return Scores(session.scorer.model(model))
+        return Scores(session.scorer.model(model.model if isinstance(model, CompressedModel) else model))
     folder = Path(model).expanduser()
     if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score")

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from autotune.config.config import Config
 
-__all__ = ["begin", "mark_interrupted", "tell"]
-
 
 def begin(
     study: optuna.Study, config: Config, history: History, proposal: Proposal

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from autotune.study.export import SavedModel
     from autotune.study.run import StudyOutcome
 
-__all__ = ["Study"]
-
 
 class Study:
     """A finished or running study: trials, front, plots, and the models of its trials.

@@ -25,8 +25,6 @@ from autotune.compression.formats.quantize import encode, round_trip, stored_val
 from autotune.compression.formats.table import Format
 from autotune.errors import CompressionError
 
-__all__ = ["Propagation", "propagation", "quantize_columns", "quantize_with_best_scales"]
-
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the second moments."""
 

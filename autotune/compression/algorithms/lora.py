@@ -29,8 +29,6 @@ from autotune.compression.formats.quantize import (
 )
 from autotune.compression.formats.table import FORMATS
 
-__all__ = ["cost_beside", "fit_adapters"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 OVERSAMPLING = 8

@@ -17,8 +17,6 @@ from autotune.compression.formats.encoding import Array, Codes
 from autotune.compression.formats.quantize import decode, round_trip, stored_value, zero_point
 from autotune.compression.formats.table import Format
 
-__all__ = ["MAX_BLOCK", "blocks_of", "estimate_scale", "fit_scales", "output_error"]
-
 SHRINK_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 """Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
 

@@ -28,8 +28,6 @@ from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights, 
 from autotune.compression.ir.weights import Weight
 from autotune.compression.settings import DATA_FREE_METRIC, OUTPUT_ERROR
 
-__all__ = ["measure_sensitivity", "weighted_error"]
-
 EPSILON = float(np.finfo(np.float32).eps)
 
 

@@ -32,8 +32,6 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["BLOCK", "Depth", "Precision", "Progress", "Summary", "calibrate", "join_tiles", "native_precision"]
-
 Precision = Literal["f32", "bf16"]
 Progress = Callable[[int, int], None]
 """Called with (windows done, windows in all)."""

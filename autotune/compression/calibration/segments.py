@@ -21,8 +21,6 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["BYTES_PER_ELEMENT", "Segment", "cut", "extract", "output_of", "text_inputs"]
-
 BYTES_PER_ELEMENT = 4
 """Upper bound for a float weight in a compiled model."""
 

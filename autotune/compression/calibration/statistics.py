@@ -27,8 +27,6 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["VERSION", "Statistics", "StatisticsCache"]
-
 VERSION = 2
 """Changes whenever the collected numbers change."""
 

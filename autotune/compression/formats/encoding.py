@@ -12,23 +12,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "E4M3_MAX",
-    "E4M3_SMALLEST",
-    "Array",
-    "Codes",
-    "decode_e2m1",
-    "decode_e4m3",
-    "decode_e8m0",
-    "encode_e2m1",
-    "encode_e4m3",
-    "encode_e8m0",
-    "pack",
-    "packed_bytes",
-    "power_of_two_above",
-    "unpack",
-]
-
 Array = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
 

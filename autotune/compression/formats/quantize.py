@@ -30,19 +30,6 @@ from autotune.compression.formats.encoding import (
 )
 from autotune.compression.formats.table import Format
 
-__all__ = [
-    "FLOAT16_SMALLEST",
-    "decode",
-    "encode",
-    "initial_scale",
-    "read_scale",
-    "round_trip",
-    "store_scale",
-    "stored_value",
-    "with_second_order_scale",
-    "zero_point",
-]
-
 EPSILON = np.float32(np.finfo(np.float32).eps)
 """Scales below this are replaced by it, as in NNCF."""
 

@@ -15,18 +15,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = [
-    "BITS",
-    "FORMATS",
-    "LARGEST_FLOAT16",
-    "MOST_LEVELS",
-    "Format",
-    "codebook_format",
-    "float16",
-    "parse_codebook",
-    "read_codebook",
-]
-
 Family = Literal["asymmetric", "symmetric", "levels", "minifloat"]
 
 _STORAGE = {

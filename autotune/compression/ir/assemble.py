@@ -24,8 +24,6 @@ from autotune.compression.ir.weights import Use, Weight
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["assemble"]
-
 
 def assemble(
     model: ov.Model,

@@ -10,19 +10,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = [
-    "FLOAT_TYPES",
-    "all_finite",
-    "constant",
-    "model_digest",
-    "narrow",
-    "raw_bytes",
-    "read_f32",
-    "type_name",
-    "widen_bf16",
-    "widen_f16",
-]
-
 FLOAT_TYPES = ("f16", "bf16", "f32", "f64")
 """Storage types of weights that can be compressed."""
 

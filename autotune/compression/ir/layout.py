@@ -15,8 +15,6 @@ from autotune.compression.formats.quantize import decode, read_scale
 from autotune.compression.formats.table import BITS, FORMATS, Format, codebook_format
 from autotune.compression.ir.weights import Weight
 
-__all__ = ["SCALE_DTYPES", "Packed", "Variant", "layout", "restore"]
-
 SCALE_DTYPES = {"f16": np.float16, "f8e8m0": np.uint8, "f8e4m3": np.uint8}
 """NumPy's type for each storage type of scales."""
 

@@ -19,8 +19,6 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["BLOCK_ELEMENTS", "ModelWeights", "Rows"]
-
 BLOCK_ELEMENTS = 1 << 19
 """Elements of a block of rows: few enough for the caches, enough to amortise the cost of a call."""
 

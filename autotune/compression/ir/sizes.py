@@ -20,8 +20,6 @@ from autotune.compression.ir.weights import Weight
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Sizes"]
-
 
 class Sizes:
     """Sizes of a model and of everything that can be made of it.

@@ -16,8 +16,6 @@ from autotune.errors import CompressionError
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["Use", "Weight", "compressed_already", "find_weights", "rows_to_shape", "rows_view"]
-
 Kind = Literal["matmul", "embedding", "convolution"]
 
 _CONVOLUTION_CHANNEL_AXES = {

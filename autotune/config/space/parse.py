@@ -23,8 +23,6 @@ from autotune.config.space.space import (
     active_parameters,
 )
 
-__all__ = ["SpaceReader", "read_budget", "space_schema"]
-
 ALL_PARAMETERS = (*BUDGET_PARAMETERS, *DRAWN_PARAMETERS, *FIXED_PARAMETERS)
 ABOUT = ("name", "description")
 """Keys of a space that do not change what it allows."""

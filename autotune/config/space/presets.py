@@ -20,8 +20,6 @@ from autotune.config.space.parse import SpaceReader
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 
-__all__ = ["Preset", "load_space", "presets", "read_space"]
-
 ENTRY_POINTS = "autotune.search_spaces"
 OWN_PACKAGE = "search_spaces"
 

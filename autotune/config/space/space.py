@@ -16,17 +16,6 @@ from autotune.common.files import fingerprint
 from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, SETTINGS, Settings
 
-__all__ = [
-    "BUDGET_PARAMETERS",
-    "DRAWN_PARAMETERS",
-    "FIXED_PARAMETERS",
-    "Choices",
-    "Parameter",
-    "Range",
-    "SearchSpace",
-    "active_parameters",
-]
-
 BUDGET_PARAMETERS = ("allocation", "budget")
 """The kind of plan, and the size limit of a plan with measured errors; drawn before all others."""
 

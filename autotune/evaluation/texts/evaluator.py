@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from autotune.evaluation.protocol import Metric
 
-__all__ = ["TextEvaluator", "TextOptions"]
-
 
 class TextOptions(TextSource):
     """Options of a `TextEvaluator`: a source of texts, and the parts of them that are scored."""

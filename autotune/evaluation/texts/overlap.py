@@ -8,8 +8,6 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK", "shared_parts", "shared_share"]
-
 Texts = Sequence[Sequence[int]]
 
 BLOCK = 64

@@ -11,8 +11,6 @@ from typing import Any
 
 from autotune.errors import ConfigError
 
-__all__ = ["read_prompts"]
-
 _KEYS = ("prompt", "prompts", "text", "question", "instruction")  # columns and keys that may hold a prompt
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 Texts: TypeAlias = "str | Path | Sequence[str] | Mapping[str, Any] | npt.NDArray[Any]"
 """Texts as the Python API takes them; see `text_source`."""
 
-__all__ = ["TextSource", "Texts", "describe_source", "read_texts", "read_windows", "text_source", "token_windows"]
-
 _SEPARATOR = "\n\n"  # between the rows of a dataset, as is usual for perplexity on wikitext
 _PREFIX_CHARACTERS = 32  # per token: far more than any tokenizer averages over a text
 _PREFIX_MARGIN = 256  # tokens that are dropped at the end of a prefix, which may be cut inside a token

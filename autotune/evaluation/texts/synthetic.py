@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     DoubleArray = npt.NDArray[np.float64]
 
-__all__ = ["cached_windows", "generate_windows", "synthetic_fingerprint"]
-
 Purpose = Literal["calibration", "evaluation"]
 
 _VERSION = 1  # changes when the same model would generate other texts

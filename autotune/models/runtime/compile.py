@@ -15,16 +15,6 @@ from autotune.evaluation import SCORING_CONFIG
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = [
-    "check_precision",
-    "compile_model",
-    "effective_properties",
-    "end_token_ids",
-    "last_line",
-    "scoring_properties",
-    "xml_path",
-]
-
 
 def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
     """Return the ids of the tokens that end an answer.

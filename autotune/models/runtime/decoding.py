@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     Infer = Callable[[IntArray, IntArray, IntArray, IntArray], FloatArray]
 
-__all__ = ["decode"]
-
 _NGRAMS = (3, 2)  # lengths of the n-grams that are looked up, in this order
 _STEP_TOKENS = 32  # of one step's pass, proposals included: with most models hardly slower than one token
 _PREFILL_COLUMNS = 32

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import Choose, FloatArray, IntArray
 
-__all__ = ["BatchLimits", "OpenVINOLanguageModel", "end_token_ids", "finite"]
-
 _INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
 
 

@@ -19,18 +19,6 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DARK",
-    "Drawing",
-    "LegendEntry",
-    "front_drawings",
-    "front_marks",
-    "inline_svg",
-    "progress_drawing",
-    "setting_drawings",
-    "theme_css",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Drawing:

@@ -25,8 +25,6 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["compare_words", "notebook_html", "report_html"]
-
 
 def report_html(results: StudyResults, report: Report) -> str:
     """Write report.html, self-contained; the same study gives the same text.

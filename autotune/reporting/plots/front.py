@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import Direction
 
-__all__ = ["front_figure"]
-
 
 @styled
 def front_figure(

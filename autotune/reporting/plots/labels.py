@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     Box = tuple[float, float, float, float]
 
-__all__ = ["draw_labels", "ring_text"]
-
 POINT = 72 / DPI
 """Points in a pixel. Places are kept in points, which are right at every resolution."""
 

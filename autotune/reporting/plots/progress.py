@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Progress", "progress", "progress_figure", "progress_note"]
-
 REFERENCE = 1.1
 """The reference point in units of each objective's range, a tenth beyond the worst, so that the extremes count too."""
 

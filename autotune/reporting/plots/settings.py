@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["settings_figure", "settings_note"]
-
 PANEL = 2.3
 """Inches from one row of panels to the next."""
 

@@ -27,36 +27,6 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import Direction
 
-__all__ = [
-    "DPI",
-    "GRID",
-    "INK",
-    "LIMIT",
-    "MODES",
-    "MUTED",
-    "OTHERS",
-    "PHONE",
-    "PICTURE",
-    "SCREEN",
-    "Scale",
-    "Scales",
-    "Sheet",
-    "axis_scale",
-    "axis_text",
-    "in_units",
-    "limit_text",
-    "log_axis",
-    "look",
-    "mode_style",
-    "new_figure",
-    "padded",
-    "plain_axis",
-    "save_png",
-    "sentence",
-    "styled",
-    "tidy",
-]
-
 DPI = 160
 INK = "#1f2328"
 MUTED = "#6e7781"

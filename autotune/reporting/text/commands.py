@@ -12,16 +12,6 @@ from typing import Any
 from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, OUTPUT_ERROR, SETTINGS, Settings
 from autotune.results.records import StudyResults
 
-__all__ = [
-    "Equivalent",
-    "compress_command",
-    "export_command",
-    "nncf_call",
-    "optimum_command",
-    "portable",
-    "where_to_run",
-]
-
 TOGGLES = ("all_layers", *ALGORITHMS)
 
 

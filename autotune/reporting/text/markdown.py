@@ -9,8 +9,6 @@ from autotune.common.formatting import DASH, label, markdown_table
 from autotune.reporting.front_table import Table, starred
 from autotune.reporting.report import Card, Report
 
-__all__ = ["report_markdown"]
-
 ERRORS = 40
 """Rows of the table of measured errors; report.html has all."""
 

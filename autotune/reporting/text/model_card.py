@@ -13,8 +13,6 @@ from autotune.results.decision import saving
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.records import StudyResults
 
-__all__ = ["model_card"]
-
 PYTHON = """\
 ```python
 from optimum.intel import OVModelForCausalLM

@@ -16,8 +16,6 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["as_json", "plain_front", "rich_front"]
-
 NARROW, WIDE = 80, 120
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
 
-__all__ = ["DryRun", "PlannedPoint", "dry_run"]
-
 COUNTED = 100_000
 """Most points of a space that are counted."""
 

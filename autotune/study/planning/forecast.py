@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from autotune.evaluation import Evaluator, LanguageModel, Reference
     from autotune.study.session import Session
 
-__all__ = ["Forecast", "Measuring", "forecast", "forecast_measuring"]
-
 DRAWN = 8
 """Number of random points that stand for those of the sampler."""
 WINDOWS = 8

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
 
-__all__ = ["Finding", "chosen_by_calibration", "count_plans", "findings", "plan_without_calibration"]
-
 COUNTED = 2_000
 """Most points of a space that are planned: each takes some milliseconds."""
 

@@ -16,8 +16,6 @@ from autotune.errors import ConfigError
 from autotune.study.sampling.sampler import params_of, walk
 from autotune.study.storage.history import point_key
 
-__all__ = ["Anchor", "anchors", "enqueued", "from_front"]
-
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "int8_asym": {"mode": "int8_asym"},
     "optimum-intel's 4-bit default": {"mode": "int4_asym", "group_size": 128, "ratio": 1.0},

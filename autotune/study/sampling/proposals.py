@@ -19,8 +19,6 @@ from autotune.study.storage.history import History, point_key
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["ENUMERABLE", "Proposal", "Proposer"]
-
 ENUMERABLE = 20_000
 """Most points of a space that are listed, which shows the untried points."""
 

@@ -30,19 +30,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-__all__ = [
-    "SAMPLERS",
-    "Draft",
-    "Mirror",
-    "draft_of",
-    "draw",
-    "make_sampler",
-    "params_of",
-    "point_of",
-    "seed_for",
-    "walk",
-]
-
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
 STARTUP_TRIALS = 10
 """Number of trials before tpe and gp start to model; enqueued ones count."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from autotune.evaluation import Metric
     from autotune.models.source import SourceModel
 
-__all__ = ["SCHEMA_VERSION", "Description", "all_metrics", "describe_study", "record_manifest"]
-
 SCHEMA_VERSION = 1
 
 

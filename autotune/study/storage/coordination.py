@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-__all__ = ["Alone", "Shared", "Sharing"]
-
 INTERVAL = 10.0
 """Seconds between two heartbeats."""
 

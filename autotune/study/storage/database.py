@@ -18,8 +18,6 @@ from autotune.study.storage import coordination as sharing
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["DATABASE", "STUDY_NAME", "check_unchanged", "folder_lock", "move_aside", "open_study"]
-
 DATABASE = "study.db"
 STUDY_NAME = "autotune"
 SQLITE_TIMEOUT = 60

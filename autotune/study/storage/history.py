@@ -13,8 +13,6 @@ from autotune.study.trials.trial import TrialResult
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["INTERRUPTED", "History", "is_interrupted", "point_key", "result_of"]
-
 INTERRUPTED = "interrupted"
 """Error type of a trial whose process ended before it did. Such a trial does not count, and is repeated."""
 

@@ -11,8 +11,6 @@ from typing import Any
 from autotune.common.machine import machine
 from autotune.common.version import __version__
 
-__all__ = ["manifest", "versions"]
-
 PACKAGES = (
     "openvino",
     "openvino-genai",

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.study.trials.scoring import Scorer
 
-__all__ = ["ReportTexts"]
-
 
 @dataclass(frozen=True)
 class ReportTexts:

@@ -19,8 +19,6 @@ from autotune.evaluation import Direction, Measurement
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Dominated", "Race", "Rival", "rivals_of"]
-
 FEWEST = 8
 """Least number of sequences before a trial can count as dominated."""
 

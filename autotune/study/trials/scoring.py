@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from autotune.study.trials.racing import Race
     from autotune.study.trials.trial import Candidate
 
-__all__ = ["Scorer", "is_repeatable"]
-
 
 @dataclass(frozen=True)
 class Scorer:

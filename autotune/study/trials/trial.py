@@ -29,22 +29,6 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
 
-__all__ = [
-    "PLAN_METRICS",
-    "RELATIVE_ERROR",
-    "RELATIVE_TO",
-    "Candidate",
-    "PlanStatus",
-    "Site",
-    "TrialResult",
-    "Twin",
-    "Workplace",
-    "as_data",
-    "describe",
-    "duplicate",
-    "run_trial",
-]
-
 PLAN_METRICS: Mapping[str, Metric] = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
     "bits_per_weight": Metric(

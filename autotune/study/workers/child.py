@@ -41,8 +41,6 @@ from autotune.study.workers.pool import run_in_session
 if TYPE_CHECKING:
     from autotune.study.session import Session
 
-__all__ = ["main"]
-
 
 class Worker:
     """The worker's end of the pipes."""

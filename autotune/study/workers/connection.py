@@ -18,8 +18,6 @@ from autotune.common.threads import environment_for
 from autotune.study.workers.memory import own_memory
 from autotune.study.workers.messages import Begin, receive, send
 
-__all__ = ["Gone", "Said", "WorkerProcess", "exit_text"]
-
 COMMAND = "from autotune.study.workers.child import main; main()"
 LAST_WORDS = 12
 """Lines of a worker's stderr that explain its death."""

@@ -11,8 +11,6 @@ from autotune.common.threads import usable_cores
 if TYPE_CHECKING:
     from autotune.config.config import Config
 
-__all__ = ["own_memory", "worker_count"]
-
 USUAL_WORKERS = 2
 """Number of workers if they fit. On two cores, two workers took 75% of the time of one worker with two threads
 (`benchmarks/search.py --workers`). More workers or cores have not been measured."""

@@ -16,24 +16,6 @@ if TYPE_CHECKING:
     from autotune.models.source import SourceModel
     from autotune.study.session import Session
 
-__all__ = [
-    "Begin",
-    "Clock",
-    "Describe",
-    "Done",
-    "GetStatus",
-    "Raised",
-    "Reply",
-    "ReportScores",
-    "Run",
-    "ScoreReport",
-    "SetSource",
-    "Share",
-    "Stage",
-    "receive",
-    "send",
-]
-
 LENGTH = 8
 
 

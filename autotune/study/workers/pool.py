@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from autotune.study.session import Session
     from autotune.study.storage.attributes import Description
 
-__all__ = ["LATER", "Finished", "InProcessPool", "Later", "Pool", "StatusOf", "Stopped", "run_in_session"]
-
 
 class Stopped(KeyboardInterrupt):
     """A signal asks the search to end.

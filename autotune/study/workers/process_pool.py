@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from autotune.study.progress import Listener
     from autotune.study.session import Session
 
-__all__ = ["Limits", "WorkerPool"]
-
 TICK = 0.2
 """Seconds between checks of clocks and memory."""
 

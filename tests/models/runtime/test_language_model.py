@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG, follow_draft
-from autotune.models.runtime.compile import check_precision
-from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel, end_token_ids
+from autotune.models.runtime.compile import check_precision, end_token_ids
+from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
 
 PROMPTS = ["Mira keeps", "the ledger is opened, and the", "eggs", "When the river is high, her brother rows", "?"]
 

@@ -23,8 +23,6 @@ from autotune.compression.ir.weights import Weight
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["ChannelGroup", "Merge", "find_groups"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merge:

@@ -17,8 +17,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["FREE", "STEPS", "Labels", "sliced_labels"]
-
 Labels = npt.NDArray[np.int64]
 
 FREE = -1

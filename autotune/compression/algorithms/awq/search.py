@@ -30,8 +30,6 @@ from autotune.compression.ir.model_weights import Rows
 
 Doubles = npt.NDArray[np.float64]
 
-__all__ = ["LEAST_GAIN", "Doubles", "Member", "Scaling", "by_label", "search_scale"]
-
 POWER = 6
 """Of the norm that stands for the largest magnitude of a group."""
 

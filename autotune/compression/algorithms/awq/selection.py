@@ -22,8 +22,6 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.ir.model_weights import ModelWeights
 from autotune.compression.ir.weights import Weight
 
-__all__ = ["ChannelScales", "marked"]
-
 LEAST_GAIN_INSERTED = 0.03
 """As `search.LEAST_GAIN`, if the scale costs a Multiply of the activation."""
 
