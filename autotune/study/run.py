@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -339,7 +339,7 @@ def rescore_front(search: Search, listener: Listener) -> None:
                 listener.note(f"the texts of {pair} are not disjoint: {100 * share:.0f}% of the second is in the first")
         for note in record["notes"]:
             listener.note(f"no report text for {note}")
-        models = [settings_from(trial.user_attrs["settings"]) for trial in (missing if record["original"] else ())]
+        models = [Settings.from_dict(trial.user_attrs["settings"]) for trial in (missing if record["original"] else ())]
         if models:
             listener.stage(f"scoring the front on the report texts: {len(models)} models")
         for done, (index, scores) in enumerate(pool.report_scores(models), 1):
@@ -349,9 +349,3 @@ def rescore_front(search: Search, listener: Listener) -> None:
     except AutotuneError as error:  # for example, a worker died: the search's own results are not affected
         listener.note(f"the front could not be scored on the report texts: {error}")
     study.set_user_attr(ATTRIBUTE, record)
-
-
-def settings_from(data: Mapping[str, Any]) -> Settings:
-    """Read settings written by `Settings.as_dict`."""
-    lists = {name: tuple(data.get(name) or ()) for name in ("ignored_scope", "codebook")}
-    return Settings(**{**data, **lists})
