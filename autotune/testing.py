@@ -158,7 +158,9 @@ class FakeLanguageModel:
 
     def _logits(self, tokens: IntArray) -> FloatArray:
         if self._broken:
-            raise EvaluationError("the fake model gives NaN or infinite logits, as it was told to.")
+            raise EvaluationError(
+                "the fake model returns NaN or infinite logits, because it was created with broken=True."
+            )
         before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
         logits: FloatArray = self._tables[0][tokens] + self._tables[1][before]
         return logits

@@ -213,13 +213,13 @@ class Allocator:
         """Measure second variants of the weights whose predictions matter most: those with a large share of a plan's
         divergence, predicted from another variant."""
         order = list(self.table.menus.choices)  # that of the model, in which the probe is fastest
-        for name, index in sorted(self._doubtful()[:times], key=lambda one: order.index(one[0])):
+        for name, index in sorted(self._uncertain_choices()[:times], key=lambda one: order.index(one[0])):
             variant = self.table.menus.choices[name][index].variant
             assert variant is not None
             self._stage(f"measuring {name} again, in {variant.mode}")
             self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
 
-    def _doubtful(self) -> list[tuple[str, int]]:
+    def _uncertain_choices(self) -> list[tuple[str, int]]:
         """List (weight, position on its menu) of chosen variants that were not measured: one for each weight, the
         largest share of a plan's divergence first."""
         shares: dict[tuple[str, int], float] = {}
@@ -244,9 +244,9 @@ class Allocator:
         learned = [point for point in self.points if point.measured.value > 0]
         if not learned:
             return self.table
-        nearness = [math.exp(-0.5 * (math.log(p.plan.footprint / limit) / REACH) ** 2) for p in learned]
+        proximity = [math.exp(-0.5 * (math.log(p.plan.footprint / limit) / REACH) ** 2) for p in learned]
         plans = [point.plan.variants for point in learned]
-        return corrected_by(self.table, plans, [point.measured.value for point in learned], nearness)
+        return corrected_by(self.table, plans, [point.measured.value for point in learned], proximity)
 
     def _correct(self, sizes: Sequence[int]) -> None:
         """Verify the plans of these sizes, correct the table and solve again, until measurements match predictions."""

@@ -58,7 +58,7 @@ class Menus:
         least = self.smallest(engine).footprint
         if least > limit:
             raise PlanError(
-                f"the smallest model that the allowed formats give has {least:,} bytes, more than {limit:,}; allow "
+                f"the smallest model with the allowed formats has {least:,} bytes, more than {limit:,}; allow "
                 "smaller formats or a larger size"
             )
 

@@ -49,7 +49,7 @@ class Suffixes:
         Args:
             model: the original.
             probe: the same with weights as inputs; not changed.
-            inputs: what each of these holds, by its name; looked up anew each time.
+            inputs: name -> value of each of these; looked up each time.
             tokenizer: the model's.
             device, ov_config: as for `OpenVINOLanguageModel`.
         """

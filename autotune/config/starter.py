@@ -189,16 +189,16 @@ def _text(source: str | None, split: str) -> dict[str, Any]:
 
 def _about(facts: Facts, machine: Mapping[str, Any]) -> list[str]:
     """Describe the model and the machine in lines of comment."""
-    lines, known = [], []
+    lines, facts_known = [], []
     if facts.parameters:
-        known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
+        facts_known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
     if facts.stored:
-        known.append(f"{size(facts.stored)} as it is stored")
+        facts_known.append(f"{size(facts.stored)} as it is stored")
     if facts.vocabulary:
-        known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
+        facts_known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
     if facts.context:
-        known.append(f"sequences of up to {facts.context:,} tokens")
-    for first, part in (("This model", known[:2]), ("It has", known[2:])):
+        facts_known.append(f"sequences of up to {facts.context:,} tokens")
+    for first, part in (("This model", facts_known[:2]), ("It has", facts_known[2:])):
         if part:
             lines.append(f"{first}: {', '.join(part)}.")
     memory, cores = machine.get("memory"), machine.get("usable_cores")

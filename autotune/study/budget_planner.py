@@ -33,7 +33,9 @@ def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str],
 
     menus = allowed_menus(config, inputs.engine)
     if not menus.choices:
-        raise PlanError("allocation: no weight of this model can have any of the formats that the space allows")
+        raise PlanError(
+            "allocation: none of the formats in the space fits a weight of this model; add modes or group sizes"
+        )
     options = text_options(config)
     short, full = (inputs.texts({**options, **windows}) for windows in windows_of(config))
     limit = config.constraints.get("footprint")

@@ -254,7 +254,7 @@ def check_memory(limit: int | None, least: int) -> None:
     """
     if limit is not None and limit < least:
         raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
-            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
+            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
+            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
             key="study.memory_limit",
         )

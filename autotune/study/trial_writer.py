@@ -56,7 +56,7 @@ def begin(
     return optuna.Trial(study, number), settings
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> bool:
+def finish_trial(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> bool:
     """Write a trial's result into the storage; its state last, so that a half-written trial still counts as running.
 
     Returns:

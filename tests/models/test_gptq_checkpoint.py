@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Stored(NamedTuple):
-    """What a checkpoint means by a layer: codes [N, K], scales and zero points [N, G], the group of each channel."""
+    """Content of a layer of a checkpoint: codes [N, K], scales and zero points [N, G], the group of each channel."""
 
     codes: Codes
     scales: npt.NDArray[np.float16]

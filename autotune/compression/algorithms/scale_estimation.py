@@ -244,8 +244,8 @@ def fit_scales(
     count, groups, group = rows.shape
     levels = decode(codes, np.ones_like(scale), zero, fmt)
     error = rows - levels * scale
-    seen = (error.reshape(count, -1) @ moment).reshape(rows.shape) + np.float32(damping) * error
-    right = np.einsum("rgk,rgk->rg", seen, levels).astype(np.float64)
+    weighted = (error.reshape(count, -1) @ moment).reshape(rows.shape) + np.float32(damping) * error
+    right = np.einsum("rgk,rgk->rg", weighted, levels).astype(np.float64)
     gram = np.empty((count, groups, groups))
     for g in range(groups):
         channels = slice(g * group, (g + 1) * group)

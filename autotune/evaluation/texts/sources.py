@@ -139,13 +139,15 @@ def read_texts(source: TextSource) -> list[str]:
     if source.texts is not None:
         texts = [text for text in source.texts if text.strip()]
         if not texts:
-            raise ConfigError("texts has no text: every string is blank.")
+            raise ConfigError("all strings in texts are blank; give texts with words.")
         return texts
     if source.tokens is not None:
         return [" ".join(map(str, window)) for window in source.tokens]
     texts = _read_dataset(source)
     if not texts:
-        raise ConfigError(f"{describe_source(source)} has no text: every row of the column is blank.")
+        raise ConfigError(
+            f"{describe_source(source)} has no text: all rows of the column are blank. Choose another column or split."
+        )
     return texts
 
 

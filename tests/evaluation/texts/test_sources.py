@@ -101,7 +101,7 @@ def test_a_dataset_that_is_not_here_says_what_to_do() -> None:
 
 
 def test_sources_are_described_briefly() -> None:
-    """A source is told by its file or by its dataset and part."""
+    """A source is described by its file or by its dataset and split."""
     assert describe_source(Source(path=Path("a/b.txt"))) == str(Path("a/b.txt"))
     assert describe_source(Source(dataset="a/b")) == "dataset a/b"
     assert describe_source(Source(dataset="a/b", name="c", split="test")) == "dataset a/b (c, test)"
@@ -129,21 +129,21 @@ def test_windows_are_the_text_cut_up(texts: list[str], length: int, samples: int
 
 def test_few_windows_of_a_long_text_read_only_its_beginning() -> None:
     """The beginning of a long text gives the same windows as all of it, at the cost of the beginning."""
-    seen: list[int] = []
+    lengths: list[int] = []
 
     class Counting(FakeTokenizer):
         def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
-            seen.append(len(text))
+            lengths.append(len(text))
             return super().__call__(text)
 
     text = "The quick brown fox. " * 20_000
     windows = token_windows(Counting(), [text], sequence_length=16, samples=4)
-    assert max(seen) < len(text) // 10
+    assert max(lengths) < len(text) // 10
     np.testing.assert_array_equal(windows, token_windows(FakeTokenizer(), [text], sequence_length=16)[:4])
 
 
 def test_a_beginning_with_too_few_tokens_is_not_enough() -> None:
-    """Where the beginning has fewer tokens than wanted, the whole text is tokenised."""
+    """If the beginning has too few tokens, the whole text is tokenised."""
 
     class Sparse(FakeTokenizer):
         def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
