@@ -105,14 +105,16 @@ class Settings:
     group_size: int | None = field(
         default=None,
         metadata=describe(
-            "Consecutive input channels that share a scale; -1: one group a row.",
+            "Consecutive input channels that share a scale; -1: one group per row.",
             unset="128; 32 for mxfp4 and mxfp8_e4m3; 16 for nvfp4; -1 for int8 and codebooks",
             search_order=1,
         ),
     )
     codebook: tuple[float, ...] = field(
         default=(),
-        metadata=describe("Levels of mode codebook, 2 to 256 rising numbers: 0,0.5,1 or a .npy, .json or text file."),
+        metadata=describe(
+            "Levels of mode codebook, 2 to 256 rising numbers: 0,0.5,1 or a .npy, .json or text file.", unset="none"
+        ),
     )
     ratio: float = field(
         default=1.0,

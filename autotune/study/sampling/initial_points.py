@@ -147,7 +147,7 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
         point = project(space, {**DEFAULTS, **target})
         for name in target:
             if name not in point:
-                raise ConfigError(f"has no effect with mode {target['mode']}; leave it out", key=f"{key}.{name}")
+                raise ConfigError(f"has no effect with mode {target['mode']}; remove it", key=f"{key}.{name}")
         found.append(Anchor("as wished", point))
     return found
 

@@ -48,7 +48,7 @@ def test_a_folder_is_no_text_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"path": Path("a.txt"), "dataset": "b"}])
 def test_a_source_is_a_file_or_a_dataset(options: dict[str, Any]) -> None:
     """Neither or both is refused, before anything is read."""
-    with pytest.raises(ValidationError, match="either path or dataset"):
+    with pytest.raises(ValidationError, match="one of path, dataset, texts and tokens"):
         Source(**options)
 
 
@@ -90,7 +90,7 @@ def test_the_text_column_is_found_or_named(tmp_path: Path) -> None:
         read_texts(Source(dataset=str(several)))
     with pytest.raises(ConfigError, match="no text column 'text'; its text columns are title, body"):
         read_texts(Source(dataset=str(several), column="text"))
-    with pytest.raises(ConfigError, match="every row of the column is blank"):
+    with pytest.raises(ConfigError, match="all rows of the column are blank"):
         read_texts(Source(dataset=str(none)))
 
 
