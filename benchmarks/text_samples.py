@@ -83,11 +83,11 @@ def words(message: str) -> str:
 def messages(before: Path, after: Path) -> Pairs:
     """Pair each changed message with the most similar old message of its class; each old one is used once."""
     old, new = ({(site.kind, words(site.message)): site for site in catalogue(root)} for root in (before, after))
-    gone, come = [key for key in old if key not in new], [key for key in new if key not in old]
+    removed, added = [key for key in old if key not in new], [key for key in new if key not in old]
     ratios = [
         (difflib.SequenceMatcher(None, one[1], other[1]).ratio(), other, one)
-        for other in come
-        for one in gone
+        for other in added
+        for one in removed
         if one[0] == other[0]
     ]
     pairs: dict[tuple[str, str], tuple[str, str]] = {}
