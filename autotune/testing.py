@@ -193,7 +193,7 @@ class EvaluatorConformance:
         assert self.make().fingerprint() == self.make().fingerprint()
 
     def test_original_scores_like_itself(self, tmp_path: Path) -> None:
-        """Scoring the original against its own reference gives what `original` says, perfect where that is known."""
+        """Scoring the original against its own reference gives the values of `original`; perfect ones if defined."""
         evaluator = self.make()
         reference = self._stored(evaluator, tmp_path)
         scores = evaluator.evaluate(self.model(), reference)
@@ -249,7 +249,7 @@ class EvaluatorConformance:
         assert {name: one.value for name, one in last.items()} == {name: one.value for name, one in every.items()}
 
     def test_held_out_texts_are_others(self) -> None:
-        """An evaluator that knows other texts measures the same on them, and none of its own is among them."""
+        """An evaluator with held-out texts has the same metrics on them and shares no text with the search."""
         evaluator = self.make()
         if not isinstance(evaluator, HeldOut):
             return

@@ -63,7 +63,7 @@ class Options(BaseModel):
     prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
-        "`languages` (other than English), a file (txt with one a line, csv, yaml, jsonl), or the prompts themselves.",
+        "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts.",
     )
     max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
     embedder: str = Field(

@@ -29,7 +29,7 @@ AGREEMENT = 0.03
 """Median relative difference between prediction and measurement that ends the correction, where the standard error of
 the measurements is smaller still."""
 NEIGHBOURS = (0.94, 1.06)
-"""Sizes beside the one asked for, as shares of it: their plans say how the sum goes wrong there."""
+"""Sizes next to the requested one, as shares of it; their plans show the error of the prediction there."""
 REFINED_AT = 12
 """Sizes at which decisions are looked at before a weight is measured a second time."""
 RIVALS = 1.5
@@ -157,7 +157,7 @@ class Allocator:
         return list(_undominated(self.points))
 
     def learn(self, count: int) -> None:
-        """Correct the table by plans of `count` sizes, and measure the uniform plans beside them."""
+        """Correct the table by plans of `count` sizes, and measure the uniform plans of about these sizes."""
         sizes = limits(self.engine, self.table, count)
         self._correct(sizes)
         self._verify_uniform(sizes)
@@ -186,7 +186,7 @@ class Allocator:
         error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
         yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
         if point.uniform:
-            yield "one mode and group size for all weights is the best of this size here"
+            yield "one mode and group size for all weights is the best plan of this size"
         collapsing = self.collapsing()
         yield from protections(self.table, point.plan, collapsing)
 

@@ -34,7 +34,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Menus:
-    """The choices of each weight, and the plans of the uniform settings behind them.
+    """The choices of each weight, and the plans of the uniform settings that they come from.
 
     Attributes:
         choices: by weight name, in the model's order, smallest first; weights without a choice are left out.

@@ -187,7 +187,7 @@ PRIOR_WEIGHT = 0.02
 """Weight of the square of a factor's distance from 1 against the squared relative residuals of the plans."""
 
 PRIOR_PAIRS = 0.01
-"""The same for a coefficient of pairs, whose prior is 0."""
+"""The same for a coefficient of pairs, which has prior 0."""
 
 PRIOR_COMMON = 0.0005
 """The same for the two terms common to all weights and all blocks, which a few plans determine."""

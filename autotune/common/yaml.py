@@ -41,7 +41,7 @@ class _CoreLoader(yaml.SafeLoader):
 
 
 class _SafeDumper(yaml.SafeDumper):
-    """Writes what both YAML 1.1 and 1.2 read back as it was: a text that either takes for a number gets quotes."""
+    """Writes YAML that versions 1.1 and 1.2 read back unchanged: text that is a number in either gets quotes."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -152,8 +152,8 @@ class Engine:
         kept = len(compressed_already(self.model))
         if kept:
             notes.append(
-                f"{kept} weights are compressed in this model already and stay as they are; these settings, and the "
-                f"percentages, are of the other {len(self.weights)}"
+                f"{kept} weights of this model are already compressed and are not changed; these settings, and the "
+                f"percentages, apply to the other {len(self.weights)}"
             )
         plan = self.plan_of(variants, scalings, notes)
         measured = {"metric": settings.sensitivity_metric, "values": scores} if scores else {}
@@ -203,7 +203,7 @@ class Engine:
         divided = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.constants.items()}
 
         def compressed() -> Iterator[tuple[Weight, Variant, Packed]]:
-            # One at a time: what is in the new model need not be kept here.
+            # One weight at a time; arrays in the new model are not kept here.
             for weight in self.weights:
                 variant = plan.variants.get(weight.name)
                 if variant is None:
@@ -252,7 +252,7 @@ class Engine:
         """Return a measurement of this model with some of its weights in these variants; computed once in a bank.
 
         Args:
-            what: names the measurement, and everything that it depends on beside the model: texts, device.
+            what: names the measurement and its inputs other than the model: texts, device.
             variants: by weight name; weights that are not named are the original's.
             compute: measures it.
         """

@@ -156,7 +156,7 @@ def _backup(settings: Settings, weight: Weight, notes: list[str]) -> Variant:
     if fmt.fixed_group_size:
         notes.append(f"{why}, the only groups of the backup mode {mode}; int8_asym instead")
         return Variant("int8_asym")
-    notes.append(f"{why}; {mode} with one group a row instead")
+    notes.append(f"{why}; {mode} with one group per row instead")
     return Variant(mode)
 
 

@@ -89,7 +89,7 @@ def describe(help: str, **attributes: Any) -> dict[str, SettingInfo]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one compression. The plan made from them says what each weight gets.
+    """The settings of one compression. The plan made from them has the variant of each weight.
 
     `SETTINGS` has the descriptions of the fields that users can set.
 

@@ -44,8 +44,8 @@ def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str],
     with locked(lock), open_allocator(inputs, menus, short=short, full=full, stage=stage) as allocator:
         planner = BudgetPlanner(allocator, most=most)
     stage(
-        f"errors of {len(menus.choices)} weights from {allocator.measurements} measurements, "
-        f"{len(allocator.points)} plans verified: {allocator.token_forwards:,} token-forwards in all"
+        f"errors of {len(menus.choices)} weights: {allocator.measurements} measurements, "
+        f"{len(allocator.points)} verified plans, {allocator.token_forwards:,} tokens in forward passes"
     )
     return planner
 

@@ -1,4 +1,4 @@
-"""Main loop of a search: propose, begin, wait and tell, until there is a reason to stop.
+"""Main loop of a search: propose a trial, begin it, wait, and store its result, until there is a reason to stop.
 
 The loop reads everything that decides the next trial from the storage. A trial is proposed, raced and compared using
 only trials so far before it that parallel workers have finished them. So a study that was killed, interrupted or
@@ -259,7 +259,7 @@ class Search:
             return
         self.sharing.ended(work.trial)
         if not finish_trial(self.study, work.trial, result):
-            self.listener.note(f"trial {number} was given up for lost and is done again elsewhere")
+            self.listener.note(f"trial {number} was marked as lost and is repeated by another process")
             return
         self.ran += "duplicate_of" not in result.attrs
         self.show(number, time.monotonic() - work.begun, info, deadline)

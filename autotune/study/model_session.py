@@ -142,7 +142,7 @@ class ModelSession:
                 samples=calibration.samples,
                 name=f"the calibration text {describe_source(calibration)}",
             )
-        self.stage(f"the model writes {calibration.samples} windows of {calibration.sequence_length} tokens")
+        self.stage(f"generating {calibration.samples} windows of {calibration.sequence_length} tokens with the model")
         with self.shared():
             return cached_windows(
                 self.store,
@@ -237,7 +237,7 @@ class ModelSession:
 
     @property
     def measuring_inputs(self) -> MeasuringInputs:
-        """Inputs of the measurements behind an allocation of formats."""
+        """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
         runtime = self.config.runtime

@@ -309,7 +309,7 @@ def quiet_optuna() -> Iterator[None]:
 
 ATTRIBUTE = "report"
 """The study's attribute: ``fingerprint``, ``original``, ``overlaps``, ``notes``, and ``trials``, number as text ->
-``metrics`` or ``error``. A finished trial takes no more attributes, so the scores stand here."""
+``metrics`` or ``error``. Optuna refuses new attributes of finished trials, so the scores are stored in the study."""
 
 LARGEST_OVERLAP = 0.01
 """Share of a text that two sets may have in common without a note."""

@@ -189,7 +189,7 @@ def test_what_the_checkpoint_left_in_float_is_compressed(tiny_llama_hf: Path, tm
     engine = Engine(model)
     plan = engine.plan(Settings(mode="int8_asym"))
     assert len(plan.variants) == 2
-    assert any(f"{len(layers)} weights are compressed in this model already" in note for note in plan.notes)
+    assert any(f"{len(layers)} weights of this model are already compressed" in note for note in plan.notes)
     before, after = (
         {n.get_friendly_name(): n for n in m.get_ordered_ops() if n.get_type_name() == "Constant"}
         for m in (model, engine.apply(plan))

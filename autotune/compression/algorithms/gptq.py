@@ -68,7 +68,7 @@ def propagation(moment: Array, *, damping: float = DAMPING, activation_order: bo
     Args:
         moment: float32 [K, K].
         damping: share of the mean diagonal added to the diagonal; doubled until the matrix can be factored.
-        activation_order: columns in the order of falling activation energy, not as they stand.
+        activation_order: columns in the order of falling activation energy, not in their own order.
 
     Raises:
         CompressionError: the second moments are not those of finite activations.
@@ -105,7 +105,7 @@ class Quantized:
 
     Attributes:
         codes: uint8 [R, G, g], as `formats.encode`.
-        scale, zero: [R, G, 1], with the values that the stored ones stand for.
+        scale, zero: [R, G, 1], with the decoded values.
         loss: float32 [R], e H eᵀ with the damped second moments.
     """
 
@@ -132,7 +132,7 @@ def quantize_columns(rows: Array, scale: Array, zero: Array | None, spread: Prop
 
     Args:
         rows: float32 [R, G, g].
-        scale, zero: [R, G, 1], with the values that the stored ones stand for.
+        scale, zero: [R, G, 1], with the decoded values.
         spread: of the input of these rows.
         fmt: the format.
     """

@@ -64,7 +64,7 @@ def cut(model: ov.Model, cost: Mapping[str, int], limit: int) -> list[Segment]:
         step = steps[position]
         if used + step.nbytes > limit and best is not None:
             ends.append(best)
-            # What lies behind the cut is counted again, for the next segment.
+            # Operations after the cut are counted again, for the next segment.
             position, used, best = best + 1, 0, None
             continue
         used += step.nbytes
@@ -251,7 +251,7 @@ def _start_empty(read: ov.Node) -> None:
     """Replace the reading of a state (the key-value cache) by its initial value."""
     if not read.input_values():
         raise CompressionError(
-            f"the state {read.get_attributes()['variable_id']} of the model does not say how it starts; export "
+            f"the state {read.get_attributes()['variable_id']} of the model has no initial value; export "
             "the model again with a current optimum-intel"
         )
     for target in read.output(0).get_target_inputs():

@@ -88,7 +88,7 @@ class Sizes:
             variant = variants.get(weight.name)
             if variant is None:
                 continue
-            # What the algorithms compute depends on the activations at this place, so equal weights come out unequal.
+            # Algorithms use the activations of each weight, so equal weights get different results.
             own = variant.looks_at_activations or variant.awq or variant.awq_output
             source = (
                 self.digests[weight.name],

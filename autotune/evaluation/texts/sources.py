@@ -127,7 +127,7 @@ def describe_source(source: TextSource) -> str:
 def read_texts(source: TextSource) -> list[str]:
     """Read the texts of a source: a file is one text, a dataset one text for each row that is not blank.
 
-    Windows of token ids are returned as decimal numbers, to tell one source from another.
+    Windows of token ids are returned as decimal numbers, to distinguish sources.
 
     Raises:
         ConfigError: the file is missing, not UTF-8 or blank; or the dataset has no such configuration, split or

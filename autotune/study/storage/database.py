@@ -244,7 +244,7 @@ def check_unchanged(
     if keys:
         details = "; ".join(keys[:5]) + (f"; and {len(keys) - 5} more" if len(keys) > 5 else "")
     else:
-        details = "the same keys of model.yaml now stand for other content"
+        details = "the same keys of model.yaml now refer to other content"
     raise StudyError(
         f"{folder}: {', '.join(subjects)} changed since this study was started ({details}), so new trials would "
         "not compare with the finished ones. Run with --fresh to move the old study aside and start a new one, "

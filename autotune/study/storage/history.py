@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 INTERRUPTED = "interrupted"
-"""Error type of a trial whose process ended before it did. Such a trial does not count, and is repeated."""
+"""Error type of a trial that ended with its process. Such a trial does not count, and is repeated."""
 
 
 def point_key(params: Mapping[str, Any]) -> str:

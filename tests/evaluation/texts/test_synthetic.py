@@ -158,6 +158,6 @@ def test_a_model_is_compressed_on_its_own_text(tiny_llama: Path, tmp_path: Path)
         compress(
             str(tiny_llama), tmp_path / name, settings, calibration=calibration, cache=cache, stage=messages.append
         )
-    assert "the model writes 4 windows of 16 tokens" in messages
+    assert "generating 4 windows of 16 tokens with the model" in messages
     files = [(tmp_path / name / "openvino_model.bin").read_bytes() for name in ("first", "again")]
     assert files[0] == files[1]

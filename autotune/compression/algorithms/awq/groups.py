@@ -80,7 +80,7 @@ def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGrou
     groups = []
     for activation, found in members.items():
         if finder.names[activation.rpartition(":")[0]] > 1:
-            continue  # its name does not tell it apart
+            continue  # its name is not unique
         width = found[0][0].columns
         merge = finder.merge(found[0][1], width, [edge for _, _, edge in found])
         groups.append(ChannelGroup(activation, tuple(weight.name for weight, _, _ in found), width, merge))

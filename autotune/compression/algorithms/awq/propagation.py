@@ -115,7 +115,7 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     if None not in (*before, *after):
         yield Step({0: _regrouped([size or 0 for size in before], [size or 0 for size in after], labels)})
         return
-    # What follows the last unknown size keeps its order whatever comes before it.
+    # Dimensions after the last unknown size keep their order.
     tail_before, tail_after = _tail(before), _tail(after)
     own = labels.shape[labels.ndim - len(tail_after) :]
     if labels.size == np.prod(own, dtype=np.int64):
@@ -134,7 +134,7 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
 def _regrouped(before: Sequence[int], after: Sequence[int], labels: Labels) -> Labels:
     """Labels through a reshape of known sizes: runs of axes that hold the same elements, each for itself.
 
-    A run whose elements share their labels stays of size 1; so tokens and heads are told apart.
+    A run whose elements share their labels stays of size 1; so tokens and heads are distinguished.
     """
     pieces: list[tuple[int, ...]] = []
     kept: list[tuple[int, ...]] = []
