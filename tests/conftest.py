@@ -1,4 +1,4 @@
-"""What every room's tests share: no network, and a tiny random Llama as Hugging Face folder and as OpenVINO folder."""
+"""Fixtures of all tests: no network, and a tiny random Llama as Hugging Face folder and as OpenVINO folder."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ TEMPLATE = """\
 # Where results go, relative to the folder that the command runs in.
 {output}
 
-# The text that the compression algorithms learn from; keep it apart from the text that scores come from.
+# Calibration text of the compression algorithms; it must differ from the texts of the evaluators.
 # A text file of your own serves as well: {{path: calibration.txt, samples: 128, sequence_length: 512}}
 calibration: {calibration}
 
@@ -62,7 +62,7 @@ objectives: {{kl_divergence: minimize, footprint: minimize}}
 # Samplers: tpe, nsga2, gp, random, grid. A timeout such as 2h ends a run early; trials count over all runs.
 study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: auto}}
 
-# Scores come from exact arithmetic, so that they tell the error of the weights alone.
+# Scores are computed in f32, so that they measure only the error of the weights.
 runtime:
   device: CPU
   ov_config: {{INFERENCE_PRECISION_HINT: f32, KV_CACHE_PRECISION: f32, DYNAMIC_QUANTIZATION_GROUP_SIZE: 0}}
@@ -70,7 +70,7 @@ runtime:
 # null: the folder that AUTOTUNE_CACHE names, or else the user's cache folder.
 cache: {{directory: null, limit: 20GB}}
 
-# Whether code that comes with a hub model may run on this machine; some models need it.
+# Allow code that comes with a hub model to run on this machine; some models need it.
 trust_remote_code: false
 """
 
@@ -143,7 +143,7 @@ def write_starter(
     prompts: str | None = None,
     embedder: str | None = None,
 ) -> bool:
-    """Write a commented model.yaml for this model and machine, and its JSON Schema beside it.
+    """Write a commented model.yaml for this model and machine, and its JSON Schema in the same folder.
 
     Args:
         model: a Hugging Face id, or a folder.
@@ -189,16 +189,16 @@ def _text(source: str | None, split: str) -> dict[str, Any]:
 
 def _about(facts: Facts, machine: Mapping[str, Any]) -> list[str]:
     """Describe the model and the machine in lines of comment."""
-    lines, known = [], []
+    lines, facts_known = [], []
     if facts.parameters:
-        known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
+        facts_known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
     if facts.stored:
-        known.append(f"{size(facts.stored)} as it is stored")
+        facts_known.append(f"{size(facts.stored)} as it is stored")
     if facts.vocabulary:
-        known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
+        facts_known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
     if facts.context:
-        known.append(f"sequences of up to {facts.context:,} tokens")
-    for first, part in (("This model", known[:2]), ("It has", known[2:])):
+        facts_known.append(f"sequences of up to {facts.context:,} tokens")
+    for first, part in (("This model", facts_known[:2]), ("It has", facts_known[2:])):
         if part:
             lines.append(f"{first}: {', '.join(part)}.")
     memory, cores = machine.get("memory"), machine.get("usable_cores")

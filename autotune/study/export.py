@@ -113,7 +113,8 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
     if plan.key != record.plan:
         raise StudyError(
             f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
-            f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` says which"
+            f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` lists the "
+            "changes"
         )
     stage("compressing")
     settings = session.engine.resolve(Settings.from_dict(record.settings)).as_dict()

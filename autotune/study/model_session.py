@@ -142,7 +142,7 @@ class ModelSession:
                 samples=calibration.samples,
                 name=f"the calibration text {describe_source(calibration)}",
             )
-        self.stage(f"the model writes {calibration.samples} windows of {calibration.sequence_length} tokens")
+        self.stage(f"generating {calibration.samples} windows of {calibration.sequence_length} tokens with the model")
         with self.shared():
             return cached_windows(
                 self.store,
@@ -237,7 +237,7 @@ class ModelSession:
 
     @property
     def measuring_inputs(self) -> MeasuringInputs:
-        """Inputs of the measurements behind an allocation of formats."""
+        """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
         runtime = self.config.runtime
@@ -254,7 +254,7 @@ def check_memory(limit: int | None, least: int) -> None:
     """
     if limit is not None and limit < least:
         raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
-            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
+            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
+            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
             key="study.memory_limit",
         )

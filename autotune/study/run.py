@@ -70,7 +70,7 @@ class StudyOutcome:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal stopped the search."""
+        """Return True if a signal stopped the search."""
         return self.reason == "interrupted"
 
     @property
@@ -99,7 +99,7 @@ def run_search(
         listener: receives the progress; by default a live display or plain lines on stderr.
         trials: number of trials of the whole study, without duplicates; default `config.study.trials`.
         timeout: seconds after which no further trial begins in this run; default `config.study.timeout`.
-        fresh: move an existing study aside and start anew.
+        fresh: move an existing study to another folder and start a new one.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         start_from: the folder of another study, whose front is tried first.
         callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
@@ -170,7 +170,7 @@ def outcome_of(search: Search, history: History, reason: Reason, message: str, s
         message=message,
         finished=len(history.finished),
         failed=sum(trial.state.name == "FAIL" for trial in history.finished),
-        duplicates=sum("duplicate_of" in trial.user_attrs for trial in history.standing),
+        duplicates=sum("duplicate_of" in trial.user_attrs for trial in history.current),
         ran=search.ran,
         seconds=time.monotonic() - started,
         signal=search.signal,
@@ -309,7 +309,7 @@ def quiet_optuna() -> Iterator[None]:
 
 ATTRIBUTE = "report"
 """The study's attribute: ``fingerprint``, ``original``, ``overlaps``, ``notes``, and ``trials``, number as text ->
-``metrics`` or ``error``. A finished trial takes no more attributes, so the scores stand here."""
+``metrics`` or ``error``. Optuna refuses new attributes of finished trials, so the scores are stored in the study."""
 
 LARGEST_OVERLAP = 0.01
 """Share of a text that two sets may have in common without a note."""

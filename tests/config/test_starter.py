@@ -23,7 +23,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_loads_as_it_is_and_says_the_defaults(tmp_path: Path) -> None:
-    """What init writes is valid, and equal to naming the model alone: it only spells out the defaults."""
+    """A starter file is valid and equal to one with the model alone: it only spells out the defaults."""
     (tmp_path / "model.yaml").write_text(starter_yaml("HuggingFaceTB/SmolLM2-135M"), encoding="utf-8")
     (tmp_path / "short.yaml").write_text("model: HuggingFaceTB/SmolLM2-135M\n", encoding="utf-8")
     assert load_config(tmp_path / "model.yaml") == load_config(tmp_path / "short.yaml")
@@ -88,14 +88,14 @@ def test_it_fits_the_model_and_the_machine(tmp_path: Path) -> None:
     facts = look_at(str(tmp_path / "m"))
     assert facts == Facts(14_000_000_000, 7_000_000_000, 151936, 256, True)
     text = starter_yaml("./m", facts, {"usable_cores": 2, "memory": 24_000_000_000})
-    for said in (
+    for message in (
         "7,000 million parameters",
         "151,936 tokens",
         "more than this machine has",
         "chat template",
         '4.340 GB"',
     ):
-        assert said in text
+        assert message in text
     assert max(map(len, text.splitlines())) <= 120
     (tmp_path / "model.yaml").write_text(text)
     loaded = load_config(tmp_path / "model.yaml")

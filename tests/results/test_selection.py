@@ -55,7 +55,7 @@ def test_a_size_gives_the_most_accurate_that_fits(study: StudyResults) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("wish", "message"),
     [
         (Wish(trial=99), "no finished trial 99; the trials on its front are"),
         (Wish(max_size=1000), "the smallest is trial"),
@@ -64,9 +64,9 @@ def test_a_size_gives_the_most_accurate_that_fits(study: StudyResults) -> None:
         (Wish(max_drop=1.0, metric="kl_divergence"), "without %"),
     ],
 )
-def test_what_cannot_be_had_is_said_with_the_nearest(study: StudyResults, wish: Wish, said: str) -> None:
-    """Every refusal tells what there is instead."""
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_had_is_said_with_the_nearest(study: StudyResults, wish: Wish, message: str) -> None:
+    """Every refusal names the alternatives."""
+    with pytest.raises(UsageError, match=message):
         choose(study, wish)
 
 

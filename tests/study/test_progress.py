@@ -1,4 +1,4 @@
-"""What the user sees while a search runs."""
+"""Progress display of a running search."""
 
 from __future__ import annotations
 

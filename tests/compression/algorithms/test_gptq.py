@@ -100,7 +100,7 @@ def test_codes_are_those_of_the_algorithm(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
 def test_uncorrelated_channels_are_simply_rounded(mode: str) -> None:
-    """Where no column can make up for another, GPTQ is plain rounding."""
+    """If no column can compensate for another, GPTQ is plain rounding."""
     rows, scale, zero = prepared(mode, 32)
     spread = propagation(np.diag(np.linspace(1, 5, 160)).astype(np.float32))
     codes = quantize_columns(rows, scale, zero, spread, FORMATS[mode]).codes
@@ -120,7 +120,7 @@ def test_the_output_error_is_far_below_that_of_rounding(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
 @pytest.mark.parametrize("best_scales", [False, True])
 def test_the_loss_is_the_output_error(mode: str, best_scales: bool) -> None:
-    """What the columns report as lost is e H eᵀ with the damped second moments, row by row."""
+    """The reported loss is e H eᵀ with the damped second moments, row by row."""
     rows, scale, zero = prepared(mode, 32)
     h = correlated(160)
     spread = propagation(h)

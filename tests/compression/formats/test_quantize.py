@@ -49,7 +49,7 @@ def levels_of(name: str) -> npt.NDArray[np.float64]:
 
 @given(st.sampled_from((2, 3, 4, 8)), st.integers(1, 33), st.randoms(use_true_random=False))
 def test_unpack_is_the_inverse_of_pack_for_any_number_of_elements(bits: int, size: int, random: Any) -> None:
-    """Any codes come back from their packed bytes, and the bytes are as many as foretold."""
+    """Codes survive packing, and the number of bytes equals the predicted one."""
     codes = np.array([random.randrange(1 << bits) for _ in range(size)], np.uint8)
     packed = pack(codes, bits)
     assert packed.nbytes == packed_bytes(size, bits)

@@ -1,4 +1,4 @@
-"""What a trial may know of the others: the same whichever of them are finished by then."""
+"""The view of the other trials that a proposal may use: it does not depend on which of them are finished."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_what_is_done_again_stands_in_its_old_place() -> None:
 def test_the_last_ones_are_as_if_at_work() -> None:
     """Their points are known and nothing else, whether they are finished or not; without a lag all is known."""
     for state in ("complete", "running", "pruned"):
-        known = study(("complete", None), ("complete", None), (state, None), ("complete", None)).before_next(3)
-        assert [trial.state.name for trial in known.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
-        assert [trial.values for trial in known.trials] == [[1.0], [1.0], None, None]
-        assert known.trials[3].user_attrs == {"settings": {"number": 3}}
-        assert known.position == 4
+        visible = study(("complete", None), ("complete", None), (state, None), ("complete", None)).before_next(3)
+        assert [trial.state.name for trial in visible.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+        assert [trial.values for trial in visible.trials] == [[1.0], [1.0], None, None]
+        assert visible.trials[3].user_attrs == {"settings": {"number": 3}}
+        assert visible.position == 4
     history = study(("complete", None), ("running", None))
     assert history.before_next(None) is history
     assert history.trials[0].values == [1.0]
