@@ -1,12 +1,13 @@
-"""Whether a Hugging Face folder can be exported, and to the model it was saved from; found without reading weights."""
+"""Check that a Hugging Face folder can be exported and that its tensors fill the model, without reading weights."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,10 @@ from autotune.models.checkpoint import CONFIG, StoredTensor, quantization, some
 _log = logging.getLogger(__name__)
 
 TASK = "text-generation-with-past"
-_QUANTIZED_TYPES = {"I8", "U8", "I32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"}
-_QUANTIZED_NAMES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
+_QUANTIZED_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
+_SCALES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
-_TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf", "tiktoken": "tiktoken"}
-"""Packages that some tokenizers need, and the modules they install."""
-
-_PROBE = "The quick brown fox counts 12 eggs."
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +58,16 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
                 file=file,
             ) from error
         raise ConfigError(
-            f"transformers cannot read this configuration ({reason(error)}). Download it again, or correct it if you "
-            "edited it.",
+            f"transformers cannot read this configuration ({_first_lines(error)}). Download it again, or correct it "
+            "if you edited it.",
             file=file,
         ) from error
+
+
+def _first_lines(error: Exception) -> str:
+    """Return the reason of an error; the line after it, too, if it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0]} {lines[1]}"[:300] if len(lines) > 1 and lines[0].endswith(":") else reason(error)
 
 
 def find_exporter(config: Any, file: Path) -> Exporter:
@@ -136,6 +140,16 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
     raw = config.to_dict()
     if quantization(raw) is not None:
         return  # the names are those of the quantizer, which replaces parts of the model
+    quantized = [key for key, tensor in tensors.items() if _is_quantized(key, tensor)]
+    if quantized:
+        kinds = ", ".join(sorted({tensors[key].dtype for key in quantized}))
+        verb = "is" if len(quantized) == 1 else "are"
+        raise ConfigError(
+            f"{folder}: {some(quantized)} {verb} stored as {kinds}, as in a quantized checkpoint, and "
+            f"{CONFIG} has no quantization_config, without which their values have no scale. Take "
+            f"{CONFIG} of the quantized model, or name the original model.",
+            key="model",
+        )
     try:
         with quiet():
             make = TasksManager.get_model_class_for_task(TASK, model_type=config.model_type, library="transformers")
@@ -154,9 +168,16 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
                 reason(error),
             )
             return
+        if absent := _absent(tensors):
+            verb = "is" if len(absent) == 1 else "are"
+            raise ConfigError(
+                f"{folder}: the checkpoint is incomplete: {some(absent)} {verb} missing, "
+                "and the same tensors of other layers or experts are there. Download it again.",
+                key="model",
+            ) from error
         raise ConfigError(
-            f"transformers cannot build the model that this file describes ({reason(error)}). Download it again, or "
-            "correct it if you edited it.",
+            f"transformers cannot build the model that this file describes ({_first_lines(error)}). Download it "
+            "again, or correct it if you edited it.",
             file=folder / CONFIG,
         ) from error
     missing = sorted(info["missing_keys"])
@@ -166,15 +187,38 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         for key, stored, expected in info["mismatched_keys"]
     )
     counted = ((missing, "missing from the checkpoint"), (mismatched, "of another shape"), (unexpected, "not used"))
-    found = [f"{len(keys)} tensors are {what}: {some(keys)}" for keys, what in counted if keys]
+    found = [
+        f"{len(keys)} {'tensor is' if len(keys) == 1 else 'tensors are'} {what}: {some(keys)}"
+        for keys, what in counted
+        if keys
+    ]
     if not found:
         return
-    looks = _diagnose(raw, tensors, missing, unexpected, mismatched=bool(mismatched))
+    looks = _diagnose(raw, missing, unexpected, mismatched=bool(mismatched))
     raise ConfigError(
         f"{folder}: the weights do not fit the {config.model_type} model that {CONFIG} describes, so that the "
         f"exported model would not be the original. {'; '.join(found)}. {looks}",
         key="model",
     )
+
+
+def _absent(names: Iterable[str]) -> list[str]:
+    """Return names that are missing in a checkpoint where each layer has the same number of experts."""
+    places: dict[str, set[tuple[str, ...]]] = {}
+    for name in names:
+        places.setdefault(_NUMBER.sub("{}", name), set()).add(tuple(_NUMBER.findall(name)))
+    absent = [
+        pattern.format(*place)
+        for pattern, found in places.items()
+        if len(next(iter(found))) == 2  # layer and expert
+        for place in sorted(set(product(*map(set, zip(*found, strict=True)))) - found)
+    ]
+    return sorted(absent)
+
+
+def _is_quantized(key: str, tensor: StoredTensor) -> bool:
+    """Return True for a matrix in a type that no float model is stored in."""
+    return tensor.dtype in _QUANTIZED_TYPES and len(tensor.shape) > 1 and not _is_harmless(key, tensor)
 
 
 def _is_harmless(key: str, tensor: StoredTensor | None) -> bool:
@@ -187,21 +231,15 @@ def _is_harmless(key: str, tensor: StoredTensor | None) -> bool:
 
 def _diagnose(
     config: Mapping[str, Any],
-    tensors: Mapping[str, StoredTensor],
     missing: Sequence[str],
     unexpected: Sequence[str],
     *,
     mismatched: bool,
 ) -> str:
     """Say what such a checkpoint looks like, and what to do."""
-    quantized = [
-        key
-        for key, tensor in tensors.items()
-        if (tensor.dtype in _QUANTIZED_TYPES and len(tensor.shape) > 1) or key.endswith(_QUANTIZED_NAMES)
-    ]
-    if quantized:
+    if scales := [key for key in unexpected if key.endswith(_SCALES)]:
         return (
-            f"It looks like a quantized checkpoint ({some(quantized, 1)}) whose {CONFIG} has no quantization_config: "
+            f"It looks like a quantized checkpoint ({some(scales, 1)}) whose {CONFIG} has no quantization_config: "
             f"take {CONFIG} of the quantized model, or name the original model."
         )
     kind = next((str(name) for name in config.get("architectures") or () if str(name).endswith(_CLASSIFIERS)), None)
@@ -242,67 +280,6 @@ def _common_end(one: str, two: str) -> str:
     while length < min(len(one), len(two)) and one[-1 - length] == two[-1 - length]:
         length += 1
     return one[len(one) - length :]
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool, vocabulary: int | None = None) -> Any:
-    """Load the `transformers` tokenizer of a folder, and check that it turns a sentence into tokens of the model.
-
-    Args:
-        folder: a Hugging Face or OpenVINO folder.
-        trust_remote_code: whether code that comes with the model may run.
-        vocabulary: number of tokens of the model; None if it is not known.
-
-    Raises:
-        PrerequisiteError: there is none, a package is missing, or it belongs to another model.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            tokens = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
-    except Exception as error:
-        raise PrerequisiteError(f"{folder}: {_tokenizer_advice(folder, error)}") from error
-    # transformers 5 makes an empty tokenizer of a folder that has no vocabulary.
-    if not tokens or (len(set(tokens)) == 1 and len(tokens) > 1) or set(tokens) == {tokenizer.unk_token_id}:
-        raise PrerequisiteError(
-            f"{folder}: the tokenizer has no usable vocabulary ({len(tokenizer)} tokens): copy tokenizer.json or "
-            "tokenizer.model, and tokenizer_config.json, of the original model into the folder"
-        )
-    if vocabulary is not None and max(tokens) >= vocabulary:
-        raise PrerequisiteError(
-            f"{folder}: the tokenizer belongs to another model: it gives token {max(tokens)}, and the model has "
-            f"{vocabulary} tokens (vocab_size in {CONFIG}). Copy the tokenizer's files of the original model into the "
-            "folder"
-        )
-    return tokenizer
-
-
-def _tokenizer_advice(folder: Path, error: Exception) -> str:
-    said = str(error).lower()
-    if any(package in said for package in _TOKENIZER_PACKAGES):
-        # If sentencepiece is missing, transformers tries tiktoken and reports only that.
-        pieces = any(folder.glob("*.model")) and not any(folder.glob("*.tiktoken"))
-        needed = ("sentencepiece", "protobuf") if pieces else ("tiktoken",)
-        absent = [package for package in needed if not _is_installed(_TOKENIZER_PACKAGES[package])]
-        if absent:
-            return f"the tokenizer needs a package that is not installed: pip install {' '.join(absent)}"
-    if "trust_remote_code" in said:
-        return (
-            "the tokenizer needs code that comes with the model, which runs only with your consent: read that code, "
-            "then set trust_remote_code: true"
-        )
-    return (
-        f"no tokenizer could be loaded from this folder ({reason(error)}): copy tokenizer.json and "
-        "tokenizer_config.json of the original model into it"
-    )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 @contextmanager

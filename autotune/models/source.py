@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, reason
-from autotune.models.architecture import check_tensors, find_exporter, load_config, load_tokenizer, quiet
+from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino
 from autotune.models.finite import check_model, check_stored
 from autotune.models.gptq_checkpoint import Checkpoint, keep_integers, write_float_copy
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
+from autotune.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -14,10 +14,11 @@ from once import built_once
 
 from autotune.common.cache import Cache
 from autotune.errors import ConfigError, PrerequisiteError
-from autotune.models import architecture
-from autotune.models.architecture import check_tensors, find_exporter, load_config, load_tokenizer
+from autotune.models import tokenizer
+from autotune.models.architecture import check_tensors, find_exporter, load_config
 from autotune.models.checkpoint import check_folder
 from autotune.models.source import resolve_model
+from autotune.models.tokenizer import load_tokenizer
 
 Tensors = dict[str, Any]
 
@@ -67,6 +68,19 @@ def _quantized(tensors: Tensors) -> Tensors:
     return {name: value for name, value in tensors.items() if name not in weights} | packed
 
 
+def _scaled(tensors: Tensors) -> Tensors:
+    import torch
+
+    return {**tensors, "model.layers.0.mlp.down_proj.weight_scale": torch.ones(1)}
+
+
+def _float8(tensors: Tensors) -> Tensors:
+    import torch
+
+    name = "model.layers.0.mlp.down_proj.weight"
+    return {**tensors, name: tensors[name].to(torch.float8_e4m3fn)}
+
+
 def _classifier(tensors: Tensors) -> Tensors:
     import torch
 
@@ -74,15 +88,17 @@ def _classifier(tensors: Tensors) -> Tensors:
 
 
 UNFILLED: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = {
-    "head": (_without("lm_head.weight"), {}, r"1 tensors are missing from the checkpoint: lm_head\.weight.*incomplete"),
+    "head": (_without("lm_head.weight"), {}, r"1 tensor is missing from the checkpoint: lm_head\.weight.*incomplete"),
     "layer": (_without("1.mlp.down_proj.weight"), {}, r"missing from the checkpoint: model\.layers\.1\.mlp\.down_proj"),
     "prefix": (_prefixed, {}, r"another prefix: wrapped\.inner\.(\S+) should be \1\."),
     "shape": (_narrower, {}, r"gate_proj\.weight \(\[128, 56\] in the file, \[128, 64\] in the model\)"),
     "quantized": (
         _quantized,
         {},
-        r"quantized checkpoint \(model\S+qweight and 1 more\) whose config\.json",
+        r"down_proj\.qweight are stored as I32, as in a quantized checkpoint, and config\.json",
     ),
+    "scaled": (_scaled, {}, r"quantized checkpoint \(model\S+down_proj\.weight_scale\) whose config\.json has no"),
+    "float8": (_float8, {}, r"model\S+down_proj\.weight is stored as F8_E4M3"),
     "classifier": (_classifier, {"architectures": ["LlamaForSequenceClassification"]}, "It is a LlamaForSequenceClas"),
     "fewer layers": (lambda tensors: tensors, {"num_hidden_layers": 1}, r"9 tensors are not used: model\.layers\.1"),
     "wider": (lambda tensors: tensors, {"hidden_size": 128}, r"of another shape.*another size of the model"),
@@ -95,6 +111,24 @@ def test_a_checkpoint_that_does_not_fill_its_model_is_refused(kind: str, tiny_ll
     change, config, said = UNFILLED[kind]
     with pytest.raises(ConfigError, match=said):
         _check(_changed(tiny_llama_hf, tmp_path / "model", change, **config))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            _without("0.block_sparse_moe.experts.2.w3.weight"),
+            r"incomplete: model\.layers\.0\S+experts\.2\.w3\.weight is",
+        ),
+        (_without("1.block_sparse_moe.experts.3.w2.weight"), r"experts\.down_proj \(\[3, 64, 96\] in the file"),
+    ],
+)
+def test_a_missing_expert_is_named(
+    change: Callable[[Tensors], Tensors], said: str, written: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """transformers stacks the experts of a layer, which fails or gives another shape."""
+    with pytest.raises(ConfigError, match=said):
+        _check(_changed(written("mixtral"), tmp_path / "model", change))
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "mixtral", "qwen2_moe"])
@@ -224,6 +258,6 @@ def test_a_missing_package_of_a_tokenizer_is_named(
 
     (tmp_path / file).write_bytes(b"x")
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
-    monkeypatch.setattr(architecture, "_is_installed", lambda module: module not in absent)
+    monkeypatch.setattr(tokenizer, "_is_installed", lambda module: module not in absent)
     with pytest.raises(PrerequisiteError, match=said):
         load_tokenizer(tmp_path, trust_remote_code=False)
