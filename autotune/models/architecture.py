@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,6 +169,12 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
                 reason(error),
             )
             return
+        if odd := _odd_shapes(tensors):
+            raise ConfigError(
+                f"{folder}: the checkpoint is damaged: {some(odd)}, other than most tensors of this name in other "
+                "layers or experts. Download it again.",
+                key="model",
+            ) from error
         if absent := _absent(tensors):
             verb = "is" if len(absent) == 1 else "are"
             raise ConfigError(
@@ -200,6 +207,19 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         f"exported model would not be the original. {'; '.join(found)}. {looks}",
         key="model",
     )
+
+
+def _odd_shapes(tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Describe tensors whose shape is not the most frequent one of the same name in other layers and experts."""
+    shapes: dict[str, Counter[tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        shapes.setdefault(_NUMBER.sub("{}", name), Counter())[tensor.shape] += 1
+    usual = {pattern: counts.most_common(1)[0][0] for pattern, counts in shapes.items()}
+    return [
+        f"{name} has the shape {list(tensor.shape)}"
+        for name, tensor in sorted(tensors.items())
+        if tensor.shape != usual[_NUMBER.sub("{}", name)]
+    ]
 
 
 def _absent(names: Iterable[str]) -> list[str]:
@@ -251,7 +271,7 @@ def _diagnose(
             "It looks like a checkpoint of another class or of a training wrapper, whose names have another prefix: "
             f"{renamed[0]} should be {renamed[1]}. Save the inner model with `save_pretrained`, or rename the tensors."
         )
-    if mismatched:
+    if mismatched and not (missing and unexpected):
         return f"It looks like {CONFIG} of another size of the model: take the file that belongs to the weights."
     if missing and not unexpected:
         return "It looks like an incomplete download or a partial save: download or save the whole model again."

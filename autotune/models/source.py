@@ -148,7 +148,10 @@ class SourceModel:
         """The configuration with the defaults of its class, which config.json leaves out; empty if there is none."""
         if self.path is None or not (self.path / CONFIG).is_file():
             return {}
-        config: dict[str, Any] = load_config(self.path, trust_remote_code=self.trust_remote_code).to_dict()
+        try:
+            config: dict[str, Any] = load_config(self.path, trust_remote_code=self.trust_remote_code).to_dict()
+        except ConfigError:  # an OpenVINO model works without the code or the version that knows its configuration
+            return check_json(self.path / CONFIG)
         return config
 
     def write_tokenizer(self, folder: Path) -> bool:

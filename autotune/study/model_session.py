@@ -88,7 +88,8 @@ class ModelSession:
 
         self.stage(f"loading {self.config.model}")
         source = resolve_model(self.config.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
-        self.tokenizer = source.tokenizer()  # refused before any work
+        if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
+            self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         for key, length in self.window_lengths().items():
             check_window(key, length, source.positions, self.config.model)
         return source

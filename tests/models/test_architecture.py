@@ -68,6 +68,11 @@ def _quantized(tensors: Tensors) -> Tensors:
     return {name: value for name, value in tensors.items() if name not in weights} | packed
 
 
+def _flat_expert(tensors: Tensors) -> Tensors:
+    name = "model.layers.0.block_sparse_moe.experts.1.w1.weight"
+    return {**tensors, name: tensors[name].reshape(-1)}
+
+
 def _scaled(tensors: Tensors) -> Tensors:
     import torch
 
@@ -120,10 +125,11 @@ def test_a_checkpoint_that_does_not_fill_its_model_is_refused(kind: str, tiny_ll
             _without("0.block_sparse_moe.experts.2.w3.weight"),
             r"incomplete: model\.layers\.0\S+experts\.2\.w3\.weight is",
         ),
+        (_flat_expert, r"damaged: model\.layers\.0\S+experts\.1\.w1\.weight has the shape \[6144\], other than"),
         (_without("1.block_sparse_moe.experts.3.w2.weight"), r"experts\.down_proj \(\[3, 64, 96\] in the file"),
     ],
 )
-def test_a_missing_expert_is_named(
+def test_a_missing_or_damaged_expert_is_named(
     change: Callable[[Tensors], Tensors], said: str, written: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """transformers stacks the experts of a layer, which fails or gives another shape."""
