@@ -82,6 +82,8 @@ def print_plan(planned: DryRun, space: str) -> None:
         if planned.distinct_settings is None
         else f"{planned.distinct_settings:,}"
     )
+    if planned.intake is not None:
+        print("\n".join(planned.intake.lines()))
     print(
         f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
     )

@@ -15,7 +15,7 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
-from autotune.models.save import save_model
+from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
@@ -127,11 +127,11 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         "versions": results.manifest.get("versions"),
     }
     engine = session.engine
-    saved = write_model(engine.apply(plan), plan, session.source, out, engine.sizes.original, about)
-    add_hashes(out)
-    with atomic_write(out / CARD) as temporary:
-        temporary.write_text(model_card(results, number, settings), encoding="utf-8")
-    return replace(saved, trial=number, settings=settings)
+    with new_folder(out) as new:
+        saved = write_model(engine.apply(plan), plan, session.source, new, engine.sizes.original, about)
+        add_hashes(new)
+        (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+    return replace(saved, folder=out, trial=number, settings=settings)
 
 
 def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
+from autotune.models.intake import read_intake
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, front_trials, make_listener
 from autotune.study.session import Session
@@ -121,6 +122,8 @@ def run_search(
         with folder_lock(folder, fresh=fresh) as aside:
             if aside is not None:
                 listener.note(f"the old study is now in {aside}")
+            if intake := read_intake(config.model):
+                listener.note("\n".join(intake.lines()))
             with (
                 open_pool(config, open_session, listener) as pool,
                 stop_signals(pool),

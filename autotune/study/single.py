@@ -239,7 +239,7 @@ def compress_to_size(
     menus = make_menus(engine, settings, runtime_compressed=runtime_compressed)
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
-    short, full = (inputs.texts({**text, **windows}) for windows in (SHORT, FULL))
+    short, full = (inputs.texts(session.fitted({**text, **windows})) for windows in (SHORT, FULL))
     with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
         record = {"allocation": _record(allocator, point, max_size)}
