@@ -141,6 +141,7 @@ def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     known = identity(process.pid)
     assert is_alive(known) is True
+    assert is_alive({**known, "started": known["started"] - 1}) is False  # another process had this id before
     process.communicate(b"\n")
     assert is_alive(known) is False
     assert is_alive({**known, "machine": "elsewhere"}) is None
