@@ -16,7 +16,7 @@ from search_fakes import SMALL, FakeConfig, FakeSession, Recorder, StudyOptions,
 from autotune.errors import StudyError, UsageError
 from autotune.study.run import run_worker
 from autotune.study.storage.coordination import Shared
-from autotune.study.storage.database import open_study
+from autotune.study.storage.database import DATABASE, open_study
 from autotune.study.storage.history import History
 
 DIRECTIONS: Any = {"kl_divergence": "minimize", "footprint": "minimize"}
@@ -103,3 +103,14 @@ def test_every_storage_lets_one_process_at_a_time_claim_a_plan(url: str, tmp_pat
             thread.join()
         sharing.close()
     assert (most, inside) == (1, 0)
+
+
+def test_a_folder_may_have_braces_in_its_name(tmp_path: Path) -> None:
+    """Optuna fills templates in URLs; the file lies where it should, and is found again."""
+    folder = tmp_path / "{model}-{0}"
+    folder.mkdir()
+    with open_study(folder, None, DIRECTIONS) as study:
+        study.set_user_attr("schema_version", 1)
+    assert [path.name for path in folder.iterdir()] == [DATABASE]
+    with open_study(folder, None, DIRECTIONS, joins=True) as study:
+        assert study.user_attrs == {"schema_version": 1}
