@@ -77,7 +77,7 @@ SEARCH = [
         f"{STUDY}/trials/racing.py",
         "theirs[: len(own)]",
         "theirs[-len(own) :]",
-        f"{TESTS}/trials/test_racing.py",
+        f"{TESTS}/trials/test_racing.py::test_a_clearly_worse_model_is_stopped_on_the_first_texts",
     ),
     Fault(
         "racing-direction",
@@ -98,7 +98,7 @@ SEARCH = [
         f"{STUDY}/sampling/proposals.py",
         "history.position, attempt)",
         "history.position)",
-        f"{TESTS}/test_run.py::test_a_sampler_that_repeats_itself_is_helped_on",
+        f"{TESTS}/sampling/test_proposals.py::test_a_point_that_was_tried_is_drawn_again_with_another_seed",
     ),
     Fault(
         "sampler-estimate",
@@ -147,7 +147,7 @@ SEARCH = [
         f"{STUDY}/trials/scoring.py",
         "preview = preview or bool(stored.stages)",
         "preview = bool(stored.stages)",
-        f"{TESTS}/trials/test_previews.py",
+        f"{TESTS}/trials/test_previews.py::test_a_beaten_model_is_not_decoded",
     ),
     Fault(
         "scores-complete",
@@ -175,7 +175,7 @@ SEARCH = [
         f"{STUDY}/loop.py",
         "finished[:-last]",
         "finished[: 1 - last]",
-        f"{TESTS}/test_stopping.py::test_a_front_that_stands_still_ends_the_search",
+        f"{TESTS}/test_stopping.py::test_exactly_the_last_trials_are_looked_at",
     ),
     Fault(
         "workers-replaced",
@@ -196,7 +196,7 @@ SEARCH = [
         "autotune/allocation/error_table.py",
         "sum(math.sqrt(cost) for cost in costs) ** 2 - sum(costs)",
         "sum(math.sqrt(cost) for cost in costs) ** 2",
-        "tests/allocation/test_table.py",
+        "tests/allocation/test_table.py::test_the_pairs_of_a_block_are_what_the_square_of_a_sum_has_beside_its_squares",
     ),
     Fault(
         "allocation-solver-rest",
@@ -210,7 +210,7 @@ SEARCH = [
         "autotune/allocation/probe.py",
         "self._inputs.update({input_name(name): self._originals[name] for name in values})",
         "pass",
-        "tests/allocation/test_probe.py",
+        "tests/allocation/test_probe.py::test_with_weights_replaced_it_is_the_compressed_model_and_then_the_original_again",
     ),
     Fault(
         "allocation-suffix-first-use",
