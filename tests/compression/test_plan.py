@@ -332,6 +332,9 @@ def test_keys_differ_exactly_where_models_differ() -> None:
     ]
     for settings, change in same:
         assert engine.plan(replace(settings, **change)).key == engine.plan(settings).key
+    scaled = replace(plans[0], awq={"x:0": "merged"})
+    others = [plans[0], replace(scaled, awq={"x:0": "inserted"}), replace(scaled, awq_data_free=True)]
+    assert len({plan.key for plan in (scaled, *others)}) == 4
 
 
 def test_plan_is_pure() -> None:

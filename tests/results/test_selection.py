@@ -54,6 +54,14 @@ def test_a_size_gives_the_most_accurate_that_fits(study: StudyResults) -> None:
     assert study.value(chosen, "kl_divergence") == min(study.value(n, "kl_divergence") or 9 for n in fitting)
 
 
+def test_a_size_that_is_just_kept_is_kept(study: StudyResults) -> None:
+    """The smallest model fits its own size, and no byte less."""
+    least = min(sizes(study).values())
+    assert sizes(study)[choose(study, Wish(max_size=int(least)))] == least
+    with pytest.raises(UsageError, match="the smallest is trial"):
+        choose(study, Wish(max_size=int(least) - 1))
+
+
 @pytest.mark.parametrize(
     ("wish", "message"),
     [

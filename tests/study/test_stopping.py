@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optuna.trial import create_trial
 from search_fakes import LARGE, SMALL, FakeConfig, Recorder, StudyOptions, search
 from stored import current_trials, trials_of
 
@@ -35,6 +36,15 @@ def test_a_front_that_stands_still_ends_the_search(tmp_path: Path) -> None:
 def test_nothing_stands_still_before_it_moved() -> None:
     """Without trials, and before any came to a result, there is nothing to lose patience with."""
     assert not has_converged(History([]), ["minimize"], 1)
+
+
+def test_exactly_the_last_trials_are_looked_at() -> None:
+    """The front moved with the third of five trials: two trials have gained nothing, three have."""
+    trials = [create_trial(value=value) for value in (3.0, 2.0, 1.0, 1.0, 1.0)]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    found = [has_converged(History(trials), ["minimize"], last) for last in (1, 2, 3, 4, 5)]
+    assert found == [True, True, False, False, False]
 
 
 def test_wished_points_come_first(tmp_path: Path) -> None:

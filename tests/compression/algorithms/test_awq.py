@@ -296,6 +296,21 @@ def block_with_gain(spread: float) -> ov.Model:
     return result_model([head], model.get_parameters())
 
 
+def test_scales_of_another_variant_are_searched_anew() -> None:
+    """Format and group size are in the key of the scales: an engine that searched others finds what a new one does."""
+    model = block_with_gain(1.5)
+    used = Engine(model)
+    used.plan(replace(INT4, awq=True))
+    for change in ({"mode": "nf4"}, {"group_size": 16}):
+        settings = replace(INT4, awq=True, **change)  # type: ignore[arg-type]
+        scales = []
+        for engine in (used, Engine(model)):
+            plan = engine.plan(settings)
+            (found,) = engine.channel_scales.of_plan(plan.awq, plan.variants, None)
+            scales.append(found[1])
+        assert np.array_equal(*scales)
+
+
 def test_data_free_scales_follow_the_gain() -> None:
     """Without a text AWQ takes a gain's square for the activation's energy; where that is uneven the error falls."""
     model = block_with_gain(1.5)

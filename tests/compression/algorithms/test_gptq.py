@@ -98,6 +98,14 @@ def test_codes_are_those_of_the_algorithm(mode: str) -> None:
     assert np.mean(codes != expected) < 0.01
 
 
+def test_columns_go_in_the_order_of_falling_energy() -> None:
+    """The strongest channels are rounded first, while most others are left to compensate; or as they stand."""
+    h = correlated(24)
+    energy = np.diagonal(h)[propagation(h).order]
+    assert np.all(energy[:-1] >= energy[1:])
+    assert propagation(h, activation_order=False).order.tolist() == list(range(24))
+
+
 @pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
 def test_uncorrelated_channels_are_simply_rounded(mode: str) -> None:
     """If no column can compensate for another, GPTQ is plain rounding."""

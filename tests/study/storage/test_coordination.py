@@ -141,6 +141,9 @@ def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity_now = identity(process.pid)
     assert is_alive(identity_now) is True
+    assert (
+        is_alive({**identity_now, "started": identity_now["started"] - 1}) is False
+    )  # another process had this id before
     process.communicate(b"\n")
     assert is_alive(identity_now) is False
     assert is_alive({**identity_now, "machine": "elsewhere"}) is None
