@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint, fingerprint_file, get_or_create_directory
-from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, reason
+from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.gptq_checkpoint import Checkpoint, find_checkpoint, keep_integers, write_float_copy
 from autotune.models.hub import hub_advice, is_hub_problem
 
@@ -133,6 +133,24 @@ class SourceModel:
             return False
         self._tokenizer.save_pretrained(folder)
         return True
+
+
+def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
+    """Return a model in memory as a source, and an id or path as it is; `parameter` names the argument.
+
+    Raises:
+        UsageError: neither path nor `ov.Model`.
+    """
+    if isinstance(model, (str, Path)):
+        return str(model)
+    import openvino as ov
+
+    if not isinstance(model, ov.Model):
+        raise UsageError(
+            f"`{parameter}` must be a hub id, a folder or an openvino.Model, got {type(model).__name__}. Convert a "
+            "PyTorch module by openvino.convert_model(module, example_input=...)"
+        )
+    return SourceModel.from_model(model, tokenizer)
 
 
 def _fingerprint_files(files: Iterable[Path]) -> str:
