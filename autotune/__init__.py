@@ -13,7 +13,8 @@ from autotune.common.version import __version__
 if TYPE_CHECKING:
     from autotune.api import compare, compress, evaluate, load_study, plan, reproduce, search, worker
     from autotune.config.config import Config
-    from autotune.study.single import CompressedModel, Scores
+    from autotune.evaluation.scores import Scores
+    from autotune.study.single import CompressedModel
     from autotune.study.view import Study
 
 __all__ = [
@@ -37,7 +38,8 @@ _HOMES = {
         ("compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"), "autotune.api"
     ),
     "Config": "autotune.config.config",
-    **dict.fromkeys(("CompressedModel", "Scores"), "autotune.study.single"),
+    "CompressedModel": "autotune.study.single",
+    "Scores": "autotune.evaluation.scores",
     "Study": "autotune.study.view",
 }
 

@@ -1,7 +1,8 @@
 """The Python API: everything that a command does, as functions and objects for scripts and notebooks.
 
 All names are attributes of the package: ``import autotune; autotune.compress(...)``. Errors are those of
-`autotune.errors`, with the texts that the command line shows. Nothing is printed to stdout; progress goes to stderr, or
+`autotune.errors`, with the texts that the command line shows. The examples run in the repository's root; the study in
+``reports/demo`` is that of `search`. Nothing is printed to stdout; progress goes to stderr, or
 to a notebook's output.
 
 Texts (``calibration``, ``evaluation``) are a path, a list of strings, ``{"dataset": ..., "split": ...}``,
@@ -10,12 +11,9 @@ Texts (``calibration``, ``evaluation``) are a path, a list of strings, ``{"datas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -24,12 +22,12 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from autotune.config.config import Config
+    from autotune.evaluation.scores import Scores
     from autotune.evaluation.texts.sources import Texts
-    from autotune.models.source import SourceModel
     from autotune.study.export import Reproduction
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.run import StudyOutcome
-    from autotune.study.single import CompressedModel, Scores
+    from autotune.study.single import CompressedModel
     from autotune.study.view import Study
 
     Callback = Callable[[optuna.Study, FrozenTrial], None]
@@ -94,53 +92,29 @@ def compress(
         progress: show progress on stderr.
 
     Raises:
-        UsageError: arguments that exclude each other, or an `output` that is not empty.
+        UsageError: arguments of a wrong type or that exclude each other, or an `output` that is not empty.
         PlanError: settings that contradict each other or do not fit the model; no model of `max_size` exists.
-        ConfigError, PrerequisiteError: the model or a text cannot be read.
+        ConfigError, PrerequisiteError: the model or a text cannot be read; an `ov.Model` has no tokenizer for texts.
 
     Example:
-        >>> import autotune
         >>> small = autotune.compress("examples/demo/model", mode="int4_asym", group_size=64, progress=False)
         >>> small.footprint
         2501061
     """
-    from autotune.compression.formats.table import parse_codebook
-    from autotune.compression.settings import Settings
+    from autotune.study import single
+
+    settings = single.read_settings(locals())
     from autotune.config.config import calibration_from
     from autotune.evaluation.texts.sources import text_source
-    from autotune.study import single
+    from autotune.models.source import source_of
     from autotune.study.progress import listening
 
-    try:
-        table = parse_codebook(codebook) if isinstance(codebook, str) else tuple(codebook)
-    except ValueError as error:
-        raise UsageError(f"`codebook`: {error}") from None
-    settings = Settings(
-        mode=mode,
-        group_size=group_size,
-        codebook=table,
-        ratio=ratio,
-        backup_mode=backup_mode,
-        sensitivity_metric=sensitivity_metric,
-        all_layers=all_layers,
-        awq=awq,
-        awq_data_free=awq_data_free,
-        scale_estimation=scale_estimation,
-        gptq=gptq,
-        gptq_act_order=gptq_act_order,
-        lora_correction=lora_correction,
-        lora_rank=lora_rank,
-        ignored_scope=tuple(ignored_scope),
-        group_size_fallback=group_size_fallback,  # type: ignore[arg-type]
-    )
     limit = single.read_size(settings, max_size, evaluation, allow, runtime_compressed)
     written = None if output is None else Path(output)
     with listening(progress) as listener:
         session = single.open_model(
-            _source(model, tokenizer),
-            calibration=None
-            if calibration is None
-            else calibration_from(text_source(calibration), samples, sequence_length),
+            source_of(model, tokenizer, "model"),
+            calibration=calibration_from(calibration, samples, sequence_length),
             cache=None if cache is None else Path(cache),
             stage=listener.stage,
             trust_remote_code=trust_remote_code,
@@ -151,7 +125,7 @@ def compress(
         return single.compress_to_size(
             session,
             limit,
-            text=text_source(evaluation),
+            text=text_source(evaluation, "evaluation"),
             ignored_scope=settings.ignored_scope,
             small=tuple(allow),
             runtime_compressed=runtime_compressed,
@@ -185,32 +159,41 @@ def evaluate(
         trust_remote_code: whether code that comes with the original may run.
         progress: show progress on stderr.
 
+    Returns:
+        A measurement for each metric, with ``value`` and ``stderr`` in the metric's unit.
+
     Raises:
         UsageError: no reference is known, or an option belongs to an evaluator that is not used.
         ConfigError, PrerequisiteError: an unknown evaluator or a wrong option; a model or a text cannot be read.
+
+    Example:
+        >>> text = {"path": "examples/demo/search.txt", "sequence_length": 128, "samples": 4}
+        >>> original = "examples/demo/model"
+        >>> scores = autotune.evaluate(original, reference=original, evaluators={"perplexity": text}, progress=False)
+        >>> scores["top1_agreement"].value
+        1.0
     """
-    from autotune.models.source import SourceModel
+    from autotune.models.source import source_of
     from autotune.study import single
     from autotune.study.progress import listening
 
     names = None if evaluators is None else list(evaluators)
     given = dict(evaluators) if isinstance(evaluators, Mapping) else {}
     given |= {name: {**given.get(name, {}), **changed} for name, changed in (options or {}).items()}
-    source = None
-    if reference is not None and not isinstance(reference, (str, Path)):
-        source = SourceModel.from_model(reference, tokenizer)
-    elif reference is None and config is None and isinstance(model, single.CompressedModel):
+    source = None if reference is None else source_of(reference, tokenizer, "reference")
+    if source is None and config is None and isinstance(model, single.CompressedModel):
         source = model.source
     settings = single.evaluation_config(
         file=None if config is None else Path(config),
-        reference=single.IN_MEMORY if source is not None else None if reference is None else str(reference),
+        reference=source if source is None or isinstance(source, str) else single.IN_MEMORY,
         names=names,
         options=given,
         cache=None if cache is None else Path(cache),
         trust_remote_code=trust_remote_code,
     )
     with listening(progress) as listener:
-        return single.evaluate(model, settings, source=source, stage=listener.stage)
+        original = None if isinstance(source, str) else source
+        return single.evaluate(model, settings, source=original, stage=listener.stage)
 
 
 def search(
@@ -247,12 +230,21 @@ def search(
     Raises:
         ConfigError: anything wrong with the configuration.
         StudyError: the folder is in use, cannot be written, or holds a study of other inputs.
+
+    Example:
+        >>> text = {"path": "examples/demo/search.txt", "sequence_length": 128, "samples": 4}
+        >>> config = {"model": "examples/demo/model", "output": "reports/demo", "evaluators": {"perplexity": text}}
+        >>> config |= {"space": {"mode": ["int8_asym", "int4_asym"], "group_size": 64}, "study": {"workers": 0}}
+        >>> study = autotune.search(config, trials=2, progress=False)
+        >>> study.front["footprint"].tolist()
+        [3981701, 2501061]
     """
+    from autotune.config.config import as_config
     from autotune.study.progress import listening
     from autotune.study.run import run_search
 
     changes = [*overrides, *_changes(trials=trials, timeout=timeout, workers=workers, seed=seed)]
-    loaded = _config(config, changes, output)
+    loaded = as_config(config, changes, output)
     with listening(progress) as listener:
         outcome = run_search(
             loaded,
@@ -282,11 +274,17 @@ def worker(
 
     Raises:
         StudyError: there is no such study, or it has other inputs.
+
+    Example:
+        >>> outcome = autotune.worker("reports/demo/model.yaml", "sqlite:///reports/demo/study.db", progress=False)
+        >>> outcome.ran, outcome.reason
+        (0, 'trials')
     """
+    from autotune.config.config import as_config
     from autotune.study.progress import listening
     from autotune.study.run import run_worker
 
-    loaded = _config(config, [*overrides, *_changes(workers=workers)], output)
+    loaded = as_config(config, [*overrides, *_changes(workers=workers)], output)
     with listening(progress) as listener:
         return run_worker(loaded, storage, listener=listener)
 
@@ -306,11 +304,17 @@ def plan(
 
     Raises:
         ConfigError: anything wrong with the configuration.
+
+    Example:
+        >>> result = autotune.plan("reports/demo/model.yaml", forecast=False, progress=False)
+        >>> [(point.settings["mode"], point.footprint) for point in result.points]
+        [('int8_asym', 3981701), ('int4_asym', 2501061)]
     """
+    from autotune.config.config import as_config
     from autotune.study.planning.dry_run import dry_run
     from autotune.study.progress import listening
 
-    loaded = _config(config, overrides, None)
+    loaded = as_config(config, overrides)
     with listening(progress) as listener:
         return dry_run(loaded, listener.stage, measure=forecast)
 
@@ -326,6 +330,10 @@ def load_study(folder: str | Path, storage: str | None = None, *, outcome: Study
     Raises:
         StudyError: there is no readable study.
 
+    Example:
+        >>> study = autotune.load_study("reports/demo")
+        >>> study.trials["mode"].tolist()
+        ['int8_asym', 'int4_asym']
     """
     from autotune.results.load import load_results
     from autotune.study.view import Study
@@ -345,6 +353,10 @@ def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, pro
     Raises:
         UsageError: there is no such trial.
         StudyError: the study cannot be read, or kept no digests.
+
+    Example:
+        >>> autotune.reproduce("reports/demo", 1, progress=False).same
+        True
     """
     from autotune.study.export import reproduce as rebuild
     from autotune.study.progress import listening
@@ -362,10 +374,21 @@ def compare(
         folders: studies' folders, or `Study` objects.
         whole: all trials of the fronts, not only the recommended ones.
         output: a folder for the table (Markdown, LaTeX, CSV) and the plot.
+
+    Raises:
+        UsageError: there are no folders.
+        StudyError: a study cannot be read.
+
+    Example:
+        >>> table = autotune.compare(["reports/demo", "reports/demo"])
+        >>> table["model"].unique().tolist()
+        ['demo/model', 'demo/model (2)']
     """
     from autotune.reporting.compare import compare as side_by_side
     from autotune.reporting.compare import write_comparison
 
+    if isinstance(folders, (str, Path)):
+        folders = [folders]
     studies = [load_study(each).results if isinstance(each, (str, Path)) else each.results for each in folders]
     comparison = side_by_side(studies, whole=whole)
     if output is not None:
@@ -373,25 +396,5 @@ def compare(
     return comparison.frame
 
 
-def _source(model: str | Path | ov.Model, tokenizer: Any) -> SourceModel | str:
-    if isinstance(model, (str, Path)):
-        return str(model)
-    from autotune.models.source import SourceModel
-
-    return SourceModel.from_model(model, tokenizer)
-
-
 def _changes(**options: Any) -> list[str]:
     return [f"study.{key}={value}" for key, value in options.items() if value is not None]
-
-
-def _config(
-    config: str | Path | Mapping[str, Any] | Config, changes: Sequence[str], output: str | Path | None = None
-) -> Config:
-    from autotune.config.config import Config, config_from, load_config
-
-    if output is not None:
-        changes = [*changes, f"output={json.dumps(str(output))}"]
-    if isinstance(config, Config):
-        return config_from(config.as_dict(), changes) if changes else config
-    return config_from(config, changes) if isinstance(config, Mapping) else load_config(config, changes)

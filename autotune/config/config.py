@@ -7,6 +7,7 @@ current folder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -39,7 +40,8 @@ from autotune.config.sections import CacheOptions, Calibration, Name, RuntimeOpt
 from autotune.config.space.parse import space_schema
 from autotune.config.space.presets import read_space
 from autotune.config.space.space import SearchSpace
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, UsageError
+from autotune.evaluation.texts.sources import Texts, text_source
 
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
@@ -64,7 +66,23 @@ def _space(value: Any, info: ValidationInfo) -> SearchSpace:
 
 
 class Config(Section):
-    """A study as model.yaml describes it, with defaults filled in and absolute paths."""
+    """A study as model.yaml describes it, with defaults filled in and absolute paths.
+
+    The arguments are the keys of the file; sections are mappings. Relative paths start from the current folder.
+
+    Raises:
+        pydantic.ValidationError: anything wrong with the arguments.
+
+    Example:
+        >>> import autotune
+        >>> config = autotune.Config(
+        ...     model="examples/demo/model",
+        ...     space={"mode": ["int8_asym", "nf4"]},
+        ...     evaluators={"perplexity": {"path": "examples/demo/search.txt"}},
+        ... )
+        >>> config.objectives
+        {'kl_divergence': 'minimize', 'footprint': 'minimize'}
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, title="model.yaml of autotune")
 
@@ -204,12 +222,41 @@ def config_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
     return _checked(source)
 
 
-def calibration_from(source: Mapping[str, Any], samples: int, sequence_length: int) -> Calibration:
-    """Check calibration texts that are given as the keys of a text source.
+def as_config(
+    config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = (), output: str | Path | None = None
+) -> Config:
+    """Return the configuration that the Python API was given in any form.
+
+    Args:
+        config: a model.yaml, its content, or a configuration.
+        overrides: as for `load_config`.
+        output: replaces the study's folder.
 
     Raises:
+        UsageError: `config` is something else.
+        ConfigError: anything wrong with the data or the overrides.
+    """
+    if output is not None:
+        overrides = [*overrides, f"output={json.dumps(str(output))}"]
+    if isinstance(config, Config):
+        return config_from(config.as_dict(), overrides) if overrides else config
+    if isinstance(config, Mapping):
+        return config_from(config, overrides)
+    if not isinstance(config, (str, Path)):
+        raise UsageError(f"`config` must be a path, a mapping or an autotune.Config, got {type(config).__name__}")
+    return load_config(config, overrides)
+
+
+def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:
+    """Check calibration texts in any form that the Python API takes; None stays None.
+
+    Raises:
+        UsageError: there is no such file, or an array of another shape or type.
         ConfigError: a wrong key or value.
     """
+    if texts is None:
+        return None
+    source = text_source(texts, "calibration")
     data = {"samples": samples, "sequence_length": sequence_length, **source}
     if "tokens" in source:
         data |= {"samples": len(source["tokens"]), "sequence_length": len(source["tokens"][0])}

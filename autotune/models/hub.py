@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import errno
+<<<<<<< HEAD
+=======
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+>>>>>>> room-I
 from pathlib import Path
 
 from autotune.errors import PrerequisiteError, reason
 
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
 _UNREACHABLE = "the hub could not be reached"
+
+
+def import_progress_bars() -> None:
+    """Import the hub's progress bars without their warning, once a notebook, that ipywidgets is not installed."""
+    if "ipykernel" in sys.modules:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("tqdm.auto")
 
 
 def hub_advice(model: str, error: BaseException) -> str:

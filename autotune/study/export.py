@@ -49,6 +49,11 @@ class SavedModel:
     trial: int | None = None
     settings: Mapping[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        trial = "" if self.trial is None else f"trial {self.trial}, "
+        share = 100 * self.plan.footprint / self.original_footprint
+        return f"SavedModel({self.folder}: {trial}{self.plan.footprint:,} bytes, {share:.1f}% of the original)"
+
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}

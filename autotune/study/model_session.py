@@ -145,7 +145,7 @@ class ModelSession:
         if not calibration.synthetic:
             return read_windows(
                 calibration,
-                self.tokenizer,
+                self.tokenizer if calibration.tokens is None else None,
                 self.calibration_texts,
                 sequence_length=calibration.sequence_length,
                 samples=calibration.samples,

@@ -17,6 +17,7 @@ import numpy as np
 from autotune.common.formatting import duration, label, score, size
 from autotune.compression.describe import describe_settings
 from autotune.evaluation import Direction, Metric
+from autotune.models.hub import import_progress_bars
 from autotune.results.frame import effective_settings
 from autotune.results.pareto import front_indices
 from autotune.study.storage.history import History
@@ -118,6 +119,7 @@ class SilentListener:
 @contextmanager
 def listening(progress: bool = True) -> Iterator[Listener]:
     """Yield a listener that shows progress on stderr, or one that shows nothing; closed at the end."""
+    import_progress_bars()
     listener: Listener = make_listener() if progress else SilentListener()
     try:
         yield listener
@@ -133,7 +135,7 @@ def make_listener(stream: TextIO | None = None) -> Listener:
     console = Console(file=stream)
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveListener(console)
-    return PlainListener(stream)
+    return PlainListener(stream, in_place=console.is_jupyter)
 
 
 def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
@@ -146,19 +148,28 @@ def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
 
 
 class PlainListener:
-    """Listener that writes one line a trial and one a preparation step, for logs, pipes and simple terminals."""
+    """Listener that writes one line a trial and one a preparation step, for logs, pipes and simple terminals.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    With `in_place`, as in notebooks, a preparation step replaces the one before, and is removed at the end.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, in_place: bool = False) -> None:
         self.stream = sys.stderr if stream is None else stream
+        self.in_place = in_place
+        self.width = 0  # of the step on the current line
         self.info: StudyInfo | None = None
 
     def write(self, line: str) -> None:
         """Print one line unbuffered."""
+        self.close()
         print(line, file=self.stream, flush=True)
 
     def stage(self, message: str, trial: int | None = None) -> None:
         """See `Listener`."""
-        if self.info is None:  # inside a trial the stages would drown the trials
+        if self.info is None and self.in_place:
+            print(f"\r{message:{self.width}}", end="", file=self.stream, flush=True)
+            self.width = len(message)
+        elif self.info is None:  # inside a trial the stages would drown the trials
             self.write(message)
 
     def note(self, message: str) -> None:
@@ -178,12 +189,13 @@ class PlainListener:
         """See `Listener`."""
         self.write(trial_line(row, self.info))
 
-    def finished(self, message: str) -> None:
-        """See `Listener`."""
-        self.write(message)
+    finished = note
 
     def close(self) -> None:
         """See `Listener`."""
+        if self.width:
+            print(f"\r{'':{self.width}}\r", end="", file=self.stream, flush=True)
+            self.width = 0
 
 
 def trial_line(row: Row, info: StudyInfo | None) -> str:

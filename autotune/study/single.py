@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import ConfigError, PlanError, UsageError
-from autotune.evaluation import Measurement
+from autotune.evaluation.scores import Scores
 from autotune.study.export import SavedModel, check_empty, write_model
 from autotune.study.model_session import ModelSession
 from autotune.study.session import Session
@@ -37,7 +38,7 @@ SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompressedModel:
-    """A compressed model in memory.
+    """A compressed model in memory; a notebook shows its size and how many weights have which format.
 
     Attributes:
         model: the compressed `ov.Model`; constants that did not change are shared with the original.
@@ -45,6 +46,15 @@ class CompressedModel:
         source: the original model.
         original_footprint: bytes of the original's `openvino_model.bin`.
         saved: the folder it was written to; None if no `output` was given.
+
+    Example:
+        >>> import autotune
+        >>> small = autotune.compress("examples/demo/model", mode="int4_asym", group_size=64, progress=False)
+        >>> small
+        CompressedModel(examples/demo/model: 2,501,061 bytes, 31.8% of the original, 6.29x smaller than float32)
+        >>> small.plan["mode"].value_counts().to_dict()
+        {'int4_asym': 28, 'int8_asym': 2}
+        >>> saved = small.save("models/demo-int4")
     """
 
     model: ov.Model
@@ -112,45 +122,6 @@ class CompressedModel:
         return f"<p>{escape(repr(self))}</p>{counts.to_html(index=False)}"
 
 
-class Scores(Mapping[str, Measurement]):
-    """Measurements of one model by the name of the metric, in the order of the evaluators.
-
-    Each has ``value``, and ``stderr`` (None where a metric has none).
-    """
-
-    def __init__(self, measurements: Mapping[str, Measurement]) -> None:
-        self._measurements = dict(measurements)
-
-    def __getitem__(self, name: str) -> Measurement:
-        return self._measurements[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._measurements)
-
-    def __len__(self) -> int:
-        return len(self._measurements)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a DataFrame with the columns ``value`` and ``stderr``, float64, indexed by the metric."""
-        import pandas as pd
-
-        rows = {name: (m.value, float("nan") if m.stderr is None else m.stderr) for name, m in self.items()}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "stderr"]).rename_axis("metric")
-
-    def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """Convert to plain data: metric -> ``value`` and ``stderr``."""
-        return {name: {"value": m.value, "stderr": m.stderr} for name, m in self.items()}
-
-    def __repr__(self) -> str:
-        from autotune.common.formatting import score
-
-        width = max(map(len, self), default=0)
-        return "\n".join(f"{name:{width}}  {score(m.value, m.stderr, name=name)}" for name, m in self.items())
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html())
-
-
 def compress(session: ModelSession, settings: Settings, *, output: Path | None = None) -> CompressedModel:
     """Compress a model by uniform settings.
 
@@ -168,6 +139,33 @@ def compress(session: ModelSession, settings: Settings, *, output: Path | None =
     check_empty(output)
     plan = session.engine.plan(settings)
     return _finish(session, plan, {"settings": session.engine.resolve(settings).as_dict()}, output)
+
+
+def read_settings(arguments: Mapping[str, Any]) -> Settings:
+    """Read the settings among the arguments of `autotune.compress`.
+
+    Raises:
+        UsageError: an argument has a wrong type, or a codebook cannot be read.
+    """
+    from autotune.compression.formats.table import parse_codebook
+    from autotune.compression.settings import SETTINGS, Settings
+
+    types: dict[str, Any] = {"switch": bool, "integer": Integral, "number": Real, "text": str, "list": Iterable}
+    values = {name: arguments[name] for name in SETTINGS}
+    for name, info in SETTINGS.items():
+        if name == "codebook" and isinstance(values[name], str):
+            try:
+                values[name] = parse_codebook(values[name])
+            except ValueError as error:
+                raise UsageError(f"`codebook`: {error}") from None
+        value = values[name]
+        fits = isinstance(value, types[info.kind])
+        fits = fits and isinstance(value, (bool, str)) == (info.kind in ("switch", "text"))  # True is an Integral
+        if not fits and not (value is None and info.default is None):
+            raise UsageError(f"`{name}` must be a {info.kind}, got {value!r}")
+        if info.kind == "list":
+            values[name] = tuple(value)
+    return Settings(**values)
 
 
 def read_size(
@@ -195,7 +193,7 @@ def read_size(
     if "int3" in allow and runtime_compressed:
         raise UsageError("`allow` int3: the CPU expands it when it loads a model; add `runtime_compressed=False`")
     if evaluation is None:
-        raise UsageError("`max_size` measures the error of each format and needs a text for it: add `evaluation` FILE")
+        raise UsageError("`max_size` measures the error of each format and needs a text for it: add `evaluation`")
     default = type(settings)(ignored_scope=settings.ignored_scope)
     for name in type(settings).__dataclass_fields__:
         if getattr(settings, name) != getattr(default, name):
@@ -346,15 +344,15 @@ def evaluation_config(
     from autotune.config.config import DEFAULT_EVALUATORS, Config, load_config
 
     if file is None and reference is None:
-        raise UsageError("name the original by --reference MODEL, or a study's file by --config model.yaml")
+        raise UsageError("give the original as `reference`, or a model.yaml that names it as `config`")
     data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
     available = data.get("evaluators") or DEFAULT_EVALUATORS
     chosen = {name: dict(available.get(name, {})) for name in names or available}
     for name, values in options.items():
         given = {key: value for key, value in values.items() if value is not None}
         if given and name not in chosen:
-            option = next(iter(given)).replace("_", "-").replace("path", "text")
-            raise UsageError(f"--{option} belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
+            option = next(iter(given))
+            raise UsageError(f"`{option}` belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
         if not SOURCE_KEYS.isdisjoint(given):
             chosen[name] = {key: value for key, value in chosen[name].items() if key not in SOURCE_KEYS}
         if name in chosen:

@@ -26,6 +26,16 @@ class Study:
         storage: URL of its storage, if it is not the folder's.
         results: the study as read from its storage.
         outcome: how the search of this process ended; None for a study that was loaded.
+
+    Example:
+        >>> import autotune
+        >>> study = autotune.load_study("reports/demo")
+        >>> study.front[["mode", "footprint"]].values.tolist()
+        [['int8_asym', 3981701], ['int4_asym', 2501061]]
+        >>> study.best(max_size="3 MB")
+        1
+        >>> figure = study.plot_front()
+        >>> saved = study.export("models/demo", trial=1, progress=False)
     """
 
     def __init__(
@@ -38,12 +48,12 @@ class Study:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """All trials, with the columns of trials.csv, indexed by the number."""
+        """All trials: one row a trial, in the order of the numbers, which are the index; the columns of trials.csv."""
         return self.results.trials
 
     @property
     def front(self) -> pd.DataFrame:
-        """The trials of the front, the largest model first."""
+        """The trials of the front, the largest model first; index and columns of `trials`."""
         from autotune.results.frame import front_frame
 
         return front_frame(self.results)
@@ -84,7 +94,12 @@ class Study:
         )
 
     def plan(self, trial: int) -> pd.DataFrame:
-        """Return the variant of each weight of a trial's model, one row a weight."""
+        """Return the variant of each weight of a trial's model, one row a weight.
+
+        Raises:
+            UsageError: there is no such trial.
+            StudyError: its plan is not in the study's folder.
+        """
         from autotune.results.plans import plan_frame, read_plan
 
         plan = read_plan(self.folder, self._record(trial).plan)
@@ -96,7 +111,14 @@ class Study:
         return plan_frame(plan)
 
     def answers(self, trial: int) -> pd.DataFrame:
-        """Return the answers that differ most from the original's: prompt, original, answer, score."""
+        """Return the answers that differ most from the original's; empty without an evaluator that keeps answers.
+
+        Returns:
+            ``prompt, original, answer, score``, the least similar answer first.
+
+        Raises:
+            UsageError: there is no such trial.
+        """
         from autotune.results.frame import answers_frame
 
         return answers_frame(self._record(trial))
@@ -108,22 +130,38 @@ class Study:
         return effects_frame(self.results)
 
     def plot_front(self) -> Figure:
-        """Draw the front of accuracy against footprint."""
+        """Draw the front of accuracy against footprint.
+
+        Raises:
+            StudyError: no trial has both values.
+        """
         from autotune.reporting.plots.front import front_figure
 
-        return _drawn(front_figure(self.results))
+        return _drawn(front_figure(self.results), "a finished trial that has both values")
 
     def plot_progress(self) -> Figure:
-        """Draw the hypervolume over the trials."""
+        """Draw the hypervolume over the trials.
+
+        Raises:
+            StudyError: fewer than two trials are finished.
+        """
         from autotune.reporting.plots.progress import progress_figure
 
-        return _drawn(progress_figure(self.results))
+        return _drawn(progress_figure(self.results), "two finished trials, one of them within the limits")
 
     def plot_settings(self, metric: str | None = None) -> Figure:
-        """Draw one metric (by default the first objective) by setting."""
+        """Draw one metric (by default the first objective) by setting.
+
+        Raises:
+            UsageError: the study has no such metric.
+            StudyError: no setting varies, or fewer than three trials have the metric.
+        """
         from autotune.reporting.plots.settings import settings_figure
 
-        return _drawn(settings_figure(self.results, metric or next(iter(self.results.objectives))))
+        name = metric or next(iter(self.results.objectives))
+        if name not in self.results.metrics:
+            raise UsageError(f"`metric`: {self.folder} has no {name!r}; there are {', '.join(self.results.metrics)}")
+        return _drawn(settings_figure(self.results, name), "three trials with this metric, and a setting that varied")
 
     def export(
         self,
@@ -144,7 +182,7 @@ class Study:
             progress: show progress on stderr.
 
         Raises:
-            UsageError: the folder is not empty, or there is no such trial.
+            UsageError: the folder is not empty, no trial keeps the limits, or there is no such trial.
             StudyError: model, texts or engine changed since the search.
         """
         from autotune.results.selection import parse_wish
@@ -185,7 +223,11 @@ class Study:
         return notebook_html(self.results)
 
 
-def _drawn(figure: Figure | None) -> Figure:
+def _drawn(figure: Figure | None, needed: str) -> Figure:
     if figure is None:
+<<<<<<< HEAD
         raise StudyError("no finished trial of this study has the values that this plot needs")
+=======
+        raise StudyError(f"there is nothing to draw yet: this plot needs {needed}")
+>>>>>>> room-I
     return figure

@@ -180,3 +180,16 @@ def test_a_long_front_is_thinned_with_both_ends_kept() -> None:
     assert len(few) == 8
     assert (few[0], few[-1]) == (rows[0], rows[-1])
     assert thinned(rows[:5], 8) == rows[:5]
+
+
+def test_in_a_notebook_a_step_replaces_the_one_before() -> None:
+    """Steps stay on one line, which is clear before the lines that remain and at the end."""
+    stream = io.StringIO()
+    listener = PlainListener(stream, in_place=True)
+    listener.stage("loading the model")
+    listener.stage("calibrating")
+    listener.note("a note")
+    listener.stage("compressing")
+    listener.close()
+    lines = stream.getvalue().split("\n")
+    assert lines == [f"\rloading the model\rcalibrating      \r{' ' * 11}\ra note", f"\rcompressing\r{' ' * 11}\r"]

@@ -79,12 +79,13 @@ class TextSource(BaseModel):
         return [name for name in names if getattr(self, name, None) not in (None, False)]
 
 
-def text_source(texts: Texts) -> dict[str, Any]:
+def text_source(texts: Texts, parameter: str) -> dict[str, Any]:
     """Convert texts in any form that the Python API takes to the keys of a text source in model.yaml.
 
     Args:
         texts: the path of a UTF-8 file, a list of strings, ``{"dataset": ..., "split": ...}``, ``"synthetic"``, or
             windows of token ids, int64 [n, T].
+        parameter: name of the argument, for messages.
 
     Raises:
         UsageError: there is no such file, or an array of another shape or type.
@@ -93,7 +94,8 @@ def text_source(texts: Texts) -> dict[str, Any]:
 
     if isinstance(texts, np.ndarray):
         if texts.ndim != 2 or texts.dtype.kind not in "iu":
-            raise UsageError(f"token windows must be integers [n, T], got {texts.dtype} {list(texts.shape)}")
+            shape = list(texts.shape)
+            raise UsageError(f"`{parameter}`: token windows must be integers [n, T], got {texts.dtype} {shape}")
         return {"tokens": texts.tolist()}
     if isinstance(texts, Mapping):
         return dict(texts)
@@ -104,7 +106,7 @@ def text_source(texts: Texts) -> dict[str, Any]:
     path = Path(texts).expanduser()
     if not path.is_file():
         raise UsageError(
-            f"{texts}: no such text file. Give a UTF-8 text file, a list of strings, "
+            f"`{parameter}`: {texts} is no text file. Give a UTF-8 text file, a list of strings, "
             "{'dataset': ..., 'split': ...}, or 'synthetic'"
         )
     return {"path": str(path)}

@@ -136,9 +136,10 @@ def styled(draw: Draw) -> Draw:
 def new_figure(width: float, height: float) -> Figure:
     """Create a figure of so many inches on an Agg canvas; pyplot does not know it, and no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    from autotune.reporting.plots.figure import NotebookFigure
+
+    figure = NotebookFigure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
 

@@ -87,6 +87,15 @@ class DryRun:
     measuring: Measuring | None = None
     intake: Intake | None = None
 
+    def __repr__(self) -> str:
+        settings = "a continuous space" if self.distinct_settings is None else f"{self.distinct_settings} settings"
+        time = "" if self.forecast is None else f"; about {self.forecast.seconds:.0f} s"
+        impossible = sum(finding.impossible for finding in self.findings)
+        return (
+            f"DryRun({self.model}: {settings}, {self.trials} trials{time}; {len(self.findings)} findings, "
+            f"{impossible} of them impossible settings)"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`."""
         return asdict(self)
