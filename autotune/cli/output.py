@@ -49,18 +49,21 @@ def print_front(results: StudyResults) -> None:
     print()
 
 
-def print_paths(paths: ReportPaths) -> None:
-    """Print the paths of the report and the next command."""
+def print_paths(results: StudyResults, paths: ReportPaths) -> None:
+    """Print the paths of the report, and the command that exports the recommended model, if there is one."""
+    from autotune.reporting.text.commands import export_command
+
     here = Path.cwd()
 
     def short(path: Path) -> str:
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
-    print(f"report: {short(paths.report_html)}   # open it in a browser; report.md is the same for a terminal")
+    print(f"report: {short(paths.report_html)}   # open it in a browser; report.md has the same text")
     print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
     if paths.plots:
         print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
-    print(f"next:   autotune export {short(paths.folder)} OUT   # the knee as a folder that loads in OpenVINO GenAI")
+    if results.knee is not None:
+        print(f"next:   {export_command(results, results.knee, here=here)}")
 
 
 def print_plan(planned: DryRun, space: str) -> None:

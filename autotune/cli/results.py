@@ -31,7 +31,7 @@ def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) 
         print_json({**outcome_json(study.results), "folder": str(folder)})
         return
     print_front(study.results)
-    print_paths(paths)
+    print_paths(study.results, paths)
 
 
 def export(

@@ -22,7 +22,7 @@ from autotune.reporting.tables import (
     sizes_table,
     trials_table,
 )
-from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
+from autotune.reporting.text.commands import compress_command, export_command
 from autotune.results.budgets import budget_sentences, prediction_sentence, protected_weights
 from autotune.results.decision import (
     Choice,
@@ -44,7 +44,11 @@ PAIRED = (
     "The plots show all trials, in which other settings vary too. The table compares only trials that are equal in "
     "everything else: the median change over those pairs, and its range."
 )
-EXPORTS = "A trial's model from the study, with its own texts and statistics."
+EXPORTS = "`autotune export` builds the model of a trial with the study's own texts and statistics:"
+COMMANDS = (
+    "Every model of the front. `autotune compress` needs only the original model and the calibration text; "
+    "`autotune export` also needs the study's folder:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class Report:
         maps: the precision of every weight of each choice.
         budgets: sentences about the plans from budgets; `budget_notes` and `budget_errors` say more.
         export_note: sentence above `exports`, the commands that export the choices.
-        commands: the commands that compress each trial of the front without the study.
+        commands: one command for each trial of the front, below `commands_note`; without the study where possible.
         described: sections of the configuration that define the scores.
         unmeasured: sentence on what the report does not cover.
     """
@@ -146,6 +150,7 @@ class Report:
     failures: Table | None
     export_note: str
     exports: tuple[str, ...]
+    commands_note: str
     commands: tuple[str, ...]
     metrics: Table | None
     described: Mapping[str, Any]
@@ -188,12 +193,13 @@ def build_report(results: StudyResults, folder: Path | None = None) -> Report:
         budget_errors=budget_errors_table(results, plans) if budgets else None,
         answers=_answers(results),
         failures=failures_table(results),
-        export_note=f"{EXPORTS} {where_to_run(results)}".strip(),
+        export_note=EXPORTS,
         exports=tuple(export_command(results, pick.trial) for pick in choices(results)) if results.front else (),
+        commands_note=COMMANDS,
         commands=tuple(compress_command(results, trial) for trial in results.front),
         metrics=metrics_table(results),
         described={
-            key: portable(results, results.config[key])
+            key: results.config[key]
             for key in ("calibration", "evaluators", "report", "runtime", "study")
             if results.config.get(key)
         },

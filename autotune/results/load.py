@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,7 +58,9 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
     try:
         # Optuna fills templates in URLs, hence the doubled braces.
         path = database.resolve().as_posix().replace("{", "{{").replace("}", "}}")
-        return _read(f"sqlite:///{path}" if storage is None else storage, where)
+        results = _read(f"sqlite:///{path}" if storage is None else storage, where)
+        url = storage if isinstance(storage, str) else None
+        return replace(results, folder=Path(folder).absolute(), storage=url)
     except KeyError as error:
         raise StudyError(
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "

@@ -122,6 +122,8 @@ class StudyResults:
             because its plan alone broke a limit counts.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
+        folder: the study's folder, absolute; None if the study was not read from one.
+        storage: URL of the study's storage; None if it is the folder's `study.db`.
     """
 
     trials: pd.DataFrame
@@ -138,6 +140,8 @@ class StudyResults:
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
+    folder: Path | None = None
+    storage: str | None = None
 
     @property
     def model(self) -> str:

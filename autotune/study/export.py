@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -113,7 +114,8 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
     if plan.key != record.plan:
         raise StudyError(
             f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
-            f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` says which"
+            "calibration texts or the engine changed since the search. To see which: "
+            f"autotune reproduce {shlex.quote(str(folder))} --trial {number}"
         )
     stage("compressing")
     settings = session.engine.resolve(settings_of(record)).as_dict()
