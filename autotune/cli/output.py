@@ -50,8 +50,10 @@ def print_front(results: StudyResults) -> None:
 
 
 def print_paths(results: StudyResults, paths: ReportPaths) -> None:
-    """Print the paths of the report, and the command that exports the recommended model, if there is one."""
+    """Print the paths of the report, and the command that exports the recommended model or the reason for none."""
     from autotune.reporting.text.commands import export_command
+    from autotune.results.decision import decision_sentence
+    from autotune.results.recommendation import recommend
 
     here = Path.cwd()
 
@@ -62,8 +64,11 @@ def print_paths(results: StudyResults, paths: ReportPaths) -> None:
     print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
     if paths.plots:
         print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
-    if results.knee is not None:
-        print(f"next:   {export_command(results, results.knee, here=here)}")
+    chosen = recommend(results).trial
+    if chosen is None:
+        print(f"next:   {decision_sentence(results).replace('**', '').replace('`', '')}")
+    else:
+        print(f"next:   {export_command(results, chosen, here=here)}")
 
 
 def print_plan(planned: DryRun, space: str) -> None:
@@ -143,6 +148,8 @@ def print_saved(saved: SavedModel) -> None:
     """Print size and formats of a compressed model."""
     plan = saved.plan
     share = 100 * plan.footprint / saved.original_footprint
+    if saved.trial is not None:
+        print(f"trial {saved.trial}: {saved.reason}")
     print(f"{saved.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32")
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
     for note in plan.notes:

@@ -38,10 +38,17 @@ def export(
     folder: StudyFolder,
     out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
     trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Export this trial.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Export the knee of the front. This is the default.")] = False,
+    knee: Annotated[
+        bool,
+        typer.Option("--knee", help="Export the knee of the front, recommended or not."),
+    ] = False,
     max_drop: Annotated[
         str | None,
-        typer.Option(metavar="2%", help="Export the smallest model that is at most this much worse than the original."),
+        typer.Option(
+            metavar="2%",
+            help="Export the smallest model that is at most this much worse than the original. Without %: in the unit "
+            "of --metric.",
+        ),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="Metric of --max-drop. Default: perplexity_increase.")
@@ -52,13 +59,13 @@ def export(
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Write the model of one trial of a study as a deployable folder."""
+    """Write the model of one trial of a study as a deployable folder; by default the recommended trial."""
     from autotune import api
 
     if knee and (trial, max_drop, max_size) != (None, None, None):
-        raise UsageError("--knee names one model; leave out --trial, --max-drop and --max-size")
+        raise UsageError("--knee chooses one model; leave out --trial, --max-drop and --max-size")
     study = api.load_study(folder, storage)
-    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size)
+    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
     if as_json:
         print_json(saved.as_dict())
         return

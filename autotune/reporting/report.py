@@ -26,18 +26,17 @@ from autotune.reporting.text.commands import compress_command, export_command
 from autotune.results.budgets import budget_sentences, prediction_sentence, protected_weights
 from autotune.results.decision import (
     Choice,
-    accuracy_metric,
     baseline,
     broken_limits,
     choices,
     context_metrics,
     decision_sentence,
     saving,
-    ties,
 )
 from autotune.results.held_out import held_out_sentences
 from autotune.results.load import ENOUGH_FOR_IMPORTANCES
 from autotune.results.plans import WeightMap, known_sensitivity, read_plans, weight_map
+from autotune.results.recommendation import accuracy_metric, recommend, ties
 from autotune.results.records import StudyResults
 
 PAIRED = (
@@ -61,7 +60,7 @@ class Card:
         settings: its settings; the model's name for the original.
         rows: (name, value, remark); names are the same in all cards of a report.
         command: the command that exports it; empty for a model to compare with.
-        chosen: the knee.
+        chosen: the recommended trial.
     """
 
     role: str
@@ -283,16 +282,15 @@ def _card(results: StudyResults, pick: Choice, other: int | None, metrics: list[
         size=results.score_text(pick.trial, "footprint"),
         rows=tuple(rows),
         command=export_command(results, pick.trial) if offer else "",
-        chosen=offer and pick.trial == results.knee,
+        chosen=offer and pick.trial == recommend(results).trial,
     )
 
 
 def _ties(results: StudyResults) -> str:
     pairs = ", ".join(f"{a} and {b}" for a, b in ties(results))
     return pairs and (
-        f"By {label(accuracy_metric(results) or '')} the neighbours {pairs} cannot be told apart: they differ by less "
-        "than two standard errors, or than the original does from itself. Of such a pair take the smaller model, the "
-        "second."
+        f"Tied in {label(accuracy_metric(results) or '')}: {pairs}. They differ by less than two standard errors, or "
+        "by less than the original differs from itself. Of tied models the recommendations take the smaller one."
     )
 
 

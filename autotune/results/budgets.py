@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.common.formatting import label, size
 from autotune.compression.describe import describe_settings
-from autotune.results.decision import accuracy_metric
+from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 DIVERGENCE = "kl_divergence"

@@ -53,7 +53,7 @@ def reason(results: StudyResults, record: TrialRecord) -> str:
         return record.error_text
     if "beaten_by" in record.numbers:
         rival, count = (int(record.numbers[name]) for name in ("beaten_by", "beaten_after"))
-        return f"stopped: trial {rival} beats it by the first {count} sequences"
+        return f"stopped: dominated by trial {rival} after the first {count} sequences"
     if record.state == "PRUNED":
         broken = "; ".join(broken_limits(results, record.number))
         return f"stopped before scoring: {broken}" if broken else "stopped before scoring"

@@ -42,6 +42,7 @@ class SavedModel:
         original_footprint: bytes of the original's `openvino_model.bin`.
         trial: the trial whose model it is, None without a study.
         settings: of the trial, defaults resolved.
+        reason: why this trial was chosen; empty without a study.
     """
 
     folder: Path
@@ -49,11 +50,12 @@ class SavedModel:
     original_footprint: int
     trial: int | None = None
     settings: Mapping[str, Any] | None = None
+    reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
-        trial = {} if self.trial is None else {"trial": self.trial}
+        trial = {} if self.trial is None else {"trial": self.trial, "reason": self.reason}
         return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
@@ -107,7 +109,8 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
 
     check_empty(out)
     results = load_results(folder, storage)
-    number = choose(results, wish, where=str(folder))
+    selection = choose(results, wish, where=str(folder))
+    number = selection.trial
     record = results.records[number]
     session = Session(load_config(folder / "model.yaml"), stage)
     plan = rebuild_plan(session, folder, record)
@@ -132,7 +135,7 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
     add_hashes(out)
     with atomic_write(out / CARD) as temporary:
         temporary.write_text(model_card(results, number, settings), encoding="utf-8")
-    return replace(saved, trial=number, settings=settings)
+    return replace(saved, trial=number, settings=settings, reason=selection.reason)
 
 
 def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:

@@ -352,7 +352,7 @@ def reason_of(trial: FrozenTrial) -> str:
     if "duplicate_of" in attrs:
         return f"same plan as trial {attrs['duplicate_of']}"
     if "beaten_by" in attrs:
-        return f"stopped: trial {attrs['beaten_by']} beats it by the first {attrs['beaten_after']} sequences"
+        return f"stopped: dominated by trial {attrs['beaten_by']} after the first {attrs['beaten_after']} sequences"
     if trial.state.name == "PRUNED":
         return "not tried: over the limit of " + ", ".join(n for n, over in trial.constraints.items() if over > 0)
     if trial.state.name == "FAIL":
