@@ -41,6 +41,7 @@ class StudyInfo:
         objectives: metric name -> meaning, in the study's order.
         original: the original model's scores, by metric name, footprint in bytes included.
         front: the front of the trials that finished before.
+        remaining: returns the forecast of the seconds until the report is written; None before a trial has finished.
     """
 
     folder: str
@@ -49,6 +50,7 @@ class StudyInfo:
     objectives: Mapping[str, Metric]
     original: Mapping[str, float] = field(default_factory=dict)
     front: Sequence[Row] = ()
+    remaining: Callable[[], float | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +220,6 @@ class LiveListener:
         self.count = 0
         self.front: Sequence[Row] = ()
         self.failures = 0
-        self.eta: float | None = None
-        self.eta_at = self.begun
         self.live = Live(
             console=console, get_renderable=self.render, refresh_per_second=4, transient=True, redirect_stdout=False
         )
@@ -249,7 +249,7 @@ class LiveListener:
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
         """See `Listener`."""
-        self.front, self.eta, self.eta_at, self.doing = front, eta, time.monotonic(), ""
+        self.front, self.doing = front, ""
         self.current.pop(row.number, None)
         self.failures += row.state == "fail"
 
@@ -284,8 +284,9 @@ class LiveListener:
         now = time.monotonic()
         total = self.info.total if self.info else 0
         parts = [f"trial {min(self.count, total)} of {total}", duration(now - self.begun)]
-        if self.eta is not None:
-            parts.append(f"about {duration(max(0.0, self.eta - (now - self.eta_at)))} left")
+        left = None if self.info is None else self.info.remaining()
+        if left is not None:
+            parts.append(f"about {duration(round(left))} left")
         if self.failures:
             parts.append(f"{self.failures} failed")
         return " · ".join(parts)
