@@ -91,8 +91,8 @@ def print_plan(planned: DryRun, space: str) -> None:
         if point.footprint is None:
             print(f"  {point.label}: impossible")
         else:
-            about = "" if point.exact else "about "
-            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits a weight"
+            about = "" if point.exact else "at most " if point.settings.get("budget") is not None else "about "
+            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits per weight"
             memory = f"{point.expanded_percent:.0f}% of it expanded" if point.expanded_percent else "kept compressed"
             print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:

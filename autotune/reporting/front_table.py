@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotune.common.formatting import DASH, is_missing, label, latex_table, markdown_table, percent, times
-from autotune.compression.describe import default_backup, describe_algorithms, describe_settings
+from autotune.compression.describe import default_backup, describe_algorithms
 from autotune.results.frame import front_frame
 from autotune.results.recommendation import recommend
 from autotune.results.records import StudyResults
@@ -105,7 +105,7 @@ def front_cell(results: StudyResults, trial: int | None, column: str) -> str:
         case "compression_rate":
             return times(results.value(trial, column))
         case "settings":
-            return describe_settings(settings, short=True)
+            return results.records[trial].describe(short=True)
         case "options":
             return _options(settings)
         case "trial":
@@ -174,6 +174,8 @@ def front_legend(results: StudyResults) -> list[str]:
     elif results.knee is not None and len(results.objectives) > 2:
         lines.append("knee: the point nearest to the best value of every objective, each scaled to its range.")
     lines.append("%int4, %int8: share of the compressed weights' elements in 4 and 8 bits.")
+    if any(record.settings.get("allocation") == "budget" for record in results.records.values()):
+        lines.append("bits: stored bits per weight, scales and zero points included, over all compressible weights.")
     lines.append("average relative error: mean of the scored metrics' relative differences to the original.")
     lines.append(
         "footprint: size of `openvino_model.bin`, 1 MB = 1,000,000 bytes; compression rate: fp32 size over that."

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from autotune.common.formatting import label
-from autotune.compression.describe import describe_settings
 from autotune.reporting.front_table import Table, front_legend, front_table
 from autotune.reporting.tables import (
     TrialsTable,
@@ -278,7 +277,7 @@ def _card(results: StudyResults, pick: Choice, other: int | None, metrics: list[
     return Card(
         role=", ".join(pick.roles),
         trial=pick.trial,
-        settings=describe_settings(results.records[pick.trial].settings),
+        settings=results.records[pick.trial].describe(),
         size=results.score_text(pick.trial, "footprint"),
         rows=tuple(rows),
         command=export_command(results, pick.trial) if offer else "",
@@ -299,8 +298,7 @@ def _outside(results: StudyResults) -> tuple[str, ...]:
         return ()
     feasible = set(results.feasible["trial"])
     return tuple(
-        f"trial {number} ({describe_settings(results.records[number].settings)}): "
-        f"{'; '.join(broken_limits(results, number))}"
+        f"trial {number} ({results.records[number].describe()}): {'; '.join(broken_limits(results, number))}"
         for number in map(int, results.unique["trial"])
         if number not in feasible
     )
@@ -324,7 +322,7 @@ def _maps(results: StudyResults, plans: Mapping[str, Mapping[str, Any]]) -> tupl
         record = results.records[pick.trial]
         if record.plan is not None and record.plan in plans:
             weights = weight_map(plans[record.plan], sensitivity)
-            maps.append(PlanMap(", ".join(pick.roles), pick.trial, describe_settings(record.settings), weights))
+            maps.append(PlanMap(", ".join(pick.roles), pick.trial, record.describe(), weights))
     return tuple(maps)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
-from autotune.compression.describe import describe_settings
 from autotune.reporting.front_table import Table, front_cell
 from autotune.results.budgets import measured_errors
 from autotune.results.decision import choices_by_size
@@ -121,7 +120,7 @@ def failures_table(results: StudyResults) -> Table | None:
         why = reason(results, record)
         why = why if len(why) <= REASON else f"{why[: REASON - 3]}..."
         rows.append(
-            [str(record.number), describe_settings(record.settings), record.state, why, remedy(results, record)]
+            [str(record.number), record.describe(), _state(results, record.number, None), why, remedy(results, record)]
         )
     return Table(["trial", "settings", "state", "reason", "remedy"], rows, "rllll") if rows else None
 
@@ -169,7 +168,7 @@ def trials_table(results: StudyResults) -> TrialsTable:
         columns.append((titles.get(name, label(name)), unit, True))
     rows, chosen = [], recommend(results).trial
     for trial, record in results.records.items():
-        state, settings = _state(results, trial, chosen), describe_settings(record.settings)
+        state, settings = _state(results, trial, chosen), record.describe()
         cells = [(str(trial), str(trial)), (state, state), (settings, settings)]
         cells += [_trial_cell(results, trial, name) for name in names]
         flags = {"front": trial in results.front, "knee": trial == chosen, "unscored": not record.complete}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from autotune.common.formatting import DASH, label, size
-from autotune.compression.describe import describe_settings
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.recommendation import GUARD, acceptance, accuracy_metric, most_accurate, recommend
 from autotune.results.records import StudyResults
@@ -119,7 +118,7 @@ def decision_sentence(results: StudyResults) -> str:
         return "No trial was completed, so there is nothing to choose from."
     if not results.front:
         trial = picks[0].trial
-        what = describe_settings(results.records[trial].settings)
+        what = results.records[trial].describe()
         broken = "; ".join(broken_limits(results, trial))
         return (
             f"**No trial keeps the limits.** Nearest is trial {trial} ({what}): {broken}. Loosen the limit, widen "
@@ -131,7 +130,7 @@ def decision_sentence(results: StudyResults) -> str:
             f"**No model is recommended.** {found.reason} Search longer, widen the search space towards more bits, or "
             "state your own limit in `constraints`."
         )
-    what = describe_settings(results.records[found.trial].settings)
+    what = results.records[found.trial].describe()
     sizes, accuracy = _sizes_text(results, found.trial), _accuracy_text(results, found.trial)
     sentence = f"**Take trial {found.trial}** ({what}): {sizes}{accuracy}. {found.reason}"
     limit = acceptance(results)

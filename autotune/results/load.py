@@ -201,7 +201,9 @@ def _record(
     trial: FrozenTrial, attributes: Mapping[str, Any], names: list[str], constraints: Mapping[str, Constraint]
 ) -> TrialRecord:
     values = dict(zip(names, trial.values, strict=False)) if trial.values is not None else {}
-    metrics = _scores(attributes.get("metrics"))
+    stopped_after = attributes.get("beaten_after")
+    measured = _scores(attributes.get("metrics"))
+    metrics, partial = (measured, {}) if stopped_after is None else ({}, measured)
     footprint = attributes.get("footprint", values.get("footprint"))
     numbers = {**values, **{name: measurement.value for name, measurement in metrics.items()}}
     numbers.update({name: float(attributes[name]) for name in SIZE_COLUMNS if attributes.get(name) is not None})
@@ -230,6 +232,8 @@ def _record(
         finished=trial.datetime_complete,
         digest=attributes.get("digest"),
         answers=attributes.get("answers"),
+        partial=partial,
+        scored_sequences=None if stopped_after is None else int(stopped_after),
     )
 
 

@@ -11,7 +11,6 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import label
-from autotune.compression.describe import describe_settings
 from autotune.reporting.plots.labels import ring_text
 from autotune.reporting.plots.style import PHONE, SCREEN, Sheet, look, mode_style, sentence
 from autotune.results.decision import objective_pairs
@@ -77,7 +76,7 @@ def _drawing(
 
 def _tooltip(results: StudyResults, number: int) -> str:
     names = ["footprint", *(name for name in results.objectives if name != "footprint")]
-    lines = [f"trial {number}: {describe_settings(results.records[number].settings)}"]
+    lines = [f"trial {number}: {results.records[number].describe()}"]
     lines += [
         f"{label(name)} {results.score_text(number, name)}" for name in names if results.value(number, name) is not None
     ]

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import label
-from autotune.compression.describe import describe_settings
 from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scale, Scales, in_units, limit_text
 from autotune.results.recommendation import recommend
 from autotune.results.records import StudyResults
@@ -309,7 +308,7 @@ def _bars(
 
 
 def _point_text(results: StudyResults, number: int, scales: Scales, *, small: bool) -> str:
-    settings = describe_settings(results.records[number].settings, short=True)
+    settings = results.records[number].describe(short=True)
     if small:
         return f"{ring_text(results)}: trial {number}\n{settings}"
     return f"{ring_text(results)}: trial {number}\n{settings}\n{_values(results, number, scales)}"
