@@ -5,6 +5,7 @@ Results go to stdout, progress and logs to stderr.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -122,7 +123,10 @@ def run(arguments: list[str]) -> int:
         print(error.format_message())
         return 2
     except click.ClickException as error:
-        error.show(sys.stderr)
+        shown = io.StringIO()
+        error.show(shown)
+        # typer and click both add the suggestion.
+        print(re.sub(r"(Did you mean [^?]*\?)(?:\s*\1)+", r"\1", shown.getvalue()), end="", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort) as stop:
         print("interrupted", file=sys.stderr)

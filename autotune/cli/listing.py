@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -62,13 +63,14 @@ def init(
     found = write_starter(model, output, calibration=calibration, text=text, prompts=prompts, embedder=embedder)
     if not found:
         print(
-            f"note: {model} is neither a local folder nor could the hub be asked; the defaults stand. To work without "
-            f"the hub: autotune init FOLDER {WITHOUT_HUB}",
+            f"note: {model} is no local folder, and the hub could not be reached, so {output} has the defaults. "
+            f"To work without the hub: autotune init FOLDER {WITHOUT_HUB}",
             file=sys.stderr,
         )
-    print(f"{output} is written ({SCHEMA_FILE} beside it is for your editor); look it over, then:")
-    print(f"  autotune plan {output}     # sizes to the byte, before any work")
-    print(f"  autotune search {output}   # the search")
+    file = shlex.quote(str(output))
+    print(f"{output} is written, and {SCHEMA_FILE} beside it, which editors use to check it. Read it, then run:")
+    print(f"  autotune plan {file}     # exact sizes, time and memory, before any work")
+    print(f"  autotune search {file}   # the search")
 
 
 def cache(

@@ -59,18 +59,26 @@ def print_front(results: StudyResults) -> None:
     print()
 
 
-def print_paths(paths: ReportPaths) -> None:
-    """Print the paths of the report and the next command."""
+def print_paths(results: StudyResults, paths: ReportPaths) -> None:
+    """Print the paths of the report, and the command that exports the recommended model or the reason for none."""
+    from autotune.reporting.text.commands import export_command
+    from autotune.results.decision import decision_sentence
+    from autotune.results.recommendation import recommend
+
     here = Path.cwd()
 
     def short(path: Path) -> str:
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
-    print(f"report: {short(paths.report_html)}   # open it in a browser; report.md is the same for a terminal")
+    print(f"report: {short(paths.report_html)}   # open it in a browser; report.md has the same text")
     print(f"tables: {short(paths.front_md)}, {short(paths.front_csv)}, {short(paths.trials_csv)}")
     if paths.plots:
         print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
-    print(f"next:   autotune export {short(paths.folder)} OUT   # the knee as a folder that loads in OpenVINO GenAI")
+    chosen = recommend(results).trial
+    if chosen is None:
+        print(f"next:   {decision_sentence(results).replace('**', '').replace('`', '')}")
+    else:
+        print(f"next:   {export_command(results, chosen, here=here)}")
 
 
 def print_plan(planned: DryRun, space: str) -> None:
@@ -95,8 +103,8 @@ def print_plan(planned: DryRun, space: str) -> None:
         if point.footprint is None:
             print(f"  {point.label}: impossible")
         else:
-            about = "" if point.exact else "about "
-            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits a weight"
+            about = "" if point.exact else "at most " if point.settings.get("budget") is not None else "about "
+            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits per weight"
             memory = f"{point.expanded_percent:.0f}% of it expanded" if point.expanded_percent else "kept compressed"
             print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
         for note in point.notes:
@@ -152,6 +160,8 @@ def print_saved(saved: SavedModel) -> None:
     """Print size and formats of a compressed model."""
     plan = saved.plan
     share = 100 * plan.footprint / saved.original_footprint
+    if saved.trial is not None:
+        print(f"trial {saved.trial}: {saved.reason}")
     print(f"{saved.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32")
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
     for note in plan.notes:

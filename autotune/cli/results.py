@@ -33,7 +33,7 @@ def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) 
         print_json({**outcome_json(study.results), "folder": str(folder)})
         return
     print_front(study.results)
-    print_paths(paths)
+    print_paths(study.results, paths)
 
 
 def export(
@@ -41,17 +41,20 @@ def export(
     out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
     trial: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Export this trial. Default: the knee.", rich_help_panel=CHOICE),
+        typer.Option(
+            min=0, metavar="N", help="Export this trial. Default: the recommended one.", rich_help_panel=CHOICE
+        ),
     ] = None,
     knee: Annotated[
-        bool, typer.Option("--knee", help="Export the knee of the front. This is the default.", rich_help_panel=CHOICE)
+        bool,
+        typer.Option("--knee", help="Export the knee of the front, recommended or not.", rich_help_panel=CHOICE),
     ] = False,
     max_drop: Annotated[
         str | None,
         typer.Option(
             metavar="DROP",
-            help="Export the smallest model that is at most this much worse than the original, such as 2%. Default: no "
-            "limit.",
+            help="Export the smallest model that is at most this much worse than the original, such as 2%. Without %: "
+            "in the unit of --metric. Default: no limit.",
             rich_help_panel=CHOICE,
         ),
     ] = None,
@@ -72,13 +75,13 @@ def export(
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Write the model of one trial of a study as a deployable folder."""
+    """Write the model of one trial of a study as a deployable folder; by default the recommended trial."""
     from autotune import api
 
     if knee and (trial, max_drop, max_size) != (None, None, None):
-        raise UsageError("--knee names one model; leave out --trial, --max-drop and --max-size")
+        raise UsageError("--knee chooses one model; leave out --trial, --max-drop and --max-size")
     study = api.load_study(folder, storage)
-    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size)
+    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
     if as_json:
         print_json(saved.as_dict())
         return

@@ -125,7 +125,7 @@ def _run_search(
     data = {**front_data(study.results), "folder": str(outcome.folder), "ended": outcome.reason}
     if not as_json:
         print_front(study.results)
-        print_paths(outcome.report)
+        print_paths(study.results, outcome.report)
     if outcome.interrupted:
         if as_json:
             print_json(data)

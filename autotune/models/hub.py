@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import errno
-<<<<<<< HEAD
-=======
 import importlib
-import json
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
->>>>>>> room-I
 from pathlib import Path
 
 from autotune.errors import PrerequisiteError, reason

@@ -14,9 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
 from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
-from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, reason
+from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino
 from autotune.models.finite import check_model, check_stored
@@ -24,12 +23,6 @@ from autotune.models.gptq_checkpoint import Checkpoint, keep_integers, write_flo
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
 from autotune.models.tokenizer import load_tokenizer
-=======
-from autotune.common.files import fingerprint, fingerprint_file, get_or_create_directory
-from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
-from autotune.models.gptq_checkpoint import Checkpoint, find_checkpoint, keep_integers, write_float_copy
-from autotune.models.hub import hub_advice, is_hub_problem
->>>>>>> room-I
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -169,14 +162,14 @@ class SourceModel:
         return True
 
 
-<<<<<<< HEAD
 def companions(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder that belong to `COPIED_FILES`, each once."""
     found: dict[Path, None] = {}
     for pattern in COPIED_FILES:
         found |= dict.fromkeys(sorted(file for file in folder.glob(pattern) if file.is_file()))
     yield from found
-=======
+
+
 def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
     """Return a model in memory as a source, and an id or path as it is; `parameter` names the argument.
 
@@ -193,7 +186,6 @@ def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
             "PyTorch module by openvino.convert_model(module, example_input=...)"
         )
     return SourceModel.from_model(model, tokenizer)
->>>>>>> room-I
 
 
 def _fingerprint_files(files: Iterable[Path]) -> str:

@@ -28,9 +28,10 @@ from autotune.reporting.plots.style import (
     styled,
     tidy,
 )
-from autotune.results.decision import accuracy_metric, baseline, choices
+from autotune.results.decision import baseline, choices
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.pareto import is_wide
+from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotune.common.formatting import DASH, is_missing, label, latex_table, markdown_table, percent, times
-from autotune.compression.describe import default_backup, describe_algorithms, describe_settings
+from autotune.compression.describe import default_backup, describe_algorithms
 from autotune.results.frame import front_frame
+from autotune.results.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def front_table(results: StudyResults, metrics: list[str] | None = None) -> Tabl
 
 
 def front_row(results: StudyResults, trial: int | None, metrics: list[str]) -> list[str]:
-    """Return a row under the header of `front_table`; `trial` None is the original model, the knee has a star."""
+    """Return a row under the header of `front_table`; `trial` None is the original; the recommended one has a star."""
     row = [front_cell(results, trial, column) for column in HEADERS]
-    if trial is not None and trial == results.knee:
+    if trial is not None and trial == recommend(results).trial:
         row[0] = f"{row[0]} {STAR}"
     return row + [results.score_text(trial, name) for name in metrics]
 
@@ -104,7 +105,7 @@ def front_cell(results: StudyResults, trial: int | None, column: str) -> str:
         case "compression_rate":
             return times(results.value(trial, column))
         case "settings":
-            return describe_settings(settings, short=True)
+            return results.records[trial].describe(short=True)
         case "options":
             return _options(settings)
         case "trial":
@@ -135,7 +136,7 @@ def front_heading(results: StudyResults) -> str:
     """Return the sentence above a table of the front."""
     if results.front:
         ways = ", ".join(f"{label(name)} ({way}d)" for name, way in results.objectives.items())
-        return f"The {len(results.front)} trials that no other trial beats in {ways}."
+        return f"The {len(results.front)} trials that no other trial dominates in {ways}."
     if results.least_infeasible is not None:
         return "No trial keeps the limits; below, the one nearest to them."
     return "No trial was completed."
@@ -149,7 +150,7 @@ def front_markdown(results: StudyResults) -> str:
 
 
 def starred(table: Table) -> Table:
-    """Return the front's table with the knee's mode in bold, for Markdown."""
+    """Return the front's table with the recommended trial's mode in bold, for Markdown."""
     rows = [
         [f"**{row[0].removesuffix(STAR).strip()}** {STAR}" if row[0].endswith(STAR) else row[0], *row[1:]]
         for row in table.rows
@@ -165,14 +166,16 @@ def front_latex(results: StudyResults) -> str:
 def front_legend(results: StudyResults) -> list[str]:
     """Return the meaning of the front table's columns, one line each."""
     lines = []
-    if results.knee is not None:
-        how = {
-            1: "the best trial",
-            2: "the knee: the point farthest from the line between the front's ends, towards the better",
-        }
-        where = how.get(len(results.objectives), "the knee: the point nearest to the best of every objective at once")
-        lines.append(f"{STAR} {where} (each objective scaled to its range).")
+    found = recommend(results)
+    if found.trial is not None:
+        lines.append(f"{STAR} recommended. {found.reason}")
+    if results.knee is not None and len(results.objectives) == 2:
+        lines.append("knee: the point farthest from the line between the front's ends, each objective scaled.")
+    elif results.knee is not None and len(results.objectives) > 2:
+        lines.append("knee: the point nearest to the best value of every objective, each scaled to its range.")
     lines.append("%int4, %int8: share of the compressed weights' elements in 4 and 8 bits.")
+    if any(record.settings.get("allocation") == "budget" for record in results.records.values()):
+        lines.append("bits: stored bits per weight, scales and zero points included, over all compressible weights.")
     lines.append("average relative error: mean of the scored metrics' relative differences to the original.")
     lines.append(
         "footprint: size of `openvino_model.bin`, 1 MB = 1,000,000 bytes; compression rate: fp32 size over that."

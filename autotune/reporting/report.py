@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from autotune.common.formatting import label
-from autotune.compression.describe import describe_settings
 from autotune.reporting.front_table import Table, front_legend, front_table
 from autotune.reporting.tables import (
     TrialsTable,
@@ -22,29 +21,32 @@ from autotune.reporting.tables import (
     sizes_table,
     trials_table,
 )
-from autotune.reporting.text.commands import compress_command, export_command, portable, where_to_run
+from autotune.reporting.text.commands import compress_command, export_command
 from autotune.results.budgets import budget_sentences, prediction_sentence, protected_weights
 from autotune.results.decision import (
     Choice,
-    accuracy_metric,
     baseline,
     broken_limits,
     choices,
     context_metrics,
     decision_sentence,
     saving,
-    ties,
 )
 from autotune.results.held_out import held_out_sentences
 from autotune.results.load import ENOUGH_FOR_IMPORTANCES
 from autotune.results.plans import WeightMap, known_sensitivity, read_plans, weight_map
+from autotune.results.recommendation import accuracy_metric, recommend, ties
 from autotune.results.records import StudyResults
 
 PAIRED = (
     "The plots show all trials, in which other settings vary too. The table compares only trials that are equal in "
     "everything else: the median change over those pairs, and its range."
 )
-EXPORTS = "A trial's model from the study, with its own texts and statistics."
+EXPORTS = "`autotune export` builds the model of a trial with the study's own texts and statistics:"
+COMMANDS = (
+    "Every model of the front. `autotune compress` needs only the original model and the calibration text; "
+    "`autotune export` also needs the study's folder:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Card:
         settings: its settings; the model's name for the original.
         rows: (name, value, remark); names are the same in all cards of a report.
         command: the command that exports it; empty for a model to compare with.
-        chosen: the knee.
+        chosen: the recommended trial.
     """
 
     role: str
@@ -115,7 +117,7 @@ class Report:
         maps: the precision of every weight of each choice.
         budgets: sentences about the plans from budgets; `budget_notes` and `budget_errors` say more.
         export_note: sentence above `exports`, the commands that export the choices.
-        commands: the commands that compress each trial of the front without the study.
+        commands: one command for each trial of the front, below `commands_note`; without the study where possible.
         described: sections of the configuration that define the scores.
         unmeasured: sentence on what the report does not cover.
     """
@@ -146,6 +148,7 @@ class Report:
     failures: Table | None
     export_note: str
     exports: tuple[str, ...]
+    commands_note: str
     commands: tuple[str, ...]
     metrics: Table | None
     described: Mapping[str, Any]
@@ -188,12 +191,13 @@ def build_report(results: StudyResults, folder: Path | None = None) -> Report:
         budget_errors=budget_errors_table(results, plans) if budgets else None,
         answers=_answers(results),
         failures=failures_table(results),
-        export_note=f"{EXPORTS} {where_to_run(results)}".strip(),
+        export_note=EXPORTS,
         exports=tuple(export_command(results, pick.trial) for pick in choices(results)) if results.front else (),
+        commands_note=COMMANDS,
         commands=tuple(compress_command(results, trial) for trial in results.front),
         metrics=metrics_table(results),
         described={
-            key: portable(results, results.config[key])
+            key: results.config[key]
             for key in ("calibration", "evaluators", "report", "runtime", "study")
             if results.config.get(key)
         },
@@ -273,20 +277,19 @@ def _card(results: StudyResults, pick: Choice, other: int | None, metrics: list[
     return Card(
         role=", ".join(pick.roles),
         trial=pick.trial,
-        settings=describe_settings(results.records[pick.trial].settings),
+        settings=results.records[pick.trial].describe(),
         size=results.score_text(pick.trial, "footprint"),
         rows=tuple(rows),
         command=export_command(results, pick.trial) if offer else "",
-        chosen=offer and pick.trial == results.knee,
+        chosen=offer and pick.trial == recommend(results).trial,
     )
 
 
 def _ties(results: StudyResults) -> str:
     pairs = ", ".join(f"{a} and {b}" for a, b in ties(results))
     return pairs and (
-        f"By {label(accuracy_metric(results) or '')} the neighbours {pairs} cannot be told apart: they differ by less "
-        "than two standard errors, or than the original does from itself. Of such a pair take the smaller model, the "
-        "second."
+        f"Tied in {label(accuracy_metric(results) or '')}: {pairs}. They differ by less than two standard errors, or "
+        "by less than the original differs from itself. Of tied models the recommendations take the smaller one."
     )
 
 
@@ -295,8 +298,7 @@ def _outside(results: StudyResults) -> tuple[str, ...]:
         return ()
     feasible = set(results.feasible["trial"])
     return tuple(
-        f"trial {number} ({describe_settings(results.records[number].settings)}): "
-        f"{'; '.join(broken_limits(results, number))}"
+        f"trial {number} ({results.records[number].describe()}): {'; '.join(broken_limits(results, number))}"
         for number in map(int, results.unique["trial"])
         if number not in feasible
     )
@@ -320,7 +322,7 @@ def _maps(results: StudyResults, plans: Mapping[str, Mapping[str, Any]]) -> tupl
         record = results.records[pick.trial]
         if record.plan is not None and record.plan in plans:
             weights = weight_map(plans[record.plan], sensitivity)
-            maps.append(PlanMap(", ".join(pick.roles), pick.trial, describe_settings(record.settings), weights))
+            maps.append(PlanMap(", ".join(pick.roles), pick.trial, record.describe(), weights))
     return tuple(maps)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
-from autotune.compression.describe import describe_settings
 from autotune.reporting.front_table import Table, front_cell
 from autotune.results.budgets import measured_errors
-from autotune.results.decision import accuracy_metric, choices_by_size
+from autotune.results.decision import choices_by_size
 from autotune.results.effects import paired_changes
 from autotune.results.failures import failures, reason, remedy
 from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.recommendation import accuracy_metric, recommend
 from autotune.results.records import StudyResults
 
 REASON = 400
@@ -120,7 +120,7 @@ def failures_table(results: StudyResults) -> Table | None:
         why = reason(results, record)
         why = why if len(why) <= REASON else f"{why[: REASON - 3]}..."
         rows.append(
-            [str(record.number), describe_settings(record.settings), record.state, why, remedy(results, record)]
+            [str(record.number), record.describe(), _state(results, record.number, None), why, remedy(results, record)]
         )
     return Table(["trial", "settings", "state", "reason", "remedy"], rows, "rllll") if rows else None
 
@@ -166,12 +166,12 @@ def trials_table(results: StudyResults) -> TrialsTable:
         unit = results.metrics[name].unit if name in results.metrics else ""
         unit = "s" if name.startswith("seconds_") else "" if unit in ("%", "bytes") else unit
         columns.append((titles.get(name, label(name)), unit, True))
-    rows = []
+    rows, chosen = [], recommend(results).trial
     for trial, record in results.records.items():
-        state, settings = _state(results, trial), describe_settings(record.settings)
+        state, settings = _state(results, trial, chosen), record.describe()
         cells = [(str(trial), str(trial)), (state, state), (settings, settings)]
         cells += [_trial_cell(results, trial, name) for name in names]
-        flags = {"front": trial in results.front, "knee": trial == results.knee, "unscored": not record.complete}
+        flags = {"front": trial in results.front, "knee": trial == chosen, "unscored": not record.complete}
         rows.append(TrialRow(trial, " ".join(name for name, flag in flags.items() if flag), tuple(cells)))
     return TrialsTable(tuple(columns), tuple(rows))
 
@@ -186,8 +186,10 @@ def _trial_cell(results: StudyResults, trial: int, name: str) -> tuple[str, str]
     return results.score_text(trial, name), key
 
 
-def _state(results: StudyResults, trial: int) -> str:
+def _state(results: StudyResults, trial: int, chosen: int | None) -> str:
     record = results.records[trial]
+    if trial == chosen != results.knee:
+        return "recommended"
     if trial == results.knee:
         return "the knee" if len(results.objectives) > 1 else "the best"
     if trial in results.front:
@@ -195,7 +197,7 @@ def _state(results: StudyResults, trial: int) -> str:
     if record.duplicate_of is not None:
         return f"as trial {record.duplicate_of}"
     if record.complete:
-        return "beaten" if trial in results.feasible.index else "outside the limits"
+        return "dominated" if trial in results.feasible.index else "outside the limits"
     if record.interrupted:
         return "interrupted"
     states = {"FAIL": "failed", "PRUNED": "not scored"}

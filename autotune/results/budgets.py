@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotune.common.formatting import label, size
-from autotune.compression.describe import describe_settings
-from autotune.results.decision import accuracy_metric
+from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 DIVERGENCE = "kl_divergence"
@@ -56,7 +55,7 @@ def budget_sentences(results: StudyResults) -> list[str]:
         compared += bool(rivals)
         if rivals and min(rivals)[0] < cost:
             rival = min(rivals)[1]
-            ours, other = (describe_settings(results.records[n].settings) for n in (trial, rival))
+            ours, other = (results.records[n].describe() for n in (trial, rival))
             lines.append(
                 f"Trial {trial} ({ours}, {size(bytes_)}) is not the best of its size: "
                 f"trial {rival} ({other}) has {label(metric)} "

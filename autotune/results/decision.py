@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 
 from autotune.common.formatting import DASH, label, size
-from autotune.compression.describe import describe_settings
 from autotune.results.frame import SIZE_COLUMNS
+from autotune.results.recommendation import GUARD, acceptance, accuracy_metric, most_accurate, recommend
 from autotune.results.records import StudyResults
-
-PREFERRED = (
-    *("kl_divergence", "answer_kl_divergence", "similarity"),
-    *("perplexity_increase", "perplexity", "top1_agreement"),
-)
-"""Metrics that stand for accuracy if no objective does, the first that was scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +18,6 @@ class Choice:
 
     trial: int
     roles: tuple[str, ...]
-
-
-def accuracy_metric(results: StudyResults) -> str | None:
-    """Return the metric that stands for accuracy: the first objective that is no size, else the best known one."""
-    for name in results.objectives:
-        if name not in SIZE_COLUMNS:
-            return name
-    names = [name for name in (*PREFERRED, *results.metrics) if name in results.metrics and name not in SIZE_COLUMNS]
-    return next((name for name in names if results.has_scores(name)), None)
 
 
 def objective_pairs(results: StudyResults) -> list[tuple[str, str]]:
@@ -68,7 +53,7 @@ def baseline(results: StudyResults) -> int | None:
 
 
 def choices(results: StudyResults) -> list[Choice]:
-    """Return the knee, the smallest and the most accurate feasible trial; one entry a trial.
+    """Return the recommended trial, the knee, the smallest and the most accurate feasible trial; one entry a trial.
 
     Without a feasible trial, return the least infeasible one alone.
     """
@@ -76,45 +61,30 @@ def choices(results: StudyResults) -> list[Choice]:
         nearest = results.least_infeasible
         return [] if nearest is None else [Choice(nearest, ("nearest to the limits, but outside",))]
     limits = " within the limits" if results.constraints else ""
-    roles = {results.knee: ["the knee" if len(results.objectives) > 1 else "the best"]}
-    smallest = _extreme(results, "footprint", "minimize")
-    if smallest is not None:
+    roles: dict[int | None, list[str]] = {}
+    roles.setdefault(recommend(results).trial, []).append("recommended")
+    roles.setdefault(results.knee, []).append("the knee" if len(results.objectives) > 1 else "the best")
+    sized = [trial for trial in results.front if results.value(trial, "footprint") is not None]
+    if sized:
+        # The front is sorted by size; of equal sizes the first is no less accurate.
+        smallest = min(sized, key=lambda trial: results.value(trial, "footprint") or 0.0)
         roles.setdefault(smallest, []).append(f"the smallest{limits}")
-    metric = accuracy_metric(results)
-    if metric is not None and len(results.objectives) > 1:
-        most = _extreme(results, metric, results.metrics[metric].direction)
-        if most is not None:
-            roles.setdefault(most, []).append("the most accurate")
+    most = most_accurate(results, results.front) if len(results.objectives) > 1 else None
+    roles.setdefault(most, []).append("the most accurate")
     return [Choice(trial, tuple(why)) for trial, why in roles.items() if trial is not None]
-
-
-def _extreme(results: StudyResults, name: str, direction: str) -> int | None:
-    """Return the front's best trial in one metric; ties go to the one that is better in the first objective."""
-    sign = 1.0 if direction == "minimize" else -1.0
-    first, way = next(iter(results.objectives.items()))
-
-    def rank(trial: int) -> tuple[float, float, int]:
-        value, tie = results.value(trial, name), results.value(trial, first) or 0.0
-        return (math.inf if value is None else sign * value, tie if way == "minimize" else -tie, trial)
-
-    scored = [trial for trial in results.front if results.value(trial, name) is not None]
-    return min(scored, key=rank, default=None)
 
 
 def choices_by_size(results: StudyResults, most: int = 6) -> list[tuple[int, int]]:
     """Return (bytes, trial): for round sizes from the largest down, the most accurate trial of the front that fits.
 
-    A size with the same trial as the one before is left out.
+    Of trials that are tied with it, it is the smallest. A size with the same trial as the one before is left out.
     """
-    metric = accuracy_metric(results)
     sizes = {n: int(bytes_) for n in results.front if (bytes_ := results.value(n, "footprint")) is not None}
-    if metric is None or len(sizes) < 3:
+    if len(sizes) < 3:
         return []
-    costs = {n: cost for n in sizes if (cost := results.cost(n, metric)) is not None}
     found: list[tuple[int, int]] = []
     for limit in _round_sizes(min(sizes.values()), max(sizes.values()), most):
-        fitting = [n for n in costs if sizes[n] <= limit]
-        best = min(fitting, key=lambda n: (costs[n], sizes[n]), default=None)
+        best = most_accurate(results, [n for n in sizes if sizes[n] <= limit])
         if best is not None and (not found or found[-1][1] != best):
             found.append((limit, best))
     return found
@@ -142,28 +112,33 @@ def saving(ours: float | None, theirs: float | None) -> str:
 
 
 def decision_sentence(results: StudyResults) -> str:
-    """Recommend a trial, and say why, in two or three sentences."""
+    """Recommend a trial with the reason, or say why none is recommended, in two or three sentences."""
     picks = choices(results)
     if not picks:
         return "No trial was completed, so there is nothing to choose from."
-    trial = picks[0].trial
-    what = describe_settings(results.records[trial].settings)
     if not results.front:
+        trial = picks[0].trial
+        what = results.records[trial].describe()
         broken = "; ".join(broken_limits(results, trial))
         return (
             f"**No trial keeps the limits.** Nearest is trial {trial} ({what}): {broken}. Loosen the limit, widen "
             "the search space, or search longer."
         )
-    sentence = f"**Take trial {trial}** ({what}): {_sizes_text(results, trial)}{_accuracy_text(results, trial)}."
-    if len(results.front) == 1:
-        return sentence + " It is the only point on the front: no other trial within the limits is better in anything."
-    if len(results.objectives) == 1:
-        return sentence
-    names = [label(name) for name in results.objectives]
-    if len(results.front) == 2:
-        return f"{sentence} The front has only its two ends; this is the better one in {names[0]}."
-    balance = f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{sentence} It is the knee of the front, the best balance of {balance}."
+    found = recommend(results)
+    if found.trial is None:
+        return (
+            f"**No model is recommended.** {found.reason} Search longer, widen the search space towards more bits, or "
+            "state your own limit in `constraints`."
+        )
+    what = results.records[found.trial].describe()
+    sizes, accuracy = _sizes_text(results, found.trial), _accuracy_text(results, found.trial)
+    sentence = f"**Take trial {found.trial}** ({what}): {sizes}{accuracy}. {found.reason}"
+    limit = acceptance(results)
+    if limit is not None:
+        sentence += f" Its similarity to the original is {results.score_text(found.trial, GUARD)}."
+    elif not any(name not in SIZE_COLUMNS for name in results.constraints):
+        sentence += " Similarity was not scored and no constraint limits the accuracy: check its answers."
+    return sentence
 
 
 def _sizes_text(results: StudyResults, trial: int) -> str:
@@ -202,25 +177,3 @@ def broken_limits(results: StudyResults, trial: int) -> list[str]:
         for name, beyond in results.records[trial].violations.items()
         if beyond > 0
     ]
-
-
-def ties(results: StudyResults) -> list[tuple[int, int]]:
-    """Return neighbours on the front with the same accuracy within the errors; the second is the smaller model.
-
-    They differ by less than two standard errors of the difference, or by less than the original's own noise (its
-    difference to itself in another batch). The errors are added as if independent. On the same texts they are
-    positively correlated, so this gives rather too many ties than too few.
-    """
-    metric = accuracy_metric(results)
-    if metric is None:
-        return []
-    found = []
-    for a, b in pairwise(results.front):
-        values = [value for n in (a, b) if (value := results.value(n, metric)) is not None]
-        errors = [error for n in (a, b) if (error := results.stderr(n, metric)) is not None]
-        scores = [score for n in (a, b) if (score := results.records[n].metrics.get(metric)) is not None]
-        if len(values) == 2:
-            margin = 2 * math.hypot(*errors) if len(errors) == 2 else 0.0
-            if abs(values[0] - values[1]) < max(margin, *(score.noise for score in scores), 0.0):
-                found.append((a, b))
-    return found

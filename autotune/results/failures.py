@@ -42,9 +42,10 @@ OTHERWISE = "Run these settings alone with `autotune compress ... --debug` to se
 
 
 def failures(results: StudyResults) -> list[TrialRecord]:
-    """Return the trials without scores, each plan once; trials stopped by racing have some scores, and are left out."""
+    """Return the trials without scores, each plan once, without those that racing stopped or that were repeated."""
+    repeated = {record.retry_of for record in results.records.values()}
     without = (record for record in results.records.values() if not record.complete and record.duplicate_of is None)
-    return [record for record in without if "beaten_by" not in record.numbers]
+    return [r for r in without if r.scored_sequences is None and not (r.interrupted and r.number in repeated)]
 
 
 def reason(results: StudyResults, record: TrialRecord) -> str:
@@ -53,7 +54,7 @@ def reason(results: StudyResults, record: TrialRecord) -> str:
         return record.error_text
     if "beaten_by" in record.numbers:
         rival, count = (int(record.numbers[name]) for name in ("beaten_by", "beaten_after"))
-        return f"stopped: trial {rival} beats it by the first {count} sequences"
+        return f"stopped: dominated by trial {rival} after the first {count} sequences"
     if record.state == "PRUNED":
         broken = "; ".join(broken_limits(results, record.number))
         return f"stopped before scoring: {broken}" if broken else "stopped before scoring"

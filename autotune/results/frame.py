@@ -42,14 +42,14 @@ NAMED = (
 """The columns that every study has, in their order."""
 
 BOOKKEEPING = (
-    *("feasible", "knee", "duplicate_of", "origin"),
+    *("feasible", "knee", "duplicate_of", "origin", "scored_on"),
     *("variants_computed", "variants_reused", "started", "finished"),
 )
 
 BOOLEANS = {"on_front", "knee", "feasible", *(name for name, info in SETTINGS.items() if info.kind == "switch")}
 INTEGERS = {"trial", "footprint", "duplicate_of", "variants_computed", "variants_reused"}
 INTEGERS |= {name for name, info in SETTINGS.items() if info.kind == "integer"}
-TEXTS = {"state", "plan", "error", "origin", "ignored_scope"}
+TEXTS = {"state", "plan", "error", "origin", "ignored_scope", "scored_on"}
 TEXTS |= {name for name, info in SETTINGS.items() if info.kind == "text"}
 
 
@@ -100,7 +100,7 @@ def _cells(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
     """Return one trial's cells, without feasible, on_front and knee."""
     cells: dict[str, Any] = {
         "trial": record.number,
-        "state": record.state,
+        "state": "INTERRUPTED" if record.interrupted else record.state,
         "plan": record.plan,
         **{name: value for name, value in record.settings.items() if not isinstance(value, (list, dict))},
         "footprint": record.footprint,
@@ -108,6 +108,7 @@ def _cells(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
         "error": record.error_text,
         "duplicate_of": record.duplicate_of,
         "origin": record.origin,
+        "scored_on": _scored_on(record),
         "ignored_scope": "; ".join(record.settings.get("ignored_scope") or ()) or None,
         "variants_computed": record.numbers.get("variants_computed"),
         "variants_reused": record.numbers.get("variants_reused"),
@@ -120,6 +121,13 @@ def _cells(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
         cells[f"{name}_stderr"] = measurement.stderr
     cells.update({name: value for name, value in record.values.items() if name in objectives and name != "footprint"})
     return cells
+
+
+def _scored_on(record: TrialRecord) -> str | None:
+    """Return which of the texts the trial was scored on; a stopped trial has no scores in the table."""
+    if record.scored_sequences is not None:
+        return f"first {record.scored_sequences} sequences"
+    return "all texts" if record.metrics else None
 
 
 def _column(name: str, values: list[Any]) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 
 from autotune.common.formatting import label
 from autotune.evaluation import Measurement
-from autotune.results.decision import accuracy_metric
 from autotune.results.pareto import costs, dominators
+from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 
@@ -47,15 +47,15 @@ def held_out_sentences(results: StudyResults) -> list[str]:
         return []
     sentences = [_mean_sentence(results, trials, name) for name in names]
     sentences.append(
-        "The best of many trials looks better on the texts that it was chosen by than it is. What all trials share in "
-        "this table is the other text's; what one of them has beyond its error was luck."
+        "The best of many trials looks better on the texts that selected it than on others. A change that all trials "
+        "share comes from the other text. A change of one trial beyond its error is selection by chance."
     )
     dominated = newly_dominated(results)
     if dominated:
-        pairs = "; ".join(f"{trial} is beaten by {other}" for trial, other in dominated.items())
-        sentences.append(f"By these scores no longer on the front: {pairs}.")
+        pairs = "; ".join(f"{trial} is dominated by {other}" for trial, other in dominated.items())
+        sentences.append(f"On the report texts these trials are dominated: {pairs}.")
     elif len(trials) > 1:
-        sentences.append("By these scores, too, every one of them is on the front.")
+        sentences.append("On the report texts none of them is dominated either.")
     sentences.append(_overlap_sentence(results.held_out.overlaps))
     return [*sentences, *(f"No report text for {note}." for note in results.held_out.notes)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,7 +58,9 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
     try:
         # Optuna fills templates in URLs, hence the doubled braces.
         path = database.resolve().as_posix().replace("{", "{{").replace("}", "}}")
-        return _read(f"sqlite:///{path}" if storage is None else storage, where)
+        results = _read(f"sqlite:///{path}" if storage is None else storage, where)
+        url = storage if isinstance(storage, str) else None
+        return replace(results, folder=Path(folder).absolute(), storage=url)
     except KeyError as error:
         raise StudyError(
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
@@ -199,7 +201,9 @@ def _record(
     trial: FrozenTrial, attributes: Mapping[str, Any], names: list[str], constraints: Mapping[str, Constraint]
 ) -> TrialRecord:
     values = dict(zip(names, trial.values, strict=False)) if trial.values is not None else {}
-    metrics = _scores(attributes.get("metrics"))
+    stopped_after = attributes.get("beaten_after")
+    measured = _scores(attributes.get("metrics"))
+    metrics, partial = (measured, {}) if stopped_after is None else ({}, measured)
     footprint = attributes.get("footprint", values.get("footprint"))
     numbers = {**values, **{name: measurement.value for name, measurement in metrics.items()}}
     numbers.update({name: float(attributes[name]) for name in SIZE_COLUMNS if attributes.get(name) is not None})
@@ -228,6 +232,8 @@ def _record(
         finished=trial.datetime_complete,
         digest=attributes.get("digest"),
         answers=attributes.get("answers"),
+        partial=partial,
+        scored_sequences=None if stopped_after is None else int(stopped_after),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autotune.common.formatting import DASH, is_missing, score
 from autotune.common.units import Constraint
+from autotune.compression.describe import describe_settings
 from autotune.evaluation import Direction, Measurement, Metric
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class TrialRecord:
         retry_of: the interrupted trial that this one repeats.
         error: type and message of a failed trial's exception.
         digest: of the compressed model's bytes; None where they were not kept.
+        partial: the scores of a trial that racing stopped, on the first ``scored_sequences`` of the texts; not in
+            `metrics`, since they do not compare with scores on all texts.
+        scored_sequences: see `partial`; None if the trial was not stopped.
         answers: ``count``, ``same`` and ``different``: the answers that differ most from the original's.
     """
 
@@ -66,6 +70,8 @@ class TrialRecord:
     finished: datetime | None
     digest: str | None = None
     answers: Mapping[str, Any] | None = None
+    partial: Mapping[str, Measurement] = field(default_factory=dict)
+    scored_sequences: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -81,6 +87,21 @@ class TrialRecord:
     def interrupted(self) -> bool:
         """True if the trial's process ended before the trial did."""
         return self.state == "FAIL" and (not self.error or self.error.get("type") == "interrupted")
+
+    def describe(self, *, short: bool = False) -> str:
+        """Name the settings on one line; a plan from a budget by the bits per weight that it has.
+
+        A budget is an upper bound (a lower one than any plan has gives the smallest plan), so it is not the name.
+        """
+        bits = self.numbers.get("bits_per_weight")
+        if self.settings.get("allocation") != "budget" or bits is None:
+            return describe_settings(self.settings, short=short)
+        mode = str(self.settings.get("mode"))
+        if short:
+            return f"{mode} {bits:.2f} bits"
+        shares = ((self.numbers.get(f"int{width}_percent") or 0.0, width) for width in (4, 8))
+        parts = ", ".join(f"{share:.0f}% in {width} bits" for share, width in shares if share >= 0.5)
+        return f"{mode}, {bits:.2f} bits per weight" + (f" ({parts})" if parts else "")
 
     @property
     def error_text(self) -> str | None:
@@ -122,6 +143,8 @@ class StudyResults:
             because its plan alone broke a limit counts.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
+        folder: the study's folder, absolute; None if the study was not read from one.
+        storage: URL of the study's storage; None if it is the folder's `study.db`.
     """
 
     trials: pd.DataFrame
@@ -138,6 +161,8 @@ class StudyResults:
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
+    folder: Path | None = None
+    storage: str | None = None
 
     @property
     def model(self) -> str:

@@ -1,4 +1,4 @@
-"""Choose a trial of a study: by number, the knee, or the best within limits."""
+"""Choose a trial of a study: by number, the recommended one, the knee, or the best within limits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from autotune.common.formatting import label, size
 from autotune.common.units import parse_bytes
 from autotune.errors import StudyError, UsageError
-from autotune.results.decision import accuracy_metric
+from autotune.results.decision import broken_limits
 from autotune.results.frame import SIZE_COLUMNS
+from autotune.results.pareto import front_indices
+from autotune.results.recommendation import accuracy_metric, recommend, smallest_tied
 from autotune.results.records import StudyResults
 
 DROP_METRICS = ("perplexity_increase", "similarity", "top1_agreement", "answer_top1_agreement", "perplexity")
@@ -18,7 +20,7 @@ DROP_METRICS = ("perplexity_increase", "similarity", "top1_agreement", "answer_t
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The criteria of a choice; all None is the knee.
+    """The criteria of a choice; without any it is the recommended trial.
 
     Attributes:
         trial: a number.
@@ -27,6 +29,7 @@ class Wish:
         metric: for `max_drop`, and for the most accurate. None is the first of `DROP_METRICS` that was scored;
             without `max_drop` it is the study's own accuracy.
         max_size: bytes of openvino_model.bin.
+        knee: the knee, whether it is recommended or not.
     """
 
     trial: int | None = None
@@ -34,6 +37,7 @@ class Wish:
     relative: bool = True
     metric: str | None = None
     max_size: int | None = None
+    knee: bool = False
 
 
 def parse_wish(
@@ -42,28 +46,35 @@ def parse_wish(
     max_drop: float | str | None = None,
     metric: str | None = None,
     max_size: int | str | None = None,
+    knee: bool = False,
 ) -> Wish:
     """Read the criteria as commands and the Python API take them.
 
     Args:
         trial: a number.
-        max_drop: ``"2%"``, or a number in the metric's unit.
+        max_drop: ``"2%"``, or a number in the unit of `metric`, which must then be given.
         metric: for `max_drop`.
         max_size: bytes, or ``"90 MB"``.
+        knee: the knee of the front.
 
     Raises:
         UsageError: a value cannot be read, or the criteria exclude each other.
     """
     criteria = {"trial": trial, "max_drop": max_drop, "max_size": max_size}
-    given = [name for name, value in criteria.items() if value is not None]
-    if trial is not None and len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} each name one model; give one of them")
+    given = [name for name, value in criteria.items() if value is not None] + ["knee"] * knee
+    if (trial is not None or knee) and len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} each choose a model; give one of them")
     drop, relative = None, True
     if max_drop is not None:
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", str(max_drop))
         if match is None:
             raise UsageError(f"`max_drop` must be a percentage such as 2% or a number, got {max_drop!r}")
         drop, relative = float(match[1]), match[2] == "%"
+        if not relative and metric is None:
+            raise UsageError(
+                f"`max_drop` {match[1]}: write {match[1]}% for a percentage of the original's score, or name the "
+                "metric whose unit is meant, with `metric`"
+            )
     try:
         size_limit = None if max_size is None else parse_bytes(max_size)
     except ValueError as error:
@@ -71,47 +82,99 @@ def parse_wish(
     return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size_limit)
 
 
-def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> int:
-    """Return the number of the trial that meets the criteria.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen trial, and why in a few words."""
 
-    With `max_drop` it is the smallest model that keeps it (and `max_size`); with `max_size` alone the most accurate
-    that fits. Trials outside the study's own limits are chosen only by number.
+    trial: int
+    reason: str
+
+
+def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> Selection:
+    """Choose the trial that meets the criteria.
+
+    Without criteria it is the recommended trial. With `max_drop` it is the smallest model that keeps it (and
+    `max_size`); with `max_size` alone the most accurate that fits, or a smaller one that is tied with it. Only trials
+    are chosen that no other feasible trial dominates in the objectives and the footprint; a number names any trial.
 
     Raises:
         UsageError: there is no such trial or metric, or no trial meets the criteria; the nearest is named.
-        StudyError: no trial is on a front yet.
+        StudyError: no trial is on a front yet, or none can be recommended.
     """
     if wish.trial is not None:
         record = results.records.get(wish.trial)
         if record is None or record.plan is None:
             on_front = ", ".join(map(str, results.front)) or "none"
             raise UsageError(f"{where} has no finished trial {wish.trial}; the trials on its front are {on_front}")
-        return wish.trial
+        return Selection(wish.trial, "named by its number")
     if results.knee is None:
-        raise StudyError(f"{where}: no trial of this study is on a front yet; run the search again or name a --trial")
+        nearest = results.least_infeasible
+        if nearest is None:
+            raise StudyError(f"{where}: no trial was completed; run the search again")
+        broken = "; ".join(broken_limits(results, nearest))
+        raise StudyError(
+            f"{where}: no trial keeps the limits, so none is on the front. Nearest is trial {nearest}: {broken}. To "
+            f"export it all the same, add --trial {nearest}"
+        )
+    if wish.knee:
+        return Selection(results.knee, "the knee of the front")
     if wish.max_drop is None and wish.max_size is None:
-        return results.knee
-    feasible = [int(number) for number in results.feasible["trial"] if results.records[int(number)].unique]
-    sizes = {number: bytes_ for number in feasible if (bytes_ := results.value(number, "footprint")) is not None}
-    fits = {number for number, bytes_ in sizes.items() if wish.max_size is None or bytes_ <= wish.max_size}
+        found = recommend(results)
+        if found.trial is None:
+            raise StudyError(f"{where}: {found.reason} Name one with --trial, or take the knee with --knee")
+        return Selection(found.trial, f"recommended. {found.reason}")
+    candidates = nondominated(results)
+    sizes = {number: size_ for number in candidates if (size_ := results.value(number, "footprint")) is not None}
+    fits = [number for number in sizes if wish.max_size is None or sizes[number] <= wish.max_size]
+    if not fits:
+        least = min(sizes, key=lambda number: sizes[number])
+        smallest = f"trial {least} with {size(sizes[least])}"
+        raise UsageError(f"no model of {where} fits {size(wish.max_size)}; the smallest is {smallest}")
     metric = _metric(results, wish, where)
     if wish.max_drop is None:
-        costs = {number: cost for number in fits if (cost := results.cost(number, metric)) is not None}
-        if not costs:
-            least = min(sizes, key=lambda number: sizes[number])
-            smallest = f"trial {least} with {size(sizes[least])}"
-            raise UsageError(f"no model of {where} fits {size(wish.max_size)}; the smallest is {smallest}")
-        return min(costs, key=lambda number: (costs[number], sizes[number], number))
+        return _within_size(results, wish, metric, fits)
     drops = {n: drop for n in sizes if (drop := _drop(results, metric, n, relative=wish.relative)) is not None}
     close = [number for number in drops if number in fits and drops[number] <= wish.max_drop]
+    within = "" if wish.max_size is None else f" of at most {size(wish.max_size)}"
     if not close:
         least = min(drops, key=lambda number: drops[number])
-        within = "" if wish.max_size is None else f" within {size(wish.max_size)}"
+        within = within.replace(" of at most", " within")
         raise UsageError(
             f"no model of {where} keeps {label(metric)} that close to the original{within}; nearest is trial {least} "
             f"({results.score_text(least, metric, stderr=False)}, {size(sizes[least])}). Allow more, or search longer"
         )
-    return min(close, key=lambda number: (sizes[number], drops[number], number))
+    chosen = min(close, key=lambda number: (sizes[number], drops[number], number))
+    limit = f"{wish.max_drop:g}{'%' if wish.relative else f' {results.metrics[metric].unit}'.rstrip()}"
+    return Selection(
+        chosen,
+        f"the smallest model on the front{within} whose {label(metric)} is at most {limit} worse than the original: "
+        f"{results.score_text(chosen, metric)} (original: {results.score_text(None, metric, stderr=False)})",
+    )
+
+
+def _within_size(results: StudyResults, wish: Wish, metric: str, fits: list[int]) -> Selection:
+    """Choose the most accurate of `fits`; by the study's own accuracy, the smallest of those that are tied."""
+    costs = {number: cost for number in fits if (cost := results.cost(number, metric)) is not None}
+    best = min(costs, key=lambda number: (costs[number], results.value(number, "footprint") or 0.0, number))
+    chosen = best if wish.metric is not None else smallest_tied(results, best, costs)
+    score = f"{label(metric)} {results.score_text(chosen, metric)}"
+    reason = f"the most accurate model on the front of at most {size(wish.max_size)}: {score}"
+    if chosen != best:
+        reason += f", tied with trial {best} and smaller"
+    return Selection(chosen, reason)
+
+
+def nondominated(results: StudyResults) -> list[int]:
+    """Return the feasible trials that no other one dominates in the objectives and the footprint, in order."""
+    feasible = results.feasible
+    feasible = feasible[[results.records[int(number)].unique for number in feasible["trial"]]]
+    directions = dict(results.objectives)
+    if feasible["footprint"].notna().all():
+        directions.setdefault("footprint", "minimize")
+    values = feasible[list(directions)].to_numpy(dtype=float, na_value=float("nan"))
+    keys = [results.records[int(number)].plan for number in feasible["trial"]]
+    rows = front_indices(values, list(directions.values()), feasible=[True] * len(values), keys=keys)
+    return [int(feasible["trial"].iloc[row]) for row in rows]
 
 
 def _metric(results: StudyResults, wish: Wish, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ class SavedModel:
         original_footprint: bytes of the original's `openvino_model.bin`.
         trial: the trial whose model it is, None without a study.
         settings: of the trial, defaults resolved.
+        reason: why this trial was chosen; empty without a study.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class SavedModel:
     original_footprint: int
     trial: int | None = None
     settings: Mapping[str, Any] | None = None
+    reason: str = ""
 
     def __repr__(self) -> str:
         trial = "" if self.trial is None else f"trial {self.trial}, "
@@ -57,7 +60,7 @@ class SavedModel:
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
-        trial = {} if self.trial is None else {"trial": self.trial}
+        trial = {} if self.trial is None else {"trial": self.trial, "reason": self.reason}
         return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
@@ -111,15 +114,16 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
 
     check_empty(out)
     results = load_results(folder, storage)
-    number = choose(results, wish, where=str(folder))
+    selection = choose(results, wish, where=str(folder))
+    number = selection.trial
     record = results.records[number]
     session = Session(load_config(folder / "model.yaml"), stage)
     plan = rebuild_plan(session, folder, record)
     if plan.key != record.plan:
         raise StudyError(
             f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
-            f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` lists the "
-            "changes"
+            "calibration texts or the engine changed since the search. To see which: "
+            f"autotune reproduce {shlex.quote(str(folder))} --trial {number}"
         )
     stage("compressing")
     settings = session.engine.resolve(Settings.from_dict(record.settings)).as_dict()
@@ -136,7 +140,7 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         saved = write_model(engine.apply(plan), plan, session.source, new, engine.sizes.original, about)
         add_hashes(new)
         (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
-    return replace(saved, folder=out, trial=number, settings=settings)
+    return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
 
 
 def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:

@@ -20,6 +20,7 @@ from autotune.common.files import atomic_write
 from autotune.common.formatting import duration
 from autotune.evaluation import Direction
 from autotune.results.pareto import costs, hypervolume
+from autotune.study.eta import Expected, RunForecast
 from autotune.study.progress import Listener, StudyInfo, front_rows, front_trials, is_feasible, row_of
 from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
 from autotune.study.sampling.proposals import Proposal, Proposer
@@ -77,6 +78,7 @@ class Search:
         budget: int,
         earlier_front: Mapping[str, Mapping[str, Any]] | None = None,
         callbacks: Sequence[Callback] = (),
+        forecast: RunForecast | None = None,
     ) -> None:
         """Check the initial points before any work.
 
@@ -90,6 +92,7 @@ class Search:
             budget: number of trials of the whole study.
             earlier_front: label -> settings of another study's front, to be tried first.
             callbacks: called with (study, trial) after every trial.
+            forecast: of the time left; it also receives the stages that the pool reports.
 
         Raises:
             ConfigError: a point to be tried first is outside the space, or a grid cannot be listed.
@@ -102,6 +105,7 @@ class Search:
         self.sharing = sharing
         self.budget = budget
         self.callbacks = callbacks
+        self.forecast = RunForecast(Expected.of(config)) if forecast is None else forecast
         self.directions = list(config.objectives.values())
         workers = 0 if config.study.workers == "auto" else config.study.workers
         self.lag = max(LAG, workers + 1) if sharing.alone else None
@@ -145,13 +149,15 @@ class Search:
                 self.study.set_user_attr("inherited", self.inherited)
         self.recover()
         info = self.info(self.description.metrics)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.forecast.started(info.total, info.done, len(info.front), deadline)
         self.listener.started(info)
         objectives = dict(self.config.objectives)
         self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.plan_status)
         gc.collect()
         gc.freeze()  # the collection after each trial then skips every imported module
         try:
-            return self.loop(info, None if timeout is None else time.monotonic() + timeout)
+            return self.loop(info, deadline)
         except KeyboardInterrupt as stop:
             self.signal = stop.signal if isinstance(stop, Stopped) else 2
             return "interrupted"
@@ -176,11 +182,12 @@ class Search:
         scores = {name: score["value"] for name, score in original["metrics"].items()}
         return StudyInfo(
             folder=str(self.folder),
-            total=self.budget,
+            total=max(self.budget, len(history.finished)),
             done=len(history.finished),
             objectives={name: metrics[name] for name in self.config.objectives},
             original={**scores, "footprint": original["footprint"]},
             front=front_rows(history, list(self.config.objectives), self.directions),
+            remaining=self.forecast.left,
         )
 
     def loop(self, info: StudyInfo, deadline: float | None) -> Reason:
@@ -228,6 +235,7 @@ class Search:
             self.finish(Finished(trial.number, failed), info, deadline)
             return
         count = len(history.finished) + len(self._at_work)
+        self.forecast.trial_started(trial.number)
         self.listener.trial_started(trial.number, count, settings.as_dict())
         rivals = rivals_of(front_trials(history.before_next(self.lag), self.directions), list(info.objectives))
         self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
@@ -262,7 +270,7 @@ class Search:
             self.listener.note(f"trial {number} was marked as lost and is repeated by another process")
             return
         self.ran += "duplicate_of" not in result.attrs
-        self.show(number, time.monotonic() - work.begun, info, deadline)
+        self.show(number, time.monotonic() - work.begun, info)
 
     def finish_twins(self, history: History) -> bool:
         """Give trials that waited for a twin its result; return whether there were any."""
@@ -278,7 +286,7 @@ class Search:
                 finish_trial(self.study, work.trial, duplicate(leading, result_of(leader)))
         return bool(over)
 
-    def show(self, number: int, seconds: float, info: StudyInfo, deadline: float | None) -> None:
+    def show(self, number: int, seconds: float, info: StudyInfo) -> None:
         """Report a finished trial to the listener, with the front and the time left."""
         history = self.history()
         front = front_rows(history, list(info.objectives), self.directions)
@@ -286,27 +294,28 @@ class Search:
         trial = next(trial for trial in history.trials if trial.number == number)
         on_front = any(row.number == number for row in front)
         row = row_of(trial, list(info.objectives), count=count, seconds=seconds, on_front=on_front)
-        now = time.monotonic()
-        eta = (now - self._started) / self.ran * (self.budget - count) if self.ran else None
-        if eta is not None and deadline is not None:
-            eta = max(0.0, min(eta, deadline - now))
-        self.listener.trial_finished(row, front, eta)
+        self.forecast.trial_finished(number, count, len(front), on_front=on_front)
+        self.listener.trial_finished(row, front, self.forecast.left())
         for callback in self.callbacks:
             callback(self.study, trial)
 
     def summary(self, reason: Reason, history: History) -> str:
         """Summarise why the search ended, and what it computed and reused: one line each."""
         finished = len(history.finished)
+        total = max(self.budget, finished)
         sentence = {
-            "trials": f"the study has its {self.budget} trials",
-            "timeout": f"time is up after {finished} of {self.budget} trials; run the same command to continue",
+            "trials": f"the study has its {total} trials",
+            "timeout": f"time is up after {finished} of {total} trials; run the same command to continue",
             "patience": f"the front has not become better for {self.config.study.patience} trials (study.patience); "
-            f"ended after {finished} of {self.budget} trials",
+            f"ended after {finished} of {total} trials",
             "exhausted": f"the space is exhausted: {finished} different models are all it holds",
-            "interrupted": f"interrupted after {finished} of {self.budget} trials; run the same command to continue",
+            "interrupted": f"interrupted after {finished} of {total} trials; run the same command to continue",
         }[reason]
         failed = sum(trial.state.name == "FAIL" for trial in history.finished)
         lines = [sentence + (f"; {failed} failed (see trials.csv)" if failed else "")]
+        interrupted = len(history.trials) - len(history.current)
+        if interrupted:
+            lines[0] += f"; {interrupted} interrupted, which do not count and are repeated"
         if self.ran:
             lines[0] += f"; {self.ran} trials in {duration(time.monotonic() - self._started)} this time"
         if self.counts:

@@ -42,6 +42,7 @@ class StudyInfo:
         objectives: metric name -> meaning, in the study's order.
         original: the original model's scores, by metric name, footprint in bytes included.
         front: the front of the trials that finished before.
+        remaining: returns the forecast of the seconds until the report is written; None before a trial has finished.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class StudyInfo:
     objectives: Mapping[str, Metric]
     original: Mapping[str, float] = field(default_factory=dict)
     front: Sequence[Row] = ()
+    remaining: Callable[[], float | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +232,6 @@ class LiveListener:
         self.count = 0
         self.front: Sequence[Row] = ()
         self.failures = 0
-        self.eta: float | None = None
-        self.eta_at = self.begun
         self.live = Live(
             console=console, get_renderable=self.render, refresh_per_second=4, transient=True, redirect_stdout=False
         )
@@ -261,7 +261,7 @@ class LiveListener:
 
     def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
         """See `Listener`."""
-        self.front, self.eta, self.eta_at, self.doing = front, eta, time.monotonic(), ""
+        self.front, self.doing = front, ""
         self.current.pop(row.number, None)
         self.failures += row.state == "fail"
 
@@ -296,8 +296,9 @@ class LiveListener:
         now = time.monotonic()
         total = self.info.total if self.info else 0
         parts = [f"trial {min(self.count, total)} of {total}", duration(now - self.begun)]
-        if self.eta is not None:
-            parts.append(f"about {duration(max(0.0, self.eta - (now - self.eta_at)))} left")
+        left = None if self.info is None else self.info.remaining()
+        if left is not None:
+            parts.append(f"about {duration(round(left))} left")
         if self.failures:
             parts.append(f"{self.failures} failed")
         return " · ".join(parts)
@@ -364,7 +365,7 @@ def reason_of(trial: FrozenTrial) -> str:
     if "duplicate_of" in attrs:
         return f"same plan as trial {attrs['duplicate_of']}"
     if "beaten_by" in attrs:
-        return f"stopped: trial {attrs['beaten_by']} beats it by the first {attrs['beaten_after']} sequences"
+        return f"stopped: dominated by trial {attrs['beaten_by']} after the first {attrs['beaten_after']} sequences"
     if trial.state.name == "PRUNED":
         return "not tried: over the limit of " + ", ".join(n for n, over in trial.constraints.items() if over > 0)
     if trial.state.name == "FAIL":

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
+from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, front_trials, make_listener
 from autotune.study.session import Session
+from autotune.study.storage.attributes import own_fingerprints
 from autotune.study.storage.coordination import Alone, Shared, Sharing
-from autotune.study.storage.database import folder_lock, open_study
+from autotune.study.storage.database import check_config, folder_lock, open_study
 from autotune.study.storage.history import History
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
@@ -113,7 +115,8 @@ def run_search(
         Stopped: a signal before the first trial. Later, a signal ends the search with its report and an outcome.
     """
     started = time.monotonic()
-    listener = make_listener() if listener is None else listener
+    forecast = RunForecast(Expected.of(config))
+    listener = StageTimer(make_listener() if listener is None else listener, forecast)
     folder = Path(config.output)
     budget = config.study.trials if trials is None else trials
     limit = config.study.timeout if timeout is None else timeout
@@ -125,10 +128,10 @@ def run_search(
             if intake := read_intake(config.model):
                 listener.note("\n".join(intake.lines()))
             with (
-                open_pool(config, open_session, listener) as pool,
-                stop_signals(pool),
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
+                open_pool_for(study, config, open_session, listener) as pool,
+                stop_signals(pool),
             ):
                 with open_sharing(study, storage) as sharing:
                     search = Search(
@@ -141,6 +144,7 @@ def run_search(
                         budget=budget,
                         earlier_front=front,
                         callbacks=callbacks,
+                        forecast=forecast,
                     )
                     reason = search.run(limit)
                     if reason != "interrupted":
@@ -206,7 +210,7 @@ def run_worker(
         with (
             quiet_optuna(),
             open_study(folder, storage, dict(config.objectives), joins=True) as study,
-            open_pool(config, open_session, listener) as pool,
+            open_pool_for(study, config, open_session, listener) as pool,
             stop_signals(pool),
             open_sharing(study, storage) as sharing,
         ):
@@ -260,6 +264,14 @@ def open_pool(config: Config, open_session: OpenSession, listener: Listener) -> 
         yield pool
     finally:
         pool.close()
+
+
+@contextmanager
+def open_pool_for(study: optuna.Study, config: Config, open_session: OpenSession, listener: Listener) -> Iterator[Pool]:
+    """Open the pool after a check that needs no model: whether the stored study has this configuration."""
+    check_config(study, Path(config.output), own_fingerprints(config), config.as_dict())
+    with open_pool(config, open_session, listener) as pool:
+        yield pool
 
 
 @contextmanager

@@ -78,20 +78,21 @@ class Study:
 
         Args:
             max_size: bytes of `openvino_model.bin`, or ``"90 MB"``.
-            max_drop: how much worse than the original `metric` may be: ``"2%"``, or a number in the metric's unit.
+            max_drop: how much worse than the original `metric` may be: ``"2%"``, or a number in the unit of `metric`,
+                which must then be given.
             metric: for `max_drop`; by default perplexity_increase.
 
         Returns:
-            The trial's number; without a limit the knee.
+            The trial's number; without a limit the recommended trial.
 
         Raises:
             UsageError: no trial keeps the limits; the nearest is named.
+            StudyError: no trial is recommended.
         """
         from autotune.results.selection import choose, parse_wish
 
-        return choose(
-            self.results, parse_wish(max_drop=max_drop, metric=metric, max_size=max_size), where=str(self.folder)
-        )
+        wish = parse_wish(max_drop=max_drop, metric=metric, max_size=max_size)
+        return choose(self.results, wish, where=str(self.folder)).trial
 
     def plan(self, trial: int) -> pd.DataFrame:
         """Return the variant of each weight of a trial's model, one row a weight.
@@ -171,6 +172,7 @@ class Study:
         max_size: int | str | None = None,
         max_drop: float | str | None = None,
         metric: str | None = None,
+        knee: bool = False,
         progress: bool = True,
     ) -> SavedModel:
         """Write the model of one trial as a deployable folder with a model card.
@@ -179,6 +181,7 @@ class Study:
             folder: a new folder.
             trial: its number; by default what `best` chooses by the other arguments.
             max_size, max_drop, metric: as for `best`.
+            knee: take the knee, whether it is recommended or not.
             progress: show progress on stderr.
 
         Raises:
@@ -189,7 +192,7 @@ class Study:
         from autotune.study.export import export
         from autotune.study.progress import listening
 
-        wish = parse_wish(trial=trial, max_drop=max_drop, metric=metric, max_size=max_size)
+        wish = parse_wish(trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
         with listening(progress) as listener:
             return export(self.folder, Path(folder), wish=wish, storage=self.storage, stage=listener.stage)
 
@@ -225,9 +228,5 @@ class Study:
 
 def _drawn(figure: Figure | None, needed: str) -> Figure:
     if figure is None:
-<<<<<<< HEAD
-        raise StudyError("no finished trial of this study has the values that this plot needs")
-=======
         raise StudyError(f"there is nothing to draw yet: this plot needs {needed}")
->>>>>>> room-I
     return figure

@@ -128,6 +128,12 @@ def test_a_wrong_command_line_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_suggestion_is_made_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line library and click both add it."""
+    assert run(["serch", "model.yaml"]) == 2
+    assert capsys.readouterr().err.count("Did you mean 'search'?") == 1
+
+
 def test_init_names_paths_from_the_files_own_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

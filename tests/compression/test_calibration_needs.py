@@ -45,7 +45,9 @@ def valid_settings(draw: st.DrawFn) -> Settings:
 def command_calibrates(settings: Settings) -> bool:
     """Return True if the command of a trial with these settings has a calibration text."""
     record = SimpleNamespace(settings=effective_settings(settings.as_dict()))
-    results: Any = SimpleNamespace(config={"model": "m", "calibration": {"path": "text.txt"}}, records={0: record})
+    results: Any = SimpleNamespace(
+        config={"model": "m", "calibration": {"path": "text.txt"}}, records={0: record}, folder=None, storage=None
+    )
     return "--calibration text.txt" in compress_command(results, 0)
 
 

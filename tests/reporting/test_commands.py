@@ -1,18 +1,23 @@
-"""The peers' calls exist and mean the same."""
+"""Commands that autotune prints run as they are pasted; the peers' calls exist and mean the same."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import inspect
+import re
 import shlex
 import warnings
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from commands import run
 
 from autotune.compression.settings import Settings
-from autotune.reporting.text.commands import nncf_call, optimum_command
+from autotune.reporting.text.commands import export_command, nncf_call, optimum_command
+from autotune.results.load import load_results
 
 SHARED = [
     Settings(mode="int8_asym"),
@@ -86,3 +91,101 @@ def test_where_there_is_none_the_reason_is_said(settings: dict[str, Any], messag
     for found in (nncf_call(settings), optimum_command("m", settings)):
         assert found.call is None
         assert message in found.note
+
+
+@pytest.fixture
+def project(fake: ModuleType, tmp_path: Path) -> Path:
+    """A folder with a model, a calibration text and a study, as a search that was started in it leaves them."""
+    root = tmp_path / "my project"
+    (root / "models" / "small llama").mkdir(parents=True)
+    (root / "text file.txt").write_text("Some words.")
+    study = root / "reports" / "int4's"
+    study.mkdir(parents=True)
+    config = {
+        "model": str(root / "models" / "small llama"),
+        "output": str(study),
+        "calibration": {"path": str(root / "text file.txt"), "samples": 8, "sequence_length": 64},
+    }
+    fake.build(f"sqlite:///{study / 'study.db'}", trials=24, config=config)
+    return root
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The output folders of `compress` and `export`, which find their inputs but build no model."""
+    from autotune import api
+    from autotune.results.selection import choose
+
+    outputs: list[Path] = []
+    saved: Any = SimpleNamespace(as_dict=dict, settings=None)
+
+    def compress(model: str, *, output: Path, calibration: str | None, **_: Any) -> Any:
+        assert Path(model).is_dir()
+        assert calibration is None or Path(calibration).is_file()
+        outputs.append(output.absolute())
+        return SimpleNamespace(saved=saved)
+
+    def export(folder: Path, out: Path, *, wish: Any, storage: str | None, **_: Any) -> Any:
+        choose(load_results(folder, storage), wish)
+        outputs.append(out.absolute())
+        return saved
+
+    monkeypatch.setattr(api, "compress", compress)
+    monkeypatch.setattr("autotune.study.export.export", export)
+    for name in ("print_saved", "print_equivalents"):
+        monkeypatch.setattr(f"autotune.cli.results.{name}", lambda _: None)
+    monkeypatch.setattr("autotune.cli.compress.print_saved", lambda _: None)
+    return outputs
+
+
+def printed_commands(text: str) -> list[str]:
+    """Return the lines and code elements of a text that are commands."""
+    from html import unescape
+
+    codes = re.findall(r"<code>(autotune [^<]*)</code>", text)
+    lines = [line.removeprefix("next:").strip() for code in [*codes, text] for line in unescape(code).splitlines()]
+    return [line for line in lines if re.match(r"autotune [a-z]+ ", line) and "<" not in line]
+
+
+def test_every_printed_command_runs_where_it_is_pasted(
+    project: Path, built: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands on stdout run in the same shell; those of the files run in any folder."""
+    monkeypatch.chdir(project)
+    assert run(["report", "reports/int4's"]) == 0
+    (command,) = printed_commands(capsys.readouterr().out)
+    assert str(project) not in command
+    assert run(shlex.split(command)[1:]) == 0
+    knee = load_results(project / "reports" / "int4's").knee
+    assert built == [project / "reports" / "int4's" / "models" / f"trial-{knee}"]
+
+    elsewhere = project.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name in ("report.md", "report.html"):
+        text = (project / "reports" / "int4's" / name).read_text(encoding="utf-8")
+        commands = printed_commands(text)
+        assert any("autotune export" in each for each in commands)
+        assert any("autotune compress" in each for each in commands)
+        for each in commands:
+            assert run(shlex.split(each)[1:]) == 0, (each, capsys.readouterr().err)
+    assert all(path.is_relative_to(project) for path in built)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_moved_study_names_its_new_folder(project: Path) -> None:
+    """Commands name the folder that was read, not the one that the search wrote."""
+    moved = (project / "reports" / "int4's").rename(project / "moved")
+    results = load_results(moved)
+    assert shlex.split(export_command(results, 3))[2] == str(moved)
+    assert shlex.split(export_command(results, 3, here=project))[2] == "moved"
+
+
+def test_a_password_is_not_repeated(project: Path) -> None:
+    """A study at a URL needs --storage; its password is left out, and a comment says so."""
+    from dataclasses import replace
+
+    results = replace(load_results(project / "reports" / "int4's"), storage="postgresql://ann:secret@host/study")
+    command = export_command(results, 3)
+    assert "secret" not in command
+    assert shlex.split(command, comments=True)[-2:] == ["--storage", "postgresql://ann:PASSWORD@host/study"]

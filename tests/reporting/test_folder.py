@@ -144,16 +144,3 @@ def test_reports_need_neither_openvino_nor_torch(folder: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", BLOCKED, str(folder)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-
-
-def test_commands_name_paths_from_the_studys_own_root(make: Make) -> None:
-    """The author's disk stays out of a page; where study and model share no folder, the whole paths stand."""
-    from autotune.reporting.text.commands import compress_command, export_command, where_to_run
-
-    inside = make(trials=2, config={"model": "/home/ann/work/models/m", "output": "/home/ann/work/reports/m"})
-    assert export_command(inside, 1) == "autotune export reports/m reports/m/models/trial-1 --trial 1"
-    assert compress_command(inside, 1).startswith("autotune compress models/m reports/m/models/trial-1 ")
-    assert where_to_run(inside)
-    apart = make(trials=2, config={"model": "/models/m", "output": "/home/ann/reports/m"})
-    assert export_command(apart, 1).startswith("autotune export /home/ann/reports/m ")
-    assert where_to_run(apart) == ""

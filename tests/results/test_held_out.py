@@ -11,9 +11,9 @@ import pytest
 
 from autotune.reporting.folder import write_report
 from autotune.reporting.tables import held_out_table
-from autotune.results.decision import ties
 from autotune.results.held_out import degradation, held_out_sentences, newly_dominated
 from autotune.results.load import results_of
+from autotune.results.recommendation import ties
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
@@ -65,7 +65,7 @@ def test_a_place_on_the_front_that_was_luck_is_told(fake: ModuleType) -> None:
     assert list(dominated) == [lucky.front[1]]
     other = dominated[lucky.front[1]]
     assert (lucky.value(other, "footprint") or 0) <= (lucky.value(lucky.front[1], "footprint") or 0)
-    assert f"{lucky.front[1]} is beaten by {other}" in " ".join(held_out_sentences(lucky))
+    assert f"{lucky.front[1]} is dominated by {other}" in " ".join(held_out_sentences(lucky))
     assert newly_dominated(scored_again(fake, lambda number, place: 2.0)) == {}
 
 

@@ -232,3 +232,50 @@ def test_answers_are_a_frame(make: Make) -> None:
     frame = answers_frame(replace(record, answers={"count": 3, "same": 2, "different": [answer]}))
     assert frame.to_dict("records") == [answer]
     assert answers_frame(record).empty
+
+
+def test_scores_on_part_of_the_texts_are_kept_apart(fake: ModuleType) -> None:
+    """A trial that racing stopped has no metric in the table, and the table says on what it was scored."""
+    study = fake.build(trials=3, failing=())
+    done = study.get_trials()[2]
+    attrs = {**done.user_attrs, "plan": "another", "beaten_by": 1, "beaten_after": 16}
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, user_attrs=attrs))
+    results = results_of(study)
+    assert results.trials.loc[3, "scored_on"] == "first 16 sequences"
+    assert results.trials.loc[2, "scored_on"] == "all texts"
+    assert all(results.value(3, name) is None for name in results.metrics if name != "footprint")
+    assert results.value(3, "footprint") == done.user_attrs["footprint"]
+    assert results.records[3].partial["perplexity"].value == done.user_attrs["metrics"]["perplexity"]["value"]
+
+
+def test_a_budget_is_named_by_the_bits_that_its_plan_has(fake: ModuleType) -> None:
+    """A budget of 4 bits is below what any plan needs: the trial has 4.12 bits per weight, not "at most 4"."""
+    study = fake.build(trials=2, failing=())
+    trial = study.get_trials()[1]
+    settings = {"mode": "mixed", "allocation": "budget", "budget": 4.0}
+    sizes = {"bits_per_weight": 4.125, "int4_percent": 97.0, "int8_percent": 3.0}
+    attrs = {**trial.user_attrs, "settings": settings, "plan": "another", **sizes}
+    study.add_trial(optuna.trial.create_trial(values=trial.values, user_attrs=attrs))
+    record = results_of(study).records[2]
+    assert record.describe() == "mixed, 4.12 bits per weight (97% in 4 bits, 3% in 8 bits)"
+    assert record.describe(short=True) == "mixed 4.12 bits"
+
+
+def test_interrupted_trials_are_no_failures(fake: ModuleType) -> None:
+    """Tables, counts and JSON call them interrupted; once repeated they need no explanation."""
+    from autotune.reporting.text.terminal import as_json
+    from autotune.results.failures import failures
+
+    study = fake.build(trials=3, failing=())
+    settings = fake.settings_of({"mode": "int8_sym"})
+    error = {"type": "interrupted", "message": "the process ended", "traceback": ""}
+    fail = optuna.trial.TrialState.FAIL
+    study.add_trial(optuna.trial.create_trial(state=fail, user_attrs={"settings": settings, "error": error}))
+    results = results_of(study)
+    assert results.trials.loc[3, "state"] == "INTERRUPTED"
+    assert as_json(results)["trials"] == {"complete": 3, "interrupted": 1}
+    assert [record.number for record in failures(results)] == [3]
+    again = study.get_trials()[2]
+    attrs = {**again.user_attrs, "plan": "another", "retry_of": 3}
+    study.add_trial(optuna.trial.create_trial(values=again.values, user_attrs=attrs))
+    assert failures(results_of(study)) == []

@@ -7,8 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from autotune.errors import StudyError, UsageError
+from autotune.results.decision import choices_by_size
+from autotune.results.recommendation import is_tied, most_accurate, recommend, ties
 from autotune.results.records import StudyResults
-from autotune.results.selection import Wish, choose
+from autotune.results.selection import Wish, nondominated, parse_wish
+from autotune.results.selection import choose as select
 
 Make = Callable[..., StudyResults]
 
@@ -21,14 +24,19 @@ def study(fake: object) -> StudyResults:
     return results_of(fake.build())  # type: ignore[attr-defined]
 
 
+def choose(study: StudyResults, wish: Wish) -> int:
+    """The number of the chosen trial."""
+    return select(study, wish).trial
+
+
 def sizes(study: StudyResults) -> dict[int, float]:
     """The footprints of all candidates."""
-    return {int(n): float(study.value(int(n), "footprint") or 0) for n in study.feasible.index}
+    return {n: float(study.value(n, "footprint") or 0) for n in nondominated(study)}
 
 
-def test_nothing_asked_is_the_knee(study: StudyResults) -> None:
+def test_without_criteria_it_is_the_recommended_trial(study: StudyResults) -> None:
     """And a number is that trial, on the front or not."""
-    assert choose(study, Wish()) == study.knee
+    assert choose(study, Wish()) == recommend(study).trial == study.knee
     assert choose(study, Wish(trial=1)) == 1
 
 
@@ -80,5 +88,60 @@ def test_what_cannot_be_had_is_said_with_the_nearest(study: StudyResults, wish: 
 
 def test_a_study_without_a_front_has_nothing_to_give(make: Make) -> None:
     """And says so."""
-    with pytest.raises(StudyError, match="on a front"):
+    with pytest.raises(StudyError, match="no trial was completed"):
         choose(make(trials=2, only_failing=True), Wish())
+    impossible = make(constraints={"footprint": {"op": "<=", "value": 9e6, "text": "<= 9 MB"}})
+    with pytest.raises(StudyError, match=f"Nearest is trial {impossible.least_infeasible}: footprint"):
+        choose(impossible, Wish())
+
+
+def test_dominated_trials_are_chosen_by_number_only(make: Make) -> None:
+    """A noisy metric does not make a choice among trials of one size: the study's objectives do."""
+    study = make(constraints={})
+    kept = nondominated(study)
+    assert set(kept) == set(study.front)
+    for percent in (0.1, 0.2, 0.4, 0.8, 1.6):
+        chosen = select(study, Wish(max_drop=percent))
+        assert chosen.trial in kept
+        assert f"at most {percent:g}% worse" in chosen.reason
+
+
+def test_of_tied_models_the_smallest_is_taken(make: Make) -> None:
+    """By similarity, whose errors are large, the most accurate model is one that is smaller and no different."""
+    study = make(objectives={"similarity": "maximize", "footprint": "minimize"}, constraints={})
+    larger, smaller = ties(study)[0]
+    chosen = most_accurate(study, [larger, smaller])
+    assert chosen == smaller
+    limit = select(study, Wish(max_size=int(sizes(study)[larger])))
+    assert limit.trial != larger
+    assert is_tied(study, larger, limit.trial, "similarity")
+    assert f"tied with trial {larger} and smaller" in limit.reason
+    assert larger not in [trial for _, trial in choices_by_size(study)]
+
+
+def test_a_knee_that_answers_otherwise_is_not_recommended(make: Make) -> None:
+    """The smallest model of the accepted similarity is; without any, none is, and the nearest is named."""
+    study = make(constraints={})
+    assert (study.value(study.knee or 0, "similarity") or 0) < 0.9
+    found = recommend(study)
+    assert found.trial is not None
+    assert (study.value(found.trial, "similarity") or 0) >= 0.9
+    assert f"the knee, trial {study.knee}, has 0.8" in found.reason
+    poor = make(trials=24, failing=range(1), constraints={"footprint": {"op": "<=", "value": 13e6, "text": "<= 13 MB"}})
+    none = recommend(poor)
+    assert poor.front
+    assert none.trial is None
+    assert f"nearest is trial {none.nearest}" in none.reason
+    with pytest.raises(StudyError, match="--knee"):
+        choose(poor, Wish())
+    assert choose(poor, Wish(knee=True)) == poor.knee
+    accepted = make(trials=24)  # has a constraint on the perplexity
+    assert recommend(accepted).trial == accepted.knee
+
+
+def test_a_drop_without_a_percent_sign_is_asked_back() -> None:
+    """2 may be 2% or 2 units; with a metric it is in its unit."""
+    with pytest.raises(UsageError, match=r"write 2% .* or name the metric"):
+        parse_wish(max_drop="2")
+    assert parse_wish(max_drop="2", metric="perplexity") == Wish(max_drop=2.0, relative=False, metric="perplexity")
+    assert parse_wish(max_drop="2%") == Wish(max_drop=2.0)

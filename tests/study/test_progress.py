@@ -93,7 +93,8 @@ def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
     listener = LiveListener(console)
     try:
         listener.stage("loading the model")
-        listener.started(StudyInfo("reports/x", 24, 6, OBJECTIVES, {"kl_divergence": 0.0, "footprint": 44e6}))
+        original = {"kl_divergence": 0.0, "footprint": 44e6}
+        listener.started(StudyInfo("reports/x", 24, 6, OBJECTIVES, original, remaining=lambda: 70.2))
         listener.trial_started(6, 7, SETTINGS)
         listener.trial_finished(row(6), [row(number) for number in range(12)], 70.0)
         listener.trial_finished(row(7, state="fail", on_front=False), [row(number) for number in range(12)], 70.0)
@@ -106,7 +107,7 @@ def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
     shown = capture.get()
     for part in (
         "trial 8 of 24",
-        "left",
+        "about 1:10 min left",
         "1 failed",
         "int4_asym g64 r0.8 AWQ: compressing",
         "front so far: 12",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -483,11 +484,52 @@ def test_a_trial_queued_by_hand_runs_next(tmp_path: Path) -> None:
 
 
 def test_progress_tells_count_front_and_time_left(tmp_path: Path) -> None:
-    """Rows count finished trials, the front has no dominated row, the time left falls to zero."""
+    """Rows count finished trials, the front has no dominated row, and the time left is that of the report at least."""
     listener = Recorder()
     search(FakeConfig(tmp_path / "study"), listener=listener)
     assert listener.info is not None
     assert (listener.info.total, listener.info.done) == (12, 0)
     assert [row.count for row in listener.rows if not row.duplicate] == list(range(1, 13))
-    assert listener.etas[-1] == 0
+    assert listener.etas[-1] is not None
+    assert listener.etas[-1] >= 1
     assert "variants 12 computed" in listener.message
+
+
+def test_a_forgotten_set_is_refused_before_any_model_is_loaded(tmp_path: Path) -> None:
+    """The message has the option to repeat, which gives the study's own configuration again."""
+    folder = tmp_path / "study"
+    config = FakeConfig(folder, constraints={"footprint": parse_constraint("<= 5 MB", unit="bytes")})
+    search(config, trials=2)
+
+    def unreachable(*_: object) -> FakeSession:
+        raise AssertionError("a session was opened")
+
+    forgotten = FakeConfig(folder, constraints={"footprint": parse_constraint("<= 6 MB", unit="bytes")})
+    with pytest.raises(StudyError, match=r"add --set 'constraints\.footprint=<= 5 MB'\. ") as caught:
+        search(forgotten, open_session=unreachable)
+    assert "--fresh" in str(caught.value)
+
+
+def test_the_options_to_repeat_give_the_old_configuration(tmp_path: Path) -> None:
+    """Pasted behind the same command, they are read as the values that the study has."""
+    from autotune.config.config import config_from
+    from autotune.study.storage.database import repeat_options
+
+    text = {"path": str(Path(__file__)), "sequence_length": 32, "samples": 8}
+    data = {"model": "org/m", "output": str(tmp_path), "calibration": text, "evaluators": {"perplexity": text}}
+    sections = ("calibration", "constraints", "evaluators", "objectives", "runtime", "space")
+    new = config_from({**data, "space": "int4", "constraints": {"footprint": "<= 1 GB"}}).as_dict()
+    for overrides in (
+        ["calibration.samples=4"],
+        ["space=quick"],
+        ["space={mode: [int4_asym, nf4], group_size: [32, 64]}"],
+        ["constraints.footprint=<= 1.2 GB", "evaluators.perplexity.samples=16"],
+        ["runtime.ov_config.INFERENCE_PRECISION_HINT=bf16"],
+    ):
+        old = config_from({**data, "space": "int4", "constraints": {"footprint": "<= 1 GB"}}, overrides).as_dict()
+        options = repeat_options(old, new, sections)
+        assert options
+        words = [word for word in shlex.split(" ".join(options)) if word != "--set"]
+        again = config_from({**data, "space": "int4", "constraints": {"footprint": "<= 1 GB"}}, words).as_dict()
+        assert again == old
+    assert repeat_options({"runtime": {}}, {"runtime": {"device": "GPU"}}, sections) == []

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,9 @@ class FakeConfig:
     constraints: dict[str, Constraint] = field(default_factory=dict)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     faults: dict[str, Any] = field(default_factory=dict)
+    evaluators: dict[str, Any] = field(default_factory=dict)
+    calibration: Any = field(default_factory=lambda: SimpleNamespace(samples=8, sequence_length=16))
+    report: Any = None
 
     def as_dict(self) -> dict[str, Any]:
         return {

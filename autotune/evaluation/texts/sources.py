@@ -305,5 +305,7 @@ def _text_column(features: Mapping[str, Any], source: TextSource) -> str:
     if len(strings) == 1:
         return strings[0]
     raise ConfigError(
-        f"{describe_source(source)} has no column text; name one of {', '.join(strings) or 'none'} as column."
+        f"{describe_source(source)} has no column text; name one of {', '.join(strings)} as column."
+        if strings
+        else f"{describe_source(source)} has no column of text; give another file or dataset."
     )

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import label
-from autotune.compression.describe import describe_settings
+from autotune.reporting.plots.labels import ring_text
 from autotune.reporting.plots.style import PHONE, SCREEN, Sheet, look, mode_style, sentence
 from autotune.results.decision import objective_pairs
 from autotune.results.records import StudyResults
@@ -76,7 +76,7 @@ def _drawing(
 
 def _tooltip(results: StudyResults, number: int) -> str:
     names = ["footprint", *(name for name in results.objectives if name != "footprint")]
-    lines = [f"trial {number}: {describe_settings(results.records[number].settings)}"]
+    lines = [f"trial {number}: {results.records[number].describe()}"]
     lines += [
         f"{label(name)} {results.score_text(number, name)}" for name in names if results.value(number, name) is not None
     ]
@@ -159,11 +159,11 @@ def front_marks(results: StudyResults, *, tied: bool) -> list[LegendEntry]:
         if mode in modes
     ]
     found.append(LegendEntry("on the front", MARKS["o"], "var(--muted)", "solid"))
-    found.append(LegendEntry("beaten", MARKS["o"], "var(--muted)", "faint"))
+    found.append(LegendEntry("dominated", MARKS["o"], "var(--muted)", "faint"))
     if len(results.feasible) < len(results.complete):
         found.append(LegendEntry("outside the limits", MARKS["o"], "var(--muted)", "hollow"))
     if results.knee is not None:
-        found.append(LegendEntry("the knee", "M10 2a8 8 0 1 0 0 16a8 8 0 1 0 0-16z", "var(--ink)", "hollow"))
+        found.append(LegendEntry(ring_text(results), "M10 2a8 8 0 1 0 0 16a8 8 0 1 0 0-16z", "var(--ink)", "hollow"))
     if tied:
         found.append(LegendEntry("tied: the errors overlap", "M5 10h10", "var(--ink)", "band"))
     return found

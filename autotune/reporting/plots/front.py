@@ -26,8 +26,9 @@ from autotune.reporting.plots.style import (
     styled,
     tidy,
 )
-from autotune.results.decision import accuracy_metric, objective_pairs, ties
+from autotune.results.decision import objective_pairs
 from autotune.results.pareto import front_indices
+from autotune.results.recommendation import accuracy_metric, ties
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line:
     if members:
         states.append(Line2D([], [], markeredgecolor="white", label="on the front", **{**dot, "linestyle": style}))
     if (allowed & ~drawn.index.isin(sorted(members))).any():
-        states.append(Line2D([], [], alpha=0.3, markeredgewidth=0, label="beaten", **dot))
+        states.append(Line2D([], [], alpha=0.3, markeredgewidth=0, label="dominated", **dot))
     if not allowed.all():
         states.append(Line2D([], [], markerfacecolor="none", label="outside the limits", **dot))
     if ringed:

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import label
-from autotune.compression.describe import describe_settings
 from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scale, Scales, in_units, limit_text
+from autotune.results.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def draw_labels(
             placer.avoid_path(bar)
     for written in axes.texts:
         placer.avoid_text(written)
-    ringed = results.knee if results.knee is not None else results.least_infeasible
+    ringed = ringed_trial(results)
     if ringed in at:
         axes.scatter(*at[ringed], s=250, facecolors="none", edgecolors=INK, linewidths=1.5, zorder=7)
         placer.avoid_points([at[ringed]], 17)
@@ -266,10 +266,19 @@ def draw_labels(
             placer.place(*at[number], f"{number}", around[:5], fontsize=8, color=MUTED)
 
 
+def ringed_trial(results: StudyResults) -> int | None:
+    """Return the trial that a front plot marks: the recommended one, else the knee, else the nearest to the limits."""
+    found = recommend(results).trial
+    return found if found is not None else results.knee if results.knee is not None else results.least_infeasible
+
+
 def ring_text(results: StudyResults) -> str:
     """Return the name of the ringed trial's role; empty if none is ringed."""
+    ringed = ringed_trial(results)
     if results.knee is None:
-        return "nearest" if results.least_infeasible is not None else ""
+        return "nearest" if ringed is not None else ""
+    if ringed != results.knee:
+        return "recommended"
     return "knee" if len(results.objectives) > 1 else "best"
 
 
@@ -299,7 +308,7 @@ def _bars(
 
 
 def _point_text(results: StudyResults, number: int, scales: Scales, *, small: bool) -> str:
-    settings = describe_settings(results.records[number].settings, short=True)
+    settings = results.records[number].describe(short=True)
     if small:
         return f"{ring_text(results)}: trial {number}\n{settings}"
     return f"{ring_text(results)}: trial {number}\n{settings}\n{_values(results, number, scales)}"

@@ -52,6 +52,7 @@ class Progress:
 def progress(results: StudyResults) -> Progress:
     """Replay the study. Objectives are scaled as in `pareto.unit_costs` over all feasible trials."""
     finished = [record for record in results.records.values() if record.state in ("COMPLETE", "FAIL", "PRUNED")]
+    finished = [record for record in finished if not record.interrupted]
     finished.sort(key=lambda record: (record.finished is None, record.finished, record.number))
     minutes = _busy_minutes(finished)
     names, directions = list(results.objectives), list(results.objectives.values())

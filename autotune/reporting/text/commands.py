@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ TOGGLES = ("all_layers", *ALGORITHMS)
 
 
 def compress_command(results: StudyResults, number: int) -> str:
-    """Return `autotune compress ...` with the settings of a trial.
+    """Return `autotune compress ...` with the settings of a trial, which needs no study.
 
-    `compress` calibrates on a file only. If the study's texts are no file, a comment says so.
+    It is `export_command` if `compress` cannot build the model: with a budget, which needs the study's measurements,
+    and with calibration texts that are no file.
     """
     settings = results.records[number].settings
     if settings.get("allocation") == "budget":
-        return export_command(results, number)  # `compress` cannot plan a budget: it has no measured errors
-    model = _short_path(results, str(results.config.get("model", "MODEL")))
-    words = ["autotune", "compress", model, _out_folder(results, number)]
+        return export_command(results, number)
+    words = ["autotune", "compress", str(results.config.get("model", "MODEL")), _out_folder(results, number)]
     for name, info in SETTINGS.items():
         value, option = settings.get(name), f"--{name.replace('_', '-')}"
         implied = not info.search_order and value == info.default
@@ -41,25 +41,40 @@ def compress_command(results: StudyResults, number: int) -> str:
             words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
     if results.config.get("trust_remote_code"):
         words.append("--trust-remote-code")
-    note = ""
     if _needs_calibration(settings):
         calibration = results.config.get("calibration") or {}
         seed = (results.config.get("study") or {}).get("seed", 0)
         text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
-        if text:
-            words += ["--calibration", _short_path(results, str(text))]
-            for name in ("samples", "sequence_length"):
-                if calibration.get(name) is not None:
-                    words += [f"--{name.replace('_', '-')}", str(calibration[name])]
-        else:
-            note = "  # plus --calibration FILE with the study's calibration texts; `autotune export` finds them itself"
-    return shlex.join(words) + note
+        if not text:
+            return export_command(results, number)
+        words += ["--calibration", str(text)]
+        for name in ("samples", "sequence_length"):
+            if calibration.get(name) is not None:
+                words += [f"--{name.replace('_', '-')}", str(calibration[name])]
+    return shlex.join(words)
 
 
-def export_command(results: StudyResults, number: int) -> str:
-    """Return `autotune export DIR OUT --trial N`, which uses the study's own texts and statistics."""
-    folder = _short_path(results, str(results.config.get("output", "DIR")))
-    return shlex.join(["autotune", "export", folder, _out_folder(results, number), "--trial", str(number)])
+def export_command(results: StudyResults, number: int, *, here: Path | None = None) -> str:
+    """Return `autotune export DIR OUT --trial N`, which uses the study's own texts and statistics.
+
+    Args:
+        results: the study.
+        number: of the trial.
+        here: the current folder of the shell that the command is printed in: paths inside it are relative to it. None
+            is a file that is read anywhere: all paths are absolute.
+    """
+    words = ["autotune", "export", _study_folder(results), _out_folder(results, number)]
+    words = [*words[:2], *(_relative(word, here) for word in words[2:]), "--trial", str(number)]
+    return shlex.join(words) + _storage_option(results)
+
+
+def _storage_option(results: StudyResults) -> str:
+    """Return ``--storage URL`` for a study that is not in its folder; a password is not repeated."""
+    if results.storage is None:
+        return ""
+    url = re.sub(r"(?<=://)([^/@:]*):[^@]*@", r"\1:PASSWORD@", results.storage)
+    note = "  # replace PASSWORD" if url != results.storage else ""
+    return f" --storage {shlex.quote(url)}{note}"
 
 
 def _needs_calibration(settings: Mapping[str, Any]) -> bool:
@@ -67,43 +82,17 @@ def _needs_calibration(settings: Mapping[str, Any]) -> bool:
     return Settings.from_dict(settings).resolved(calibrated=True).needs_calibration
 
 
-def where_to_run(results: StudyResults) -> str:
-    """Return a sentence about the folder that the commands' paths are relative to; empty if they are not."""
-    return "" if _base_folder(results) is None else "Paths start from the folder that holds both model and study."
-
-
-def portable(results: StudyResults, value: Any) -> Any:
-    """Return plain data with every path in it relative to the study's base folder.
-
-    Pages that show them do not reveal the folders of their author.
-    """
-    if isinstance(value, Mapping):
-        return {key: portable(results, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [portable(results, item) for item in value]
-    return _short_path(results, value) if isinstance(value, str) else value
-
-
-def _base_folder(results: StudyResults) -> Path | None:
-    """Return the common folder of study, model and calibration text; None if there is none below the root."""
-    calibration = results.config.get("calibration") or {}
-    paths = [results.config.get("output"), results.config.get("model"), calibration.get("path")]
-    local = [str(path) for path in paths if path and Path(str(path)).is_absolute()]
-    if len(local) < 2:
-        return None
-    base = Path(os.path.commonpath(local))
-    return base if len(base.parts) > 2 else None
-
-
-def _short_path(results: StudyResults, path: str) -> str:
-    """Return an absolute path inside `_base_folder` relative to it; anything else as it is."""
-    base = _base_folder(results)
-    inside = base is not None and Path(path).is_absolute() and Path(path).is_relative_to(base)
-    return Path(path).relative_to(base).as_posix() if base is not None and inside else path
+def _study_folder(results: StudyResults) -> str:
+    return str(results.config.get("output", "DIR") if results.folder is None else results.folder)
 
 
 def _out_folder(results: StudyResults, number: int) -> str:
-    return f"{_short_path(results, str(results.config.get('output', 'reports/study')))}/models/trial-{number}"
+    return str(Path(_study_folder(results)) / "models" / f"trial-{number}")
+
+
+def _relative(path: str, here: Path | None) -> str:
+    inside = here is not None and Path(path).is_absolute() and Path(path).is_relative_to(here)
+    return Path(path).relative_to(here).as_posix() if here is not None and inside else path
 
 
 WEIGHT_FORMATS = {

@@ -99,7 +99,7 @@ def _commands(report: Report) -> list[str]:
     return [
         report.export_note,
         _code(report.exports),
-        "The front, one model after the other, without the study:",
+        report.commands_note,
         _code(report.commands),
     ]
 

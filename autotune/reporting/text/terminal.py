@@ -11,6 +11,7 @@ from autotune.common.formatting import DASH, is_missing, label
 from autotune.evaluation import Measurement
 from autotune.reporting.front_table import front_cell
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS
+from autotune.results.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Column:
 
 
 def plain_front(results: StudyResults, width: int | None = None) -> str:
-    """Write the front as plain text of at most `width` columns: the original first, the knee marked with a star.
+    """Write the front as plain text of at most `width` columns: the original first, the recommended trial starred.
 
     Args:
         results: the study.
@@ -80,8 +81,8 @@ def rich_front(results: StudyResults, width: int | None = None) -> Table:
     for column in columns:
         table.add_column(column.header, justify="left" if column.left else "right", no_wrap=True, overflow="ellipsis")
     for row, texts in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        is_knee, is_original = texts[0].startswith("*"), results.original is not None and row == 0
-        style = "bold green" if is_knee else "dim" if is_original else ""
+        is_chosen, is_original = texts[0].startswith("*"), results.original is not None and row == 0
+        style = "bold green" if is_chosen else "dim" if is_original else ""
         table.add_row(*(Text(text) for text in texts), style=style)
     return table
 
@@ -102,8 +103,9 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
         cells = (results.score_text(t, name, stderr=stderr and t is not None) for t in trials)
         return Column(label(name), tuple(cells))
 
-    marks = (f"{'*' if trial == results.knee else ' '}{trial}" for trial in results.shown)
-    chosen = [
+    chosen = recommend(results).trial
+    marks = (f"{'*' if trial == chosen else ' '}{trial}" for trial in results.shown)
+    columns = [
         Column("trial", (*([] if results.original is None else [DASH]), *marks)),
         column("settings", "settings", left=True),
         column("size", "footprint"),
@@ -111,7 +113,7 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
     ]
     objectives = [name for name in results.objectives if name not in ("footprint", "compression_rate")]
     full = [scores(name, stderr=True) for name in objectives]
-    chosen += full if _fit([*chosen, *full], width) else [scores(name) for name in objectives]
+    columns += full if _fit([*columns, *full], width) else [scores(name) for name in objectives]
     optional = {
         "relative_error": column("rel. error", "relative_error"),
         "int4_percent": column("%int4", "int4_percent"),
@@ -119,9 +121,9 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
     optional |= {name: scores(name) for name in ("similarity", "perplexity_increase", "kl_divergence")}
     for name, extra in optional.items():
         known = name == "int4_percent" or any(results.value(trial, name) is not None for trial in results.shown)
-        if name not in objectives and known and _fit([*chosen, extra], width):
-            chosen.append(extra)
-    return chosen
+        if name not in objectives and known and _fit([*columns, extra], width):
+            columns.append(extra)
+    return columns
 
 
 def _fit(columns: Sequence[Column], width: int) -> bool:
@@ -138,14 +140,19 @@ def _headline(results: StudyResults) -> str:
 
 
 def _footnote(results: StudyResults) -> str:
-    if results.knee is None:
+    if not results.front:
         return ""
-    return f"* {'the knee' if len(results.objectives) > 1 else 'the best'}; ± one standard error"
+    found = recommend(results)
+    if found.trial is None:
+        return "± one standard error; no model is recommended"
+    role = "recommended" if found.trial != results.knee else "the knee" if len(results.objectives) > 1 else "the best"
+    return f"* {role}; ± one standard error"
 
 
 def as_json(results: StudyResults) -> dict[str, Any]:
     """Return the study's outcome as plain data: JSON types only, no NaN, sizes in bytes."""
-    states = [record.state for record in results.records.values()]
+    records = results.records.values()
+    states = ["INTERRUPTED" if record.interrupted else record.state for record in records]
     original = results.original
     return {
         "model": results.config.get("model"),
@@ -160,6 +167,7 @@ def as_json(results: StudyResults) -> dict[str, Any]:
             "compression_rate": original.compression_rate,
             "metrics": _scores(original.metrics),
         },
+        "recommended": recommend(results).trial,
         "knee": results.knee,
         "least_infeasible": results.least_infeasible,
         "front": [_trial_json(results, number) for number in results.front],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
 from autotune.models.intake import Intake, read_intake
+from autotune.study.budget_planner import allowed_menus
 from autotune.study.planning.forecast import Forecast, Measuring, forecast, forecast_measuring
 from autotune.study.planning.survey import (
     Finding,
@@ -22,6 +23,7 @@ from autotune.study.session import Session
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
+    from autotune.compression.plan import Plan
     from autotune.config.config import Config
 
 COUNTED = 100_000
@@ -101,16 +103,37 @@ class DryRun:
         return asdict(self)
 
 
-def planned_budget(label: str, settings: Settings, engine: Engine) -> PlannedPoint:
-    """Plan a point whose formats wait for measured errors: its budget is an upper bound of its size."""
+def planned_budget(label: str, settings: Settings, engine: Engine, smallest: Plan) -> PlannedPoint:
+    """Plan a point whose formats wait for measured errors: its budget is an upper bound of its size.
+
+    Args:
+        label, settings: of the point.
+        engine: of the original model.
+        smallest: the smallest plan of the space; a budget below it gives this plan.
+    """
     from autotune.allocation.planner import bytes_of
 
     assert settings.budget is not None
     limit = bytes_of(engine, settings.budget)
+    if limit <= smallest.footprint:
+        note = f"the smallest model of this space: its formats need {smallest.bits_per_weight:.2f} bits per weight"
+        size = (smallest.footprint, True, smallest.compression_rate, smallest.bits_per_weight)
+        return PlannedPoint(label, settings.as_dict(), *size, smallest.expanded_percent, (note,))
     elements = sum(weight.size for weight in engine.weights)
     bits = settings.budget if settings.budget <= MOST_BITS else 8 * (limit - bytes_of(engine, 0.0)) / elements
-    note = "at most; which weight gets which format waits for their measured errors"
+    note = "upper bound; the formats are chosen after the error measurement"
     return PlannedPoint(label, settings.as_dict(), limit, False, engine.sizes.fp32 / limit, bits, None, (note,))
+
+
+def relabelled(points: list[PlannedPoint]) -> list[PlannedPoint]:
+    """Return the points with the label ``smallest`` only on the smallest one; budgets may reach a smaller size."""
+    sizes = [point.footprint for point in points if point.footprint is not None]
+    return [
+        replace(point, label="smallest with one format for all weights")
+        if point.label == "smallest" and point.footprint is not None and point.footprint > min(sizes)
+        else point
+        for point in points
+    ]
 
 
 def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = False) -> DryRun:
@@ -133,10 +156,11 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         _ = session.calibration_texts
     engine = session.engine
     points = []
+    smallest = allowed_menus(config, engine).smallest(engine) if "budget" in config.space.allocations else None
     for anchor in [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]:
         settings = config.space.settings(anchor.point)
-        if settings.budget is not None:
-            points.append(planned_budget(anchor.label, settings, engine))
+        if settings.budget is not None and smallest is not None:
+            points.append(planned_budget(anchor.label, settings, engine, smallest))
             continue
         # Where channel scales are merged, no size depends on them.
         exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
@@ -168,7 +192,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         plans_at_least=None if plans is None else plans[0],
         plans_at_most=None if plans is None else plans[1],
         trials=config.study.trials,
-        points=tuple(points),
+        points=tuple(relabelled(points)),
         findings=tuple(findings(config.space, engine)),
         forecast=study_forecast,
         measuring=measuring,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
+import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +25,12 @@ DATABASE = "study.db"
 STUDY_NAME = "autotune"
 SQLITE_TIMEOUT = 60
 """Seconds to wait for another process that reads or writes the same SQLite file (a dashboard, a report)."""
+
+COUNTS = ("samples", "sequence_length", "max_new_tokens")
+"""Options of texts that always change their fingerprint."""
+
+WORDS = ("true", "false", "null", "yes", "no", "on", "off")
+"""Words that YAML does not read as text."""
 
 SUBJECTS = {
     "model": "the model",
@@ -245,11 +254,87 @@ def check_unchanged(
         details = "; ".join(keys[:5]) + (f"; and {len(keys) - 5} more" if len(keys) > 5 else "")
     else:
         details = "the same keys of model.yaml now refer to other content"
+    remedy = repeat_options(*configs, sections)
     raise StudyError(
         f"{folder}: {', '.join(subjects)} changed since this study was started ({details}), so new trials would "
-        "not compare with the finished ones. Run with --fresh to move the old study aside and start a new one, "
-        "choose another folder with --output, or undo the change."
+        "not compare with the finished ones. "
+        + (f"To continue the study, add {' '.join(remedy)}. " if remedy else "To continue the study, undo the change. ")
+        + "To start a new one, use --fresh, which moves the old study aside, or another folder with --output."
     )
+
+
+def check_config(study: optuna.Study, folder: Path, new: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    """Refuse a changed configuration before the model is loaded.
+
+    It compares the sections that the configuration alone determines, and the numbers of windows and tokens, which are
+    part of the fingerprints of texts; `check_unchanged` compares everything later.
+
+    Args:
+        study: the stored study; a new one has nothing to compare.
+        folder: for the message.
+        new: fingerprints of this configuration's own sections.
+        config: model.yaml as plain data.
+
+    Raises:
+        StudyError: as `check_unchanged`.
+    """
+    stored, before = study.user_attrs.get("fingerprints"), study.user_attrs.get("config", {})
+    if stored is None:
+        return
+    now = {**stored, **new}
+    for subject in stored:
+        section, _, name = subject.partition(".")
+        if section in ("calibration", "evaluators"):
+            old_options, options = ((each.get(section) or {}) for each in (before, config))
+            if name:
+                old_options, options = ((each.get(name) or {}) for each in (old_options, options))
+            both = [key for key in COUNTS if key in old_options and key in options]
+            if any(old_options[key] != options[key] for key in both):
+                now[subject] = "changed"
+    check_unchanged(folder, stored, now, (before, config))
+
+
+def repeat_options(old: Mapping[str, Any], new: Mapping[str, Any], sections: Collection[str]) -> list[str]:
+    """Return the `--set` options that give `new` the values of `old` in these sections; empty if none can.
+
+    A key that only `new` has cannot be removed by an option.
+    """
+    options: list[str] = []
+    for section in sections:
+        before, now = old.get(section), new.get(section)
+        if before == now:
+            continue
+        if section == "space" and isinstance(before, Mapping):
+            inline = {key: value for key, value in before.items() if key != "name"}
+            pairs = [("space", inline if before.get("name") == "inline" else before.get("name"))]
+        else:
+            pairs = list(changed_leaves(before, now, section))
+        if any(value is MISSING for _, value in pairs):
+            return []
+        options += [f"--set {shlex.quote(f'{key}={as_yaml(value)}')}" for key, value in pairs]
+    return options
+
+
+MISSING = object()
+
+
+def changed_leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, old value) of the leaves that differ; the value is `MISSING` if only `new` has the key."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from changed_leaves(old.get(key, MISSING), new.get(key, MISSING), f"{path}.{key}")
+    elif old != new:
+        yield path, old
+
+
+def as_yaml(value: Any) -> str:
+    """Format plain data as YAML on one line, so that `--set` reads the same value."""
+    return value if isinstance(value, str) and plain(value) else json.dumps(value, ensure_ascii=False)
+
+
+def plain(text: str) -> bool:
+    """Test if YAML reads the text, unquoted, as itself."""
+    return bool(re.fullmatch(r"[A-Za-z][\w./-]*|[<>]= ?[\w.]+ ?[\w%]*", text)) and text.lower() not in WORDS
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
