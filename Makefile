@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEXTS := autotune evaluators search_spaces tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: demo example test lint docs clean
@@ -22,6 +23,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell $(TEXTS)
 
 # The documentation site, in site/.
 docs: $(VENV)/.installed-docs

@@ -223,7 +223,7 @@ def search(
         seed: of the sampler.
         overrides: ``a.b=c`` assignments, laid over the configuration.
         start_from: a study's folder, whose front is tried first.
-        fresh: move an existing study aside and start anew.
+        fresh: move an existing study to another folder and start a new one.
         callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
         progress: show progress on stderr.
 
@@ -296,7 +296,7 @@ def plan(
     forecast: bool = True,
     progress: bool = True,
 ) -> DryRun:
-    """Tell what a search would do: sizes to the byte, adjusted and invalid settings, time, memory and disk.
+    """Predict what a search will do: sizes to the byte, adjusted and invalid settings, time, memory and disk.
 
     Args:
         config, overrides, progress: as for `search`.

@@ -1,11 +1,11 @@
-"""What can go wrong, as a tree.
+"""Exception hierarchy, with the exit code of the command line.
 
     AutotuneError                 exit code 1
     ├── UsageError                exit code 2: a wrong command line
     ├── ConfigError               exit code 2: a wrong model.yaml, space or text file
-    ├── PrerequisiteError         exit code 2: a package, model or dataset that is not here
+    ├── PrerequisiteError         exit code 2: a package, model or dataset is missing
     ├── CompressionError          a weight could not be compressed
-    │   └── PlanError             exit code 2: settings that cannot be planned for this model
+    │   └── PlanError             exit code 2: settings that are invalid for this model
     ├── EvaluationError           a model could not be scored
     └── StudyError                a study could not be read, continued or reported
 
@@ -38,7 +38,7 @@ class AutotuneError(Exception):
 
 
 class UsageError(AutotuneError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """Wrong arguments of a command or an API function."""
 
     exit_code = 2
 
@@ -65,12 +65,12 @@ class ConfigError(AutotuneError):
         super().__init__(f"{where}{f'{key}: ' if key else ''}{problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How an error of a worker process travels to the search."""
+        """Support pickling: worker processes send their errors to the search."""
         return partial(ConfigError, file=self.file, line=self.line, key=self.key), (self.problem,)
 
 
 class PrerequisiteError(AutotuneError):
-    """Something that must be there before work starts is missing: a package, a model, a dataset."""
+    """A package, model or dataset that the work needs is missing."""
 
     exit_code = 2
 
@@ -80,7 +80,7 @@ class CompressionError(AutotuneError):
 
 
 class PlanError(CompressionError):
-    """Settings that cannot be turned into a plan for this model."""
+    """Settings are invalid, or invalid for this model."""
 
     exit_code = 2
 
@@ -97,14 +97,14 @@ _NO_NETWORK = {"ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout
 
 
 def reason(error: BaseException) -> str:
-    """Why something outside of autotune failed, in one line.
+    """Return the reason of a third-party error in one line.
 
-    The first line of the error's message; where a missing network is at the bottom of it, just that, since libraries
-    word it in many ways that do not help.
+    This is the first line of its message. If the cause is a missing network, it is a fixed text, since each library
+    words that differently.
     """
     link: BaseException | None = error
     while link is not None:
-        # What is left of a lost connection after the hub's client retried is a client that is closed.
+        # After a lost connection and its retries, the hub's client reports that it has been closed.
         if type(link).__name__ in _NO_NETWORK or "client has been closed" in str(link):
             return "the hub could not be reached"
         link = link.__cause__ or link.__context__

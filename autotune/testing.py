@@ -158,7 +158,9 @@ class FakeLanguageModel:
 
     def _logits(self, tokens: IntArray) -> FloatArray:
         if self._broken:
-            raise EvaluationError("the fake model gives NaN or infinite logits, as it was told to.")
+            raise EvaluationError(
+                "the fake model returns NaN or infinite logits, because it was created with broken=True."
+            )
         before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
         logits: FloatArray = self._tables[0][tokens] + self._tables[1][before]
         return logits
@@ -191,7 +193,7 @@ class EvaluatorConformance:
         assert self.make().fingerprint() == self.make().fingerprint()
 
     def test_original_scores_like_itself(self, tmp_path: Path) -> None:
-        """Scoring the original against its own reference gives what `original` says, perfect where that is known."""
+        """Scoring the original against its own reference gives the values of `original`; perfect ones if defined."""
         evaluator = self.make()
         reference = self._stored(evaluator, tmp_path)
         scores = evaluator.evaluate(self.model(), reference)
@@ -247,7 +249,7 @@ class EvaluatorConformance:
         assert {name: one.value for name, one in last.items()} == {name: one.value for name, one in every.items()}
 
     def test_held_out_texts_are_others(self) -> None:
-        """An evaluator that knows other texts measures the same on them, and none of its own is among them."""
+        """An evaluator with held-out texts has the same metrics on them and shares no text with the search."""
         evaluator = self.make()
         if not isinstance(evaluator, HeldOut):
             return

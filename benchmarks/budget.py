@@ -75,19 +75,21 @@ def main() -> None:
             stage(f"errors of {len(menus.choices)} weights, {forwards:,.0f} token-forwards a weight")
             front = allocator.front(options.points)
             stage(f"{len(allocator.points)} plans verified, {allocator.token_forwards:,} token-forwards in all")
-            asked = [allocator.best(round(size * 1e6)) for size in options.sizes]
+            plans = [allocator.best(round(size * 1e6)) for size in options.sizes]
             stage("the sizes asked for")
         with OpenVINOLanguageModel(model, tokenizer) as original:
             reported = unseen.reference(original)
 
         def row(point: Point) -> str:
             with OpenVINOLanguageModel(engine.apply(point.plan), tokenizer) as candidate:
-                seen = unseen.evaluate(candidate, reported)["kl_divergence"]
-            told = f"{point.predicted:.6f} | {point.measured.value:.6f} | {100 * point.difference:+.1f}%"
+                held_out = unseen.evaluate(candidate, reported)["kl_divergence"]
+            prediction = f"{point.predicted:.6f} | {point.measured.value:.6f} | {100 * point.difference:+.1f}%"
             kind = "uniform" if point.uniform else ""
-            return f"| {point.plan.footprint:,} | {told} | {seen.value:.6f} ± {seen.stderr:.6f} | {kind} |"
+            return (
+                f"| {point.plan.footprint:,} | {prediction} | {held_out.value:.6f} ± {held_out.stderr:.6f} | {kind} |"
+            )
 
-        for title, points in (("front", front), ("asked for", asked)):
+        for title, points in (("front", front), ("asked for", plans)):
             print(f"\n| {title}: bytes | predicted | measured | difference | on the report text | |")
             print("|---:|---:|---:|---:|---:|---|")
             for point in points:

@@ -85,11 +85,11 @@ def trials(folder: Path) -> list[dict[str, str]]:
 
 
 def print_table(found: dict[str, list[dict[str, str]]]) -> None:
-    def known(mode: str, group_size: str) -> dict[str, str]:
+    def common_settings(mode: str, group_size: str) -> dict[str, str]:
         plain = [row for row in found["full"] if row["mode"] == mode and group_size in (row["group_size"], "")]
         return next(row for row in plain if row["origin"].startswith("enqueued"))
 
-    default, eight = known("int4_asym", "128"), known("int8_asym", "")
+    default, eight = common_settings("int4_asym", "128"), common_settings("int8_asym", "")
     reference = np.array([float(default["kl_divergence"]), float(eight["footprint"])])
     points = {
         space: np.array([[float(row["kl_divergence"]), float(row["footprint"])] for row in rows])
@@ -107,7 +107,7 @@ def print_table(found: dict[str, list[dict[str, str]]]) -> None:
         scaled = np.stack([np.log(rows[:, 0] / least) / span, rows[:, 1] / reference[1]], axis=1)
         volumes[space] = plain, hypervolume(scaled, np.ones(2))
         print(f"| {space} | {len(rows)} | {volumes[space][0]:.4f} | {volumes[space][1]:.4f} |")
-    times = [ours / theirs for ours, theirs in zip(volumes["budget"], volumes["full"], strict=True)]
+    times = [ours / full for ours, full in zip(volumes["budget"], volumes["full"], strict=True)]
     print(f"budget over full: {times[0]:.2f} times, {times[1]:.2f} times by the logarithm")
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share. Each script imports it before autotune, for what it does to the import path."""
+"""Shared code of the benchmarks. Each script imports it before autotune, because it changes the import path."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def label(s: Settings) -> str:
     parts = [s.mode, "" if s.group_size is None else f"g{s.group_size}", "" if s.ratio == 1 else f"ratio {s.ratio}"]
     parts += [s.sensitivity_metric or "", "all_layers" if s.all_layers else "", "AWQ" if s.awq else ""]
     parts += ["SE" if s.scale_estimation else "", "GPTQ" if s.gptq else "", "LoRA" if s.lora_correction else ""]
-    parts += [f"rank {s.lora_rank}" if s.lora_rank != 8 else "", "" if s.gptq_act_order else "columns as they stand"]
+    parts += [f"rank {s.lora_rank}" if s.lora_rank != 8 else "", "" if s.gptq_act_order else "columns in order"]
     parts += [f"backup {s.backup_mode}" if s.backup_mode == "none" else "", *(f"without {p}" for p in s.ignored_scope)]
     return " ".join(part for part in parts if part)

@@ -117,8 +117,8 @@ def summary(argument: str) -> str:
         row = rows[name]
         return [title, milli(row["nncf_kl"]), milli(row["kl"]), f"{row['ratio']:.2f}"]
 
-    def seconds(title: str, theirs: float, ours: float) -> list[str]:
-        return [title, f"{theirs:,}", f"{ours:,}", quotient(ours / theirs)]
+    def seconds(title: str, peer: float, ours: float) -> list[str]:
+        return [title, f"{peer:,}", f"{ours:,}", quotient(ours / peer)]
 
     fast = engine["int4_asym g64 GPTQ"]
     cells = [
@@ -162,7 +162,7 @@ def search(argument: str) -> str:
 
 
 def metrics(argument: str) -> str:
-    """How well each metric separates neighbouring settings."""
+    """Return the separation of neighbouring settings by each metric."""
     found = stored("metrics")
     cells = [[f"`{row['metric']}`", *(f"{value:.1f}" for value in row["apart"])] for row in found["rows"]]
     return f"{table(['metric', *found['pairs']], cells)}\n\n{provenance(found)}"
@@ -242,15 +242,15 @@ def budgets(argument: str) -> str:
         text += f" {row['sensitivity_metric']}" if row["sensitivity_metric"] else ""
         text += " all_layers" if row["all_layers"] == "True" else ""
         text += f" + {', '.join(used)}" if used else ""
-        ours, theirs = float(best["kl_divergence"]), float(row["kl_divergence"])
+        ours, peer = float(best["kl_divergence"]), float(row["kl_divergence"])
         cells.append(
             [
                 text,
                 f"{int(row['footprint']):,}",
-                milli(theirs),
+                milli(peer),
                 f"{int(best['footprint']):,}",
                 milli(ours),
-                quotient(ours / theirs),
+                quotient(ours / peer),
             ]
         )
     heads = ["uniform setting", "bytes", KL, "budget: bytes", "budget: KL", "ratio of KL"]

@@ -60,7 +60,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 
 
 def can_cache(side: str, s: Settings) -> bool:
-    """Whether a second run has statistics to reuse; NNCF runs the whole model again for GPTQ."""
+    """Return True if a second run can reuse statistics; NNCF runs the whole model again for GPTQ."""
     return s.needs_calibration and (side == "autotune" or not s.gptq)
 
 

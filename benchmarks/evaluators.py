@@ -1,4 +1,4 @@
-"""What the evaluators cost, and what their numbers are worth; one part a command.
+"""Time of the evaluators and precision of their scores; one part per command.
 
     python benchmarks/evaluators.py speed        # similarity by decoding one prompt at a time and by ours, in turn
     python benchmarks/evaluators.py errors       # standard errors between neighbouring settings; coverage of intervals
@@ -164,12 +164,12 @@ def _speed_round(
         evaluator._verified = None  # what `evaluate` takes over from `preview` would be free here
         return score(candidate, reference)
 
-    (theirs, similarity), wwb = clock(lambda: one_by_one(generate))
+    (seconds_each, similarity), wwb = clock(lambda: one_by_one(generate))
     (plainly, _), plain = clock(lambda: one_by_one(candidate.greedy))
     scores, ours = clock(lambda: afresh(evaluator.evaluate))
     _, cheap = clock(lambda: afresh(evaluator.preview))
     complete = evaluator._answers(candidate, reference, evaluator._verify(candidate, reference)[0])
-    same = sum(a == b == c for a, b, c in zip(theirs, plainly, complete, strict=True))
+    same = sum(a == b == c for a, b, c in zip(seconds_each, plainly, complete, strict=True))
     if same == len(prompts) and abs(scores["similarity"].value - similarity) > 1e-5:
         raise SystemExit(f"similarity {scores['similarity'].value} is not {similarity}")
     return [wwb, plain, ours, cheap], same, scores["answer_ties"].value
@@ -215,7 +215,7 @@ def errors(bench: Bench, options: argparse.Namespace) -> None:
 
 
 def coverage(scores: dict[str, Any]) -> None:
-    """How often a 95% interval from a few sequences holds the value of all of them."""
+    """Return the share of 95% intervals from a few sequences that contain the value of all of them."""
     from scipy.stats import t
 
     random = np.random.default_rng(0)
@@ -327,20 +327,20 @@ def harness(bench: Bench, options: argparse.Namespace) -> None:
                 {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
             ],
         }
-        theirs = lm_eval.simple_evaluate(
+        lm_eval_scores = lm_eval.simple_evaluate(
             HFLM(options.model, device="cpu", dtype="float32", batch_size=1, max_length=2048),
             tasks=tasks,
             bootstrap_iters=0,
         )["results"]
         with bench.open() as model:
             words = Lambada(path=Path(folder) / "text.jsonl")
-            mine = {**ours.original(ours.reference(model)), **words.original(words.reference(model))}
+            own_scores = {**ours.original(ours.reference(model)), **words.original(words.reference(model))}
     for name, task, key in (
         ("word_perplexity", "page", "word_perplexity,none"),
         ("lambada_perplexity", "text", "perplexity,none"),
         ("lambada_accuracy", "text", "acc,none"),
     ):
-        value, other = mine[name].value, theirs[task][key]
+        value, other = own_scores[name].value, lm_eval_scores[task][key]
         print(f"{name}: {value:.6f}, lm_eval {other:.6f} ({100 * (value / other - 1):+.4f}%)")
 
 

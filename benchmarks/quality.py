@@ -101,13 +101,13 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def compare(ours: Scored, theirs: Scored) -> tuple[str, float]:
+def compare(ours: Scored, peer: Scored) -> tuple[str, float]:
     """Cells of a row, and the ratio of the divergences."""
-    differences = ours.divergence - theirs.divergence
+    differences = ours.divergence - peer.divergence
     error = standard_error(differences)
     apart = differences.mean() / error if error else 0.0
-    ratio = float(ours.divergence.mean() / theirs.divergence.mean())
-    return f"{theirs.footprint:,} | {theirs.divergence.mean():.6f} | {ratio:.3f} | {apart:+.1f}", ratio
+    ratio = float(ours.divergence.mean() / peer.divergence.mean())
+    return f"{peer.footprint:,} | {peer.divergence.mean():.6f} | {ratio:.3f} | {apart:+.1f}", ratio
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How much racing saves, and how often it is wrong, replayed on studies that were scored in full.
+"""Savings and errors of racing, replayed on studies that were scored in full.
 
     autotune search model.yaml --set study.racing=false   # first, with many trials
     python benchmarks/racing.py reports/study [...]

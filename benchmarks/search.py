@@ -50,7 +50,7 @@ study: {{trials: {trials}{workers}}}
 
 TIMES = "ours.json"
 RUNS = {"cold": ("models", "statistics", "references", "bank"), "warm": ("references/scores",), "known": ()}
-"""What is forgotten before each run."""
+"""Files and folders that are deleted before each run."""
 
 
 def ours(options: argparse.Namespace) -> None:
@@ -76,8 +76,8 @@ def ours(options: argparse.Namespace) -> None:
 def run(work: Path, name: str, seconds: float) -> None:
     """Begin one of the runs, or go on with it, for so long at most."""
     cache, folder = work / "cache", work / name
-    known = times(work)
-    if name not in known:
+    runs = times(work)
+    if name not in runs:
         for room in RUNS[name]:
             shutil.rmtree(cache / room, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,15 +87,15 @@ def run(work: Path, name: str, seconds: float) -> None:
     done = subprocess.run(
         command, env={**os.environ, "AUTOTUNE_CACHE": str(cache)}, capture_output=True, text=True, check=False
     )
-    so_far = known.get(name, {})
-    spent = so_far.get("seconds", 0.0) + time.perf_counter() - started
+    so_far = runs.get(name, {})
+    elapsed = so_far.get("seconds", 0.0) + time.perf_counter() - started
     cpu = so_far.get("cpu", 0.0) + cpu_seconds(resource.RUSAGE_CHILDREN) - cores
     if done.returncode:
         sys.exit(done.stderr)
     finished = json.loads(done.stdout)["ended"] != "timeout"
     with atomic_write(work / TIMES) as temporary:
-        temporary.write_text(json.dumps({**known, name: {"seconds": spent, "cpu": cpu, "finished": finished}}))
-    print(f"{name}: {spent:.1f} s{'' if finished else ' so far'}; {done.stderr.strip()}", flush=True)
+        temporary.write_text(json.dumps({**runs, name: {"seconds": elapsed, "cpu": cpu, "finished": finished}}))
+    print(f"{name}: {elapsed:.1f} s{'' if finished else ' so far'}; {done.stderr.strip()}", flush=True)
 
 
 def cpu_seconds(of: int) -> float:
@@ -212,9 +212,9 @@ class Peer:
             shutil.copy(file, folder)
         ov.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
         saved = time.perf_counter()
-        ready = self.loader.from_pretrained(folder)
+        loaded_model = self.loader.from_pretrained(folder)
         loaded = time.perf_counter()
-        texts = self.answers(ready)
+        texts = self.answers(loaded_model)
         generated = time.perf_counter()
         similarity = float((self.embed(texts) * self.original).sum(axis=1).mean())
         ended, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF) - cores
@@ -236,8 +236,8 @@ class Peer:
 def nncf(options: argparse.Namespace) -> None:
     file = options.work / "nncf.jsonl"
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {line["trial"] for line in done if "trial" in line}
-    left = [trial for trial in trials_of(options.work / "cold") if trial["trial"] not in known]
+    finished = {line["trial"] for line in done if "trial" in line}
+    left = [trial for trial in trials_of(options.work / "cold") if trial["trial"] not in finished]
     begun = time.monotonic()
     with file.open("a", encoding="utf-8") as stream:
 
@@ -264,8 +264,8 @@ STEPS = ("compress", "save", "load", "generate", "embed")
 
 def table(options: argparse.Namespace) -> None:
     lines = [json.loads(line) for line in (options.work / "nncf.jsonl").read_text().splitlines()]
-    mine = {trial["trial"]: trial for trial in trials_of(options.work / "cold")}
-    lines = [line for line in lines if line.get("trial", -1) in mine or "reference" in line]
+    trials = {trial["trial"]: trial for trial in trials_of(options.work / "cold")}
+    lines = [line for line in lines if line.get("trial", -1) in trials or "reference" in line]
     scored = [line for line in lines if "kl_divergence" in line]
     refused = [line for line in lines if "refused" in line]
     steps = {step: sum(line.get(step, 0.0) for line in lines) for step in STEPS}
@@ -274,19 +274,21 @@ def table(options: argparse.Namespace) -> None:
     cores = sum(line.get("cpu", 0.0) for line in lines)
     print(f"NNCF and WhoWhatBench's way: {total:.0f} s ({cores:.0f} of cores): {parts}")
     share = len(scored) + len(refused)
-    print(f"these are {share} settings of {len(mine)}, {len(refused)} of them refused; autotune's seconds are for all")
+    print(
+        f"these are {share} settings of {len(trials)}, {len(refused)} of them refused; autotune's seconds are for all"
+    )
     for name, took in times(options.work).items():
         about = "" if took["finished"] else " (not finished)"
         seconds, cpu = took["seconds"], took.get("cpu", float("nan"))
         times_faster = f"{total / seconds:.1f} ({cores / cpu:.1f} by cores) times faster"
         print(f"autotune search, {name}{about}: {seconds:.1f} s ({cpu:.0f} of cores), {times_faster}")
-    both = [mine[line["trial"]] for line in lines if "trial" in line]  # the settings that NNCF has been asked for, too
+    both = [trials[line["trial"]] for line in lines if "trial" in line]  # settings that NNCF ran, too
     points = {
         "autotune": np.array([t["values"] for t in both if t["state"] == "COMPLETE"], np.float64),
         "NNCF": np.array([[line["kl_divergence"], line["footprint"]] for line in scored], np.float64),
     }
     fronts = {name: values[nondominated(values)] for name, values in points.items()}
-    on_front = [t for t in mine.values() if t["values"] and list(t["values"]) in fronts["autotune"].tolist()]
+    on_front = [t for t in trials.values() if t["values"] and list(t["values"]) in fronts["autotune"].tolist()]
     similar = sum(trial["similarity"] is not None for trial in on_front)
     print(f"front of autotune: {len(on_front)} trials, {similar} of them with a similarity")
     for name, scale in (

@@ -1,4 +1,4 @@
-"""What a finished study promises, checked on a real one.
+"""Checks of a finished study.
 
     python benchmarks/study_checks.py front DIR        # every front model, exported and scored alone: same numbers?
     python benchmarks/study_checks.py warm COLD WARM   # the same study with a warm cache: compression times
@@ -42,11 +42,11 @@ def front(folder: Path) -> None:
             for metric in METRICS:
                 if metric not in scored:
                     continue
-                told, measured = getattr(trial, metric), scored[metric]["value"]
-                worst[metric] = max(worst[metric], abs(measured - told) / max(abs(told), 1e-12))
-                parts.append(f"{metric} {told:.8g} again {measured:.8g}")
+                reported, measured = getattr(trial, metric), scored[metric]["value"]
+                worst[metric] = max(worst[metric], abs(measured - reported) / max(abs(reported), 1e-12))
+                parts.append(f"{metric} {reported:.8g} again {measured:.8g}")
             print(
-                f"trial {trial.trial}: {'size as told' if same_size else 'SIZE DIFFERS'}, {', '.join(parts)}",
+                f"trial {trial.trial}: {'size as reported' if same_size else 'SIZE DIFFERS'}, {', '.join(parts)}",
                 flush=True,
             )
     print("largest relative difference: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))

@@ -1,4 +1,4 @@
-"""How many trials a minute one and two workers do, warm, and whether their scores are the same bits.
+"""Trials per minute of one and two workers with a warm cache, and a check that their scores are equal.
 
     python benchmarks/workers.py model.yaml --trials 24
 

@@ -84,11 +84,10 @@ def _command(name: str, command: Any) -> str:
         table([panel.lower() if panel in ("Arguments", "Options") else panel, "description", "default"], panels[panel])
         for panel in order
     )
-    epilog = (command.epilog or "").removeprefix("Example:").strip()
-    example = f"\n\n```sh\n{epilog}\n```" if epilog.startswith("autotune") else ""
+    description, _, example = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample:\n")
+    block = f"\n\n```sh\n{example.strip()}\n```" if example else ""
     usage = " ".join(["autotune", name, *arguments, "[OPTIONS]"])
-    description = sentence(inspect.cleandoc(command.help or ""))
-    return f"## autotune {name}\n\n{description}\n\n`{usage}`{example}\n\n{listing}"
+    return f"## autotune {name}\n\n{sentence(description)}\n\n`{usage}`{block}\n\n{listing}"
 
 
 def _value(option: Any) -> str:

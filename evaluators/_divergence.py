@@ -67,16 +67,16 @@ class Positions:
         self._filled += len(logits)
         for piece in _pieces(*logits.shape):
             rows = logits[piece]
-            here = slice(start + piece.start, start + piece.start + len(rows))
+            span = slice(start + piece.start, start + piece.start + len(rows))
             logp = rows - _log_sum_exp(rows)[:, None].astype(np.float32)
-            self._arrays["best"][here] = rows.argmax(axis=-1)
+            self._arrays["best"][span] = rows.argmax(axis=-1)
             if "log_probability" in self._arrays:
-                self._arrays["log_probability"][here] = logp
+                self._arrays["log_probability"][span] = logp
                 continue
-            tokens, tail = _choose(logp, here.start)
-            self._arrays["kept_tokens"][here] = tokens
-            self._arrays["kept_log_probability"][here] = np.take_along_axis(logp, tokens, axis=-1)
-            self._arrays["tail_probability"][here] = tail
+            tokens, tail = _choose(logp, span.start)
+            self._arrays["kept_tokens"][span] = tokens
+            self._arrays["kept_log_probability"][span] = np.take_along_axis(logp, tokens, axis=-1)
+            self._arrays["tail_probability"][span] = tail
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays for a reference.
@@ -124,8 +124,8 @@ def compare(reference: Reference, start: int, logits: Float32Array) -> Compariso
     best = np.empty(len(logits), np.int64)
     for piece in _pieces(*logits.shape):
         rows = logits[piece]
-        here = slice(start + piece.start, start + piece.start + len(rows))
-        divergence[piece] = _divergence(reference, here, rows)
+        span = slice(start + piece.start, start + piece.start + len(rows))
+        divergence[piece] = _divergence(reference, span, rows)
         best[piece] = rows.argmax(axis=-1)
     return Comparison(divergence, best == reference["best"][start : start + len(logits)], best)
 
@@ -188,16 +188,16 @@ def _choose(logp: Float32Array, start: int) -> tuple[IntArray, Float32Array]:
     return np.concatenate([top, sampled], axis=1), cumulative[:, -1].astype(np.float32)
 
 
-def _divergence(reference: Reference, here: slice, rows: Float32Array) -> Float64Array:
+def _divergence(reference: Reference, span: slice, rows: Float32Array) -> Float64Array:
     normaliser = _log_sum_exp(rows)[:, None].astype(np.float32)
     if "log_probability" in reference:
-        logp = reference["log_probability"][here]
+        logp = reference["log_probability"][span]
         return np.asarray(np.einsum("nv,nv->n", np.exp(logp), _excess((rows - normaliser) - logp)), np.float64)
-    logp = reference["kept_log_probability"][here]
-    logq = np.take_along_axis(rows, reference["kept_tokens"][here], axis=-1) - normaliser
+    logp = reference["kept_log_probability"][span]
+    logq = np.take_along_axis(rows, reference["kept_tokens"][span], axis=-1) - normaliser
     excess = _excess(logq - logp)
     top = np.einsum("nv,nv->n", np.exp(logp[:, :TOP]), excess[:, :TOP])
-    return np.asarray(top + reference["tail_probability"][here] * excess[:, TOP:].mean(axis=1), np.float64)
+    return np.asarray(top + reference["tail_probability"][span] * excess[:, TOP:].mean(axis=1), np.float64)
 
 
 def _excess(log_ratio: Float32Array) -> Float32Array:

@@ -89,7 +89,7 @@ def log_likelihoods(
         targets.append(np.asarray(continuation, np.int64))
     likelihood, greedy = np.zeros(len(requests), np.float64), np.ones(len(requests), np.bool_)
     for index, start, logits in model.scan(inputs, first):
-        here = targets[index][start - first[index] :][: len(logits)]
-        likelihood[index] -= _divergence.negative_log_likelihood(logits, here).sum()
-        greedy[index] &= bool((logits.argmax(axis=-1) == here).all())
+        expected = targets[index][start - first[index] :][: len(logits)]
+        likelihood[index] -= _divergence.negative_log_likelihood(logits, expected).sum()
+        greedy[index] &= bool((logits.argmax(axis=-1) == expected).all())
     return likelihood, greedy

@@ -54,13 +54,13 @@ def reference_arrays(original: LanguageModel, path: Decisions) -> dict[str, npt.
     """
     positions = _divergence.Positions(path.starts[-1], original.vocabulary_size)
     margins = np.empty(path.starts[-1], np.float32)
-    seen: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+    scanned: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
     for answer, start, logits in original.scan(path.sequences, path.first):
         begin = path.decision(answer, start)
         positions.put(begin, logits)
         margins[begin : begin + len(logits)] = _divergence.margins(logits)
         if answer < _NOISE_ANSWERS:
-            seen |= {(answer, start + row): values.copy() for row, values in enumerate(logits)}
+            scanned |= {(answer, start + row): values.copy() for row, values in enumerate(logits)}
     arrays = positions.arrays()
     found = []
     for answer in range(min(_NOISE_ANSWERS, len(path.sequences))):
@@ -68,7 +68,7 @@ def reference_arrays(original: LanguageModel, path: Decisions) -> dict[str, npt.
         wider = [*sequence, *sequence[:_WIDER]]
         for _, start, logits in original.scan([sequence, wider], [first, len(wider)]):
             compared = _divergence.compare(arrays, path.decision(answer, start), logits)
-            shift = max(float(np.abs(row - seen[answer, start + at]).max()) for at, row in enumerate(logits))
+            shift = max(float(np.abs(row - scanned[answer, start + at]).max()) for at, row in enumerate(logits))
             found.append((2.0 * shift, compared.divergence.mean(), 1.0 - compared.agree.mean()))
     return {**arrays, "margins": margins, "noise": np.asarray(np.max(found, axis=0), np.float64)}
 
@@ -88,9 +88,9 @@ def verify(
     logit_noise, divergence_noise, disagreement = reference["noise"].tolist()
     for answer, start, logits in candidate.scan(path.sequences, path.first):
         begin = path.decision(answer, start)
-        here = slice(begin, begin + len(logits))
-        divergence[here], agree[here], best[here] = _divergence.compare(reference, begin, logits)
-        ties[here] = _divergence.margins(logits) <= logit_noise
+        span = slice(begin, begin + len(logits))
+        divergence[span], agree[span], best[span] = _divergence.compare(reference, begin, logits)
+        ties[span] = _divergence.margins(logits) <= logit_noise
     parts = [slice(begin, end) for begin, end in pairwise(path.starts)]
     counts = [part.stop - part.start for part in parts]
     same = [int(np.argmin(np.append(agree[part], False))) for part in parts]

@@ -76,7 +76,8 @@ class Latency:
         path = original.source
         if not isinstance(path, Path):
             raise EvaluationError(
-                "latency needs an original that is compiled from its file, so that a process of its own can run it."
+                "latency runs models in separate processes and needs the original as a file. Give its folder, not an "
+                "ov.Model."
             )
         with self._worker(path) as measure:
             rounds = np.array([measure() for _ in range(self.options.rounds)])
@@ -90,7 +91,7 @@ class Latency:
         """
         original = Path(np.asarray(reference["path"]).tobytes().decode())
         if not original.is_file():
-            raise EvaluationError(f"the original model is no longer at {original}, and latency is measured beside it.")
+            raise EvaluationError(f"the original model is no longer at {original}; latency needs it to compute ratios.")
         with ExitStack() as stack:
             path = candidate.source
             if not isinstance(path, Path):
@@ -124,9 +125,8 @@ class Latency:
             text = process.stdout.readline()  # type: ignore[union-attr]
             if not text:
                 lines = process.communicate()[1].strip().splitlines()
-                raise EvaluationError(
-                    f"{path} cannot be run as deployed on {options.device}: {lines[-1] if lines else 'it died'}"
-                )
+                problem = lines[-1] if lines else "the process ended"
+                raise EvaluationError(f"{path} cannot be run as deployed on {options.device}: {problem}")
             return text
 
         def measure() -> list[float]:

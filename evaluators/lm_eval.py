@@ -100,9 +100,7 @@ class LmEval:
                 task_manager=TaskManager(include_path=folder),
             )
         except KeyError as error:
-            raise EvaluationError(
-                f"lm_eval has no task {error}; `lm-eval ls tasks` prints the tasks there are."
-            ) from error
+            raise EvaluationError(f"lm_eval has no task {error}; use a task that `lm-eval ls tasks` lists.") from error
         return {task: self._per_document(task, samples) for task, samples in results["samples"].items()}
 
     def _per_document(self, task: str, samples: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -190,10 +188,12 @@ class _Requests:
 
         prompts, limits, stops = [], [], []
         for request in requests:
-            context, asked = request.args
-            options = normalize_gen_kwargs(dict(asked), 256)
+            context, arguments = request.args
+            options = normalize_gen_kwargs(dict(arguments), 256)
             if options["do_sample"]:
-                raise EvaluationError("a task of lm_eval asks for sampled answers; only greedy ones are supported.")
+                raise EvaluationError(
+                    "a task of lm_eval samples its answers, and only greedy decoding is supported; remove it."
+                )
             limits.append(int(options["max_gen_toks"]))
             prompts.append(self.tok_encode(context)[-max(1, self.max_length - limits[-1]) :])
             stops.append(handle_stop_sequences(options["until"], self.tokenizer.eos_token))

@@ -61,7 +61,7 @@ class Options(TextOptions):
         if len(self.sources) != 1:
             raise ValueError("give one of path, dataset, texts, tokens and synthetic: true")
         if self.synthetic and self.samples is None:
-            raise ValueError("needs samples beside synthetic: true: how many windows the model is to write")
+            raise ValueError("synthetic: true needs samples, the number of windows to generate")
         return self
 
 
@@ -157,10 +157,10 @@ class Perplexity(TextEvaluator[Options]):
         finished = 0
         for index, start, logits in candidate.scan(windows.tolist(), [0] * len(windows)):
             compared = _divergence.compare(reference, index * length + start, logits)
-            here = slice(start, start + len(logits))
-            divergences[index, here], agreements[index, here] = compared.divergence, compared.agree
+            span = slice(start, start + len(logits))
+            divergences[index, span], agreements[index, span] = compared.divergence, compared.agree
             _likelihoods(logits, windows[index], start, likelihoods[index])
-            if here.stop < length:
+            if span.stop < length:
                 continue
             finished += 1  # windows of equal length are finished in order
             if finished in stops:
@@ -196,8 +196,8 @@ def _self_noise(
         for _, start, logits in original.scan([window.tolist()], [0]):
             _likelihoods(logits, window, start, again)
             compared = _divergence.compare(arrays, index * length + start, logits)
-            here = slice(start, start + len(logits))
-            divergence[here], agree[here] = compared.divergence, compared.agree
+            span = slice(start, start + len(logits))
+            divergence[span], agree[span] = compared.divergence, compared.agree
         found.append((abs(again.mean() - likelihoods[index].mean()), divergence.mean(), 1.0 - agree.mean()))
     return np.asarray(np.max(found, axis=0), np.float64)
 

@@ -63,7 +63,7 @@ class Options(BaseModel):
     prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
-        "`languages` (other than English), a file (txt with one a line, csv, yaml, jsonl), or the prompts themselves.",
+        "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts.",
     )
     max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
     embedder: str = Field(
@@ -90,7 +90,7 @@ class Options(BaseModel):
             raise ValueError(f"must be a set of prompts, a file or a list of prompts, got {prompts!r}")
         elif not Path(prompts).suffix and not Path(prompts).is_absolute() and str(prompts) not in prompt_sets():
             sets = ", ".join(prompt_sets())
-            raise ValueError(f"there is no set of prompts {str(prompts)!r}; there are {sets}, or name a file")
+            raise ValueError(f"unknown prompt set {str(prompts)!r}; use one of {sets}, or a file")
         return prompts
 
 
@@ -160,8 +160,8 @@ class Similarity:
         texts = _texts(original.tokenizer, answers)
         if not any(text.strip() for text in texts):
             raise EvaluationError(
-                f"the original model's answers to all {len(prompts)} prompts are empty, so there is nothing to be "
-                "similar to. Give evaluators.similarity.prompts that it does answer, or try use_chat_template: false."
+                f"the original model's answers to all {len(prompts)} prompts are empty. Use other prompts "
+                "(evaluators.similarity.prompts), or use_chat_template: false."
             )
         reference: dict[str, npt.NDArray[Any]] = {
             "answers": np.array([token for answer in answers for token in answer], np.int64),
@@ -212,13 +212,13 @@ class Similarity:
         self, candidate: LanguageModel, reference: Reference
     ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
         """Run the pass along the original's answers; its result is kept for an `evaluate` after `preview`."""
-        seen = self._verified
-        if seen is None or seen[0]() is not candidate or seen[1] is not reference:
+        verified = self._verified
+        if verified is None or verified[0]() is not candidate or verified[1] is not reference:
             answers = _split(reference)
             path = _teacher_forcing.lay_out(self._tokenised(candidate), answers, self.options.max_new_tokens)
-            seen = (weakref.ref(candidate), reference, _teacher_forcing.verify(candidate, reference, path, answers))
-            self._verified = seen
-        return seen[2]
+            verified = (weakref.ref(candidate), reference, _teacher_forcing.verify(candidate, reference, path, answers))
+            self._verified = verified
+        return verified[2]
 
     def _decode(
         self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]

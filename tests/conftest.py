@@ -1,8 +1,9 @@
-"""What every room's tests share: no network, and a tiny random Llama as Hugging Face folder and as OpenVINO folder."""
+"""Fixtures of all tests: no network, and a tiny random Llama as Hugging Face folder and as OpenVINO folder."""
 
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -32,6 +33,12 @@ for _name, _value in {
 # The same examples on every run, and no time limit for one: the machine may be busy.
 settings.register_profile("autotune", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("autotune")
+
+
+def pytest_collection_finish() -> None:
+    """Leave everything that the test modules import out of garbage collections: each trial of a study makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:

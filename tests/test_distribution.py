@@ -38,7 +38,7 @@ def commands() -> list[tuple[Path, str, list[str]]]:
 def test_pip_install_names_packages_that_exist() -> None:
     """Our name is that of the distribution, extras are declared, other names are requirements of ours."""
     requirements = [*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
-    known = ALLOWED | {name_of(each) for each in requirements}
+    allowed = ALLOWED | {name_of(each) for each in requirements}
     found = commands()
     assert len(found) >= 8
     for path, name, extras in found:
@@ -46,7 +46,7 @@ def test_pip_install_names_packages_that_exist() -> None:
             continue  # a constant of the code, whose value has tests of its own
         ours = name == "." or "autotune" in name
         assert not ours or name in (".", "ov-autotune"), f"{path}: {name}"
-        assert ours or name_of(name) in known, f"{path}: {name}"
+        assert ours or name_of(name) in allowed, f"{path}: {name}"
         assert set(extras) <= set(EXTRAS if ours else ()), f"{path}: {name}{extras}"
 
 

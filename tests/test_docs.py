@@ -146,12 +146,12 @@ def test_every_command_exists_with_its_options() -> None:
     """Commands of autotune, targets of make, extras of pip, and scripts of benchmarks exist."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    seen = set()
+    programs = set()
     for page, words in shell_lines():
         where = f"{name_of(page)}: {' '.join(words)}"
         program, *rest = words
         program = Path(program).name
-        seen.add(program)
+        programs.add(program)
         if program == "autotune":
             check_command(rest, where)
         elif program == "make":
@@ -164,7 +164,7 @@ def test_every_command_exists_with_its_options() -> None:
             assert all(f'"{word}"' in source for word in rest if word.startswith("--")), where
         else:
             assert program in ("python", "hf", "optuna-dashboard"), where
-    assert {"autotune", "make", "pip", "python"} <= seen
+    assert {"autotune", "make", "pip", "python"} <= programs
 
 
 def check_command(words: list[str], where: str) -> None:
@@ -203,9 +203,9 @@ def test_inline_commands_exist() -> None:
             continue  # its older entries may name what is gone
         for command, rest in re.findall(r"`autotune ([a-z]\w*)([^`]*)`", text):
             assert command in COMMANDS, f"{name_of(page)}: autotune {command}"
-            known = {option for parameter in COMMANDS[command].params for option in parameter.opts} | {"--help"}
+            options = {option for parameter in COMMANDS[command].params for option in parameter.opts} | {"--help"}
             for option in re.findall(r"(?<![\w-])--[\w-]+", rest):
-                assert option in known, f"{name_of(page)}: autotune {command} {option}"
+                assert option in options, f"{name_of(page)}: autotune {command} {option}"
 
 
 @pytest.mark.parametrize("line", CHEAP)

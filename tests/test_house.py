@@ -71,7 +71,7 @@ def test_files_and_folders_are_small() -> None:
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES} - {PACKAGE}))
 def test_each_folder_says_what_belongs_there(folder: Path) -> None:
-    """The docstring of ``__init__`` begins with one sentence; it defines nothing but lazy names."""
+    """The docstring of ``__init__`` begins with one sentence; it defines only lazy names."""
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert text is not None
     assert text.splitlines()[0].endswith(".")

@@ -29,7 +29,7 @@ AGREEMENT = 0.03
 """Median relative difference between prediction and measurement that ends the correction, where the standard error of
 the measurements is smaller still."""
 NEIGHBOURS = (0.94, 1.06)
-"""Sizes beside the one asked for, as shares of it: their plans say how the sum goes wrong there."""
+"""Sizes next to the requested one, as shares of it; their plans show the error of the prediction there."""
 REFINED_AT = 12
 """Sizes at which decisions are looked at before a weight is measured a second time."""
 RIVALS = 1.5
@@ -157,7 +157,7 @@ class Allocator:
         return list(_undominated(self.points))
 
     def learn(self, count: int) -> None:
-        """Correct the table by plans of `count` sizes, and measure the uniform plans beside them."""
+        """Correct the table by plans of `count` sizes, and measure the uniform plans of about these sizes."""
         sizes = limits(self.engine, self.table, count)
         self._correct(sizes)
         self._verify_uniform(sizes)
@@ -186,7 +186,7 @@ class Allocator:
         error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
         yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
         if point.uniform:
-            yield "one mode and group size for all weights is the best of this size here"
+            yield "one mode and group size for all weights is the best plan of this size"
         collapsing = self.collapsing()
         yield from protections(self.table, point.plan, collapsing)
 
@@ -213,13 +213,13 @@ class Allocator:
         """Measure second variants of the weights whose predictions matter most: those with a large share of a plan's
         divergence, predicted from another variant."""
         order = list(self.table.menus.choices)  # that of the model, in which the probe is fastest
-        for name, index in sorted(self._doubtful()[:times], key=lambda one: order.index(one[0])):
+        for name, index in sorted(self._uncertain_choices()[:times], key=lambda one: order.index(one[0])):
             variant = self.table.menus.choices[name][index].variant
             assert variant is not None
             self._stage(f"measuring {name} again, in {variant.mode}")
             self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
 
-    def _doubtful(self) -> list[tuple[str, int]]:
+    def _uncertain_choices(self) -> list[tuple[str, int]]:
         """List (weight, position on its menu) of chosen variants that were not measured: one for each weight, the
         largest share of a plan's divergence first."""
         shares: dict[tuple[str, int], float] = {}
@@ -244,9 +244,9 @@ class Allocator:
         learned = [point for point in self.points if point.measured.value > 0]
         if not learned:
             return self.table
-        nearness = [math.exp(-0.5 * (math.log(p.plan.footprint / limit) / REACH) ** 2) for p in learned]
+        proximity = [math.exp(-0.5 * (math.log(p.plan.footprint / limit) / REACH) ** 2) for p in learned]
         plans = [point.plan.variants for point in learned]
-        return corrected_by(self.table, plans, [point.measured.value for point in learned], nearness)
+        return corrected_by(self.table, plans, [point.measured.value for point in learned], proximity)
 
     def _correct(self, sizes: Sequence[int]) -> None:
         """Verify the plans of these sizes, correct the table and solve again, until measurements match predictions."""

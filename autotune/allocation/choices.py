@@ -34,7 +34,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Menus:
-    """The choices of each weight, and the plans of the uniform settings behind them.
+    """The choices of each weight, and the plans of the uniform settings that they come from.
 
     Attributes:
         choices: by weight name, in the model's order, smallest first; weights without a choice are left out.
@@ -58,7 +58,7 @@ class Menus:
         least = self.smallest(engine).footprint
         if least > limit:
             raise PlanError(
-                f"the smallest model that the allowed formats give has {least:,} bytes, more than {limit:,}; allow "
+                f"the smallest model with the allowed formats has {least:,} bytes, more than {limit:,}; allow "
                 "smaller formats or a larger size"
             )
 

@@ -30,7 +30,7 @@ Divergence = Callable[[str, Variant], float]
 
 Progress = Callable[[int, int], None]
 
-DEAR = 1e3
+PROHIBITIVE = 1e3
 """Prohibitive divergence in nats a token."""
 
 _NUMBER = re.compile(r"[./](\d+)[./]")
@@ -103,11 +103,13 @@ class ErrorTable:
 
     def at_least(self, bits: int) -> ErrorTable:
         """Return a table that makes formats of fewer bits prohibitive."""
-        dear = {
-            name: {i: DEAR for i, c in enumerate(choices) if c.variant is not None and c.variant.format.bits < bits}
+        excluded = {
+            name: {
+                i: PROHIBITIVE for i, c in enumerate(choices) if c.variant is not None and c.variant.format.bits < bits
+            }
             for name, choices in self.menus.choices.items()
         }
-        return replace(self, measured={name: {**self.measured.get(name, {}), **dear[name]} for name in dear})
+        return replace(self, measured={name: {**self.measured.get(name, {}), **excluded[name]} for name in excluded})
 
     def with_measured(self, name: str, index: int, divergence: float) -> ErrorTable:
         """Return a table with one more measurement."""
@@ -141,10 +143,10 @@ def pair_terms(contributions: Mapping[str, float]) -> dict[str, float]:
 def _rate(error: float, errors: Iterable[float], measured: Mapping[int, float]) -> float:
     """Compute nats a token per unit of output error, from the measured choice with the nearest error (as a ratio)."""
     errors = tuple(errors)
-    able = [index for index in measured if errors[index] > 0 and measured[index] < DEAR]
-    if not able or error <= 0:
+    usable = [index for index in measured if errors[index] > 0 and measured[index] < PROHIBITIVE]
+    if not usable or error <= 0:
         return 0.0
-    nearest = min(able, key=lambda index: (abs(math.log(errors[index] / error)), index))
+    nearest = min(usable, key=lambda index: (abs(math.log(errors[index] / error)), index))
     return measured[nearest] / errors[nearest]
 
 
@@ -163,29 +165,29 @@ def measure(engine: Engine, menus: Menus, divergence: Divergence, progress: Prog
     for done, (name, choices) in enumerate(menus.choices.items(), 1):
         found = [0.0 if c.variant is None else engine.variant_error(weights[name], c.variant) for c in choices]
         errors[name] = tuple(found)
-        witness = _witness(choices, found)
-        if witness is not None:
-            variant = choices[witness].variant
+        measured_index = _choice_to_measure(choices, found)
+        if measured_index is not None:
+            variant = choices[measured_index].variant
             assert variant is not None
-            measured[name] = {witness: max(divergence(name, variant), 0.0)}
+            measured[name] = {measured_index: max(divergence(name, variant), 0.0)}
         if progress is not None:
             progress(done, len(menus.choices))
     return ErrorTable(menus, errors, measured)
 
 
-def _witness(choices: tuple[Choice, ...], errors: list[float]) -> int | None:
+def _choice_to_measure(choices: tuple[Choice, ...], errors: list[float]) -> int | None:
     """Pick the choice to measure: the one of median error, above the noise and small enough for errors to add up."""
-    able = sorted(
+    usable = sorted(
         (i for i, choice in enumerate(choices) if choice.variant is not None and errors[i] > 0), key=errors.__getitem__
     )
-    return able[len(able) // 2] if able else None
+    return usable[len(usable) // 2] if usable else None
 
 
 PRIOR_WEIGHT = 0.02
 """Weight of the square of a factor's distance from 1 against the squared relative residuals of the plans."""
 
 PRIOR_PAIRS = 0.01
-"""The same for a coefficient of pairs, whose prior is 0."""
+"""The same for a coefficient of pairs, which has prior 0."""
 
 PRIOR_COMMON = 0.0005
 """The same for the two terms common to all weights and all blocks, which a few plans determine."""

@@ -56,7 +56,7 @@ class BudgetPlanner:
         smallest = self.allocator.table.menus.smallest(self._engine).footprint
         if budget <= MOST_BITS and limit < smallest:
             notes.append(
-                f"{budget:g} bits a weight are fewer than the allowed formats reach; the smallest plan instead"
+                f"{budget:g} bits per weight is below the smallest plan of the allowed formats, which is used instead"
             )
             limit = smallest
         table = self.allocator.table_at(max(limit, smallest))
@@ -69,7 +69,7 @@ class BudgetPlanner:
         if best is not None and best.measured.value < predicted:
             plan, predicted = best.plan, best.measured.value
             if best.uniform:
-                notes.append("one mode and group size for all weights is the best of this size here")
+                notes.append("one mode and group size for all weights is the best plan of this size")
         notes += protections(table, plan, self.allocator.collapsing())
         return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(predicted))
 

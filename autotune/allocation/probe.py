@@ -60,7 +60,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class MeasuringInputs:
-    """Original model and runtime of the measurements behind an allocation.
+    """Original model and runtime for the measurements of an allocation.
 
     Attributes:
         engine, source: of the original model.

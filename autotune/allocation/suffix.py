@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Kept = dict[str, npt.NDArray[Any]]
 
 SEGMENTS = 4
-"""Number of segments. With n of one size, (n + 1) / 2n of the model is run; each has to be compiled, too."""
+"""Number of segments. With n equal ones, (n + 1) / 2n of the model is run; each one is compiled."""
 
 SHARE = 0.7
 """Average share of a forward pass to measure a weight: half the model, half a segment, and the head."""
@@ -49,7 +49,7 @@ class Suffixes:
         Args:
             model: the original.
             probe: the same with weights as inputs; not changed.
-            inputs: what each of these holds, by its name; looked up anew each time.
+            inputs: name -> value of each of these; looked up each time.
             tokenizer: the model's.
             device, ov_config: as for `OpenVINOLanguageModel`.
         """

@@ -22,13 +22,13 @@ HELP = """\
 Finds the smallest OpenVINO language model that still answers like the original.
 
 \b
-  autotune init MODEL             a hub id or a folder; writes model.yaml
-  autotune search model.yaml      builds and scores compressed models, prints the front
-  open reports/NAME/report.html   what to take, and what it costs
+  autotune init MODEL            write model.yaml for a hub id or a folder
+  autotune search model.yaml     build and score compressed models
+  open reports/NAME/report.html  compare the models of the front
   autotune export reports/NAME OUT --max-drop 2%
-                                  a folder for optimum-intel and OpenVINO GenAI
+                                 write one for deployment
 
-Every command has --help with an example. Completion for your shell: autotune --install-completion
+Each command has --help with an example.
 """
 
 app = typer.Typer(
@@ -45,33 +45,33 @@ PARAMETERS = {*SETTINGS, "max_size", "max_drop", "metric", "trial", "allow", "st
 """Parameters of the Python API that are options of the same name."""
 
 COMMANDS = (
-    ("A study", listing.init, "autotune init HuggingFaceTB/SmolLM2-135M && autotune search model.yaml"),
-    ("A study", search.search, "autotune search model.yaml --trials 48 --timeout 2h --set study.seed=1"),
-    ("A study", search.worker, "autotune worker model.yaml --storage postgresql://user@host/study --workers 4"),
-    ("A study", search.plan, "autotune plan model.yaml --json"),
+    ("A study", listing.init, "autotune init HuggingFaceTB/SmolLM2-135M"),
+    ("A study", search.search, "autotune search model.yaml --trials 48 --timeout 2h --seed 1"),
+    ("A study", search.worker, "autotune worker model.yaml --storage postgresql+psycopg://localhost/study"),
+    ("A study", search.plan, "autotune plan model.yaml"),
     (
         "Single steps",
         compress.compress,
-        "autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym --group-size 64",
+        "autotune compress HuggingFaceTB/SmolLM2-135M smol-int4 --mode int4_asym",
     ),
     (
         "Single steps",
         compress.evaluate,
-        "autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M --text my.txt --json",
+        "autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M",
     ),
     ("The results", results.report, "autotune report reports/demo"),
-    ("The results", results.export, "autotune export reports/demo demo-int4 --max-drop 2%"),
+    ("The results", results.export, "autotune export reports/demo demo-small --max-drop 2%"),
     ("The results", results.reproduce, "autotune reproduce reports/demo --trial 19"),
-    ("The results", results.compare, "autotune compare reports/demo reports/smollm2-135m -o comparison"),
-    ("What there is", listing.cache, "autotune cache info"),
-    ("What there is", listing.spaces, "autotune spaces"),
-    ("What there is", listing.evaluators, "autotune evaluators"),
-    ("What there is", listing.schema, "autotune schema > model.schema.json"),
+    ("The results", results.compare, "autotune compare reports/demo reports/example -o comparison"),
+    ("Information", listing.cache, "autotune cache info"),
+    ("Information", listing.spaces, "autotune spaces"),
+    ("Information", listing.evaluators, "autotune evaluators"),
+    ("Information", listing.schema, "autotune schema > model.schema.json"),
 )
 """Help panel, command and example, in the order of `autotune --help`."""
 
 for _panel, _command, _example in COMMANDS:
-    app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
+    app.command(rich_help_panel=_panel, help=f"{_command.__doc__}\n\n\b\nExample:\n  {_example}")(_command)
 
 
 def _version(value: bool) -> None:

@@ -18,14 +18,24 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.planning.forecast import Forecast, Measuring
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel="Output")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="Configuration of the study.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a key of the file, such as study.seed=1. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Override a key of the file, such as study.seed=1. Repeatable.",
+        rich_help_panel="Study",
+    ),
 ]
 Storage = Annotated[
-    str | None, typer.Option(metavar="URL", help="Optuna storage. Default: study.db in the study's folder.")
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Optuna storage of the study. Default: study.db in the study's folder.",
+        rich_help_panel="Study",
+    ),
 ]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
 
@@ -72,6 +82,8 @@ def print_plan(planned: DryRun, space: str) -> None:
         if planned.distinct_settings is None
         else f"{planned.distinct_settings:,}"
     )
+    if planned.intake is not None:
+        print("\n".join(planned.intake.lines()))
     print(
         f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
     )

@@ -19,6 +19,8 @@ from autotune.cli.output import (
 )
 from autotune.errors import UsageError
 
+CHOICE = "Choice of trials"
+
 
 def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
@@ -37,17 +39,35 @@ def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) 
 def export(
     folder: StudyFolder,
     out: Annotated[Path, typer.Argument(help="A new folder for the model.")],
-    trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Export this trial.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Export the knee of the front. This is the default.")] = False,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Export this trial. Default: the knee.", rich_help_panel=CHOICE),
+    ] = None,
+    knee: Annotated[
+        bool, typer.Option("--knee", help="Export the knee of the front. This is the default.", rich_help_panel=CHOICE)
+    ] = False,
     max_drop: Annotated[
         str | None,
-        typer.Option(metavar="2%", help="Export the smallest model that is at most this much worse than the original."),
+        typer.Option(
+            metavar="DROP",
+            help="Export the smallest model that is at most this much worse than the original, such as 2%. Default: no "
+            "limit.",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Metric of --max-drop. Default: perplexity_increase.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Metric of --max-drop. Default: perplexity_increase.", rich_help_panel=CHOICE
+        ),
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option(metavar="1.2GB", help="Export the most accurate model up to this size.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Export the most accurate model up to this size, such as 1.2GB. Default: no limit.",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     storage: Storage = None,
     as_json: Json = False,
@@ -68,7 +88,7 @@ def export(
 
 def reproduce(
     folder: StudyFolder,
-    trial: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the trial.")],
+    trial: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the trial.", rich_help_panel=CHOICE)],
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -92,11 +112,17 @@ def reproduce(
 
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of studies.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for tables and plot.")] = Path(
-        "comparison"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder for tables and plot.", rich_help_panel="Output"),
+    ] = Path("comparison"),
     whole: Annotated[
-        bool, typer.Option("--front", help="Compare all trials of the fronts, not only the recommended ones.")
+        bool,
+        typer.Option(
+            "--front",
+            help="Compare all trials of the fronts, not only the recommended ones.",
+            rich_help_panel=CHOICE,
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

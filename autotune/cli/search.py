@@ -25,29 +25,71 @@ if TYPE_CHECKING:
     from autotune.config.config import Config
 
 Workers = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Worker processes; 0: run trials in this process.")
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Worker processes; 0: run trials in this process. Default: study.workers of the file.",
+        rich_help_panel="Study",
+    ),
 ]
 
 
 def search(
     file: ConfigFile,
     trials: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trials of the whole study, without duplicates.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Trials of the whole study, without duplicates. Default: study.trials of the file.",
+            rich_help_panel="Budget",
+        ),
     ] = None,
     timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="No trial starts after this time, such as 90s or 2h.")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Start no trial after this time, such as 90s or 2h. Default: study.timeout of the file.",
+            rich_help_panel="Budget",
+        ),
     ] = None,
     workers: Workers = None,
     storage: Storage = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the study.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the sampler.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the study. Default: output of the file.", rich_help_panel="Output"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Seed of the sampler. Default: study.seed of the file.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
     set_: Set = None,
     start_from: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Folder of another study, whose front is tried first.")
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="Folder of another study, whose front is tried first. Default: none.",
+            rich_help_panel="Study",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, as `autotune plan` does.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only print the plan, as `autotune plan` does.", rich_help_panel="Output"),
+    ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Move an existing study to another folder and start a new one.")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Move an existing study to another folder and start a new one. Default: continue it.",
+            rich_help_panel="Output",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -93,10 +135,15 @@ def _run_search(
 
 def worker(
     file: ConfigFile,
-    storage: Annotated[str, typer.Option(metavar="URL", help="Optuna storage of the search.")],
+    storage: Annotated[str, typer.Option(metavar="URL", help="Optuna storage of the search.", rich_help_panel="Study")],
     workers: Workers = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the plans of the trials of this machine.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the plans of the trials of this machine. Default: output of the file.",
+            rich_help_panel="Output",
+        ),
     ] = None,
     set_: Set = None,
 ) -> None:
@@ -116,7 +163,12 @@ def plan(
     file: ConfigFile,
     set_: Set = None,
     forecast: Annotated[
-        bool, typer.Option("--forecast/--no-forecast", help="Time small pieces of the work to forecast all of it.")
+        bool,
+        typer.Option(
+            "--forecast/--no-forecast",
+            help="Time small pieces of the work to forecast all of it.",
+            rich_help_panel="Output",
+        ),
     ] = True,
     as_json: Json = False,
 ) -> None:

@@ -1,1 +1,1 @@
-"""Utilities that know nothing about models: files, cache, threads, units, number formats, YAML, validation, paths."""
+"""Utilities that do not depend on models: files, cache, threads, units, number formats, YAML, validation, paths."""

@@ -62,7 +62,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (a `.lock` file beside it), across processes."""
+    """Hold the lock that belongs to `path` (a `.lock` file next to it), across processes."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def get_or_create_directory(path: Path, create: Callable[[Path], None]) -> tuple
     """Create a folder atomically unless it exists; return `path` and whether it was created now.
 
     `create` fills a temporary folder, which is then renamed to `path`. It runs once even if several processes call this
-    at the same time. A folder left incomplete by a process that died never has the name `path`.
+    at the same time. A folder left incomplete by a killed process never has the name `path`.
     """
     if path.is_dir():
         return path, False

@@ -155,8 +155,8 @@ def report(findings: Sequence[Finding], source: Source) -> ConfigError:
 
     def position(finding: Finding) -> tuple[bool, int]:
         # What is not in the file (a key left out, a default) comes last: it often follows from what is.
-        known = finding.path == () or finding.path[:1] in source.lines or source.is_overridden(finding.path)
-        return not known or finding.source is not None, source.line(finding.path) or 0
+        in_file = finding.path == () or finding.path[:1] in source.lines or source.is_overridden(finding.path)
+        return not in_file or finding.source is not None, source.line(finding.path) or 0
 
     unique = {(finding.path, finding.message): finding for finding in findings}
     ordered = sorted(unique.values(), key=position)

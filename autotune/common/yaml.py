@@ -41,7 +41,7 @@ class _CoreLoader(yaml.SafeLoader):
 
 
 class _SafeDumper(yaml.SafeDumper):
-    """Writes what both YAML 1.1 and 1.2 read back as it was: a text that either takes for a number gets quotes."""
+    """Writes YAML that versions 1.1 and 1.2 read back unchanged: text that is a number in either gets quotes."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -134,12 +134,12 @@ class Source:
         path: list[str] = []
         around, parts = self.data, dots.split(".")
         while parts:
-            known = around if isinstance(around, dict) else {}
-            ends = (end for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in known)
+            keys = around if isinstance(around, dict) else {}
+            ends = (end for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in keys)
             # A new evaluator named module:attribute is not in the file yet: its name ends at the first dot after ':'.
             end = next(ends, next((i + 1 for i, part in enumerate(parts) if ":" in part), 1))
             path.append(".".join(parts[:end]))
-            around, parts = known.get(path[-1]), parts[end:]
+            around, parts = keys.get(path[-1]), parts[end:]
         return tuple(path)
 
 
@@ -260,7 +260,7 @@ class _Reader:
         return self.value(node, path)
 
     def items(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, Any]]:
-        seen: dict[str, int] = {}
+        first_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
@@ -271,10 +271,10 @@ class _Reader:
                 self.source.lines[at] = line
                 self.problem(at, "merge keys are not supported; write the keys out")
                 continue
-            if key in seen:
-                self.problem(at, f"is given twice, on lines {seen[key]} and {line}; keep one")
+            if key in first_lines:
+                self.problem(at, f"is given twice, on lines {first_lines[key]} and {line}; keep one")
                 continue
-            seen[key] = self.source.lines[at] = line
+            first_lines[key] = self.source.lines[at] = line
             yield key, self.value(value_node, at)
 
     def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
@@ -303,7 +303,7 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: Path | None) -> Config
     """Convert an error of the YAML parser to one line, with a hint for common mistakes."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = None if mark is None else mark.line + 1
-    said = getattr(error, "problem", None) or str(getattr(error, "reason", None) or error).splitlines()[0]
+    problem = getattr(error, "problem", None) or str(getattr(error, "reason", None) or error).splitlines()[0]
     context = getattr(error, "context", None)
     lines: Sequence[str] = text.splitlines()
     shown = lines[line - 1].strip() if line is not None and line <= len(lines) else ""
@@ -316,5 +316,5 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: Path | None) -> Config
         hint = "; a path with backslashes needs single quotes"
     elif re.search(r":\s+%", shown):
         hint = "; put quotes around a text that begins with %"
-    said = f"{context}, {said}" if context and context != said else said
-    return ConfigError(f"is not valid YAML: {said}{hint}", file=file, line=line)
+    problem = f"{context}, {problem}" if context and context != problem else problem
+    return ConfigError(f"is not valid YAML: {problem}{hint}", file=file, line=line)

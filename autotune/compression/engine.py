@@ -98,8 +98,8 @@ class Engine:
     def _get_statistics(self) -> Callable[[], Statistics]:
         if self._statistics is None:
             raise PlanError(
-                f"these settings look at activations ({', '.join(ALGORITHMS[1:])} or a data-aware sensitivity_metric) "
-                "and need a calibration text; name one or leave these settings out"
+                f"these settings use activations ({', '.join(ALGORITHMS[1:])} or a data-aware sensitivity_metric) and "
+                "need a calibration text; give one, or remove these settings"
             )
         return self._statistics
 
@@ -125,10 +125,13 @@ class Engine:
             raise PlanError(f"{problem.key}: {problem.message}")
         if not self.weights:
             raise PlanError(
-                "this model has no float weights to compress; if it is compressed already, name the original"
+                "this model has no float weights to compress; if it is already compressed, give the original model"
             )
         if settings.allocation == "budget":
-            raise PlanError("allocation: a budget is spent by measured errors, which only a study has")
+            raise PlanError(
+                "`allocation: budget` needs measured errors of each weight: run a search, or compress with `max_size` "
+                "and `evaluation`"
+            )
         settings = self.resolve(settings)
         if settings.needs_calibration:
             self._get_statistics()
@@ -149,8 +152,8 @@ class Engine:
         kept = len(compressed_already(self.model))
         if kept:
             notes.append(
-                f"{kept} weights are compressed in this model already and stay as they are; these settings, and the "
-                f"percentages, are of the other {len(self.weights)}"
+                f"{kept} weights of this model are already compressed and are not changed; these settings, and the "
+                f"percentages, apply to the other {len(self.weights)}"
             )
         plan = self.plan_of(variants, scalings, notes)
         measured = {"metric": settings.sensitivity_metric, "values": scores} if scores else {}
@@ -200,7 +203,7 @@ class Engine:
         divided = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.constants.items()}
 
         def compressed() -> Iterator[tuple[Weight, Variant, Packed]]:
-            # One at a time: what is in the new model need not be kept here.
+            # One weight at a time; arrays in the new model are not kept here.
             for weight in self.weights:
                 variant = plan.variants.get(weight.name)
                 if variant is None:
@@ -249,13 +252,15 @@ class Engine:
         """Return a measurement of this model with some of its weights in these variants; computed once in a bank.
 
         Args:
-            what: names the measurement, and everything that it depends on beside the model: texts, device.
+            what: names the measurement and its inputs other than the model: texts, device.
             variants: by weight name; weights that are not named are the original's.
             compute: measures it.
         """
-        treated = [[n, self._variant_key(self._source.weights[n], v, Treatment())] for n, v in sorted(variants.items())]
+        variant_keys = [
+            [n, self._variant_key(self._source.weights[n], v, Treatment())] for n, v in sorted(variants.items())
+        ]
         original = [self._model_fingerprint, sorted(self.sizes.digests.items())]
-        return self._bank.get_or_compute(fingerprint("finding", what, original, treated), compute)
+        return self._bank.get_or_compute(fingerprint("finding", what, original, variant_keys), compute)
 
     def digest(self, model: ov.Model) -> str:
         """Return 32 hex digits of a model's operations and bytes; see `constants.model_digest`."""

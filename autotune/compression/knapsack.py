@@ -92,10 +92,10 @@ def cheapest_choices(sizes: Sequence[Sequence[int]], costs: Sequence[Sequence[fl
     for item in range(len(sizes) - 1, -1, -1):
         chosen[item] = int(picked[item, left])
         left -= -(-(sizes[item][chosen[item]] - least[item]) // unit)
-    return _spend_rest(sizes, costs, limit, chosen)
+    return _use_rest(sizes, costs, limit, chosen)
 
 
-def _spend_rest(
+def _use_rest(
     sizes: Sequence[Sequence[int]], costs: Sequence[Sequence[float]], limit: int, chosen: list[int]
 ) -> list[int]:
     left = limit - sum(sizes[item][index] for item, index in enumerate(chosen))

@@ -121,9 +121,9 @@ def make_variants(settings: Settings, weights: Sequence[Weight], score: Score) -
 
     chosen: dict[str, Variant] = {}
     left: set[str] = set()
-    sizes, unfit = _group_sizes(settings, _ratio_defining(settings, eligible), notes)
+    sizes, indivisible = _group_sizes(settings, _ratio_defining(settings, eligible), notes)
     if settings.group_size_fallback == "ignore":
-        left = unfit
+        left = indivisible
     primary = {
         weight.name: _variant(settings.mode, sizes[weight.name], weight, settings.codebook)
         for weight in eligible
@@ -149,24 +149,24 @@ def _backup(settings: Settings, weight: Weight, notes: list[str]) -> Variant:
     """Return the backup variant of a weight; groups of a backup mode are used only if they divide the row."""
     mode = settings.effective_backup_mode
     fmt = FORMATS[mode]
-    wanted = settings.effective_group_size if mode == "fp8_e4m3" else fmt.group_size
-    if wanted == -1 or (weight.can_group and weight.columns % wanted == 0):
-        return _variant(mode, wanted, weight)
-    why = f"{weight.name}: groups of {wanted} do not fit its {weight.columns} input channels"
+    group_size = settings.effective_group_size if mode == "fp8_e4m3" else fmt.group_size
+    if group_size == -1 or (weight.can_group and weight.columns % group_size == 0):
+        return _variant(mode, group_size, weight)
+    why = f"{weight.name}: groups of {group_size} do not fit its {weight.columns} input channels"
     if fmt.fixed_group_size:
         notes.append(f"{why}, the only groups of the backup mode {mode}; int8_asym instead")
         return Variant("int8_asym")
-    notes.append(f"{why}; {mode} with one group a row instead")
+    notes.append(f"{why}; {mode} with one group per row instead")
     return Variant(mode)
 
 
 def _with_algorithms(settings: Settings, weight: Weight, variant: Variant, notes: list[str]) -> Variant:
     """Add the algorithms that can be applied to this weight to its variant; add a note for the others."""
-    wanted = [name for name in ("scale_estimation", "gptq", "lora_correction") if getattr(settings, name)]
-    if not wanted:
+    algorithms = [name for name in ("scale_estimation", "gptq", "lora_correction") if getattr(settings, name)]
+    if not algorithms:
         return variant
     if len(weight.activations) != 1 or len(weight.uses) != 1:
-        notes.append(f"{weight.name}: no {' or '.join(wanted)}, since it has no activations of its own to look at")
+        notes.append(f"{weight.name}: no {' or '.join(algorithms)}, which need a weight with one input and one use")
         return variant
     variant = replace(
         variant,
@@ -229,35 +229,35 @@ def _adjusted(columns: int, group_size: int) -> int | None:
 
 def _group_sizes(settings: Settings, weights: Sequence[Weight], notes: list[str]) -> tuple[dict[str, int], set[str]]:
     """Choose the group size of each weight that can have the primary mode; collect the names of the others."""
-    wanted = settings.effective_group_size
+    group_size = settings.effective_group_size
     sizes: dict[str, int] = {}
-    unfit: dict[str, int] = {}
+    indivisible: dict[str, int] = {}
     for weight in weights:
-        if wanted == -1 or weight.columns % wanted == 0:
-            sizes[weight.name] = wanted
+        if group_size == -1 or weight.columns % group_size == 0:
+            sizes[weight.name] = group_size
             continue
-        adjusted = _adjusted(weight.columns, wanted)
+        adjusted = _adjusted(weight.columns, group_size)
         if settings.group_size_fallback == "adjust" and not settings.format.fixed_group_size and adjusted is not None:
             sizes[weight.name] = adjusted
             notes.append(
-                f"{weight.name}: group size {wanted} does not divide its {weight.columns} input channels; "
+                f"{weight.name}: group size {group_size} does not divide its {weight.columns} input channels; "
                 f"{adjusted} instead"
             )
         else:
-            unfit[weight.name] = weight.columns
-    if unfit and settings.group_size_fallback == "error":
-        shown = ", ".join(f"{name} ({columns} input channels)" for name, columns in list(unfit.items())[:5])
-        more = f" and {len(unfit) - 5} more" if len(unfit) > 5 else ""
+            indivisible[weight.name] = weight.columns
+    if indivisible and settings.group_size_fallback == "error":
+        shown = ", ".join(f"{name} ({columns} input channels)" for name, columns in list(indivisible.items())[:5])
+        more = f" and {len(indivisible) - 5} more" if len(indivisible) > 5 else ""
         raise PlanError(
-            f"group_size: {wanted} does not divide the input channels of {shown}{more}; use a divisor, -1, or "
+            f"group_size: {group_size} does not divide the input channels of {shown}{more}; use a divisor, -1, or "
             "group_size_fallback: adjust"
         )
     instead = (
         "left as it is" if settings.group_size_fallback == "ignore" else f"{settings.effective_backup_mode} instead"
     )
-    for name, columns in unfit.items():
-        notes.append(f"{name}: group size {wanted} does not divide its {columns} input channels; {instead}")
-    return sizes, set(unfit)
+    for name, columns in indivisible.items():
+        notes.append(f"{name}: group size {group_size} does not divide its {columns} input channels; {instead}")
+    return sizes, set(indivisible)
 
 
 def _primary(
@@ -317,9 +317,9 @@ def expanded_at_run_time(weights: Sequence[Weight], variants: Mapping[str, Varia
         if weight.name not in variants:
             continue
         kept = variants[weight.name].format.runtime_compressed
-        unkept = next((use.kind for use in weight.uses if use.kind not in kept), None)
-        if unkept is not None:
-            found.append((weight, f"{variants[weight.name].mode}: the CPU expands {unkept} weights in this format"))
+        expanded = next((use.kind for use in weight.uses if use.kind not in kept), None)
+        if expanded is not None:
+            found.append((weight, f"{variants[weight.name].mode}: the CPU expands {expanded} weights in this format"))
     notes = [
         f"{what} when the model is loaded ({count} of them); that saves disk space, not memory"
         for what, count in Counter(what for _, what in found).items()

@@ -89,7 +89,7 @@ def describe(help: str, **attributes: Any) -> dict[str, SettingInfo]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one compression. The plan made from them says what each weight gets.
+    """The settings of one compression. The plan made from them has the variant of each weight.
 
     `SETTINGS` has the descriptions of the fields that users can set.
 
@@ -105,14 +105,16 @@ class Settings:
     group_size: int | None = field(
         default=None,
         metadata=describe(
-            "Consecutive input channels that share a scale; -1: one group a row.",
+            "Consecutive input channels that share a scale; -1: one group per row.",
             unset="128; 32 for mxfp4 and mxfp8_e4m3; 16 for nvfp4; -1 for int8 and codebooks",
             search_order=1,
         ),
     )
     codebook: tuple[float, ...] = field(
         default=(),
-        metadata=describe("Levels of mode codebook, 2 to 256 rising numbers: 0,0.5,1 or a .npy, .json or text file."),
+        metadata=describe(
+            "Levels of mode codebook, 2 to 256 rising numbers: 0,0.5,1 or a .npy, .json or text file.", unset="none"
+        ),
     )
     ratio: float = field(
         default=1.0,
@@ -196,8 +198,8 @@ class Settings:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
         """Read settings from plain data; unknown names are ignored, missing and None values have their defaults."""
-        known = {name: data[name] for name in cls.__slots__ if data.get(name) is not None}
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+        present = {name: data[name] for name in cls.__slots__ if data.get(name) is not None}
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in present.items()}
         return cls(**values)
 
     @property
@@ -266,30 +268,28 @@ class Settings:
             yield Problem("group_size", f"must be a positive number or -1 (one group a row), got {self.group_size}")
         fmt = FORMATS[self.mode]
         if fmt.fixed_group_size and self.group_size not in (None, fmt.group_size):
-            message = f"{self.mode} has group size {fmt.group_size}, got {self.group_size}; leave it out"
+            message = f"{self.mode} has group size {fmt.group_size}, got {self.group_size}; remove it"
             yield Problem("group_size", message)
         yield from self._codebook_problems()
         if self.mode in INT8_MODES:
             for key in ("ratio", "all_layers"):
                 if getattr(self, key) != (1.0 if key == "ratio" else False):
-                    message = f"{self.mode} compresses every weight to 8 bits, so {key} means nothing; leave it out"
+                    message = f"{self.mode} compresses every weight to 8 bits, so {key} has no effect; remove it"
                     yield Problem(key, message)
         if self.gptq and self.lora_correction:
-            yield Problem(
-                "lora_correction", "gptq leaves no error that adapters of low rank could catch; choose one of the two"
-            )
+            yield Problem("lora_correction", "gptq and lora_correction cannot be combined; use one of them")
         if self.lora_correction and (self.lora_rank < 1 or self.lora_iterations < 1):
             yield Problem("lora_rank", "rank and iterations of lora_correction must be at least 1")
         if not fmt.takes_algorithms:
             for key in ALGORITHMS:
                 if getattr(self, key):
-                    yield Problem(key, f"{self.mode} has 8 bits, which leave {key} nothing to win back; leave it out")
+                    yield Problem(key, f"{key} is not supported for the 8-bit mode {self.mode}; remove it")
 
     def _codebook_problems(self) -> Iterator[Problem]:
         table = self.codebook
         if self.mode != "codebook":
             if table:
-                yield Problem("codebook", f"{self.mode} has levels of its own; give a codebook with mode codebook only")
+                yield Problem("codebook", f"{self.mode} has fixed levels; a codebook needs mode codebook")
         elif not 2 <= len(table) <= MOST_LEVELS:
             yield Problem("codebook", f"must be a table of 2 to {MOST_LEVELS} numbers, got {len(table) or 'none'}")
         elif not all(abs(value) <= LARGEST_FLOAT16 for value in table):

@@ -280,7 +280,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     source = _read(path, overrides)
     if "models" in source.data:
-        raise source.error(("models",), "names several studies, which `autotune search` alone runs; here give `model`")
+        raise source.error(("models",), "lists several models, which only `autotune search` supports; use `model` here")
     return _checked(source)
 
 
@@ -303,7 +303,9 @@ def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config
     names = [slug(model) for model in models]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise source.error(key, f"two of them have the short name {twice!r}, so their folders would be one")
+        raise source.error(
+            key, f"two models have the short name {twice!r} and would share one folder; search them from separate files"
+        )
     common = {key: value for key, value in source.data.items() if key != "models"}
     output = common.get("output", "reports")
     return [
@@ -329,12 +331,12 @@ def _read(path: str | Path, overrides: Sequence[str]) -> Source:
 
 def _checked(source: Source) -> Config:
     findings = [Finding(where, message) for where, message in source.problems]
-    unread = {finding.path for finding in findings}
+    invalid = {finding.path for finding in findings}
     base_dir = None if source.file is None else source.file.absolute().parent
     try:
         config = Config.model_validate(source.data, context={"base_dir": base_dir})
     except ValidationError as error:
-        findings += [finding for finding in from_validation(error, Config) if finding.path not in unread]
+        findings += [finding for finding in from_validation(error, Config) if finding.path not in invalid]
     if findings:
         raise report(findings, source)
     return config

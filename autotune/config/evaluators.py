@@ -95,8 +95,10 @@ def read_report(
     read: dict[str, dict[str, Any]] = {}
     for name, given in raw.items():
         if name not in evaluators:
-            known = f"the evaluators here are {', '.join(evaluators)}"
-            findings.append(Finding((name,), f"is no evaluator of this study{nearest(name, evaluators)}; {known}"))
+            available = f"the evaluators here are {', '.join(evaluators)}"
+            findings.append(
+                Finding((name,), f"is not an evaluator of this study{nearest(name, evaluators)}; {available}")
+            )
         elif not isinstance(given, Mapping) or not given:
             findings.append(
                 Finding((name,), f"must be a mapping of options such as {{path: report.txt}}, got {got(given)}")
@@ -139,8 +141,8 @@ def read_objectives(raw: Any, evaluators: Iterable[str] | None) -> dict[str, str
     """
     if not isinstance(raw, Mapping) or not raw:
         example = "such as {kl_divergence: minimize, footprint: minimize}"
-        said = "needs at least one objective" if raw in (None, {}, []) else f"must be a mapping, got {got(raw)}"
-        raise Invalid(Finding((), f"{said}; write a mapping {example}"))
+        reason = "needs at least one objective" if raw in (None, {}, []) else f"must be a mapping, got {got(raw)}"
+        raise Invalid(Finding((), f"{reason}; write a mapping {example}"))
     names = None if evaluators is None else tuple(evaluators)
     metrics = {} if names is None else {**_metrics(names), **STUDY_METRICS}
     findings: list[Finding] = []
@@ -152,8 +154,8 @@ def read_objectives(raw: Any, evaluators: Iterable[str] | None) -> dict[str, str
             hint = f" (did you mean {close!r}?)" if close else nearest(direction, DIRECTIONS)
             problem = f"must be minimize or maximize, got {got(direction)}{hint}"
         elif problem is None and name in metrics and direction != metrics[name].direction:
-            wanted = metrics[name].direction
-            problem = f"must be {wanted} (the {BETTER[wanted]}, the better), got {direction}"
+            expected = metrics[name].direction
+            problem = f"must be {expected} (the {BETTER[expected]}, the better), got {direction}"
         if problem is not None:
             findings.append(Finding((name,), problem))
     if findings:

@@ -85,17 +85,21 @@ class Calibration(TextSource, Section):
     def _one_source(self) -> Calibration:
         selecting = [key for key in ("name", "split", "column") if getattr(self, key) is not None]
         if self.synthetic and (given := [key for key in (*self.sources, *selecting) if key != "synthetic"]):
-            raise Invalid(*(Finding((key,), "is given beside synthetic: true; keep one") for key in given))
+            raise Invalid(
+                *(Finding((key,), "cannot be combined with synthetic: true; remove one of the two") for key in given)
+            )
         if not self.sources:
-            wanted = "path (a text file), dataset (with name and split), texts (a list) or synthetic: true"
-            raise Invalid(Finding((), f"needs a text: {wanted}"))
+            forms = "path (a text file), dataset (with name and split), texts (a list) or synthetic: true"
+            raise Invalid(Finding((), f"needs a text: {forms}"))
         if len(self.sources) > 1:
-            raise Invalid(Finding((self.sources[0],), f"is given beside {self.sources[1]}; keep one of the two"))
+            raise Invalid(
+                Finding((self.sources[0],), f"cannot be combined with {self.sources[1]}; remove one of the two")
+            )
         if self.dataset is None and selecting:
-            message = f"belongs to a dataset, not to {self.sources[0]}; leave it out"
+            message = f"belongs to a dataset, not to {self.sources[0]}; remove it"
             raise Invalid(*(Finding((key,), message) for key in selecting))
         if self.split is None and self.dataset is not None and not Path(self.dataset).is_absolute():
-            raise Invalid(Finding(("dataset",), "needs a split beside it, such as split: train"))
+            raise Invalid(Finding(("dataset",), "needs a split, such as split: train"))
         return self
 
 
@@ -142,7 +146,7 @@ class RuntimeOptions(Section):
 
     @field_validator("ov_config", mode="before")
     @classmethod
-    def _over_scoring(cls, value: Any) -> Any:
+    def _check_racing(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         wrong = [key for key, each in value.items() if isinstance(each, (dict, list))]

@@ -16,7 +16,7 @@ from autotune.common.paths import slug
 from autotune.common.yaml import yaml_flow, yaml_line
 from autotune.config.config import DEFAULT_EVALUATORS, WIKITEXT, config_schema
 from autotune.errors import UsageError
-from autotune.models.hub import Facts, look_at
+from autotune.models.intake import Intake, read_intake
 
 SCHEMA_FILE = "model.schema.json"
 SYNTHETIC = "synthetic"
@@ -35,7 +35,7 @@ TEMPLATE = """\
 # Where results go, relative to the folder that the command runs in.
 {output}
 
-# The text that the compression algorithms learn from; keep it apart from the text that scores come from.
+# Calibration text of the compression algorithms; it must differ from the texts of the evaluators.
 # A text file of your own serves as well: {{path: calibration.txt, samples: 128, sequence_length: 512}}
 calibration: {calibration}
 
@@ -62,7 +62,7 @@ objectives: {{kl_divergence: minimize, footprint: minimize}}
 # Samplers: tpe, nsga2, gp, random, grid. A timeout such as 2h ends a run early; trials count over all runs.
 study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: auto}}
 
-# Scores come from exact arithmetic, so that they tell the error of the weights alone.
+# Scores are computed in f32, so that they measure only the error of the weights.
 runtime:
   device: CPU
   ov_config: {{INFERENCE_PRECISION_HINT: f32, KV_CACHE_PRECISION: f32, DYNAMIC_QUANTIZATION_GROUP_SIZE: 0}}
@@ -70,7 +70,7 @@ runtime:
 # null: the folder that AUTOTUNE_CACHE names, or else the user's cache folder.
 cache: {{directory: null, limit: 20GB}}
 
-# Whether code that comes with a hub model may run on this machine; some models need it.
+# Allow code that comes with a hub model to run on this machine; some models need it.
 trust_remote_code: false
 """
 
@@ -93,7 +93,7 @@ class Sources:
 
 def starter_yaml(
     model: str,
-    facts: Facts | None = None,
+    intake: Intake | None = None,
     machine: Mapping[str, Any] | None = None,
     *,
     sources: Sources | None = None,
@@ -103,23 +103,23 @@ def starter_yaml(
 
     Args:
         model: a Hugging Face id, or a folder relative to that of the file.
-        facts: size, vocabulary and context of the model; None keeps all defaults.
+        intake: of the model; None keeps all defaults.
         machine: ``usable_cores`` and ``memory`` (bytes), from `study.storage.manifest.machine`.
         sources: the user's texts, prompts and encoder.
         schema: True if `SCHEMA_FILE` is in the same folder.
     """
-    facts, sources = facts or Facts(), sources or Sources()
-    large = (facts.parameters or 0) > LARGE
-    length = min(512, facts.context or 512)
+    intake, sources = intake or Intake(model), sources or Sources()
+    large = (intake.parameters or 0) > LARGE
+    length = min(512, intake.positions or 512)
     hint = f"yaml-language-server: $schema={SCHEMA_FILE}"
     if not schema:
         hint = f"For an editor: `autotune schema > {SCHEMA_FILE}`, and make this line the first:\n#   # {hint}"
     return TEMPLATE.format(
         schema=f"# {hint}",
-        about="".join(f"# {line}\n" for line in _about(facts, machine or {})),
+        about="".join(f"# {line}\n" for line in _about(intake, machine or {})),
         model=yaml_line("model", model),
         output=yaml_line("output", f"reports/{slug(model)}"),
-        chat=CHAT if facts.chat else "",
+        chat=CHAT if intake.chat else "",
         calibration=yaml_flow({**_text(sources.calibration, "train"), "samples": 128, "sequence_length": length}),
         similarity=yaml_flow(
             {
@@ -130,7 +130,7 @@ def starter_yaml(
         ),
         perplexity=yaml_flow({**_text(sources.text, "test"), "sequence_length": length, "samples": 16}),
         trials=32 if large else 64,
-        limit=size(round(0.62 * facts.parameters, -6)).replace(".0 ", " ") if facts.parameters else "1.2 GB",
+        limit=size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB",
     )
 
 
@@ -143,7 +143,7 @@ def write_starter(
     prompts: str | None = None,
     embedder: str | None = None,
 ) -> bool:
-    """Write a commented model.yaml for this model and machine, and its JSON Schema beside it.
+    """Write a commented model.yaml for this model and machine, and its JSON Schema in the same folder.
 
     Args:
         model: a Hugging Face id, or a folder.
@@ -161,13 +161,13 @@ def write_starter(
     if output.exists():
         raise UsageError(f"{output} exists already; name another file with -o, or remove it")
     sources = Sources(*(_relative_to(output.parent, name) for name in (calibration, text, prompts, embedder)))
-    facts = look_at(model)
+    intake = read_intake(model)
     with atomic_write(output.with_name(SCHEMA_FILE)) as temporary:
         temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
-    written = starter_yaml(str(_relative_to(output.parent, model)), facts, machine(), sources=sources, schema=True)
+    written = starter_yaml(str(_relative_to(output.parent, model)), intake, machine(), sources=sources, schema=True)
     with atomic_write(output) as temporary:
         temporary.write_text(written, encoding="utf-8")
-    return facts is not None
+    return intake is not None
 
 
 def _relative_to(folder: Path, name: str | None) -> str | None:
@@ -187,25 +187,25 @@ def _text(source: str | None, split: str) -> dict[str, Any]:
     return {**WIKITEXT, "split": split} if source is None else text_source(source)
 
 
-def _about(facts: Facts, machine: Mapping[str, Any]) -> list[str]:
+def _about(intake: Intake, machine: Mapping[str, Any]) -> list[str]:
     """Describe the model and the machine in lines of comment."""
-    lines, known = [], []
-    if facts.parameters:
-        known.append(f"{facts.parameters / 1e6:,.0f} million parameters")
-    if facts.stored:
-        known.append(f"{size(facts.stored)} as it is stored")
-    if facts.vocabulary:
-        known.append(f"a vocabulary of {facts.vocabulary:,} tokens")
-    if facts.context:
-        known.append(f"sequences of up to {facts.context:,} tokens")
-    for first, part in (("This model", known[:2]), ("It has", known[2:])):
+    lines, facts_known = [], []
+    if intake.parameters:
+        facts_known.append(f"{intake.parameters / 1e6:,.0f} million parameters")
+    if intake.stored:
+        facts_known.append(f"{size(intake.stored)} as it is stored")
+    if intake.vocabulary:
+        facts_known.append(f"a vocabulary of {intake.vocabulary:,} tokens")
+    if intake.positions:
+        facts_known.append(f"sequences of up to {intake.positions:,} tokens")
+    for first, part in (("This model", facts_known[:2]), ("It has", facts_known[2:])):
         if part:
             lines.append(f"{first}: {', '.join(part)}.")
     memory, cores = machine.get("memory"), machine.get("usable_cores")
     if memory and cores:
         lines.append(f"This machine: {cores} core{'s' if cores > 1 else ''}, {size(memory)} of memory.")
-    if facts.parameters:
-        need = 5 * facts.parameters
+    if intake.parameters:
+        need = 5 * intake.parameters
         lines.append(f"Scores are computed in f32, for which the original takes about {size(need)} of memory.")
         if memory and need > memory:
             lines.append(

@@ -43,9 +43,9 @@ def create_evaluator(name: str, options: Mapping[str, Any] | None = None) -> Eva
     try:
         evaluator = kind(**values)
     except TypeError as error:
-        raise ConfigError(f"these options do not fit: {error}.", key=f"evaluators.{name}") from error
+        raise ConfigError(f"invalid options: {error}.", key=f"evaluators.{name}") from error
     if not isinstance(evaluator, Evaluator):
-        raise ConfigError(f"{_describe(kind)} does not make an evaluator.", key=f"evaluators.{name}")
+        raise ConfigError(f"{_describe(kind)} does not create an evaluator.", key=f"evaluators.{name}")
     return evaluator
 
 
@@ -98,13 +98,13 @@ def _load_entry_point(name: str) -> Any:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"there is no evaluator {name!r}. {hint}There are: {', '.join(names)}; or name one as module:attribute.",
+            f"unknown evaluator {name!r}. {hint}Available: {', '.join(names)}; or give one as module:attribute.",
             key=f"evaluators.{name}",
         )
     if len({point.value for point in found}) > 1:
         raise ConfigError(
             f"several packages register an evaluator {name!r}: {'; '.join(map(_origin, found))}. Uninstall one, or "
-            "name the one you mean as module:attribute.",
+            "select one as module:attribute.",
             key=f"evaluators.{name}",
         )
     return _importing(name, _origin(found[0]), found[0].load)
@@ -129,8 +129,8 @@ def _importing(name: str, origin: str, load: Any) -> Any:
         return load()
     except Exception as error:  # a plug-in's module may raise anything while it is imported
         raise PrerequisiteError(
-            f"the evaluator {name!r} ({origin}) cannot be imported: {type(error).__name__}: {error}. Install what it "
-            "needs or mend it; the other evaluators are not affected."
+            f"the evaluator {name!r} ({origin}) cannot be imported: {type(error).__name__}: {error}. Install its "
+            "dependencies or fix it; the other evaluators are not affected."
         ) from error
 
 

@@ -51,12 +51,12 @@ class ReferenceStore:
         """Keep references in `directory`, which is created when the first one is written."""
         self.directory = directory
         self.counters = {"created": 0, "reused": 0, "damaged": 0}
-        self._opened: dict[str, Reference] = {}
+        self._loaded: dict[str, Reference] = {}
 
     def get_or_create(self, key: str, create: Callable[[], Reference]) -> tuple[Reference, bool]:
         """Return (the reference of `key`, True if it was created now); only one process runs `create`."""
-        if key in self._opened:
-            return self._opened[key], False
+        if key in self._loaded:
+            return self._loaded[key], False
         path = self.directory / f"{key}.safetensors"
         found = self._read(path)
         created = False
@@ -68,7 +68,7 @@ class ReferenceStore:
                     write_tensors(path, create())
                     found, created = read_tensors(path), True
         self.counters["created" if created else "reused"] += 1
-        self._opened[key] = found
+        self._loaded[key] = found
         return found, created
 
     def _read(self, path: Path) -> Reference | None:

@@ -34,7 +34,6 @@ from autotune.compression.ir.constants import read_f32
 from autotune.compression.ir.layout import Packed, Variant
 from autotune.compression.ir.weights import Weight, find_weights, rows_to_shape, rows_view
 from autotune.errors import PrerequisiteError
-from autotune.models.hub import hub_advice
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -214,30 +213,6 @@ class Checkpoint:
 
 def _is_gptq(config: Mapping[str, Any]) -> bool:
     return (config.get(_QUANTIZATION) or {}).get("quant_method") == "gptq"
-
-
-def find_checkpoint(model: str) -> Checkpoint | None:
-    """Return the GPTQ checkpoint in a folder or of a hub id; None for any other model.
-
-    Raises:
-        PrerequisiteError: its integers cannot be kept, or it cannot be downloaded.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return Checkpoint.open(folder)
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    try:
-        config = json.loads(Path(hf_hub_download(model, _CONFIG)).read_text(encoding="utf-8"))
-    except Exception:
-        return None  # the export reports what is wrong
-    if not _is_gptq(config):
-        return None
-    try:
-        folder = Path(snapshot_download(model, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf"]))
-    except Exception as error:
-        raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
-    return Checkpoint.open(folder)
 
 
 def _unpack(words: npt.NDArray[np.int32], bits: int) -> Codes:

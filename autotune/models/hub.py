@@ -1,18 +1,20 @@
-"""Hugging Face hub: advice for failed downloads, and a first look at a model's configuration before any work."""
+"""Hugging Face hub: downloads, and advice where they fail."""
 
 from __future__ import annotations
 
 import errno
+<<<<<<< HEAD
+=======
 import importlib
 import json
 import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+>>>>>>> room-I
 from pathlib import Path
-from typing import Any
 
-from autotune.errors import reason
+from autotune.errors import PrerequisiteError, reason
 
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
 _UNREACHABLE = "the hub could not be reached"
@@ -74,75 +76,34 @@ def _known_problem(model: str, error: BaseException) -> str | None:
     return None
 
 
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "openvino_model.bin")
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py"]
+_SUBFOLDERS = ["*/*"]
+"""Other formats of the same weights, such as ``onnx/`` and ``original/``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Properties of a model, read from its files; None if the files do not give them.
+def download(model: str, revision: str, *, weights: bool) -> Path:
+    """Download a hub model, or only its small files; return its folder in the local hub cache.
 
-    Attributes:
-        stored: bytes of the weights as they are stored.
-        parameters: number of parameters, from that size and the stored type.
-        vocabulary: number of tokens.
-        context: longest sequence that the model supports, in tokens.
-        chat: True if the tokenizer has a chat template.
+    Weights are downloaded in safetensors if the model has them, else as PyTorch files.
+
+    Args:
+        model: its hub id.
+        revision: its commit.
+        weights: False leaves the weights out, so that configuration and tokenizer can be checked before.
+
+    Raises:
+        PrerequisiteError: it cannot be downloaded.
     """
+    from huggingface_hub import snapshot_download
 
-    stored: int | None = None
-    parameters: int | None = None
-    vocabulary: int | None = None
-    context: int | None = None
-    chat: bool | None = None
-
-
-def look_at(model: str) -> Facts | None:
-    """Read the configuration of a local folder, or of a hub model (a few kB); None if neither can be read.
-
-    A failure is not reported here: the search reports it, with advice.
-    """
-    folder = Path(model).expanduser()
     try:
-        return _local(folder) if folder.is_dir() else _on_hub(model)
-    except Exception:  # `init` works without these facts, too
-        return None
-
-
-def _local(folder: Path) -> Facts:
-    config = _json(folder / "config.json")
-    sizes = [sum(file.stat().st_size for file in folder.glob(pattern)) for pattern in _WEIGHTS]
-    stored = next((size for size in sizes if size), None)
-    tokenizer = _json(folder / "tokenizer_config.json")
-    chat = bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file()
-    return _facts(config, stored, chat if tokenizer else None)
-
-
-def _on_hub(model: str) -> Facts:
-    from huggingface_hub import HfApi, hf_hub_download
-
-    info = HfApi().model_info(model, files_metadata=True, timeout=10)
-    files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    stored = sum(size for name, size in files.items() if name.endswith(".safetensors"))
-    stored = stored or sum(size for name, size in files.items() if name.endswith(".bin"))
-    config = _json(Path(hf_hub_download(model, "config.json")))
-    tokenizer: Mapping[str, Any] = {}
-    if "tokenizer_config.json" in files:
-        tokenizer = _json(Path(hf_hub_download(model, "tokenizer_config.json")))
-    chat = bool(tokenizer.get("chat_template")) or "chat_template.jinja" in files
-    return _facts(config, stored or None, chat if tokenizer else None)
-
-
-def _facts(config: Mapping[str, Any], stored: int | None, chat: bool | None) -> Facts:
-    text = config.get("text_config") or config
-    kind = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype") or "")
-    each = _BYTES.get(kind)
-    parameters = stored // each if stored and each else None
-    return Facts(stored, parameters, text.get("vocab_size"), text.get("max_position_embeddings"), chat)
-
-
-def _json(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        return {}
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return data if isinstance(data, dict) else {}
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=_SMALL, ignore_patterns=_SUBFOLDERS))
+        for pattern in ("*.safetensors", "pytorch_model*.bin") if weights else ():
+            snapshot_download(
+                model, revision=revision, allow_patterns=[pattern], ignore_patterns=[*_SUBFOLDERS, "consolidated*"]
+            )
+            if any(folder.glob(pattern)):
+                break
+    except Exception as error:
+        raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
+    return folder

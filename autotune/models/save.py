@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import CompressionError
-from autotune.models.source import COPIED_FILES, MODEL_FILE, SourceModel
+from autotune.models.source import MODEL_FILE, SourceModel, companions
 
 if TYPE_CHECKING:
     import openvino as ov
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`; on success it takes the place of `out`, on failure it is deleted.
+
+    Args:
+        out: a folder that does not exist yet or is empty.
+
+    Raises:
+        CompressionError: `out` is not empty or cannot be written.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise CompressionError(f"{out} is not empty; name a folder that does not exist yet")
+    place = out.absolute()
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if place.exists():  # it may be the current folder, which must stay
+            for file in temporary.iterdir():
+                file.replace(place / file.name)
+        else:
+            temporary.replace(place)
+    except OSError as error:
+        raise CompressionError(
+            f"{out} could not be written ({error}); free some disk space or name another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mapping[str, Any]) -> None:
@@ -32,28 +64,22 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
     """
     import openvino as ov
 
-    if out.exists() and any(out.iterdir()):
-        raise CompressionError(f"{out} is not empty; name a folder that does not exist yet")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(out) as folder:
         # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
-        ov.save_model(model, out / MODEL_FILE, compress_to_fp16=False)
-        _save_companions(source, out)
-        (out / "openvino_config.json").write_text(json.dumps(openvino_config(record), indent=2) + "\n")
-        (out / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise CompressionError(
-            f"{out} could not be written ({error}); free some disk space or name another folder"
-        ) from error
+        ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+        _save_companions(source, folder)
+        (folder / "openvino_config.json").write_text(json.dumps(openvino_config(record), indent=2) + "\n")
+        (folder / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _save_companions(source: SourceModel, out: Path) -> None:
     """Write configuration, tokenizer, and the tokenizer as OpenVINO models, which GenAI needs."""
     existing: list[Path] = []
     if source.path is not None:
-        for name in COPIED_FILES:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, out / name)
+        for file in companions(source.path):
+            target = out / file.relative_to(source.path)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
         existing = sorted(source.path.glob("openvino_*tokenizer.*"))
     elif not source.write_tokenizer(out):
         return

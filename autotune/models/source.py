@@ -6,17 +6,30 @@ import logging
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
+from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
+from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, reason
+from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
+from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino
+from autotune.models.finite import check_model, check_stored
+from autotune.models.gptq_checkpoint import Checkpoint, keep_integers, write_float_copy
+from autotune.models.hub import download, hub_advice, is_hub_problem
+from autotune.models.intake import positions_of
+from autotune.models.tokenizer import load_tokenizer
+=======
 from autotune.common.files import fingerprint, fingerprint_file, get_or_create_directory
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.gptq_checkpoint import Checkpoint, find_checkpoint, keep_integers, write_float_copy
 from autotune.models.hub import hub_advice, is_hub_problem
+>>>>>>> room-I
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -38,12 +51,20 @@ COPIED_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "*.tiktoken",
+    "*.spm",
+    "*.model",
+    "additional_chat_templates/*.jinja",
+    "*.py",
 )
-"""Files of a Hugging Face folder that a compressed model's folder has as well."""
+"""Files and patterns of a Hugging Face folder that a compressed model's folder has as well."""
 
-_EXPORT_VERSION = 2
+_EXPORT_VERSION = 3
 _EXPORT_RECORD = "autotune_export.txt"
-_HF_WEIGHTS = ("*.safetensors", "*.bin")
+_HF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,11 @@ class SourceModel:
                 `OpenVINOLanguageModel` describes it.
             tokenizer: its `transformers` tokenizer. None is enough for settings and a size that need no texts.
             name: for messages and records.
+
+        Raises:
+            ConfigError: the model has NaN or infinite weights.
         """
+        check_model(model, name)
         return cls(name, None, _model=model, _tokenizer=tokenizer)
 
     @cached_property
@@ -88,11 +113,16 @@ class SourceModel:
     def tokenizer_fingerprint(self) -> str:
         """32 hex digits that change with the tokenizer's files, and with the configurations, which name end tokens."""
         if self.path is not None:
-            return _fingerprint_files(self.path / name for name in COPIED_FILES)
+            return _fingerprint_files(companions(self.path))
         with TemporaryDirectory() as folder:
             if self.write_tokenizer(Path(folder)):
                 return _fingerprint_files(sorted(Path(folder).iterdir()))
         return fingerprint("tokenizer", pickle.dumps(self._tokenizer))
+
+    @cached_property
+    def positions(self) -> int | None:
+        """Longest sequence that the model was made for, in tokens; None if it has no limit or no config.json."""
+        return positions_of(self._config)
 
     def read(self) -> ov.Model:
         """Return the model; if it is in a folder, its weights are memory-mapped."""
@@ -107,7 +137,7 @@ class SourceModel:
         """Return the `transformers` tokenizer.
 
         Raises:
-            PrerequisiteError: the folder has none that transformers can load, or none came with a model in memory.
+            PrerequisiteError: the folder has none that works, or none came with a model in memory.
         """
         if self._tokenizer is not None:
             return self._tokenizer
@@ -117,15 +147,19 @@ class SourceModel:
                 "the tokenizer together with the model, such as transformers' AutoTokenizer.from_pretrained(...), or "
                 "use settings that need no calibration."
             )
-        from transformers import AutoTokenizer
+        vocabulary = (self._config.get("text_config") or self._config).get("vocab_size")
+        return load_tokenizer(self.path, trust_remote_code=self.trust_remote_code, vocabulary=vocabulary)
 
+    @property
+    def _config(self) -> dict[str, Any]:
+        """The configuration with the defaults of its class, which config.json leaves out; empty if there is none."""
+        if self.path is None or not (self.path / CONFIG).is_file():
+            return {}
         try:
-            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except Exception as error:
-            raise PrerequisiteError(
-                f"{self.path}: no tokenizer could be loaded from this folder ({reason(error)}); copy tokenizer.json "
-                "and tokenizer_config.json of the original model into it"
-            ) from error
+            config: dict[str, Any] = load_config(self.path, trust_remote_code=self.trust_remote_code).to_dict()
+        except ConfigError:  # an OpenVINO model works without the code or the version that knows its configuration
+            return check_json(self.path / CONFIG)
+        return config
 
     def write_tokenizer(self, folder: Path) -> bool:
         """Write the files of a tokenizer in memory; return False if there is none that has `save_pretrained`."""
@@ -135,6 +169,14 @@ class SourceModel:
         return True
 
 
+<<<<<<< HEAD
+def companions(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that belong to `COPIED_FILES`, each once."""
+    found: dict[Path, None] = {}
+    for pattern in COPIED_FILES:
+        found |= dict.fromkeys(sorted(file for file in folder.glob(pattern) if file.is_file()))
+    yield from found
+=======
 def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
     """Return a model in memory as a source, and an id or path as it is; `parameter` names the argument.
 
@@ -151,6 +193,7 @@ def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
             "PyTorch module by openvino.convert_model(module, example_input=...)"
         )
     return SourceModel.from_model(model, tokenizer)
+>>>>>>> room-I
 
 
 def _fingerprint_files(files: Iterable[Path]) -> str:
@@ -169,37 +212,56 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
         ConfigError: a local path that does not exist or holds no model.
         PrerequisiteError: a hub id that cannot be downloaded, or a model that cannot be exported.
     """
-    folder = Path(model).expanduser()
+    folder, revision = Path(model).expanduser(), None
     if folder.is_dir():
         if (folder / MODEL_FILE).is_file():
-            folder = folder.resolve()
-            if not (folder / WEIGHTS_FILE).is_file():
-                raise ConfigError(
-                    f"{folder} holds {MODEL_FILE} but no {WEIGHTS_FILE}; export the model again", key="model"
-                )
-            return SourceModel(model, folder, trust_remote_code)
-        if not (folder / "config.json").is_file():
+            return _open_openvino(model, folder.resolve(), cache, trust_remote_code)
+        if not (folder / CONFIG).is_file():
             raise ConfigError(
                 f"{folder} holds neither {MODEL_FILE} nor config.json; name an OpenVINO folder, a Hugging Face folder "
                 "or a hub id",
                 key="model",
             )
+        check_folder(folder)
         files = sorted(file for pattern in _HF_WEIGHTS for file in folder.glob(pattern))
-        files += [file for name in COPIED_FILES if (file := folder / name).is_file()]
-        key = fingerprint(_EXPORT_VERSION, [(file.name, fingerprint_file(file)) for file in files])
+        content: Any = [(file.name, fingerprint_file(file)) for file in (*files, *companions(folder))]
     elif folder.exists() or model.startswith((".", "/", "~")):
         raise ConfigError(f"{model} is not a folder; name an existing folder or a hub id", key="model")
     else:
-        key = fingerprint(_EXPORT_VERSION, model, _hub_revision(model))
+        revision = _hub_revision(model)
+        content = (model, revision)
+    key = fingerprint(_EXPORT_VERSION, content, _exporting_versions(), trust_remote_code)
     target = cache.models / key
     for _ in range(2):
-        get_or_create_directory(target, lambda out: _export(model, out, trust_remote_code))
+        get_or_create_directory(target, lambda out: _export(model, revision, out, trust_remote_code))
         source = SourceModel(model, target, trust_remote_code)
         if _is_as_exported(source):
             return source
         _log.warning("the exported model in %s is damaged; it is exported again", target)
         shutil.rmtree(target, ignore_errors=True)
-    raise PrerequisiteError(f"{target} does not keep what is written into it; check the disk, or name another cache")
+    raise PrerequisiteError(
+        f"{target}: the files differ from what was written to them a moment ago. Check the disk, or set AUTOTUNE_CACHE "
+        "to a folder on another one"
+    )
+
+
+def _open_openvino(model: str, folder: Path, cache: Cache, trust_remote_code: bool) -> SourceModel:
+    """Check the files of an OpenVINO folder; its values are checked once and a marker is kept in the cache."""
+    check_openvino(folder / MODEL_FILE, folder / WEIGHTS_FILE)
+    if (folder / CONFIG).is_file():
+        check_json(folder / CONFIG)
+    source = SourceModel(model, folder, trust_remote_code)
+    marker = cache.models / f"{source.fingerprint}.finite"
+    if not marker.is_file():
+        check_model(source.read(), model)
+        with suppress(OSError), atomic_write(marker, durable=False) as temporary:
+            temporary.touch()
+    return source
+
+
+def _exporting_versions() -> list[str]:
+    """Return the versions of the packages that decide what an export looks like."""
+    return [f"{package} {version(package)}" for package in ("transformers", "optimum-intel", "openvino")]
 
 
 def _content_of(source: SourceModel) -> str:
@@ -231,17 +293,35 @@ def _hub_revision(model: str) -> str:
         raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
 
 
-def _export(model: str, out: Path, trust_remote_code: bool) -> None:
-    """Export a Hugging Face model into the folder `out`; the integers of a GPTQ checkpoint are kept."""
-    checkpoint = find_checkpoint(model)
+def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool) -> None:
+    """Check a Hugging Face model and export it into the folder `out`; the integers of a GPTQ checkpoint are kept."""
+    folder = Path(model).expanduser() if revision is None else download(model, revision, weights=False)
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    find_exporter(config, folder / CONFIG)
+    load_tokenizer(folder, trust_remote_code=trust_remote_code, vocabulary=getattr(config, "vocab_size", None))
+    if revision is not None:
+        folder = download(model, revision, weights=True)
+    tensors = check_folder(folder)
+    check_stored(tensors, model)
+    checkpoint = Checkpoint.open(folder)
     if checkpoint is None:
-        _export_float(model, model, out, trust_remote_code)
+        check_tensors(folder, config, tensors, trust_remote_code=trust_remote_code)
+        _export_float(model, folder, out, trust_remote_code)
     else:
-        with TemporaryDirectory(dir=out.parent, prefix="float-") as folder:
-            write_float_copy(checkpoint, Path(folder))
-            _export_float(model, folder, out, trust_remote_code)
+        with TemporaryDirectory(dir=out.parent, prefix="float-") as files:
+            write_float_copy(checkpoint, Path(files))
+            config = load_config(Path(files), trust_remote_code=trust_remote_code)
+            check_tensors(Path(files), config, check_folder(Path(files)), trust_remote_code=trust_remote_code)
+            _export_float(model, Path(files), out, trust_remote_code)
         _keep_integers(checkpoint, out)
-    (out / _EXPORT_RECORD).write_text(_content_of(SourceModel(model, out)), encoding="utf-8")
+    for file in companions(folder):
+        target = out / file.relative_to(folder)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
+    source = SourceModel(model, out)
+    check_model(source.read(), model)
+    (out / _EXPORT_RECORD).write_text(_content_of(source), encoding="utf-8")
 
 
 def _keep_integers(checkpoint: Checkpoint, out: Path) -> None:
@@ -256,12 +336,12 @@ def _keep_integers(checkpoint: Checkpoint, out: Path) -> None:
     whole.rmdir()
 
 
-def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) -> None:
+def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool) -> None:
     """Export with optimum-intel in the precision the weights are stored in, and add the tokenizer's files.
 
     Args:
         model: what the user calls it.
-        files: the folder or hub id that it is read from.
+        files: the folder that it is read from.
         out: an empty folder.
         trust_remote_code: whether code that comes with the model may run.
     """
@@ -269,7 +349,7 @@ def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) ->
     from transformers import AutoTokenizer
 
     try:
-        with _quiet_export():
+        with quiet():
             exported = OVModelForCausalLM.from_pretrained(
                 files, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
             )
@@ -282,29 +362,10 @@ def _export_float(model: str, files: str, out: Path, trust_remote_code: bool) ->
         if is_hub_problem(error):
             raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
         raise PrerequisiteError(
-            f"optimum-intel could not export {model} to OpenVINO ({reason(error)}); check that it is a causal "
-            "language model that `optimum-cli export openvino` supports and that the disk is not full"
+            f"optimum-intel could not export {model} to OpenVINO ({reason(error)}). The configuration, tokenizer and "
+            "tensors were checked before, so this is most likely a limit of the exporter: look for the message at "
+            "https://github.com/huggingface/optimum-intel/issues, or export the model with `optimum-cli export "
+            "openvino` under other versions and name that folder"
         ) from error
     if not (out / MODEL_FILE).is_file():
         raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; only text models can be tuned")
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Suppress the warnings and progress bars of tracing, which do not concern a user of autotune."""
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("optimum").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -33,7 +33,9 @@ def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str],
 
     menus = allowed_menus(config, inputs.engine)
     if not menus.choices:
-        raise PlanError("allocation: no weight of this model can have any of the formats that the space allows")
+        raise PlanError(
+            "allocation: none of the formats in the space fits a weight of this model; add modes or group sizes"
+        )
     options = text_options(config)
     short, full = (inputs.texts({**options, **windows}) for windows in windows_of(config))
     limit = config.constraints.get("footprint")
@@ -42,8 +44,8 @@ def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str],
     with locked(lock), open_allocator(inputs, menus, short=short, full=full, stage=stage) as allocator:
         planner = BudgetPlanner(allocator, most=most)
     stage(
-        f"errors of {len(menus.choices)} weights from {allocator.measurements} measurements, "
-        f"{len(allocator.points)} plans verified: {allocator.token_forwards:,} token-forwards in all"
+        f"errors of {len(menus.choices)} weights: {allocator.measurements} measurements, "
+        f"{len(allocator.points)} verified plans, {allocator.token_forwards:,} tokens in forward passes"
     )
     return planner
 

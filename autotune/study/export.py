@@ -15,7 +15,7 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
-from autotune.models.save import save_model
+from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
@@ -118,10 +118,11 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
     if plan.key != record.plan:
         raise StudyError(
             f"trial {number} had the plan {record.plan}, and the same settings now give {plan.key}: the model, the "
-            f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` says which"
+            f"calibration texts or the engine changed since. `autotune reproduce {folder} --trial {number}` lists the "
+            "changes"
         )
     stage("compressing")
-    settings = session.engine.resolve(settings_of(record)).as_dict()
+    settings = session.engine.resolve(Settings.from_dict(record.settings)).as_dict()
     scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
     about: dict[str, Any] = {
         "settings": settings,
@@ -131,16 +132,16 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         "versions": results.manifest.get("versions"),
     }
     engine = session.engine
-    saved = write_model(engine.apply(plan), plan, session.source, out, engine.sizes.original, about)
-    add_hashes(out)
-    with atomic_write(out / CARD) as temporary:
-        temporary.write_text(model_card(results, number, settings), encoding="utf-8")
-    return replace(saved, trial=number, settings=settings)
+    with new_folder(out) as new:
+        saved = write_model(engine.apply(plan), plan, session.source, new, engine.sizes.original, about)
+        add_hashes(new)
+        (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+    return replace(saved, folder=out, trial=number, settings=settings)
 
 
 def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:
     """Plan a trial's settings again; a budget's plan is read, since planning it takes the study's measurements."""
-    settings = settings_of(record)
+    settings = Settings.from_dict(record.settings)
     path = folder / "plans" / f"{record.plan}.json"
     if settings.allocation == "budget" and path.is_file():
         return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -153,14 +154,6 @@ def add_hashes(out: Path) -> None:
     record["files"] = {name: fingerprint_file(out / name) for name in (MODEL_FILE, WEIGHTS_FILE)}
     with atomic_write(out / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def settings_of(record: TrialRecord) -> Settings:
-    """Read a trial's settings."""
-    fields = Settings.__dataclass_fields__
-    values = {name: value for name, value in record.settings.items() if name in fields}
-    values["ignored_scope"] = tuple(values.get("ignored_scope") or ())
-    return Settings(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +212,7 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
     config = load_config(folder / "model.yaml")
     with tempfile.TemporaryDirectory(prefix="autotune-") as empty:
         session = uncached_session(config, Path(empty), stage)
-        plan = session.plan(settings_of(record))
+        plan = session.plan(Settings.from_dict(record.settings))
         stage("compressing")
         digest = model_digest(session.engine.apply(plan))
     same = plan.key == record.plan and digest == record.digest

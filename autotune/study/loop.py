@@ -1,4 +1,4 @@
-"""Main loop of a search: propose, begin, wait and tell, until there is a reason to stop.
+"""Main loop of a search: propose a trial, begin it, wait, and store its result, until there is a reason to stop.
 
 The loop reads everything that decides the next trial from the storage. A trial is proposed, raced and compared using
 only trials so far before it that parallel workers have finished them. So a study that was killed, interrupted or
@@ -26,7 +26,7 @@ from autotune.study.sampling.proposals import Proposal, Proposer
 from autotune.study.storage.attributes import Description, all_metrics, describe_study, record_manifest
 from autotune.study.storage.coordination import Sharing
 from autotune.study.storage.history import History, is_interrupted, result_of
-from autotune.study.trial_writer import begin, mark_interrupted, tell
+from autotune.study.trial_writer import begin, finish_trial, mark_interrupted
 from autotune.study.trials.racing import rivals_of
 from autotune.study.trials.trial import PlanStatus, Site, TrialResult, Twin, describe, duplicate
 from autotune.study.workers.pool import LATER, Finished, Later, Pool, Stopped
@@ -188,7 +188,7 @@ class Search:
         while True:
             with self.sharing.claim():
                 history = self.recover()
-                if self.settle_twins(history):
+                if self.finish_twins(history):
                     continue
                 reason = self.reason_to_stop(history, deadline)
                 if reason is None and self.pool.free and history.may_begin(self.lag):
@@ -197,13 +197,13 @@ class Search:
                         self.begin(history, proposal, info, deadline)
                         continue
                     reason = "exhausted"
-            if reason is not None and not self._at_work and self.may_leave(reason, history):
+            if reason is not None and not self._at_work and self.may_stop(reason, history):
                 return reason
             finished = self.pool.wait(self.sharing.poll_interval)
             if finished is not None:
                 self.finish(finished, info, deadline)
 
-    def may_leave(self, reason: Reason, history: History) -> bool:
+    def may_stop(self, reason: Reason, history: History) -> bool:
         """Test if no other process is running a trial, which might have to be repeated."""
         return reason == "timeout" or not self.sharing.others(history)
 
@@ -258,13 +258,13 @@ class Search:
             self._twins[number] = (work, result.attrs["duplicate_of"])
             return
         self.sharing.ended(work.trial)
-        if not tell(self.study, work.trial, result):
-            self.listener.note(f"trial {number} was given up for lost and is done again elsewhere")
+        if not finish_trial(self.study, work.trial, result):
+            self.listener.note(f"trial {number} was marked as lost and is repeated by another process")
             return
         self.ran += "duplicate_of" not in result.attrs
         self.show(number, time.monotonic() - work.begun, info, deadline)
 
-    def settle_twins(self, history: History) -> bool:
+    def finish_twins(self, history: History) -> bool:
         """Give trials that waited for a twin its result; return whether there were any."""
         by_number = {trial.number: trial for trial in history.trials}
         over = [number for number, (_, leader) in self._twins.items() if by_number[leader].state.is_finished()]
@@ -275,7 +275,7 @@ class Search:
             if is_interrupted(leader):
                 mark_interrupted(self.study, [number])
             else:
-                tell(self.study, work.trial, duplicate(leading, result_of(leader)))
+                finish_trial(self.study, work.trial, duplicate(leading, result_of(leader)))
         return bool(over)
 
     def show(self, number: int, seconds: float, info: StudyInfo, deadline: float | None) -> None:

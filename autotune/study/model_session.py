@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,16 @@ class ModelSession:
         from autotune.models.source import resolve_model
 
         self.stage(f"loading {self.config.model}")
-        return resolve_model(self.config.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
+        source = resolve_model(self.config.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
+        if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
+            self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
+        for key, length in self.window_lengths().items():
+            check_window(key, length, source.positions, self.config.model)
+        return source
+
+    def window_lengths(self) -> dict[str, int]:
+        """Tokens of the longest sequence of each text, by the key in model.yaml that sets it."""
+        return window_length("calibration", self.config.calibration) if self.needs_calibration else {}
 
     @cached_property
     def model(self) -> Any:
@@ -142,7 +151,7 @@ class ModelSession:
                 samples=calibration.samples,
                 name=f"the calibration text {describe_source(calibration)}",
             )
-        self.stage(f"the model writes {calibration.samples} windows of {calibration.sequence_length} tokens")
+        self.stage(f"generating {calibration.samples} windows of {calibration.sequence_length} tokens with the model")
         with self.shared():
             return cached_windows(
                 self.store,
@@ -235,14 +244,53 @@ class ModelSession:
         except (AutotuneError, RuntimeError) as error:
             return error
 
+    def fitted(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Shorten the windows of a text's options to the model's positions; the number of tokens stays about equal."""
+        length, positions = int(options["sequence_length"]), self.source.positions
+        if positions is None or length <= positions:
+            return dict(options)
+        return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}
+
     @property
     def measuring_inputs(self) -> MeasuringInputs:
-        """Inputs of the measurements behind an allocation of formats."""
+        """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
         runtime = self.config.runtime
         return MeasuringInputs(
             self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
+        )
+
+
+LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
+"""Options of texts and evaluators that set how long a sequence is, in tokens."""
+
+
+def window_length(section: str, options: Any) -> dict[str, int]:
+    """Return the key in model.yaml that sets the length of a text's sequences, and their tokens; empty if none does."""
+    if windows := getattr(options, "tokens", None):  # they have their own length
+        return {f"{section}.tokens": max(map(len, windows))}
+    found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
+    return {key: length for key, length in found.items() if isinstance(length, int)}
+
+
+def check_window(key: str, length: int, positions: int | None, model: str) -> None:
+    """Refuse sequences that are longer than those that a model was made for.
+
+    Args:
+        key: the key in model.yaml that sets their length.
+        length: their tokens.
+        positions: tokens of the model's longest sequence; None is no limit.
+        model: its name.
+
+    Raises:
+        ConfigError: they are longer. Scores on them would show the missing positions, not the compression.
+    """
+    if positions is not None and length > positions:
+        raise ConfigError(
+            f"sequences of {length} tokens are longer than the {positions} positions of {model} (in its config.json), "
+            f"and predictions beyond them are meaningless. Set it to {positions} or less.",
+            key=key,
         )
 
 
@@ -254,7 +302,7 @@ def check_memory(limit: int | None, least: int) -> None:
     """
     if limit is not None and limit < least:
         raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the {least / 1e9:.2f} GB of the original model, which a worker has to "
-            "hold to compare others with it; `autotune plan` tells what a worker needs in all",
+            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
+            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
             key="study.memory_limit",
         )

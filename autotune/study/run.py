@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
+from autotune.models.intake import read_intake
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, front_trials, make_listener
 from autotune.study.session import Session
@@ -70,7 +71,7 @@ class StudyOutcome:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal stopped the search."""
+        """Return True if a signal stopped the search."""
         return self.reason == "interrupted"
 
     @property
@@ -99,7 +100,7 @@ def run_search(
         listener: receives the progress; by default a live display or plain lines on stderr.
         trials: number of trials of the whole study, without duplicates; default `config.study.trials`.
         timeout: seconds after which no further trial begins in this run; default `config.study.timeout`.
-        fresh: move an existing study aside and start anew.
+        fresh: move an existing study to another folder and start a new one.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         start_from: the folder of another study, whose front is tried first.
         callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
@@ -121,6 +122,8 @@ def run_search(
         with folder_lock(folder, fresh=fresh) as aside:
             if aside is not None:
                 listener.note(f"the old study is now in {aside}")
+            if intake := read_intake(config.model):
+                listener.note("\n".join(intake.lines()))
             with (
                 open_pool(config, open_session, listener) as pool,
                 stop_signals(pool),
@@ -170,7 +173,7 @@ def outcome_of(search: Search, history: History, reason: Reason, message: str, s
         message=message,
         finished=len(history.finished),
         failed=sum(trial.state.name == "FAIL" for trial in history.finished),
-        duplicates=sum("duplicate_of" in trial.user_attrs for trial in history.standing),
+        duplicates=sum("duplicate_of" in trial.user_attrs for trial in history.current),
         ran=search.ran,
         seconds=time.monotonic() - started,
         signal=search.signal,
@@ -309,7 +312,7 @@ def quiet_optuna() -> Iterator[None]:
 
 ATTRIBUTE = "report"
 """The study's attribute: ``fingerprint``, ``original``, ``overlaps``, ``notes``, and ``trials``, number as text ->
-``metrics`` or ``error``. A finished trial takes no more attributes, so the scores stand here."""
+``metrics`` or ``error``. Optuna refuses new attributes of finished trials, so the scores are stored in the study."""
 
 LARGEST_OVERLAP = 0.01
 """Share of a text that two sets may have in common without a note."""
@@ -339,7 +342,7 @@ def rescore_front(search: Search, listener: Listener) -> None:
                 listener.note(f"the texts of {pair} are not disjoint: {100 * share:.0f}% of the second is in the first")
         for note in record["notes"]:
             listener.note(f"no report text for {note}")
-        models = [settings_from(trial.user_attrs["settings"]) for trial in (missing if record["original"] else ())]
+        models = [Settings.from_dict(trial.user_attrs["settings"]) for trial in (missing if record["original"] else ())]
         if models:
             listener.stage(f"scoring the front on the report texts: {len(models)} models")
         for done, (index, scores) in enumerate(pool.report_scores(models), 1):
@@ -349,9 +352,3 @@ def rescore_front(search: Search, listener: Listener) -> None:
     except AutotuneError as error:  # for example, a worker died: the search's own results are not affected
         listener.note(f"the front could not be scored on the report texts: {error}")
     study.set_user_attr(ATTRIBUTE, record)
-
-
-def settings_from(data: Mapping[str, Any]) -> Settings:
-    """Read settings written by `Settings.as_dict`."""
-    lists = {name: tuple(data.get(name) or ()) for name in ("ignored_scope", "codebook")}
-    return Settings(**{**data, **lists})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.files import fingerprint
 from autotune.evaluation import Evaluator, Measurement, Metric, Reference
 from autotune.evaluation.stores import ScoreStore
-from autotune.study.model_session import ModelSession
+from autotune.study.model_session import ModelSession, window_length
 from autotune.study.storage.attributes import Description
 from autotune.study.storage.manifest import manifest
 from autotune.study.trials.held_out import ReportTexts
@@ -36,6 +36,13 @@ class Session(ModelSession):
         from autotune.evaluation.registry import create_evaluator
 
         return {name: create_evaluator(name, options) for name, options in self.config.evaluators.items()}
+
+    def window_lengths(self) -> dict[str, int]:
+        """See `ModelSession`; here also those of the evaluators."""
+        lengths = super().window_lengths()
+        for name, evaluator in self.evaluators.items():
+            lengths |= window_length(f"evaluators.{name}", getattr(evaluator, "options", None))
+        return lengths
 
     @property
     def metrics(self) -> Mapping[str, Metric]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Stage = Callable[[str], None]
 
 IN_MEMORY = "in-memory/model"
-"""The id in a configuration that stands for a model in memory."""
+"""Model id in a configuration for a model in memory."""
 
 SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts", "tokens"}
 """Options of a text source: one that is given replaces all of them."""
@@ -237,7 +237,7 @@ def compress_to_size(
     menus = make_menus(engine, settings, runtime_compressed=runtime_compressed)
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
-    short, full = (inputs.texts({**text, **windows}) for windows in (SHORT, FULL))
+    short, full = (inputs.texts(session.fitted({**text, **windows})) for windows in (SHORT, FULL))
     with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
         record = {"allocation": _record(allocator, point, max_size)}
@@ -329,9 +329,9 @@ def evaluation_config(
         file: a model.yaml, or None.
         reference: the original; None is the file's model.
         names: the evaluators to use; None is all of the file, or similarity and perplexity.
-        options: evaluator -> its options; None stands for an option that is not given.
+        options: evaluator -> its options; None means that an option is not given.
         cache: folder for what is computed once; None is the file's, or the default.
-        trust_remote_code: whether code that comes with the original may run, beside what the file says.
+        trust_remote_code: allow code that comes with the original to run, in addition to the setting in the file.
 
     Raises:
         UsageError: neither file nor reference, or an option for an evaluator that is not used.

@@ -56,7 +56,7 @@ def begin(
     return optuna.Trial(study, number), settings
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> bool:
+def finish_trial(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> bool:
     """Write a trial's result into the storage; its state last, so that a half-written trial still counts as running.
 
     Returns:
@@ -87,7 +87,7 @@ def write(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None
 
 
 def mark_interrupted(study: optuna.Study, numbers: Iterable[int]) -> None:
-    """Fail running trials whose process is gone; their points are tried again."""
+    """Fail running trials of ended processes; their points are tried again."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 

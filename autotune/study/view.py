@@ -104,7 +104,10 @@ class Study:
 
         plan = read_plan(self.folder, self._record(trial).plan)
         if plan is None:
-            raise StudyError(f"{self.folder}: the plan of trial {trial} is not in {self.folder / 'plans'}")
+            raise StudyError(
+                f"{self.folder}: the plan of trial {trial} is not in {self.folder / 'plans'}. If another machine "
+                "ran the trial, copy its plans into this folder"
+            )
         return plan_frame(plan)
 
     def answers(self, trial: int) -> pd.DataFrame:
@@ -207,7 +210,7 @@ class Study:
 
     def _record(self, trial: int) -> TrialRecord:
         if trial not in self.results.records:
-            raise UsageError(f"{self.folder} has no trial {trial}")
+            raise UsageError(f"{self.folder} has no trial {trial}; use a number from `study.trials`")
         return self.results.records[trial]
 
     def __repr__(self) -> str:
@@ -222,5 +225,9 @@ class Study:
 
 def _drawn(figure: Figure | None, needed: str) -> Figure:
     if figure is None:
+<<<<<<< HEAD
+        raise StudyError("no finished trial of this study has the values that this plot needs")
+=======
         raise StudyError(f"there is nothing to draw yet: this plot needs {needed}")
+>>>>>>> room-I
     return figure

@@ -139,13 +139,13 @@ def check_calibration(model: ov.Model, activations: Sequence[str], extracted: se
 
 
 def depends_on_input(node: ov.Node) -> bool:
-    pending, seen = [node], set()
+    pending, visited = [node], set()
     while pending:
         each = pending.pop()
         if each.get_type_name() == "Parameter":
             return True
-        if each.get_name() not in seen:
-            seen.add(each.get_name())
+        if each.get_name() not in visited:
+            visited.add(each.get_name())
             pending += [value.get_node() for value in each.input_values()]
     return False
 

@@ -61,7 +61,7 @@ def test_what_was_measured_once_is_found_in_the_bank(world: World, allocator: Al
 
 
 def test_the_table_keeps_to_its_tokens(world: World) -> None:
-    """What single measurements leave of the tokens goes into second ones, and no more."""
+    """Tokens that single measurements do not use go into second measurements, and no more."""
     once = world.texts.tokens
     count = len(world.menus.choices)
     frugal = Allocator(
@@ -80,12 +80,12 @@ def test_the_table_keeps_to_its_tokens(world: World) -> None:
 
 
 def test_a_weight_that_ruins_the_model_is_protected_and_named(world: World, allocator: Allocator) -> None:
-    """Where even eight bits of a weight cost a hundred times the usual, it stays as it is while there is room."""
+    """A weight whose 8-bit error is a hundred times the usual stays uncompressed while the size allows it."""
     name = next(iter(world.menus.choices))
-    ruined = {n: dict(m) for n, m in allocator.table.measured.items()}
+    expensive = {n: dict(m) for n, m in allocator.table.measured.items()}
     errors = {n: tuple(e) for n, e in allocator.table.errors.items()}
-    ruined[name] = {index: 5.0 for index, choice in enumerate(world.menus.choices[name]) if choice.variant}
-    table = ErrorTable(world.menus, errors, ruined)
+    expensive[name] = {index: 5.0 for index, choice in enumerate(world.menus.choices[name]) if choice.variant}
+    table = ErrorTable(world.menus, errors, expensive)
     watching = Allocator.__new__(Allocator)
     watching.table = table
     assert list(watching.collapsing()) == [name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import typer
 
 from autotune import api
+from autotune.cli.app import COMMANDS as COMMANDS_AND_EXAMPLES
 from autotune.cli.app import app, run
 from autotune.cli.compress import compress, given_settings
 from autotune.compression.settings import SETTINGS
@@ -95,6 +97,29 @@ def test_no_option_is_cut_off_at_80_columns(
     for parameter in command.params:
         assert parameter.param_type_name == "argument" or parameter.help, parameter.name
         assert parameter.param_type_name == "argument" or all(option in text for option in parameter.opts)
+
+
+@pytest.mark.parametrize(("_panel", "command", "example"), COMMANDS_AND_EXAMPLES)
+def test_examples_are_valid_and_fit_on_one_line(_panel: str, command: Any, example: str) -> None:
+    """Each example has the command's name and options that it accepts; it can be copied in one piece."""
+    program, name, *arguments = shlex.split(example)
+    assert (program, name) == ("autotune", command.__name__)
+    assert len(example) <= 76
+    if ">" in arguments:
+        del arguments[arguments.index(">") :]
+    typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_grouped_and_have_a_default(name: str) -> None:
+    """Every option is in a group, and has its default in words or as a value; switches are off by default."""
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            assert parameter.rich_help_panel, parameter.name
+            words = ("default", "Repeatable")
+            given = parameter.required or parameter.is_flag or parameter.default is not None
+            assert given or any(word in parameter.help.lower() or word in parameter.help for word in words), parameter
 
 
 def test_help_names_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:

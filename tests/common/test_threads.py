@@ -1,4 +1,4 @@
-"""How many threads a process takes: its share, and all cores for what the others wait for."""
+"""Number of threads of a process: its share, or all cores for work that the others wait for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from autotune.study.workers.child import Worker
 from autotune.study.workers.messages import Clock, receive
 
 
-@pytest.mark.parametrize(("told", "limit"), [("2", 2), ("", None), ("0", None), ("many", None)])
-def test_the_environment_tells_the_share(monkeypatch: pytest.MonkeyPatch, told: str, limit: int | None) -> None:
+@pytest.mark.parametrize(("value", "limit"), [("2", 2), ("", None), ("0", None), ("many", None)])
+def test_the_environment_tells_the_share(monkeypatch: pytest.MonkeyPatch, value: str, limit: int | None) -> None:
     """Anything but a number of threads is no limit."""
-    monkeypatch.setenv(ENVIRONMENT, told)
+    monkeypatch.setenv(ENVIRONMENT, value)
     assert thread_limit() == limit
     assert cores() == (limit or usable_cores())
 
@@ -33,9 +33,9 @@ def test_all_cores_lifts_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_has_all_cores_for_shared_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its trial's clock stands meanwhile."""
     monkeypatch.setenv(ENVIRONMENT, "1")
-    said = io.BytesIO()
-    with Worker(io.BytesIO(), said).shared():
+    output = io.BytesIO()
+    with Worker(io.BytesIO(), output).shared():
         assert cores() == usable_cores()
     assert cores() == 1
-    said.seek(0)
-    assert [receive(said), receive(said)] == [Clock(running=False), Clock(running=True)]
+    output.seek(0)
+    assert [receive(output), receive(output)] == [Clock(running=False), Clock(running=True)]

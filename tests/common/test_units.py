@@ -42,7 +42,7 @@ def test_a_duration_is_the_sum_of_its_parts(hours: int, minutes: int, seconds: i
     ("text", "seconds"), [("2h", 7200), ("90s", 90), ("1.5 days", 129600), (".5h", 1800), ("15 MIN", 900), (0.5, 0.5)]
 )
 def test_the_usual_durations(text: object, seconds: float) -> None:
-    """What people write for a timeout is understood."""
+    """Usual ways to write a timeout are accepted."""
     assert parse_duration(text) == seconds
 
 
@@ -89,7 +89,7 @@ def test_what_is_not_a_duration_is_refused(text: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "unit", "said"),
+    ("text", "unit", "message"),
     [
         ("5%", "%", "with <= or >="),
         ("< 5%", "%", "with <= or >="),
@@ -103,7 +103,7 @@ def test_what_is_not_a_duration_is_refused(text: object) -> None:
         ("<= much", None, "must be"),
     ],
 )
-def test_a_limit_that_does_not_fit_its_metric_is_refused(text: object, unit: str | None, said: str) -> None:
+def test_a_limit_that_does_not_fit_its_metric_is_refused(text: object, unit: str | None, message: str) -> None:
     """A limit without operator, or in a unit that its metric does not have, is refused with an example."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         parse_constraint(text, unit=unit)

@@ -30,7 +30,7 @@ PLAIN = st.recursive(
 
 @given(st.dictionaries(st.sampled_from("abcdef"), PLAIN))
 def test_plain_data_survives_yaml(data: dict[str, Any]) -> None:
-    """What is written as YAML reads back as it was, types included, here and in every YAML 1.1 reader."""
+    """Written YAML reads back with equal values and types, here and in every YAML 1.1 reader."""
     text = dump_yaml(data)
     source = parse_yaml(text)
     assert (source.data or {}) == data

@@ -228,7 +228,7 @@ def digest_of(model: ov.Model) -> str:
 def test_another_process_on_one_core_makes_the_same_bytes(
     llama: ov.Model, statistics: GetStatistics, tokens: Tokens, tmp_path: Path
 ) -> None:
-    """Statistics collected anew and variants computed anew, elsewhere and on one core, end in the same constants."""
+    """Statistics and variants computed again, in another folder and on one core, give the same constants."""
     ov.save_model(llama, tmp_path / "m.xml", compress_to_fp16=False)
     np.save(tmp_path / "tokens.npy", tokens)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -289,7 +289,7 @@ def test_same_bytes_in_another_layout_are_another_weight(tmp_path: Path) -> None
 def test_other_statistics_give_other_searched_variants_only(
     llama: ov.Model, statistics: GetStatistics, tokens: Tokens, tmp_path: Path
 ) -> None:
-    """What looks at activations depends on them; plain variants are reused whatever the text."""
+    """Variants that use activations depend on the text; plain variants are reused for every text."""
     cache = StatisticsCache(tmp_path / "statistics")
     bank = Bank()
 
@@ -393,7 +393,7 @@ def test_plans_of_another_model_are_refused(llama: ov.Model, statistics: GetStat
 
 
 def test_the_size_of_the_compressed_model_is_the_footprint(llama: ov.Model) -> None:
-    """Counting a model's distinct constants gives what the plan foretold."""
+    """Counting a model's distinct constants gives the size that the plan predicts."""
     engine = Engine(llama)
     for settings in EVERY_KIND[:7]:
         plan = engine.plan(settings)
@@ -404,5 +404,5 @@ def test_a_compressed_model_is_refused_as_an_original(llama: ov.Model) -> None:
     """A model without float weights has nothing to plan, and the message says what to name instead."""
     engine = Engine(llama)
     compressed = engine.apply(engine.plan(Settings()))
-    with pytest.raises(PlanError, match="name the original"):
+    with pytest.raises(PlanError, match="give the original model"):
         Engine(compressed).plan(Settings())

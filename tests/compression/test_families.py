@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in MODES if
 SETTINGS |= {name: {**INT4, **options} for name, options in ALGORITHMS.items()}
 
 LARGEST_ERROR = {"int8_asym": 0.04, "int8_sym": 0.04, "int3_sym": 0.9, "int2_sym": 1.5}
-"""Of the logits, relative; 0.5 where it is not said. Random weights bear coarse formats badly."""
+"""Of the logits, relative; 0.5 where it is not said. Random weights lose much in coarse formats."""
 
 Family = Callable[[str], "Original"]
 

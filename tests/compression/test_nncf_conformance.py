@@ -1,4 +1,4 @@
-"""What NNCF 3.4.0 makes of the same models, to the byte; NNCF is nothing but the yardstick here."""
+"""Comparison with NNCF 3.4.0 on the same models, to the byte."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def ours(model: ov.Model, **settings: Any) -> Content:
     return content(engine.apply(engine.plan(Settings(**settings))))
 
 
-def theirs(model: ov.Model, mode: str, **arguments: Any) -> Content:
+def nncf_content(model: ov.Model, mode: str, **arguments: Any) -> Content:
     return content(nncf.compress_weights(model, mode=getattr(nncf.CompressWeightsMode, mode.upper()), **arguments))
 
 
@@ -99,7 +99,7 @@ def theirs(model: ov.Model, mode: str, **arguments: Any) -> Content:
 def test_integers_scales_and_zero_points_equal_nncf(mode: str, group_size: int) -> None:
     """Every constant has NNCF's name, type, shape and bytes, on both sides of its threshold and in every layout."""
     arguments = {} if "int8" in mode else {"group_size": group_size}
-    expected = theirs(model_of_edge_cases(), mode, **arguments)
+    expected = nncf_content(model_of_edge_cases(), mode, **arguments)
     assert differing(ours(model_of_edge_cases(), mode=mode, group_size=group_size), expected) == []
 
 
@@ -108,7 +108,7 @@ def test_integers_scales_and_zero_points_equal_nncf(mode: str, group_size: int) 
 def test_codebooks_equal_nncf(table: tuple[float, ...], group_size: int) -> None:
     """A user's table, short or long, gives NNCF's indices, scales and table."""
     parameters = nncf.AdvancedCompressionParameters(codebook=np.array(table, np.float16))
-    expected = theirs(model_of_edge_cases(), "codebook", group_size=group_size, advanced_parameters=parameters)
+    expected = nncf_content(model_of_edge_cases(), "codebook", group_size=group_size, advanced_parameters=parameters)
     found = ours(model_of_edge_cases(), mode="codebook", group_size=group_size, codebook=table)
     assert differing(found, expected) == []
 
@@ -218,7 +218,7 @@ def test_backup_formats_equal_nncf(mode: str, backup: str | None) -> None:
     arguments = {} if backup is None else {"backup_mode": getattr(nncf.BackupMode, backup.upper())}
     sizes = {} if FORMATS[mode].fixed_group_size else {"group_size": 32}
     for build in (embedded, tied):
-        expected = theirs(build(), mode, **arguments, **sizes)
+        expected = nncf_content(build(), mode, **arguments, **sizes)
         found = ours(build(), mode=mode, backup_mode=backup, **sizes)
         differ = differing(found, expected)
         assert not differ if mode != "nvfp4" else {"H", "E", "H/scale", "E/scale"}.isdisjoint(differ)
@@ -237,7 +237,7 @@ def test_embedding_last_layer_and_convolutions_equal_nncf(
     build: Callable[[], ov.Model], all_layers: bool, backup: str
 ) -> None:
     """Backup goes to the layers that NNCF gives it to, and what stays float stays so in both."""
-    expected = theirs(
+    expected = nncf_content(
         build(),
         "int4_sym",
         group_size=32,
@@ -258,7 +258,7 @@ def uneven_chain() -> ov.Model:
 @pytest.mark.parametrize("all_layers", [False, True])
 def test_ratio_without_data_picks_the_layers_that_nncf_picks(ratio: float, all_layers: bool) -> None:
     """On float32 weights, where NNCF's own metric ranks by numbers alone, the same layers get four bits."""
-    expected = theirs(uneven_chain(), "int4_asym", group_size=32, ratio=ratio, all_layers=all_layers)
+    expected = nncf_content(uneven_chain(), "int4_asym", group_size=32, ratio=ratio, all_layers=all_layers)
     found = ours(uneven_chain(), mode="int4_asym", group_size=32, ratio=ratio, all_layers=all_layers)
     assert differing(found, expected) == []
 
@@ -275,11 +275,11 @@ def dissimilar_layers() -> ov.Model:
 @pytest.mark.parametrize("all_layers", [False, True])
 @pytest.mark.parametrize("metric", DATA_METRICS)
 def test_ratio_with_data_picks_the_layers_that_nncf_picks(metric: str, all_layers: bool, tmp_path: Path) -> None:
-    """The four metrics that look at activations rank float32 weights as NNCF does on the same windows."""
+    """The four metrics that use activations rank float32 weights as NNCF does on the same windows."""
     tokens = np.random.default_rng(3).integers(0, 50, (5, 8), dtype=np.int64)
     picks = set()
     for ratio in (0.3, 0.5, 0.7, 0.9):
-        expected = theirs(
+        expected = nncf_content(
             dissimilar_layers(),
             "int4_sym",
             group_size=32,
@@ -308,7 +308,7 @@ def test_ratio_with_data_picks_the_layers_that_nncf_picks(metric: str, all_layer
 def test_ratio_zero_gives_no_layer_four_bits() -> None:
     """Zero means none here; NNCF reads it as not given and gives four bits to all."""
     found = ours(uneven_chain(), mode="int4_asym", group_size=32, ratio=0)
-    expected = theirs(uneven_chain(), "int4_asym", group_size=32, ratio=0)
+    expected = nncf_content(uneven_chain(), "int4_asym", group_size=32, ratio=0)
     assert {found[f"W{i}"][0] for i in range(5)} == {"u8"}
     assert {expected[f"W{i}"][0] for i in range(4)} == {"u4"}
 
@@ -317,15 +317,15 @@ def test_ratio_zero_gives_no_layer_four_bits() -> None:
 def test_ignored_weights_equal_nncf(pattern: str) -> None:
     """A weight ignored by its own name, its operation's, or a pattern, is left out of both in the same way."""
     scope = nncf.IgnoredScope(patterns=[pattern]) if "[" in pattern else nncf.IgnoredScope(names=[pattern])
-    expected = theirs(uneven_chain(), "int4_sym", group_size=32, ratio=0.7, ignored_scope=scope)
+    expected = nncf_content(uneven_chain(), "int4_sym", group_size=32, ratio=0.7, ignored_scope=scope)
     found = ours(uneven_chain(), mode="int4_sym", group_size=32, ratio=0.7, ignored_scope=(pattern,))
     assert differing(found, expected) == []
 
 
 def test_adjusted_group_sizes_equal_nncf() -> None:
-    """Where the group size does not divide, the same smaller one is taken, and backup where there is none."""
+    """If the group size does not divide, both use the same smaller one, or the backup mode if there is none."""
     weights = [normal(40, 192), normal(64, 40), normal(32, 64), normal(8, 32)]
     parameters = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
-    expected = theirs(chain(weights), "int4_sym", group_size=128, advanced_parameters=parameters)
+    expected = nncf_content(chain(weights), "int4_sym", group_size=128, advanced_parameters=parameters)
     assert differing(ours(chain(weights), mode="int4_sym", group_size=128), expected) == []
     assert {name: value[1] for name, value in expected.items() if name == "W0"} == {"W0": (40, 3, 64)}

@@ -64,7 +64,7 @@ def test_int8_modes_take_every_weight(mode: str) -> None:
 
 
 def test_backup_none_leaves_weights_as_they_are() -> None:
-    """What does not get the mode gets nothing."""
+    """Weights outside the mode stay uncompressed."""
     assert set(modes(plan(language_model(), mode="int4_sym", group_size=16, backup_mode="none"))) == {"W0", "W1", "W2"}
     assert modes(plan(language_model(), mode="int4_sym", group_size=16, ratio=0, backup_mode="none")) == {}
 
@@ -259,7 +259,7 @@ def test_settings_that_cannot_be_are_refused_by_key(settings: dict[str, Any], ke
 
 @pytest.mark.parametrize("algorithm", ["gptq", "scale_estimation"])
 def test_algorithms_without_a_text_are_refused(algorithm: str) -> None:
-    """What looks at activations needs a calibration text, and the message says so."""
+    """Settings that use activations need a calibration text, and the message says so."""
     with pytest.raises(PlanError, match="calibration text"):
         plan(language_model(), mode="int4_sym", group_size=16, **{algorithm: True})
 
@@ -273,7 +273,7 @@ def test_default_metric_looks_at_data_where_there_is_some(statistics: Callable[[
 
 
 def test_planning_without_need_collects_no_statistics() -> None:
-    """Where nothing is to be chosen, a calibration text is not even looked at."""
+    """If there is nothing to choose, no statistics are read."""
 
     def refuse() -> Statistics:
         pytest.fail("statistics were collected")
@@ -332,6 +332,9 @@ def test_keys_differ_exactly_where_models_differ() -> None:
     ]
     for settings, change in same:
         assert engine.plan(replace(settings, **change)).key == engine.plan(settings).key
+    scaled = replace(plans[0], awq={"x:0": "merged"})
+    others = [plans[0], replace(scaled, awq={"x:0": "inserted"}), replace(scaled, awq_data_free=True)]
+    assert len({plan.key for plan in (scaled, *others)}) == 4
 
 
 def test_plan_is_pure() -> None:
@@ -353,7 +356,7 @@ def test_weights_without_activations_are_rounded(statistics: Callable[[], Statis
 
 
 def test_awq_without_a_place_is_noted() -> None:
-    """Where no scale can be merged, AWQ changes nothing and the plan says so: it is the plan without."""
+    """If no scale can be merged, the plan equals the plan without AWQ, and has a note."""
     engine = Engine(
         chain([normal(32, 32), normal(8, 32, seed=1)])
     )  # nothing stands before the first, the last has 8 bits

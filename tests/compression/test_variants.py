@@ -92,10 +92,10 @@ def test_scaled_weights_are_compressed_as_what_they_become(estimated: bool) -> N
     columns = np.exp(rng.normal(size=64)).astype(np.float32)
     rows = np.exp(rng.normal(size=8)).astype(np.float32)
     variant = Variant("int4_asym", 32, scale_estimation=estimated)
-    seen = moment if estimated else None
-    treated = packed(values, variant, Treatment(columns, rows, seen))
-    plain = packed(values * columns / rows[:, None], variant, Treatment(second_moment=seen))
-    assert same(treated, plain)
+    statistics = moment if estimated else None
+    found = packed(values, variant, Treatment(columns, rows, statistics))
+    plain = packed(values * columns / rows[:, None], variant, Treatment(second_moment=statistics))
+    assert same(found, plain)
 
 
 def losing(name: str) -> bool:
@@ -161,7 +161,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, storage: str, mod
     values[2, 5] = value
     model = chain([values], storage=storage)
     (weight,) = find_weights(model)
-    with pytest.raises(CompressionError, match="W0: holds values that are not finite"):
+    with pytest.raises(CompressionError, match="W0: contains NaN or infinite values"):
         compress_weight(rows_of_constant(constants(model)["W0"], weight), Variant(mode), Treatment())
 
 

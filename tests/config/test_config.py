@@ -137,7 +137,7 @@ def test_a_good_file_is_read_as_it_is_meant(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_model_alone_is_enough(folder: Path) -> None:
-    """Everything but the model has a default, as DESIGN has it."""
+    """Every key but the model has a default."""
     config = load_config(write(folder, "model: HuggingFaceTB/SmolLM2-135M\n"))
     assert config.model == "HuggingFaceTB/SmolLM2-135M"
     assert config.output == Path.cwd() / "reports" / "smollm2-135m"
@@ -224,7 +224,7 @@ def test_overrides_win_over_the_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("study.trials=-1", "--set study.trials: must be at least 1, got -1"),
         ("study.trails=3", "--set study.trails: unknown key (did you mean 'trials'?)"),
@@ -238,11 +238,11 @@ def test_overrides_win_over_the_file(folder: Path) -> None:
         ("evaluators.perplexity.path=nope.txt", "--set evaluators.perplexity.path: no such file"),
     ],
 )
-def test_a_wrong_override_names_itself(folder: Path, override: str, said: str) -> None:
+def test_a_wrong_override_names_itself(folder: Path, override: str, message: str) -> None:
     """An error that comes from the command line says --set and the key, not a line of the file."""
     with pytest.raises(ConfigError) as caught:
         load_config(write(folder, GOOD), [override])
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert caught.value.file is None
 
 
@@ -284,7 +284,7 @@ WRONG_VALUES = [
     ("space: quick", "space: {mode: nf4, ratio: [1.5]}", "space.ratio[0]", "between 0 and 1, got 1.5"),
     ("space: quick", "space: {mode: nf4, awq: []}", "space.awq", "no choices"),
     ("space: quick", "space: {mode: nf4, awq: [on, off]}", "space.awq[0]", "write true"),
-    ("space: quick", "space: {mode: int8_asym, ratio: 0.8}", "space.ratio", "ratio means nothing"),
+    ("space: quick", "space: {mode: int8_asym, ratio: 0.8}", "space.ratio", "ratio has no effect"),
     ("space: quick", "space: {mode: mxfp4, group_size: 64}", "space.group_size", "mxfp4 has group size 32"),
     ("space: quick", "space: {mode: nf4, lora_rank: 0}", "space.lora_rank", "at least 1"),
     (
@@ -299,11 +299,16 @@ WRONG_VALUES = [
     ("path: texts/calibration.txt", "path: texts", "calibration.path", "is a folder"),
     ("path: texts/calibration.txt", "path: 5", "calibration.path", "the path of a text file"),
     ("path: texts/calibration.txt, ", "", "calibration", "needs a text: path (a text file), dataset"),
-    ("calibration: {path", "calibration: {dataset: a/b, split: train, path", "calibration.path", "keep one of the two"),
+    (
+        "calibration: {path",
+        "calibration: {dataset: a/b, split: train, path",
+        "calibration.path",
+        "remove one of the two",
+    ),
     ("calibration: {path", "calibration: {split: train, path", "calibration.split", "belongs to a dataset"),
     ("path: texts/calibration.txt", "dataset: a/b", "calibration.dataset", "needs a split"),
     ("path: texts/calibration.txt", "dataset: ./rows", "calibration.dataset", "no such file or folder"),
-    ("calibration: {path", "calibration: {synthetic: true, path", "calibration.path", "beside synthetic: true"),
+    ("calibration: {path", "calibration: {synthetic: true, path", "calibration.path", "combined with synthetic: true"),
     ("samples: 8", "samples: 0", "calibration.samples", "must be at least 1, got 0"),
     ("sequence_length: 64}\nspace", "sequence_length: 1}\nspace", "calibration.sequence_length", "at least 2, got 1"),
     ("  similarity:", "  similarty:", "evaluators.similarty", "Did you mean similarity"),
@@ -349,9 +354,9 @@ WRONG_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "key", "said"), WRONG_VALUES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("old", "new", "key", "message"), WRONG_VALUES, ids=lambda value: str(value)[:40])
 def test_a_wrong_value_is_refused_with_line_and_key(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, key: str | None, said: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, key: str | None, message: str
 ) -> None:
     """One wrong value makes one paragraph: file, line, key, what was got, what is allowed, the nearest right name."""
     monkeypatch.chdir(folder)
@@ -365,12 +370,12 @@ def test_a_wrong_value_is_refused_with_line_and_key(
     if key is not None:
         assert error.line == line_of(text, key)
     assert str(error).startswith(f"{path}:{error.line}: {f'{key}: ' if key else ''}")
-    assert said in str(error)
+    assert message in str(error)
     assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ("", None, "is empty; `autotune init MODEL`"),
         ("# nothing yet\n", None, "is empty"),
@@ -387,13 +392,13 @@ def test_a_wrong_value_is_refused_with_line_and_key(
         ("space: int4\n", 1, "model: is missing"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(folder: Path, text: str, line: int | None, said: str) -> None:
+def test_a_file_that_is_no_configuration_is_refused(folder: Path, text: str, line: int | None, message: str) -> None:
     """A file that is empty, not YAML or not a mapping is refused with the line where it goes wrong, and a hint."""
     path = write(folder, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert (caught.value.file, caught.value.line) == (path, line)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -408,7 +413,7 @@ def test_a_file_that_cannot_be_read_is_refused(folder: Path) -> None:
 
 
 def test_every_problem_is_told_at_once(folder: Path) -> None:
-    """The first problem of the file is told in full, the others briefly after it, in the order of their lines."""
+    """The first problem of the file is reported in full, the others briefly after it, in the order of their lines."""
     text = (
         GOOD.replace("trials: 3", "trials: 0")
         .replace("quick", "quik")
@@ -448,14 +453,14 @@ def test_report_texts_are_laid_over_the_searchs(folder: Path) -> None:
     assert load_config(write(folder, config.to_yaml())).report == config.report
     assert load_config(write(folder, GOOD + "report: false\n")).report is False
     assert load_config(write(folder, GOOD)).report is None
-    for wrong, said in (
+    for wrong, message in (
         ("{perplexit: {path: texts/search.txt}}", "did you mean 'perplexity'"),
         ("{perplexity: {path: texts/nowhere.txt}}", "nowhere.txt"),
         ("{perplexity: {}}", "must be a mapping of options"),
         ("[perplexity]", "must be false or a mapping"),
         ("true", "must be false or a mapping"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             load_config(write(folder, f"{GOOD}report: {wrong}\n"))
 
 
@@ -521,7 +526,7 @@ def test_several_models_are_several_studies(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "said"),
+    ("models", "message"),
     [
         ("models: []", "must be a list of models"),
         ("models: ./llama", "must be a list of models"),
@@ -530,14 +535,14 @@ def test_several_models_are_several_studies(folder: Path) -> None:
         ("models: [./llama, ./lama]", "no such folder"),
     ],
 )
-def test_wrong_lists_of_models_are_refused(folder: Path, models: str, said: str) -> None:
+def test_wrong_lists_of_models_are_refused(folder: Path, models: str, message: str) -> None:
     """With the file and the line."""
-    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         load_configs(write(folder, GOOD.replace("model: ./llama", models)))
     assert "model.yaml:1" in str(caught.value)
 
 
 def test_commands_for_one_study_say_so(folder: Path) -> None:
     """`load_config` names the command that takes several models."""
-    with pytest.raises(ConfigError, match="`autotune search` alone"):
+    with pytest.raises(ConfigError, match="only `autotune search`"):
         load_config(write(folder, GOOD.replace("model: ./llama", "models: [./llama]")))

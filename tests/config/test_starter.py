@@ -11,7 +11,7 @@ import pytest
 from autotune.config.config import Config, load_config
 from autotune.config.starter import Sources, starter_yaml
 from autotune.evaluation import registry
-from autotune.models.hub import Facts, look_at
+from autotune.models.intake import Intake, read_intake
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_loads_as_it_is_and_says_the_defaults(tmp_path: Path) -> None:
-    """What init writes is valid, and equal to naming the model alone: it only spells out the defaults."""
+    """A starter file is valid and equal to one with the model alone: it only spells out the defaults."""
     (tmp_path / "model.yaml").write_text(starter_yaml("HuggingFaceTB/SmolLM2-135M"), encoding="utf-8")
     (tmp_path / "short.yaml").write_text("model: HuggingFaceTB/SmolLM2-135M\n", encoding="utf-8")
     assert load_config(tmp_path / "model.yaml") == load_config(tmp_path / "short.yaml")
@@ -84,18 +84,30 @@ def test_it_fits_the_model_and_the_machine(tmp_path: Path) -> None:
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     with (tmp_path / "m" / "model.safetensors").open("wb") as stream:
-        stream.truncate(14_000_000_000)  # a sparse file
-    facts = look_at(str(tmp_path / "m"))
-    assert facts == Facts(14_000_000_000, 7_000_000_000, 151936, 256, True)
-    text = starter_yaml("./m", facts, {"usable_cores": 2, "memory": 24_000_000_000})
-    for said in (
+        tensor = {"dtype": "BF16", "shape": [70_000, 100_000], "data_offsets": [0, 14_000_000_000]}
+        header = json.dumps({"w": tensor}).encode()
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + 14_000_000_000)  # a sparse file
+    intake = read_intake(str(tmp_path / "m"))
+    assert intake is not None
+    assert intake == Intake(
+        str(tmp_path / "m"),
+        parameters=7_000_000_000,
+        stored=8 + len(header) + 14_000_000_000,
+        dtype="bfloat16",
+        vocabulary=151936,
+        positions=256,
+        chat=True,
+    )
+    text = starter_yaml("./m", intake, {"usable_cores": 2, "memory": 24_000_000_000})
+    for message in (
         "7,000 million parameters",
         "151,936 tokens",
         "more than this machine has",
         "chat template",
         '4.340 GB"',
     ):
-        assert said in text
+        assert message in text
     assert max(map(len, text.splitlines())) <= 120
     (tmp_path / "model.yaml").write_text(text)
     loaded = load_config(tmp_path / "model.yaml")
@@ -106,4 +118,4 @@ def test_it_fits_the_model_and_the_machine(tmp_path: Path) -> None:
 def test_a_broken_model_still_gets_its_file(tmp_path: Path) -> None:
     """A first look never fails."""
     (tmp_path / "config.json").write_text("{")
-    assert look_at(str(tmp_path)) is None
+    assert read_intake(str(tmp_path)) is None

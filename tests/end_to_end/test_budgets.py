@@ -42,7 +42,7 @@ def run(place: Path) -> Command:
 
 
 def test_a_study_spends_budgets_beside_ratios(place: Path, run: Command) -> None:
-    """Each budget's plan keeps its budget, none is beaten at its size, and the report says so and shows the errors."""
+    """Each budget's plan keeps its budget, none is dominated at its size, and the report shows it and the errors."""
     planned = run("plan", "model.yaml")
     assert planned.returncode == 0, planned.stderr
     assert "budgets wait for errors" in planned.stdout

@@ -29,8 +29,8 @@ def compressed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path, ow
             *("--sequence-length", "32", "--json"),
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["footprint"] == (folder / "model" / "openvino_model.bin").stat().st_size
+        output = json.loads(done.stdout)
+        assert output["footprint"] == (folder / "model" / "openvino_model.bin").stat().st_size
 
     return built_once(tmp_path_factory, "compressed", compress) / "model"
 
@@ -106,9 +106,9 @@ def test_a_folder_with_a_users_codebook_loads(tmp_path: Path, tiny_llama_hf: Pat
         *("--codebook", str(tmp_path / "table.json"), "--json"),
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["footprint"] == (tmp_path / "model" / "openvino_model.bin").stat().st_size
-    assert told["expanded_percent"] > 50
+    output = json.loads(done.stdout)
+    assert output["footprint"] == (tmp_path / "model" / "openvino_model.bin").stat().st_size
+    assert output["expanded_percent"] > 50
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optimum's and torch's own
         from optimum.intel import OVModelForCausalLM
@@ -135,17 +135,17 @@ def test_the_plugin_keeps_the_weights_compressed(compressed: Path) -> None:
 def test_the_most_accurate_model_of_a_size_is_found_by_one_command(
     tmp_path: Path, tiny_llama_hf: Path, run: Command
 ) -> None:
-    """It keeps the size, and says what it measured and which uniform settings it beats."""
+    """It keeps the size, and prints its measurement and the uniform settings that it improves on."""
     out = tmp_path / "model"
     text = ("--text", "search.txt", "--calibration", "calibration.txt", "--samples", "8", "--sequence-length", "32")
     done = run("compress", str(tiny_llama_hf), str(out), "--max-size", "80 kB", *text, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["footprint"] == (out / "openvino_model.bin").stat().st_size <= 80_000
+    output = json.loads(done.stdout)
+    assert output["footprint"] == (out / "openvino_model.bin").stat().st_size <= 80_000
     found = json.loads((out / "autotune.json").read_text(encoding="utf-8"))["allocation"]
-    assert found["footprint"] == told["footprint"]
+    assert found["footprint"] == output["footprint"]
     assert all(found["kl_divergence"]["value"] <= one["kl_divergence"]["value"] for one in found["uniform"])
-    assert any(note.startswith("KL divergence") for note in told["notes"])
+    assert any(note.startswith("KL divergence") for note in output["notes"])
 
     refused = run("compress", str(tiny_llama_hf), str(tmp_path / "other"), "--max-size", "1 kB", *text)
     assert refused.returncode == 2

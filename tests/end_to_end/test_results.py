@@ -1,4 +1,4 @@
-"""What is done with a finished study: export, reproduce, compare."""
+"""Commands on a finished study: export, reproduce, compare."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_optimum_and_genai_agree_on_an_exported_folder(exported: tuple[Path, str
 
 
 def test_every_trial_has_the_same_bytes_again(searched: Done, workplace: Path, run: Command) -> None:
-    """Built anew from the inputs alone, whatever the algorithms."""
+    """Rebuilt from the inputs alone, with any algorithms."""
     complete = [row for row in rows(workplace / "study") if row["state"] == "COMPLETE"]
     chosen = [row for row in complete if row["awq"] == "True" or row["scale_estimation"] == "True"][:1] + complete[:1]
     for row in chosen:
@@ -117,7 +117,7 @@ def test_every_algorithm_has_the_same_bytes_again(
 
     space = {"mode": ["int4_asym", "nf4", "mxfp4", "int3_sym"], "group_size": [32, 64], "ratio": [0.6, 1.0]}
     space |= {name: [False, True] for name in ALGORITHMS}
-    # Without racing, which would stop those that are beaten before they are complete.
+    # Without racing, which would stop dominated ones before they are complete.
     study = {"trials": 10, "seed": 3, "workers": 0, "sampler": "random", "racing": False}
     write_config(tmp_path, tiny_llama_hf, space=space, study=study)
     done = run("search", "model.yaml", folder=tmp_path)

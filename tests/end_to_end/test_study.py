@@ -99,8 +99,8 @@ def test_where_every_score_is_known_no_model_is_made(
     report = (workplace / "study" / "report.md").read_text(encoding="utf-8")
     assert "report texts" in report
     columns = ("plan", "state", "kl_divergence", "similarity", "report_kl_divergence")
-    mine, theirs = rows(tmp_path / "study"), rows(workplace / "study")
-    assert [[row[name] for name in columns] for row in mine] == [[row[name] for name in columns] for row in theirs]
+    own, others = rows(tmp_path / "study"), rows(workplace / "study")
+    assert [[row[name] for name in columns] for row in own] == [[row[name] for name in columns] for row in others]
     kept = (tmp_path / "cache" / "bank").rglob("*.safetensors")
     assert not [file for file in kept if "weight" in read_tensors(file)]
 
@@ -117,8 +117,8 @@ def test_without_its_scores_a_study_is_the_same(
     counts = r"variants 0 computed, [1-9]\d* reused; scores [1-9]\d* measured, 0 known"
     assert re.search(counts, done.stderr), done.stderr
     columns = ("plan", "state", "kl_divergence", "similarity", "footprint", "on_front")
-    mine, theirs = rows(tmp_path / "study"), rows(workplace / "study")
-    assert [[row.get(name) for name in columns] for row in mine] == [[r.get(name) for name in columns] for r in theirs]
+    own, others = rows(tmp_path / "study"), rows(workplace / "study")
+    assert [[row.get(name) for name in columns] for row in own] == [[r.get(name) for name in columns] for r in others]
 
 
 def test_a_killed_search_goes_on_without_repeating_a_trial(

@@ -85,7 +85,7 @@ def test_a_short_file_is_noticed(tmp_path: Path, kept: float) -> None:
 
 
 def test_a_failed_computation_leaves_nothing(tmp_path: Path) -> None:
-    """When the reference cannot be computed no file appears, and the next attempt starts anew."""
+    """If the computation of a reference fails, no file appears, and the next attempt starts again."""
     store = ReferenceStore(tmp_path)
     with pytest.raises(ZeroDivisionError):
         store.get_or_create("key", lambda: {"a": np.array([1 // 0])})

@@ -97,7 +97,7 @@ def test_sampled_tokens_are_drawn_from_the_tail_in_proportion() -> None:
 
 @pytest.mark.usefixtures("kept_in_part")
 def test_a_tail_without_probability_does_no_harm() -> None:
-    """Where the top tokens hold everything, the tail adds nothing, on either side."""
+    """If the top tokens have all the probability, the tail adds nothing, on either side."""
     original = np.full((1, 40), -200.0, np.float32)
     original[0, :4] = 0.0
     candidate = original.copy()

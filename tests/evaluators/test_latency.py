@@ -49,7 +49,7 @@ def test_both_models_run_in_processes_of_their_own(tiny_llama: Path, tmp_path: P
 
 
 def test_a_ratio_is_between_rounds_taken_together() -> None:
-    """What disturbs both models of a round alike does not disturb their ratio."""
+    """Load that affects both models of a round alike does not change their ratio."""
     originals = np.array([[1.0, 10.0, 100.0], [4.0, 2.5, 100.0], [2.0, 5.0, 100.0]])
     scores = _measurements(originals, originals * [0.5, 2.0, 0.25])
     assert scores["first_token_ratio"].value == pytest.approx(0.5)
@@ -61,15 +61,15 @@ def test_a_ratio_is_between_rounds_taken_together() -> None:
 
 def test_an_original_without_a_file_is_an_error(tmp_path: Path) -> None:
     """Latency needs two files; one that is missing is said to be, before and after."""
-    with pytest.raises(EvaluationError, match="compiled from its file"):
+    with pytest.raises(EvaluationError, match="needs the original as a file"):
         Latency().reference(At(None))
-    gone = {"path": np.frombuffer(b"/nowhere/openvino_model.xml", np.uint8), "rounds": np.ones((2, 3))}
+    missing = {"path": np.frombuffer(b"/nowhere/openvino_model.xml", np.uint8), "rounds": np.ones((2, 3))}
     with pytest.raises(EvaluationError, match="no longer at /nowhere"):
-        Latency().evaluate(At(None), gone)
+        Latency().evaluate(At(None), missing)
 
 
 def test_a_model_that_cannot_be_run_is_an_error(tmp_path: Path) -> None:
-    """The worker's last words are passed on."""
+    """The last line of the worker's stderr is in the message."""
     broken = tmp_path / "openvino_model.xml"
     broken.write_text("<net/>")
     with pytest.raises(EvaluationError, match="cannot be run as deployed on CPU"):

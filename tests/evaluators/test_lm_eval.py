@@ -85,13 +85,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tiny_llama: Path) -> Iterator[OpenVINOLanguageModel]:
     from transformers import AutoTokenizer
 
-    with OpenVINOLanguageModel(tiny_llama, AutoTokenizer.from_pretrained(tiny_llama)) as opened:
-        yield opened
+    with OpenVINOLanguageModel(tiny_llama, AutoTokenizer.from_pretrained(tiny_llama)) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="module")
-def theirs(tiny_llama_hf: Path, tasks: Path) -> dict[str, Any]:
-    """What lm_eval itself says about the same weights in PyTorch."""
+def peer(tiny_llama_hf: Path, tasks: Path) -> dict[str, Any]:
+    """Scores of lm_eval for the same weights in PyTorch."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -105,32 +105,32 @@ def theirs(tiny_llama_hf: Path, tasks: Path) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_word_perplexity_equals_lm_evals(model: Any, theirs: dict[str, Any], tmp_path: Path) -> None:
+def test_word_perplexity_equals_lm_evals(model: Any, peer: dict[str, Any], tmp_path: Path) -> None:
     """On the same documents, within 0.1%."""
     text = tmp_path / "pages.txt"
     text.write_text("".join(PAGES))
     evaluator = WordPerplexity(path=text, max_length=64)
     assert evaluator._documents == PAGES
     value = evaluator.original(evaluator.reference(model))["word_perplexity"].value
-    assert value == pytest.approx(theirs["pages"]["word_perplexity,none"], rel=1e-3)
+    assert value == pytest.approx(peer["pages"]["word_perplexity,none"], rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lambada_equals_lm_evals(model: Any, theirs: dict[str, Any], tasks: Path) -> None:
+def test_lambada_equals_lm_evals(model: Any, peer: dict[str, Any], tasks: Path) -> None:
     """On the same passages the accuracy is the same and the perplexity within 0.5%."""
     evaluator = Lambada(path=tasks / "words.jsonl")
     scores = evaluator.original(evaluator.reference(model))
-    assert scores["lambada_accuracy"].value == theirs["words"]["acc,none"]
-    assert scores["lambada_perplexity"].value == pytest.approx(theirs["words"]["perplexity,none"], rel=5e-3)
+    assert scores["lambada_accuracy"].value == peer["words"]["acc,none"]
+    assert scores["lambada_perplexity"].value == pytest.approx(peer["words"]["perplexity,none"], rel=5e-3)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_adapter_gives_lm_evals_scores(model: Any, theirs: dict[str, Any], tasks: Path) -> None:
+def test_the_adapter_gives_lm_evals_scores(model: Any, peer: dict[str, Any], tasks: Path) -> None:
     """Likelihoods, choices and written answers, through OpenVINO, score as on the PyTorch model."""
     evaluator = LmEval(tasks=("choices", "written"), include_path=tasks, max_length=64)
     reference = evaluator.reference(model)
-    assert reference["choices"].mean() == theirs["choices"]["acc,none"]
-    assert reference["written"].mean() == theirs["written"]["exact_match,none"]
+    assert reference["choices"].mean() == peer["choices"]["acc,none"]
+    assert reference["written"].mean() == peer["written"]["exact_match,none"]
     score = evaluator.original(reference)["task_score"]
     assert score.value == np.mean([reference["choices"].mean(), reference["written"].mean()])
     same = evaluator.evaluate(model, reference)

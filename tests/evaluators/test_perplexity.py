@@ -104,7 +104,7 @@ def test_the_originals_perplexity_is_its_own(text: Path) -> None:
 
 
 def test_a_single_window_has_no_standard_error(text: Path) -> None:
-    """From one window no error can be told."""
+    """One window has no standard error."""
     evaluator = Perplexity(path=text, sequence_length=32, samples=1)
     scores = evaluator.evaluate(FakeLanguageModel(noise=0.4), evaluator.reference(FakeLanguageModel()))
     assert {score.stderr for score in scores.values()} == {None}
@@ -146,7 +146,7 @@ def test_the_models_own_text_has_more_of_it() -> None:
 
 
 def test_the_noise_of_another_batch_shape_is_measured(text: Path) -> None:
-    """What the original differs from itself, run window by window, is told with every score it concerns."""
+    """The difference of the original from itself, run window by window, is part of every score it concerns."""
 
     class Shaky(FakeLanguageModel):
         """Its logits depend on what runs together, as those of a real model do in the last digits."""
@@ -200,7 +200,7 @@ def test_another_models_reference_is_refused(text: Path) -> None:
 def test_a_large_reference_is_announced(
     text: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A reference of gigabytes is told, with the option that makes it smaller."""
+    """A reference of gigabytes is logged, with the option that makes it smaller."""
     monkeypatch.setattr(perplexity, "_LARGE_REFERENCE", 1)
     Perplexity(path=text, sequence_length=32).reference(FakeLanguageModel())
     assert "option samples" in caplog.text
@@ -230,6 +230,6 @@ def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) ->
 
 
 def test_synthetic_text_needs_a_number_of_windows() -> None:
-    """How much the model is to write is not guessed."""
-    with pytest.raises(ValueError, match="needs samples beside synthetic"):
+    """Synthetic texts without a number of samples are refused."""
+    with pytest.raises(ValueError, match="synthetic: true needs samples"):
         Perplexity(synthetic=True)

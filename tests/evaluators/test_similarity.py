@@ -71,26 +71,28 @@ def test_scores_are_those_of_the_definition() -> None:
     tokenizer = original.tokenizer
     prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     ours = [original.greedy(prompt, 24) for prompt in prompts]
-    theirs = [candidate.greedy(prompt, 24) for prompt in prompts]
-    assert ours != theirs
+    answers = [candidate.greedy(prompt, 24) for prompt in prompts]
+    assert ours != answers
     embed = CountingEmbedder()
-    cosines = (embed("", [tokenizer.decode(a) for a in ours]) * embed("", [tokenizer.decode(a) for a in theirs])).sum(1)
+    cosines = (embed("", [tokenizer.decode(a) for a in ours]) * embed("", [tokenizer.decode(a) for a in answers])).sum(
+        1
+    )
     assert scores["similarity"].value == pytest.approx(cosines.mean(), abs=1e-6)
-    pairs = [divergence_tokens(a, b) for a, b in zip(ours, theirs, strict=True)]
+    pairs = [divergence_tokens(a, b) for a, b in zip(ours, answers, strict=True)]
     assert scores["fdt"].value == np.mean([fdt for fdt, _ in pairs])
     assert scores["fdt_norm"].value == pytest.approx(np.mean([f for f, _ in pairs]) / np.mean([len(a) for a in ours]))
     assert scores["sdt"].value == np.mean([sdt for _, sdt in pairs])
     assert scores["sdt_norm"].value == pytest.approx(
-        np.mean([sdt / len(b) for (_, sdt), b in zip(pairs, theirs, strict=True)])
+        np.mean([sdt / len(b) for (_, sdt), b in zip(pairs, answers, strict=True)])
     )
     divergences, agreements = _along_answers(original, candidate, prompts, ours, 24)
     assert scores["answer_kl_divergence"].value == pytest.approx(np.mean(divergences), rel=1e-4)
     assert scores["answer_top1_agreement"].value == pytest.approx(np.mean(agreements))
     prefixes = [
         next((i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b)))
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(ours, answers, strict=True)
     ]
-    counted = sum(prefix + (a == b and len(a) < 24) for prefix, a, b in zip(prefixes, ours, theirs, strict=True))
+    counted = sum(prefix + (a == b and len(a) < 24) for prefix, a, b in zip(prefixes, ours, answers, strict=True))
     assert scores["answer_prefix"].value == pytest.approx(counted / len(agreements))
 
 
@@ -228,8 +230,8 @@ def test_prompt_sets_are_what_they_say(name: str) -> None:
 
 
 def test_an_unknown_set_of_prompts_is_refused() -> None:
-    """A bare word that is no set is told the sets there are."""
-    with pytest.raises(ValueError, match="there are default, languages, long, report, short, or name a file"):
+    """An unknown prompt set is refused with the names of the sets."""
+    with pytest.raises(ValueError, match="use one of default, languages, long, report, short, or a file"):
         Similarity(prompts="longer")
 
 

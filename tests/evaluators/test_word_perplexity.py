@@ -67,9 +67,9 @@ def test_documents_begin_at_headings_of_the_first_level() -> None:
 
 def test_detokenising_equals_lm_evals() -> None:
     """Every page comes out as lm-eval's own rules have it."""
-    theirs = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext")
+    peer = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext")
     for page in [*PAGES, " N 's ' a b ' {  c } /' [0-9]/ = = = = x = = = \n "]:
-        assert detokenize(page) == theirs.wikitext_detokenizer({"page": page})
+        assert detokenize(page) == peer.wikitext_detokenizer({"page": page})
 
 
 def test_the_score_is_the_definition(text: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_context_ends_where_its_own_tokens_do() -> None:
 
 
 def test_a_tokenizer_without_a_first_token_is_an_error(text: Path) -> None:
-    """Where nothing can stand before a document, the message says what to set."""
+    """Without a token to put before a document, the message names the key to set."""
 
     class Bare(FakeTokenizer):
         eos_token_id = None  # type: ignore[assignment]

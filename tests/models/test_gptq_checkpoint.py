@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Stored(NamedTuple):
-    """What a checkpoint means by a layer: codes [N, K], scales and zero points [N, G], the group of each channel."""
+    """Content of a layer of a checkpoint: codes [N, K], scales and zero points [N, G], the group of each channel."""
 
     codes: Codes
     scales: npt.NDArray[np.float16]
@@ -189,7 +189,7 @@ def test_what_the_checkpoint_left_in_float_is_compressed(tiny_llama_hf: Path, tm
     engine = Engine(model)
     plan = engine.plan(Settings(mode="int8_asym"))
     assert len(plan.variants) == 2
-    assert any(f"{len(layers)} weights are compressed in this model already" in note for note in plan.notes)
+    assert any(f"{len(layers)} weights of this model are already compressed" in note for note in plan.notes)
     before, after = (
         {n.get_friendly_name(): n for n in m.get_ordered_ops() if n.get_type_name() == "Constant"}
         for m in (model, engine.apply(plan))

@@ -18,7 +18,7 @@ class RepositoryNotFoundError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (GatedRepoError("403 Client Error"), "accept its terms at https://huggingface.co/org/model"),
         (RepositoryNotFoundError("401 Client Error"), "is not on the hub under this name, or is private"),
@@ -27,13 +27,13 @@ class RepositoryNotFoundError(Exception):
         (RuntimeError("odd"), "could not be had from the hub (odd)"),
     ],
 )
-def test_each_failure_has_its_advice(error: Exception, said: str) -> None:
+def test_each_failure_has_its_advice(error: Exception, message: str) -> None:
     """However deep a library wraps it."""
     wrapped = RuntimeError("could not load")
     wrapped.__cause__ = error
-    assert said in hub_advice("org/model", error)
+    assert message in hub_advice("org/model", error)
     if not isinstance(error, RuntimeError):
-        assert said in hub_advice("org/model", wrapped)
+        assert message in hub_advice("org/model", wrapped)
         assert is_hub_problem(wrapped)
     else:
         assert not is_hub_problem(error)

@@ -33,19 +33,19 @@ def test_nncf_takes_the_call(settings: Settings) -> None:
         importlib.import_module("nncf.quantization.advanced_parameters")
 
     signature = inspect.signature(nncf.compress_weights)
-    seen: list[Any] = []
+    arguments: list[Any] = []
 
     class Recorder:
         def __getattr__(self, name: str) -> Any:
             return getattr(nncf, name)
 
         def compress_weights(self, *given: Any, **named: Any) -> None:
-            seen.append(signature.bind(*given, **named).arguments)
+            arguments.append(signature.bind(*given, **named).arguments)
 
     call = nncf_call(settings.as_dict()).call
     assert call is not None
     eval(call, {"nncf": Recorder(), "model": None, "dataset": None})
-    (bound,) = seen
+    (bound,) = arguments
     assert bound["mode"].name.lower() == settings.mode
     if not settings.mode.startswith("int8"):
         assert bound["group_size"] == settings.effective_group_size
@@ -73,7 +73,7 @@ def test_optimum_cli_takes_the_command(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"mode": "mxfp4"}, "stores mxfp4"),
         ({"mode": "int4_sym", "ratio": 0.0}, "ratio 0 as 1"),
@@ -81,8 +81,8 @@ def test_optimum_cli_takes_the_command(settings: Settings) -> None:
         ({"budget": 3.5}, "one by one"),
     ],
 )
-def test_where_there_is_none_the_reason_is_said(settings: dict[str, Any], said: str) -> None:
+def test_where_there_is_none_the_reason_is_said(settings: dict[str, Any], message: str) -> None:
     """No call, but why not."""
     for found in (nncf_call(settings), optimum_command("m", settings)):
         assert found.call is None
-        assert said in found.note
+        assert message in found.note

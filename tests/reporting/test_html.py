@@ -27,7 +27,7 @@ EVIL = "</style></textarea><script>alert('model')</script><img src=x onerror=ale
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: elements, ids, links and the cells of the trials' table."""
+    """Parsed page: elements, ids, links and the cells of the trials' table."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -91,8 +91,8 @@ def write_extras(folder: Path, results: StudyResults, prompt: str) -> None:
         }
         plan = {"key": record.plan, "variants": variants, "notes": [prompt]}
         (folder / "plans" / f"{record.plan}.json").write_text(json.dumps(plan))
-        said = {"prompt": prompt, "original": "one two", "answer": f"one {prompt}", "score": 0.4}
-        object.__setattr__(record, "answers", {"count": 3, "same": 2, "different": [said]})
+        answer = {"prompt": prompt, "original": "one two", "answer": f"one {prompt}", "score": 0.4}
+        object.__setattr__(record, "answers", {"count": 3, "same": 2, "different": [answer]})
 
 
 @pytest.mark.parametrize(

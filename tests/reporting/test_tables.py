@@ -22,7 +22,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def test_trials_csv_keeps_every_digit(make: Make) -> None:
-    """What is read back from trials.csv is the same number to the last bit, and missing stays missing."""
+    """Numbers in trials.csv read back to the last bit, and missing values stay missing."""
     results = make(trials=12)
     rows = list(csv.DictReader(io.StringIO(trials_csv(results))))
     assert list(rows[0]) == list(results.trials.columns)

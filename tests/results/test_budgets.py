@@ -1,4 +1,4 @@
-"""What a report says of budgets: whether they win, whether predictions held, what each weight costs."""
+"""Budget trials in a report: comparison with other trials, errors of predictions, cost of each weight."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def test_a_study_without_budgets_says_nothing(results: StudyResults, tmp_path: P
 
 
 def test_points_of_the_front_are_the_best_of_their_size(results: StudyResults) -> None:
-    """What nothing beats is said to win; all of it, where there is nothing else, to be compared with nothing."""
-    (said,) = budget_sentences(bought(results, [results.front[0]]))
-    assert "is more accurate" in said
+    """Budget trials that nothing dominates win; without other trials there is nothing to compare with."""
+    (sentences,) = budget_sentences(bought(results, [results.front[0]]))
+    assert "is more accurate" in sentences
     (alone,) = budget_sentences(bought(results, own(results)))
     assert "not compared" in alone
 
 
 def test_a_plan_that_something_beats_is_named_with_its_rival(results: StudyResults) -> None:
-    """The smallest model cannot be beaten; of all others, each that is not on the front is."""
-    beaten = next(n for n in own(results) if n not in results.front)
-    said = budget_sentences(bought(results, [beaten, results.front[0]]))
-    assert len(said) == 1
-    assert f"Trial {beaten} " in said[0]
-    rival = next(n for n in own(results) if f"trial {n} (" in said[0] and n != beaten)
-    assert results.records[rival].footprint <= results.records[beaten].footprint  # type: ignore[operator]
-    assert results.value(rival, "kl_divergence") < results.value(beaten, "kl_divergence")  # type: ignore[operator]
+    """The smallest model cannot be dominated; of all others, each that is not on the front is."""
+    dominated = next(n for n in own(results) if n not in results.front)
+    sentences = budget_sentences(bought(results, [dominated, results.front[0]]))
+    assert len(sentences) == 1
+    assert f"Trial {dominated} " in sentences[0]
+    rival = next(n for n in own(results) if f"trial {n} (" in sentences[0] and n != dominated)
+    assert results.records[rival].footprint <= results.records[dominated].footprint  # type: ignore[operator]
+    assert results.value(rival, "kl_divergence") < results.value(dominated, "kl_divergence")  # type: ignore[operator]
 
 
 def test_the_map_and_the_predictions_come_from_the_plans(results: StudyResults, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pages say of the scores on texts that the search has not seen."""
+"""Sentences about the scores on held-out texts."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_the_fall_is_in_every_table_and_page(fake: ModuleType, tmp_path: Path) -
 def test_a_place_on_the_front_that_was_luck_is_told(fake: ModuleType) -> None:
     """A model that a smaller one beats on the report texts is named, with the one that beats it."""
     lucky = scored_again(fake, lambda number, place: 100.0 if place == 1 else 1.0)
-    beaten = newly_dominated(lucky)
-    assert list(beaten) == [lucky.front[1]]
-    other = beaten[lucky.front[1]]
+    dominated = newly_dominated(lucky)
+    assert list(dominated) == [lucky.front[1]]
+    other = dominated[lucky.front[1]]
     assert (lucky.value(other, "footprint") or 0) <= (lucky.value(lucky.front[1], "footprint") or 0)
     assert f"{lucky.front[1]} is beaten by {other}" in " ".join(held_out_sentences(lucky))
     assert newly_dominated(scored_again(fake, lambda number, place: 2.0)) == {}

@@ -1,4 +1,4 @@
-"""What is read from the storage, and what is said where it cannot be read."""
+"""Reading a study from its storage, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def test_all_infeasible_names_the_nearest(make: Make) -> None:
         assert results.knee is None
         assert not results.trials["feasible"].fillna(False).any()
         values = {number: results.value(number, name) for number in results.records}
-        known = {number: value for number, value in values.items() if value is not None}
-        assert results.least_infeasible == min(known, key=lambda number: (known[number], number))
+        present = {number: value for number, value in values.items() if value is not None}
+        assert results.least_infeasible == min(present, key=lambda number: (present[number], number))
 
 
 def test_unfinished_trials_are_rows_too(fake: ModuleType) -> None:
@@ -171,7 +171,7 @@ def test_importances_need_fifty_trials(make: Make) -> None:
 
 
 def test_a_missing_standard_error_is_none(make: Make) -> None:
-    """What has no standard error says None, and the column exists where any trial of it was scored."""
+    """A score without standard error has None, and the column exists if any trial has one."""
     results = make(trials=4)
     assert results.stderr(0, "relative_error") is None
     assert results.stderr(0, "kl_divergence") is not None
@@ -228,7 +228,7 @@ def test_storage_object_and_url_give_the_same(folder: Path) -> None:
 def test_answers_are_a_frame(make: Make) -> None:
     """One row an answer that was kept, none where none were."""
     record = make(trials=1).records[0]
-    said = {"prompt": "p", "original": "a", "answer": "b", "score": 0.4}
-    frame = answers_frame(replace(record, answers={"count": 3, "same": 2, "different": [said]}))
-    assert frame.to_dict("records") == [said]
+    answer = {"prompt": "p", "original": "a", "answer": "b", "score": 0.4}
+    frame = answers_frame(replace(record, answers={"count": 3, "same": 2, "different": [answer]}))
+    assert frame.to_dict("records") == [answer]
     assert answers_frame(record).empty

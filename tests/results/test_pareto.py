@@ -20,8 +20,8 @@ POINTS = st.integers(1, 3).flatmap(
 )
 
 
-def beats(a: Any, b: Any) -> bool:
-    """Whether a dominates b, spelled out."""
+def dominates(a: Any, b: Any) -> bool:
+    """Return True if a dominates b, by the definition."""
     pairs = list(zip(a, b, strict=True))
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
@@ -29,7 +29,7 @@ def beats(a: Any, b: Any) -> bool:
 @given(POINTS)
 def test_nondominated_is_what_no_row_beats(cost: Any) -> None:
     """A row is on the front exactly when no other row dominates it."""
-    expected = [not any(beats(other, row) for other in cost) for row in cost]
+    expected = [not any(dominates(other, row) for other in cost) for row in cost]
     assert pareto.nondominated(cost).tolist() == expected
 
 
@@ -120,7 +120,7 @@ def test_values_over_decades_are_wide() -> None:
 
 
 def test_knee_without_a_bulge_is_nearest_to_the_ideal() -> None:
-    """Where every point lies behind the chord, the one nearest to the best of both is taken, not the farthest."""
+    """If every point is behind the chord, the knee is the point nearest to the best of both, not the farthest."""
     values = np.array([[0.0, 1.0], [0.62, 0.62], [0.4, 0.75], [1.0, 0.0]])
     assert pareto.knee(values, ["minimize", "minimize"]) == 2
 

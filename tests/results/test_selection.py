@@ -54,8 +54,16 @@ def test_a_size_gives_the_most_accurate_that_fits(study: StudyResults) -> None:
     assert study.value(chosen, "kl_divergence") == min(study.value(n, "kl_divergence") or 9 for n in fitting)
 
 
+def test_a_size_that_is_just_kept_is_kept(study: StudyResults) -> None:
+    """The smallest model fits its own size, and no byte less."""
+    least = min(sizes(study).values())
+    assert sizes(study)[choose(study, Wish(max_size=int(least)))] == least
+    with pytest.raises(UsageError, match="the smallest is trial"):
+        choose(study, Wish(max_size=int(least) - 1))
+
+
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("wish", "message"),
     [
         (Wish(trial=99), "no finished trial 99; the trials on its front are"),
         (Wish(max_size=1000), "the smallest is trial"),
@@ -64,9 +72,9 @@ def test_a_size_gives_the_most_accurate_that_fits(study: StudyResults) -> None:
         (Wish(max_drop=1.0, metric="kl_divergence"), "without %"),
     ],
 )
-def test_what_cannot_be_had_is_said_with_the_nearest(study: StudyResults, wish: Wish, said: str) -> None:
-    """Every refusal tells what there is instead."""
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_had_is_said_with_the_nearest(study: StudyResults, wish: Wish, message: str) -> None:
+    """Every refusal names the alternatives."""
+    with pytest.raises(UsageError, match=message):
         choose(study, wish)
 
 

@@ -41,16 +41,16 @@ def test_a_point_spends_a_budget_or_has_a_mode() -> None:
 
 
 def test_the_budget_alone_is_drawn_where_there_is_nothing_else() -> None:
-    """All other parameters say which variants are allowed, and mean nothing in a point."""
+    """All other parameters say which variants are allowed, and have no effect in a point."""
     only = space(allocation="budget", budget={"low": 4, "high": 8}, gptq=[False, True])
-    asked: list[str] = []
+    calls: list[str] = []
 
     def choose(name: str, parameter: object, point: object) -> float:
-        asked.append(name)
+        calls.append(name)
         return 5.0
 
     assert walk(only, choose) == {"allocation": "budget", "budget": 5.0}
-    assert asked == ["budget"]
+    assert calls == ["budget"]
     assert only.enumerate(10**6) is None
     settings = only.settings({"allocation": "budget", "budget": 5.0}).as_dict()
     assert settings["mode"] == MIXED
@@ -83,7 +83,7 @@ def test_budgets_are_bits_a_weight_or_sizes(given: object, expected: object) -> 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ({"allocation": "budget", "budget": "a lot"}, "13.8MB"),
         ({"allocation": "budget", "budget": 0}, "got 0"),
@@ -94,9 +94,9 @@ def test_budgets_are_bits_a_weight_or_sizes(given: object, expected: object) -> 
         ({"allocation": "budgets"}, "budget"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(data: dict[str, object], said: str) -> None:
+def test_what_cannot_be_meant_is_refused(data: dict[str, object], message: str) -> None:
     """With the reason."""
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         space(**data)
 
 
@@ -110,7 +110,7 @@ def test_the_first_budgets_are_spread_over_all() -> None:
 
 
 def test_wished_and_inherited_budgets() -> None:
-    """A study may be told to try one, or take over another one's."""
+    """A study can enqueue a budget, or take budgets from another study."""
     made = space(allocation=["ratio", "budget"], budget={"low": 4.0, "high": 8.0, "step": 0.5})
     (anchor,) = enqueued(made, [{"allocation": "budget", "budget": 4.5}])
     assert anchor.point == {"allocation": "budget", "budget": 4.5}

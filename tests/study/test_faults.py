@@ -1,4 +1,4 @@
-"""What befalls a study from outside: a full disk, a clock that jumps, a folder that cannot be written."""
+"""Faults from outside a study: a full disk, a clock that jumps, a folder that cannot be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from search_fakes import FakeConfig, StudyOptions, open_faulty, search
-from stored import standing, trials_of
+from stored import current_trials, trials_of
 
 from autotune.errors import StudyError
 from autotune.reporting.folder import rebuild_report
@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: i
     subprocess.run(command, check=True, capture_output=True)
     whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=30))
     search(whole)
-    assert standing(tmp_path / "study") == standing(whole.output)
+    assert current_trials(tmp_path / "study") == current_trials(whole.output)
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     assert search(config, report=rebuild_report).finished == 12
     whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=12))
     search(whole)
-    assert standing(config.output) == standing(whole.output)
+    assert current_trials(config.output) == current_trials(whole.output)
     assert len((config.output / "trials.csv").read_text().splitlines()) == 13
 
 

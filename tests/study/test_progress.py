@@ -1,18 +1,33 @@
-"""What the user sees while a search runs."""
+"""Progress display of a running search."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 from search_fakes import METRICS, FakeConfig, StudyOptions, search
 
 from autotune.common.formatting import duration
 from autotune.common.units import parse_constraint
 from autotune.evaluation import Metric
-from autotune.study.progress import LiveListener, PlainListener, Row, StudyInfo, make_listener, thinned
+from autotune.study.progress import (
+    Listener,
+    LiveListener,
+    PlainListener,
+    Row,
+    SilentListener,
+    StudyInfo,
+    make_listener,
+    thinned,
+)
 
 OBJECTIVES = {"kl_divergence": METRICS["kl_divergence"], "footprint": Metric("minimize", "bytes")}
 SETTINGS = {"mode": "int4_asym", "group_size": 64, "ratio": 0.8, "awq": True}
@@ -99,6 +114,47 @@ def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
     ):
         assert part in shown
     assert len([line for line in shown.splitlines() if "int4_asym" in line]) == 9
+
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "stage": ("compressing",),
+    "stage of a trial": ("compressing", 6),
+    "note": ("[red] is no markup",),
+    "started": (StudyInfo("reports/x", 24, 6, OBJECTIVES, {"kl_divergence": 0.0}, [row(3)]),),
+    "trial_started": (6, 7, SETTINGS),
+    "trial_started without settings": (7, 8, {}),
+    "trial_finished": (row(6), [row(number) for number in range(12)], 70.0),
+    "trial_finished failed": (row(7, state="fail", values={}, footprint=None, reason="failed: [x]"), [], None),
+    "finished": ("done",),
+    "close": (),
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "live", "silent"])
+@settings(max_examples=12)
+@given(calls=st.lists(st.sampled_from(sorted(CALLS)), max_size=12))
+def test_every_listener_takes_every_call_in_any_order(kind: str, calls: list[str]) -> None:
+    """No call raises or writes to stdout, also before the start and after the end; closing twice does no harm."""
+    stream, stdout = io.StringIO(), io.StringIO()
+    listeners: dict[str, Callable[[], Listener]] = {
+        "plain": lambda: PlainListener(stream),
+        "live": lambda: LiveListener(Console(file=stream, force_terminal=True, width=100)),
+        "silent": SilentListener,
+    }
+    with contextlib.redirect_stdout(stdout):
+        listener = listeners[kind]()
+        try:
+            for call in calls:
+                getattr(listener, call.partition(" ")[0])(*CALLS[call])
+                if isinstance(listener, LiveListener):
+                    Console(file=stream).print(listener.render())
+        finally:
+            listener.close()
+            listener.close()
+    assert stdout.getvalue() == ""
+    if kind != "silent":
+        assert stream.getvalue().count("[red] is no markup") == calls.count("note")
+        assert stream.getvalue().count("done") == calls.count("finished")
 
 
 def test_a_pipe_gets_plain_lines_and_a_terminal_the_live_display() -> None:

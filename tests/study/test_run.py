@@ -30,7 +30,7 @@ from search_fakes import (
     search,
     space,
 )
-from stored import standing, trials_of
+from stored import current_trials, trials_of
 
 from autotune.common.units import parse_constraint
 from autotune.compression.settings import Settings
@@ -84,14 +84,14 @@ def test_a_continued_study_equals_one_that_never_stopped(tmp_path: Path, sampler
     parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=23, sampler=sampler))
     for trials in (1, 4, 11, 12, 23):
         assert search(parts, trials=trials).finished == trials
-    assert standing(parts.output) == standing(whole.output)
+    assert current_trials(parts.output) == current_trials(whole.output)
 
 
 def test_another_seed_is_another_study(tmp_path: Path) -> None:
     """After the enqueued points, the seed decides."""
     for seed in (0, 1):
         search(FakeConfig(tmp_path / str(seed), study=StudyOptions(trials=14, seed=seed)))
-    first, second = standing(tmp_path / "0"), standing(tmp_path / "1")
+    first, second = current_trials(tmp_path / "0"), current_trials(tmp_path / "1")
     assert [params for params, *_ in first] != [params for params, *_ in second]
     assert first[0] == second[0]
 
@@ -149,7 +149,7 @@ def test_no_point_is_tried_twice(tmp_path: Path, sampler: str) -> None:
     """A sampler is asked again, in memory, until it comes up with something new."""
     config = FakeConfig(tmp_path / "study", space=SMALL, study=StudyOptions(trials=8, sampler=sampler))
     search(config)
-    keys = [point_key(params) for params, *_ in standing(config.output)]
+    keys = [point_key(params) for params, *_ in current_trials(config.output)]
     assert len(set(keys)) == len(keys) == 8
 
 
@@ -180,7 +180,7 @@ def test_a_grid_goes_through_the_space_in_order_and_needs_steps(tmp_path: Path) 
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=25, sampler="grid"))
     search(config)
     listed = [
-        params for params, *_, origin in standing(config.output) if origin == "enqueued: every point of the space"
+        params for params, *_, origin in current_trials(config.output) if origin == "enqueued: every point of the space"
     ]
     modes = [params["mode"] for params in listed]
     assert modes == sorted(modes, key=LARGE.parameters["mode"].values.index)  # type: ignore[union-attr]
@@ -236,9 +236,9 @@ def failing(kind: str) -> FakeSession:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("raise", "out of memory"), ("nan", "finite"), ("missing", "kl_divergence")]
+    ("kind", "message"), [("raise", "out of memory"), ("nan", "finite"), ("missing", "kl_divergence")]
 )
-def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path: Path, kind: str, said: str) -> None:
+def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path: Path, kind: str, message: str) -> None:
     """FAIL with type, message and traceback; the other trials finish; the same plan is not tried again."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=25))
     session = failing(kind)
@@ -247,7 +247,7 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path: Path, kind: 
     assert outcome.finished == 25
     assert outcome.failed
     for trial in failed:
-        assert said in trial.user_attrs["error"]["message"]
+        assert message in trial.user_attrs["error"]["message"]
         assert "Traceback" in trial.user_attrs["error"]["traceback"]
     assert len({FakeEngine().plan(s).key for s in session.engine.applied}) == len(session.engine.applied)
 
@@ -281,7 +281,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, number: 
     assert search(config).failed == 0
     undisturbed = FakeConfig(tmp_path / "undisturbed")
     search(undisturbed)
-    assert standing(config.output) == standing(undisturbed.output)
+    assert current_trials(config.output) == current_trials(undisturbed.output)
 
 
 def test_a_storage_that_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing(tmp_path
     search(config)
     undisturbed = FakeConfig(tmp_path / "undisturbed", study=StudyOptions(trials=14))
     search(undisturbed)
-    assert standing(config.output) == standing(undisturbed.output)
+    assert current_trials(config.output) == current_trials(undisturbed.output)
     again = [trial for trial in trials_of(config.output) if "retry_of" in trial.user_attrs]
     assert len(again) <= 1
 
@@ -362,7 +362,7 @@ def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int)
     assert kills >= 3
     undisturbed = FakeConfig(tmp_path / "undisturbed", study=StudyOptions(trials=24))
     search(undisturbed)
-    assert standing(tmp_path / "study") == standing(undisturbed.output)
+    assert current_trials(tmp_path / "study") == current_trials(undisturbed.output)
     scored = log.read_text().splitlines()
     assert len(scored) - len(set(scored)) <= kills * max(1, workers)
 
@@ -386,7 +386,7 @@ def test_the_time_limit_begins_no_further_trial(tmp_path: Path) -> None:
     ],
 )
 def test_a_changed_study_is_refused_with_what_changed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    """What would make trials incomparable is refused, named, and with the remedy; nothing is written."""
+    """Changes that make trials incomparable are refused, with their name and the remedy; nothing is written."""
     config = FakeConfig(tmp_path / "study")
     search(config, trials=3)
     before = (trials_of(config.output), study_attrs(config.output), (config.output / "model.yaml").read_text())
@@ -409,11 +409,11 @@ def test_fresh_moves_the_old_study_aside(tmp_path: Path) -> None:
     """Nothing is deleted: the old folder is there under another name, whole."""
     config = FakeConfig(tmp_path / "study")
     search(config, trials=4)
-    old = standing(config.output)
+    old = current_trials(config.output)
     outcome = search(replace(config, space=SMALL), fresh=True, trials=2)
     assert outcome.finished == 2
     assert outcome.moved_aside is not None
-    assert standing(outcome.moved_aside) == old
+    assert current_trials(outcome.moved_aside) == old
     assert search(FakeConfig(tmp_path / "new"), fresh=True, trials=1).moved_aside is None
 
 
@@ -424,7 +424,7 @@ def test_a_storage_url_is_used_instead_of_the_folder(tmp_path: Path) -> None:
     search(config, storage=url, trials=2)
     assert search(config, storage=url, trials=3).ran == 1
     assert not (config.output / "study.db").exists()
-    with pytest.raises(UsageError, match="deletes none"):
+    with pytest.raises(UsageError, match="does not delete"):
         search(config, storage=url, fresh=True)
 
 
@@ -464,7 +464,7 @@ def test_an_objective_that_nothing_measures_is_a_configuration_error(tmp_path: P
 
 
 def test_a_trial_queued_by_hand_runs_next(tmp_path: Path) -> None:
-    """What optuna-dashboard or a script puts into the queue is tried; a point outside the space fails alone."""
+    """Points that optuna-dashboard or a script enqueues are tried; one outside the space fails alone."""
     import optuna
 
     config = FakeConfig(tmp_path / "study")

@@ -161,13 +161,13 @@ def logits(model: ov.Model, tokens: npt.NDArray[np.int64], config: Mapping[str, 
     scoring = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     compiled = ov.Core().compile_model(model, "CPU", {**scoring, **(config or {})})
     count, length = tokens.shape
-    known = {
+    arguments = {
         "input_ids": tokens,
         "attention_mask": np.ones_like(tokens),
         "position_ids": np.tile(np.arange(length), (count, 1)),
         "beam_idx": np.arange(count, dtype=np.int32),
     }
-    inputs = {port.get_any_name(): known[port.get_any_name()] for port in compiled.inputs}
+    inputs = {port.get_any_name(): arguments[port.get_any_name()] for port in compiled.inputs}
     return np.array(compiled(inputs)[0], np.float32)
 
 

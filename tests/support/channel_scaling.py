@@ -28,7 +28,7 @@ def random_scale(group: ChannelGroup, *, merged: bool, seed: int = 0, spread: fl
 def scaled_without_rounding(model: ov.Model, *, merged: bool, groups: Sequence[ChannelGroup] | None = None) -> ov.Model:
     """Every weight of every group times a random scale, its inverse merged, or inserted where it cannot be."""
     weights = find_weights(model)
-    known = {weight.name: weight for weight in weights}
+    by_name = {weight.name: weight for weight in weights}
     inputs: dict[str, FloatArray] = {}
     outputs: dict[str, FloatArray] = {}
     divided: dict[str, FloatArray] = {}
@@ -41,12 +41,12 @@ def scaled_without_rounding(model: ov.Model, *, merged: bool, groups: Sequence[C
             outputs |= {name: by_label(scale, labels) for name, labels in group.merge.producers.items()}
             divided |= {name: by_label(scale, labels) for name, labels in group.merge.constants.items()}
         else:
-            inserted.append(([known[name].uses[0] for name in group.weights], scale))
+            inserted.append(([by_name[name].uses[0] for name in group.weights], scale))
     copy = assemble(model, [], divided, inserted, {})
     for name in {*inputs, *outputs}:
         old = constants(copy)[name]
         values = read_f32(old).copy()
-        rows = rows_view(values, known[name])
+        rows = rows_view(values, by_name[name])
         rows *= inputs.get(name, np.float32(1))
         rows /= outputs.get(name, np.ones(1, np.float32))[:, None]
         new = ops.constant(values, dtype=old.get_element_type())

@@ -1,4 +1,4 @@
-"""`autotune ...` run in a process of its own, or here: importing torch and OpenVINO anew takes seconds."""
+"""`autotune ...` run in a process of its own, or here: importing torch and OpenVINO takes seconds."""
 
 from __future__ import annotations
 

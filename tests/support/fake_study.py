@@ -224,7 +224,7 @@ def build(
         study.set_user_attr(name, value)
 
     random_ = random.Random(seed)
-    seen: dict[str, tuple[int, dict[str, Any]]] = {}
+    first_of: dict[str, tuple[int, dict[str, Any]]] = {}
     clock = START
     for number in range(trials):
         anchor = ANCHORS[number] if number < len(ANCHORS) else None
@@ -232,7 +232,7 @@ def build(
         settings = settings_of(drawn)
         key = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:32]
         trial = _trial(
-            number, drawn, settings, key, seen, random_, objectives, constraints, metrics, failing, only_failing
+            number, drawn, settings, key, first_of, random_, objectives, constraints, metrics, failing, only_failing
         )
         measured = trial.user_attrs
         seconds = measured.get("seconds_compress", 1.5) + measured.get("seconds_evaluate", 0.0) + 0.4
@@ -247,7 +247,7 @@ def _trial(
     drawn: Mapping[str, Any],
     settings: Mapping[str, Any],
     key: str,
-    seen: dict[str, tuple[int, dict[str, Any]]],
+    first_of: dict[str, tuple[int, dict[str, Any]]],
     random_: random.Random,
     objectives: Mapping[str, str],
     constraints: Mapping[str, Mapping[str, Any]],
@@ -281,8 +281,8 @@ def _trial(
         kind, message, trace = ERRORS[number % len(ERRORS)]
         attributes["error"] = {"type": kind, "message": message, "traceback": trace}
         return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes, **common)
-    if key in seen:
-        source, measured = seen[key]
+    if key in first_of:
+        source, measured = first_of[key]
         attributes["duplicate_of"] = source
     else:
         measured = measure(settings, random_)
@@ -290,14 +290,15 @@ def _trial(
         for name in set(metrics) - set(METRICS):
             measured["metrics"][name] = {"value": random_.uniform(0.9, 1.0), "stderr": 0.01}
         attributes.update(measured)
-        seen[key] = (number, measured)
+        first_of[key] = (number, measured)
     sizes = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
-    known = {
+    numbers = {
         **{name: measured[name] for name in sizes},
         **{name: m["value"] for name, m in measured["metrics"].items()},
     }
     violations = {
-        name: (known[name] - limit["value"]) * (1 if limit["op"] == "<=" else -1) for name, limit in constraints.items()
+        name: (numbers[name] - limit["value"]) * (1 if limit["op"] == "<=" else -1)
+        for name, limit in constraints.items()
     }
     early = {name: over for name, over in violations.items() if name in sizes}
     if any(over > 0 for over in early.values()):
@@ -306,7 +307,7 @@ def _trial(
         pruned = optuna.trial.TrialState.PRUNED
         return optuna.trial.create_trial(state=pruned, user_attrs=kept, constraints=early, **common)
     return optuna.trial.create_trial(
-        values=[float(known[name]) for name in objectives], user_attrs=attributes, constraints=violations, **common
+        values=[float(numbers[name]) for name in objectives], user_attrs=attributes, constraints=violations, **common
     )
 
 

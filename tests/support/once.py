@@ -16,7 +16,7 @@ __all__ = ["built_once"]
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
     """Return the run's folder of this name; the first caller fills it by `build`, the others wait for that.
 
-    A build that failed is done anew by the next caller. Tests must not change what is in the folder.
+    A build that failed is repeated by the next caller. Tests must not change what is in the folder.
     """
     base = factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built-once"

@@ -297,7 +297,7 @@ def fault(name: str) -> None:
 
 @dataclass
 class Recorder:
-    """A listener that keeps everything it is told."""
+    """A listener that records its calls."""
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

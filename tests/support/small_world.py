@@ -1,4 +1,4 @@
-"""What the allocation tests share."""
+"""Fixtures of the allocation tests."""
 
 from __future__ import annotations
 

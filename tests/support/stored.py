@@ -20,8 +20,8 @@ def trials_of(folder: Path) -> list[Any]:
         close(storage)
 
 
-def standing(folder: Path) -> list[tuple[Any, ...]]:
-    """What matters of each trial that was not interrupted: params, values, state, plan, what its sampler remembers."""
+def current_trials(folder: Path) -> list[tuple[Any, ...]]:
+    """Return the comparable part of each trial that was not interrupted: params, values, state, plan, sampler state."""
     return [
         (t.params, t.values, t.state.name, t.user_attrs.get("plan"), t.user_attrs.get("origin"), t.system_attrs)
         for t in History(trials_of(folder)).begun

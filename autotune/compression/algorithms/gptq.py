@@ -68,7 +68,7 @@ def propagation(moment: Array, *, damping: float = DAMPING, activation_order: bo
     Args:
         moment: float32 [K, K].
         damping: share of the mean diagonal added to the diagonal; doubled until the matrix can be factored.
-        activation_order: columns in the order of falling activation energy, not as they stand.
+        activation_order: columns in the order of falling activation energy, not in their own order.
 
     Raises:
         CompressionError: the second moments are not those of finite activations.
@@ -105,7 +105,7 @@ class Quantized:
 
     Attributes:
         codes: uint8 [R, G, g], as `formats.encode`.
-        scale, zero: [R, G, 1], with the values that the stored ones stand for.
+        scale, zero: [R, G, 1], with the decoded values.
         loss: float32 [R], e H eᵀ with the damped second moments.
     """
 
@@ -132,7 +132,7 @@ def quantize_columns(rows: Array, scale: Array, zero: Array | None, spread: Prop
 
     Args:
         rows: float32 [R, G, g].
-        scale, zero: [R, G, 1], with the values that the stored ones stand for.
+        scale, zero: [R, G, 1], with the decoded values.
         spread: of the input of these rows.
         fmt: the format.
     """
@@ -155,15 +155,15 @@ def quantize_columns(rows: Array, scale: Array, zero: Array | None, spread: Prop
             for j in range(start, stop):
                 target, at = targets[j], of_group[j]
                 target += factor[start:j, j] @ errors[start - begin : j - begin]
-                stands_for = round_trip(target, scales[at], None if zeros is None else zeros[at], fmt)
-                np.subtract(weights[j], stands_for, out=errors[j - begin])
+                restored = round_trip(target, scales[at], None if zeros is None else zeros[at], fmt)
+                np.subtract(weights[j], restored, out=errors[j - begin])
             targets[stop:end] += factor[start:stop, stop:end].T @ errors[start - begin : stop - begin]
-        here, made = slice(begin, end), errors[: end - begin]
-        of_here = of_group[here]
-        codes[here] = encode(targets[here], scales[of_here], None if zeros is None else zeros[of_here], fmt)
-        lost = targets[here] - (weights[here] - made)
-        loss += spread.cost[here] @ np.square(lost, out=lost)
-        targets[end:] += factor[here, end:].T @ made
+        block, made = slice(begin, end), errors[: end - begin]
+        block_groups = of_group[block]
+        codes[block] = encode(targets[block], scales[block_groups], None if zeros is None else zeros[block_groups], fmt)
+        lost = targets[block] - (weights[block] - made)
+        loss += spread.cost[block] @ np.square(lost, out=lost)
+        targets[end:] += factor[block, end:].T @ made
     in_channel_order = np.empty((count, columns), np.uint8)
     in_channel_order[:, order] = codes.T
     return Quantized(in_channel_order.reshape(rows.shape), scale, zero, loss)

@@ -43,9 +43,9 @@ def cost_beside(a: Array, moment: Array) -> Array:
         a: float32 [r, K].
         moment: float32 [K, K].
     """
-    seen = a @ moment
+    product = a @ moment
     # The eigenvalues that float32 leaves below zero are far below the damping of any error's cost.
-    return np.asarray(moment - seen.T @ _solve(seen @ a.T, seen), dtype=np.float32)
+    return np.asarray(moment - product.T @ _solve(product @ a.T, product), dtype=np.float32)
 
 
 def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Codes], Array, Array]:
@@ -62,8 +62,8 @@ def fit_adapters(error: Array, moment: Array, rank: int) -> tuple[dict[str, Code
     """
     directions = leading_directions(error, moment, rank)
     a_parts, a = _stored("lora_a", directions.T @ error)
-    seen = a @ moment  # [r, K]
-    b_parts, b = _stored("lora_b", _solve(seen @ a.T, seen @ error.T).T.astype(np.float32))
+    product = a @ moment  # [r, K]
+    b_parts, b = _stored("lora_b", _solve(product @ a.T, product @ error.T).T.astype(np.float32))
     return {**a_parts, **b_parts}, b, a
 
 
@@ -80,8 +80,8 @@ def leading_directions(error: Array, moment: Array, rank: int) -> Array:
     basis = np.random.default_rng(0).standard_normal((len(error), width), np.float32)
     for _ in range(POWER_ITERATIONS):
         basis = np.linalg.qr(error @ (moment @ (error.T @ basis)))[0]
-    seen = error.T @ basis
-    _, vectors = np.linalg.eigh(seen.T @ (moment @ seen))
+    product = error.T @ basis
+    _, vectors = np.linalg.eigh(product.T @ (moment @ product))
     return np.asarray(basis @ vectors[:, ::-1][:, :rank])
 
 

@@ -21,7 +21,7 @@ SHRINK_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 """Ranges tried, as shares of the full range of the group: clipping a little often costs less than a coarse step."""
 
 FINER = (0.025, 0.0125)
-"""Then the shares beside the best so far, at these distances."""
+"""Then the shares next to the best so far, at these distances."""
 
 REFINEMENTS = 2
 MAX_BLOCK = 128
@@ -88,7 +88,7 @@ def estimate_scale(
 ) -> tuple[Array, Array | None]:
     """Search each group's scale (and zero point) for the least output error; never worse than the start.
 
-    First shares of the range, coarse and then finer, then zero points beside the best one, then the scale that is best
+    First shares of the range, coarse and then finer, then zero points next to the best one, then the scale that is best
     in closed form for the integers at hand, s = (t H w) / (t H t), requantizing after each step and accepting what
     lowers the error.
 
@@ -244,8 +244,8 @@ def fit_scales(
     count, groups, group = rows.shape
     levels = decode(codes, np.ones_like(scale), zero, fmt)
     error = rows - levels * scale
-    seen = (error.reshape(count, -1) @ moment).reshape(rows.shape) + np.float32(damping) * error
-    right = np.einsum("rgk,rgk->rg", seen, levels).astype(np.float64)
+    weighted = (error.reshape(count, -1) @ moment).reshape(rows.shape) + np.float32(damping) * error
+    right = np.einsum("rgk,rgk->rg", weighted, levels).astype(np.float64)
     gram = np.empty((count, groups, groups))
     for g in range(groups):
         channels = slice(g * group, (g + 1) * group)

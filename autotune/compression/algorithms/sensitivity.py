@@ -1,6 +1,6 @@
 """Sensitivity metrics: the cost of storing a weight in few bits.
 
-Five metrics are those of NNCF 3.4.0. They start from the error of the int8_asym round trip per channel, whatever the
+Five metrics are those of NNCF 3.4.0. They start from the error of the int8_asym round trip per channel, for any
 mode. NNCF divides by the machine epsilon of the *stored* weight type, so that float16 and float32 files of one model
 are ranked differently. Here the epsilon is always that of float32.
 

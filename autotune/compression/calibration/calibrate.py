@@ -159,7 +159,7 @@ def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov
         heads.append(ops.matmul(left, right, transpose_a=True, transpose_b=False))
     rows = []
     if len(x.get_output_partial_shape(0)) != 3:
-        # The windows cannot be told apart: all tokens of a batch are one, and their number varies (experts).
+        # The windows cannot be distinguished: all tokens of a batch are one, and their number varies (experts).
         x = ops.unsqueeze(flat, np.int64(0))
         rows = [ops.gather(ops.shape_of(x), np.int64(1), np.int64(0))]
     axis = np.int64(1)
@@ -167,7 +167,7 @@ def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov
         [f(x, axis, keep_dims=True) for f in (ops.reduce_mean, ops.reduce_l2, ops.reduce_max, ops.reduce_min)], axis=1
     )
     if precision == "bf16":
-        # OpenVINO computes all that lies between the last matrix product and a float32 result in float32.
+        # OpenVINO computes everything between the last matrix product and a float32 result in float32.
         channels = ops.convert(channels, ov.Type.bf16)
     return [head.output(0) for head in (channels, *heads, *rows)]
 

@@ -2,7 +2,7 @@
 
 A cut may lie anywhere between two operations: what was computed before it and is needed behind it is kept, and enters
 the next segment as an input. In a decoder the cheapest places are between the layers, where only the residual stream
-crosses. What does not depend on any weight (masks, positions) is computed anew in each segment instead of kept.
+crosses. Masks, positions and all else that depends on no weight are computed in each segment instead of kept.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def cut(model: ov.Model, cost: Mapping[str, int], limit: int) -> list[Segment]:
         step = steps[position]
         if used + step.nbytes > limit and best is not None:
             ends.append(best)
-            # What lies behind the cut is counted again, for the next segment.
+            # Operations after the cut are counted again, for the next segment.
             position, used, best = best + 1, 0, None
             continue
         used += step.nbytes
@@ -76,12 +76,12 @@ def cut(model: ov.Model, cost: Mapping[str, int], limit: int) -> list[Segment]:
                 best = position
         position += 1
     segments = []
-    known: set[str] = set()
+    crossed: set[str] = set()
     start = 0
     for end in (*ends, len(steps) - 1):
         crossing = steps[end].crossing or {} if end in ends else {}
-        kept = tuple(name for name in crossing if name not in known)
-        known.update(kept)
+        kept = tuple(name for name in crossing if name not in crossed)
+        crossed.update(kept)
         segments.append(Segment(tuple(name for step in steps[start : end + 1] for name in step.activations), kept))
         start = end + 1
     return segments
@@ -210,11 +210,11 @@ def extract(
 
     copy = model.clone()
     nodes = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
-    wanted = [head for name in segment.activations for head in heads(output_of(nodes, name))]
+    outputs = [head for name in segment.activations for head in heads(output_of(nodes, name))]
     for name in segment.kept:
         output = output_of(nodes, name)
-        wanted.append(ops.convert(output, np.float32).output(0) if _is_float(output) else output)
-    results = [ops.result(output) for output in wanted]
+        outputs.append(ops.convert(output, np.float32).output(0) if _is_float(output) else output)
+    results = [ops.result(output) for output in outputs]
     for node in nodes.values():
         if node.get_type_name() == "ReadValue":
             _start_empty(node)
@@ -251,7 +251,7 @@ def _start_empty(read: ov.Node) -> None:
     """Replace the reading of a state (the key-value cache) by its initial value."""
     if not read.input_values():
         raise CompressionError(
-            f"the state {read.get_attributes()['variable_id']} of the model does not say how it starts; export "
+            f"the state {read.get_attributes()['variable_id']} of the model has no initial value; export "
             "the model again with a current optimum-intel"
         )
     for target in read.output(0).get_target_inputs():

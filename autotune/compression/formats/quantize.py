@@ -144,7 +144,7 @@ def read_scale(stored: npt.NDArray[Any], fmt: Format) -> Array:
 def stored_value(scale: Array, fmt: Format) -> Array:
     """Return the float32 value of the scale after it is stored.
 
-    While the second-order scale of E4M3 scales is not known, their four significant bits stand in for it.
+    Until the second-order scale of E4M3 scales is computed, scales are rounded to four significant bits.
     """
     if fmt.scale_storage == "f8e4m3" and not fmt.second_order_scale:
         mantissa, exponent = np.frexp(scale)

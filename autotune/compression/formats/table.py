@@ -73,9 +73,9 @@ class Format:
         levels: the sorted table (levels).
         largest: largest magnitude of an unscaled element (levels and minifloat).
         scale_storage: element type of the stored scale of a group; f8e8m0 is a power of two.
-        scale_factors: multiples of the range's own scale that plain rounding tries beside it; the least square error of
+        scale_factors: other multiples of the range's scale that plain rounding tries; the least square error of
             the group decides.
-        table_storage: element type of the codebook that is stored beside the indices; empty where there is none.
+        table_storage: element type of the codebook stored with the indices; empty if there is none.
         second_order_scale: what a stored f8e4m3 scale is multiplied by, one number for a whole weight; 0 as long as
             no weight has been looked at.
         group_size: the default; -1 is one group a row.
@@ -121,7 +121,7 @@ class Format:
 
     @property
     def bits_per_group(self) -> int:
-        """Bits that a group has beside its elements: scale and zero point."""
+        """Bits of a group in addition to its elements: scale and zero point."""
         return BITS[self.scale_storage] + (self.bits if self.has_zero_point else 0)
 
 

@@ -57,7 +57,7 @@ def assemble(
             _add_adapters(operations[weight.uses[0].node], weight, variant, packed)
     for name, scale in divided.items():
         _divide(constants[name], scale)
-    if reshaped:  # Otherwise no shape or type behind a replaced constant changes: there is nothing to infer anew.
+    if reshaped:  # Otherwise no shape or type behind a replaced constant changes: there is nothing to infer.
         copy.validate_nodes_and_infer_types()
     for key, value in record.items():
         copy.set_rt_info(value if isinstance(value, str) else json.dumps(value, sort_keys=True), ["autotune", key])

@@ -129,7 +129,9 @@ def rows_of_constant(node: ov.Node, weight: Weight, block_elements: int = BLOCK_
     def read(start: int, stop: int) -> Array:
         block = rows[start:stop]
         if not all_finite(block, kind):
-            raise CompressionError(f"{weight.name}: holds values that are not finite; check where the model comes from")
+            raise CompressionError(
+                f"{weight.name}: contains NaN or infinite values; export or download the model again"
+            )
         return widen(block)
 
     return Rows(weight, read, block_elements)

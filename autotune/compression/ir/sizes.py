@@ -78,17 +78,17 @@ class Sizes:
         """
         weights = tuple(weights)
         bypassed = {reshape for weight in weights if weight.name in variants for reshape in weight.reshapes}
-        gone = set(variants) | set(replaced)
-        gone.update(name for name, readers in self._reshapes.items() if readers <= bypassed)
+        removed = set(variants) | set(replaced)
+        removed.update(name for name, readers in self._reshapes.items() if readers <= bypassed)
         # Identity of a constant's bytes -> their number.
-        parts: dict[Hashable, int] = {d: self._bytes[d] for name, d in self.digests.items() if name not in gone}
+        parts: dict[Hashable, int] = {d: self._bytes[d] for name, d in self.digests.items() if name not in removed}
         for name, cause in replaced.items():
             parts["replaced", self.digests[name], cause] = self._bytes[self.digests[name]]
         for weight in weights:
             variant = variants.get(weight.name)
             if variant is None:
                 continue
-            # What the algorithms compute depends on the activations at this place, so equal weights come out unequal.
+            # Algorithms use the activations of each weight, so equal weights get different results.
             own = variant.looks_at_activations or variant.awq or variant.awq_output
             source = (
                 self.digests[weight.name],

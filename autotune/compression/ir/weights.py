@@ -158,26 +158,26 @@ def find_weights(model: ov.Model) -> tuple[Weight, ...]:
         CompressionError: two operations share the name of a weight, of its operation or of its input.
     """
     constants: dict[str, ov.Node] = {}
-    seen_as: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
+    view_of: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
     uses: dict[str, list[Use]] = {}
     last_matmul: str | None = None
     for node in model.get_ordered_ops():
         for constant, shape, use in _uses(node):
             name = constant.get_friendly_name()
             if name not in constants:
-                constants[name], seen_as[name] = constant, _in_use(constant)
-            if shape == seen_as[name][0]:
+                constants[name], view_of[name] = constant, _in_use(constant)
+            if shape == view_of[name][0]:
                 uses.setdefault(name, []).append(use)
             if use.kind == "matmul":
                 last_matmul = name if len(uses.get(name, ())) == 1 else None
     weights = tuple(
         Weight(
             name=name,
-            shape=seen_as[name][0],
+            shape=view_of[name][0],
             element_type=type_name(constants[name]),
             uses=tuple(uses[name]),
             is_last=name == last_matmul,
-            reshapes=seen_as[name][1],
+            reshapes=view_of[name][1],
         )
         for name in uses
     )
@@ -194,7 +194,7 @@ def _check_names(model: ov.Model, weights: tuple[Weight, ...]) -> None:
             if counts[name] > 1:
                 raise CompressionError(
                     f"the model has {counts[name]} operations named {name}, and one of them is or feeds the weight "
-                    f"{weight.name}; give them different names (set_friendly_name) and save the model anew"
+                    f"{weight.name}; give them different names (set_friendly_name) and save the model again"
                 )
 
 

@@ -90,11 +90,11 @@ def _file(path: Path) -> SearchSpace:
 
 
 def _preset(name: str) -> SearchSpace:
-    found = [(file, origin) for known, file, origin in _preset_files() if known == name]
+    found = [(file, origin) for preset, file, origin in _preset_files() if preset == name]
     if not found:
-        names = sorted({known for known, _, _ in _preset_files()})
-        known = f"; the presets are {', '.join(names)}" if names else "; no package of presets could be read"
-        raise Invalid(Finding((), f"unknown preset {name!r}{nearest(name, names)}{known}; a path ends in .yaml"))
+        names = sorted({preset for preset, _, _ in _preset_files()})
+        hint = f"; the presets are {', '.join(names)}" if names else "; no package of presets could be read"
+        raise Invalid(Finding((), f"unknown preset {name!r}{nearest(name, names)}{hint}; a path ends in .yaml"))
     if len(found) > 1:
         origins = " and ".join(origin for _, origin in found)
         raise Invalid(Finding((), f"the preset {name!r} comes from both {origins}; name one by its path"))
@@ -123,8 +123,8 @@ def _from_source(source: Source, name: str) -> SearchSpace:
     """Parse the space of a file; its problems name that file."""
     findings = [Finding(path, message, source) for path, message in source.problems]
     if not isinstance(source.data, dict):
-        said = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"
-        raise Invalid(Finding((), said, source))
+        problem = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"
+        raise Invalid(Finding((), problem, source))
     try:
         space = SpaceReader(source.data, source.file.parent if source.file else Path()).space(name)
     except Invalid as error:

@@ -33,10 +33,10 @@ def read_prompts(path: str | Path) -> list[str]:
     try:
         prompts = [prompt.strip() for prompt in reader(text)]
     except ValueError as error:
-        raise ConfigError(f"these are no prompts: {error}.", file=path) from error
+        raise ConfigError(f"invalid prompts: {error}.", file=path) from error
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise ConfigError("there is no prompt in the file.", file=path)
+        raise ConfigError("the file contains no prompts.", file=path)
     return prompts
 
 

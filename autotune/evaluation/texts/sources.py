@@ -129,7 +129,7 @@ def describe_source(source: TextSource) -> str:
 def read_texts(source: TextSource) -> list[str]:
     """Read the texts of a source: a file is one text, a dataset one text for each row that is not blank.
 
-    Windows of token ids are returned as decimal numbers, to tell one source from another.
+    Windows of token ids are returned as decimal numbers, to distinguish sources.
 
     Raises:
         ConfigError: the file is missing, not UTF-8 or blank; or the dataset has no such configuration, split or
@@ -141,13 +141,15 @@ def read_texts(source: TextSource) -> list[str]:
     if source.texts is not None:
         texts = [text for text in source.texts if text.strip()]
         if not texts:
-            raise ConfigError("texts has no text: every string is blank.")
+            raise ConfigError("all strings in texts are blank; give texts with words.")
         return texts
     if source.tokens is not None:
         return [" ".join(map(str, window)) for window in source.tokens]
     texts = _read_dataset(source)
     if not texts:
-        raise ConfigError(f"{describe_source(source)} has no text: every row of the column is blank.")
+        raise ConfigError(
+            f"{describe_source(source)} has no text: all rows of the column are blank. Choose another column or split."
+        )
     return texts
 
 

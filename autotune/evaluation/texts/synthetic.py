@@ -111,9 +111,9 @@ def generate_windows(
     while missing := samples - len(whole) - len(ended) // sequence_length:
         if begun >= _TEXTS_PER_WINDOW * samples:
             raise ConfigError(
-                f"the model ends the texts that it writes after {len(ended) / begun:.0f} tokens on average, and "
-                f"{begun} of them do not fill {samples} windows of {sequence_length} tokens; use a text instead of "
-                "synthetic: true (path or dataset), or fewer samples"
+                f"the model generated too little text: {len(ended) / begun:.0f} tokens per sample on average, and "
+                f"{begun} samples do not fill {samples} windows of {sequence_length} tokens. Use a text (path or "
+                "dataset) instead of synthetic: true, or fewer samples"
             )
         numbers = range(begun, begun + min(missing, batch_size))
         for text in _write(model, numbers, sequence_length, [_PURPOSES[purpose], seed]):

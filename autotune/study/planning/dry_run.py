@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
+from autotune.models.intake import Intake, read_intake
 from autotune.study.planning.forecast import Forecast, Measuring, forecast, forecast_measuring
 from autotune.study.planning.survey import (
     Finding,
@@ -69,6 +70,7 @@ class DryRun:
         findings: what is adjusted, left out or impossible anywhere in the space.
         forecast: of time, memory and disk; None unless requested.
         measuring: cost of measuring the errors that budget allocation needs; None without budgets.
+        intake: what the model is; None for a hub model whose files cannot be read.
     """
 
     model: str
@@ -83,6 +85,7 @@ class DryRun:
     findings: tuple[Finding, ...]
     forecast: Forecast | None = None
     measuring: Measuring | None = None
+    intake: Intake | None = None
 
     def __repr__(self) -> str:
         settings = "a continuous space" if self.distinct_settings is None else f"{self.distinct_settings} settings"
@@ -169,4 +172,5 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         findings=tuple(findings(config.space, engine)),
         forecast=study_forecast,
         measuring=measuring,
+        intake=read_intake(config.model, exporter=True),
     )

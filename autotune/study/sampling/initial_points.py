@@ -16,7 +16,7 @@ from autotune.errors import ConfigError
 from autotune.study.sampling.sampler import params_of, walk
 from autotune.study.storage.history import point_key
 
-KNOWN: Mapping[str, Mapping[str, Any]] = {
+COMMON_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "int8_asym": {"mode": "int8_asym"},
     "optimum-intel's 4-bit default": {"mode": "int4_asym", "group_size": 128, "ratio": 1.0},
     "NNCF's int4_sym default": {"mode": "int4_sym", "group_size": 128, "ratio": 1.0},
@@ -87,7 +87,7 @@ def anchors(space: SearchSpace) -> list[Anchor]:
     found: dict[str, Anchor] = {}
     if "ratio" not in space.allocations:
         return budgets(space)
-    for label, target in KNOWN.items():
+    for label, target in COMMON_SETTINGS.items():
         modes = space.parameters["mode"].values or ()
         mode = next((m for m in FAMILIES[target["mode"]] if m in modes), None)
         if mode is None:
@@ -123,7 +123,7 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
     """Complete the points of `study.enqueue` by defaults, or the space's values nearest to them.
 
     Raises:
-        ConfigError: a parameter or value that the space does not hold, or one that means nothing beside the others.
+        ConfigError: a parameter or value that the space does not hold, or one that has no effect with the others.
     """
     found = []
     for index, target in enumerate(points):
@@ -139,7 +139,7 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
             if parameter is None:
                 names = ", ".join(space.parameters)
                 raise ConfigError(
-                    f"is no parameter of the space{nearest(name, space.parameters)}; it has {names}",
+                    f"is not a parameter of the space{nearest(name, space.parameters)}; it has {names}",
                     key=f"{key}.{name}",
                 )
             if nearest_value(parameter, value) != value:
@@ -147,7 +147,7 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
         point = project(space, {**DEFAULTS, **target})
         for name in target:
             if name not in point:
-                raise ConfigError(f"means nothing with mode {target['mode']}; leave it out", key=f"{key}.{name}")
+                raise ConfigError(f"has no effect with mode {target['mode']}; remove it", key=f"{key}.{name}")
         found.append(Anchor("as wished", point))
     return found
 
@@ -155,13 +155,13 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
 def enqueued_budget(space: SearchSpace, target: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Read an entry of `study.enqueue` that has a budget."""
     value, problem = read_budget(target.get("budget"))
-    beside = [name for name in target if name not in BUDGET_PARAMETERS]
+    unused = [name for name in target if name not in BUDGET_PARAMETERS]
     if problem is None and nearest_value(space.parameters["budget"], value) != value:
         problem = f"is outside the space: {target['budget']!r}; add it to the space"
     if problem is not None:
         raise ConfigError(problem, key=f"{key}.budget")
-    if beside:
-        raise ConfigError("means nothing with allocation: budget; leave it out", key=f"{key}.{beside[0]}")
+    if unused:
+        raise ConfigError("has no effect with allocation: budget; remove it", key=f"{key}.{unused[0]}")
     assert value is not None
     return _budget_point(value)
 

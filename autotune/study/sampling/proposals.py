@@ -115,13 +115,13 @@ class Proposer:
         """Keep the trials of modes that have untried points.
 
         Without this, tpe proposes the one point of int8_asym for ever (it is on every front). Samplers that model only
-        the parameters common to all trials would use nothing but the mode.
+        the parameters common to all trials would use only the mode.
         """
         if self.points is not None:
             done = {p.get("mode") for p in self.points.values()} - {p.get("mode") for p in untried}
         else:
             done = set(INT8_MODES)
-        return [trial for trial in history.standing if trial.params.get("mode") not in done]
+        return [trial for trial in history.current if trial.params.get("mode") not in done]
 
     def untried_or_sampled(
         self, history: History, mirror: Mirror, untried: Sequence[Mapping[str, Any]]

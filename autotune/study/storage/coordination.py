@@ -107,8 +107,8 @@ class Shared:
         self._own: dict[int, int] = {}
         self._silent: dict[int, float] = {}
         self._stop = threading.Event()
-        self._beats = threading.Thread(target=self._beat, daemon=True)
-        self._beats.start()
+        self._heartbeats = threading.Thread(target=self._write_heartbeats, daemon=True)
+        self._heartbeats.start()
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -160,9 +160,9 @@ class Shared:
     def close(self) -> None:
         """See `Sharing`."""
         self._stop.set()
-        self._beats.join(timeout=5)
+        self._heartbeats.join(timeout=5)
 
-    def _beat(self) -> None:
+    def _write_heartbeats(self) -> None:
         while not self._stop.wait(INTERVAL):
             for trial_id in list(self._own.values()):
                 with suppress(Exception):  # the search itself reports a storage that does not work

@@ -117,7 +117,7 @@ def open_study(
         names = optuna.get_all_study_names(storage)
         if fresh and url is not None and name in names:
             raise UsageError(
-                "--fresh: the storage already holds a study, and autotune deletes none. Name another database, or "
+                "--fresh: the storage already holds a study, which autotune does not delete. Use another database, or "
                 f"delete the study yourself: optuna delete-study --storage URL --study-name {name}"
             )
         if name in names:
@@ -126,15 +126,15 @@ def open_study(
             study = create(storage, name, directions)
         if joins and (name not in names or "schema_version" not in study.user_attrs):
             raise StudyError(
-                "this storage holds no study yet that a worker could join: start `autotune search model.yaml --storage "
-                "URL` first, and workers when its first trial runs"
+                "this storage holds no study to join. Start `autotune search model.yaml --storage URL` first, and the "
+                "workers once its first trial runs"
             )
         yield study
     except (StorageInternalError, SQLAlchemyError) as error:
         problem = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(
-            f"{folder}: the study's storage stopped working ({problem}). Every finished trial is kept; see that the "
-            "disk is not full and the database is there, then run the same command to continue."
+            f"{folder}: the study's storage stopped working ({problem}). Every finished trial is kept; check "
+            "that the disk has free space and that the database can be reached, then run the same command to continue."
         ) from error
     finally:
         close(storage)
@@ -244,10 +244,10 @@ def check_unchanged(
     if keys:
         details = "; ".join(keys[:5]) + (f"; and {len(keys) - 5} more" if len(keys) > 5 else "")
     else:
-        details = "the same keys of model.yaml now stand for other content"
+        details = "the same keys of model.yaml now refer to other content"
     raise StudyError(
         f"{folder}: {', '.join(subjects)} changed since this study was started ({details}), so new trials would "
-        "not compare with the finished ones. Run with --fresh to move the old study aside and start anew, "
+        "not compare with the finished ones. Run with --fresh to move the old study aside and start a new one, "
         "choose another folder with --output, or undo the change."
     )
 

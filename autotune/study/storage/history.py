@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 INTERRUPTED = "interrupted"
-"""Error type of a trial whose process ended before it did. Such a trial does not count, and is repeated."""
+"""Error type of a trial that ended with its process. Such a trial does not count, and is repeated."""
 
 
 def point_key(params: Mapping[str, Any]) -> str:
@@ -29,14 +29,14 @@ class History:
         self.trials = list(trials)
 
     @cached_property
-    def standing(self) -> list[FrozenTrial]:
+    def current(self) -> list[FrozenTrial]:
         """All trials that were not interrupted."""
         return [trial for trial in self.trials if not is_interrupted(trial)]
 
     @cached_property
     def begun(self) -> list[FrozenTrial]:
-        """The standing trials that have begun, ordered as in an undisturbed study; a repeated one keeps its place."""
-        return sorted((trial for trial in self.standing if trial.state.name != "WAITING"), key=self.rank)
+        """Current trials that have begun, in the order of an uninterrupted study; a repeated one keeps its place."""
+        return sorted((trial for trial in self.current if trial.state.name != "WAITING"), key=self.rank)
 
     @cached_property
     def _again(self) -> dict[int, int]:
@@ -54,7 +54,7 @@ class History:
     @property
     def position(self) -> int:
         """Position of the next trial in an undisturbed study; it seeds the sampler, so interruptions have no effect."""
-        return len(self.standing) - len(self.waiting)
+        return len(self.current) - len(self.waiting)
 
     @property
     def turn(self) -> int:
@@ -102,18 +102,18 @@ class History:
     @cached_property
     def finished(self) -> list[FrozenTrial]:
         """Finished trials, failed ones included, without duplicates: the trials that a budget of trials counts."""
-        return [t for t in self.standing if t.state.is_finished() and "duplicate_of" not in t.user_attrs]
+        return [t for t in self.current if t.state.is_finished() and "duplicate_of" not in t.user_attrs]
 
     @cached_property
     def points(self) -> set[str]:
         """Keys of all points that were tried or enqueued."""
-        return {point_key(fixed_params(t) if t.state.name == "WAITING" else t.params) for t in self.standing}
+        return {point_key(fixed_params(t) if t.state.name == "WAITING" else t.params) for t in self.current}
 
     @property
     def duplicates_in_a_row(self) -> int:
         """Number of the latest finished trials that only repeated a plan."""
         count = 0
-        for trial in reversed([t for t in self.standing if t.state.is_finished()]):
+        for trial in reversed([t for t in self.current if t.state.is_finished()]):
             if "duplicate_of" not in trial.user_attrs:
                 break
             count += 1

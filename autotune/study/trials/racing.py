@@ -98,14 +98,14 @@ class Race:
     def _surely_worse(self, name: str, partial: Mapping[str, Measurement], rival: Rival) -> bool:
         if name in self.of_plan:
             return self._loss(name, self.of_plan[name], rival.values[name]) >= 0
-        measured, theirs = partial.get(name), rival.sequences.get(name, ())
-        if measured is None or not FEWEST <= len(measured.values) < len(theirs):
+        measured, rival_values = partial.get(name), rival.sequences.get(name, ())
+        if measured is None or not FEWEST <= len(measured.values) < len(rival_values):
             return False
         own = np.asarray(measured.values, np.float64)
         if not math.isclose(own.mean(), measured.value, rel_tol=1e-6, abs_tol=1e-12):
             return False  # not the mean of its sequences (a perplexity, say): their differences would not decide
         sign = 1.0 if self.objectives[name] == "minimize" else -1.0
-        differences = sign * (own - np.asarray(theirs[: len(own)], np.float64))
+        differences = sign * (own - np.asarray(rival_values[: len(own)], np.float64))
         return bool(differences.mean() > SURE * differences.std(ddof=1) / math.sqrt(len(own)))
 
 

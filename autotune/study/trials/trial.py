@@ -143,7 +143,7 @@ class Candidate:
 
     @property
     def built(self) -> bool:
-        """Whether the model is built."""
+        """Return True if the model is built."""
         return "model" in self.__dict__
 
     @cached_property
@@ -198,8 +198,8 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()
     except OSError as error:
         if error.errno in NO_ROOM:
             raise StudyError(
-                f"nothing can be written any more ({error}). Every finished trial is kept; make room, then run the "
-                "same command to continue."
+                f"cannot write to disk ({error}). Every finished trial is kept; free disk space, then run the same "
+                "command to continue."
             ) from error
         return TrialResult("fail", attrs={**attrs, "error": describe(error)})
     except Exception as error:  # an error inside a trial fails that trial, never the study

@@ -126,7 +126,7 @@ def as_study_error(error: Exception) -> Exception:
     from autotune.errors import StudyError
 
     logging.getLogger(__name__).debug("%s", "".join(traceback.format_exception(error)))
-    return StudyError(f"the worker process could not go on: {type(error).__name__}: {error}")
+    return StudyError(f"the worker process failed: {type(error).__name__}: {error}")
 
 
 def main() -> None:

@@ -19,20 +19,20 @@ from autotune.study.workers.memory import own_memory
 from autotune.study.workers.messages import Begin, receive, send
 
 COMMAND = "from autotune.study.workers.child import main; main()"
-LAST_WORDS = 12
+STDERR_LINES = 12
 """Lines of a worker's stderr that explain its death."""
 
 
 @dataclass(frozen=True)
-class Gone:
+class Exited:
     """End of the process: exit status (negative: the signal that ended it) and the last lines of stderr."""
 
     status: int
-    last_words: str
+    stderr_tail: str
 
 
 @dataclass(frozen=True)
-class Said:
+class LogLine:
     """Line of the process's stderr."""
 
     line: str
@@ -44,10 +44,10 @@ class WorkerProcess:
     def __init__(self, begin: Begin, threads: int, inbox: SimpleQueue[tuple[WorkerProcess, Any]]) -> None:
         """Start the process with this number of threads.
 
-        Its messages arrive in `inbox` as (this, message), its end as `Gone`.
+        Its messages arrive in `inbox` as (this, message), its end as `Exited`.
         """
         self._inbox = inbox
-        self._last: deque[str] = deque(maxlen=LAST_WORDS)
+        self._last: deque[str] = deque(maxlen=STDERR_LINES)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", COMMAND],
             stdin=subprocess.PIPE,
@@ -67,7 +67,7 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Any) -> None:
-        """Send a message; a dead process ignores it, and its `Gone` follows."""
+        """Send a message; a dead process ignores it, and its `Exited` follows."""
         assert self._process.stdin is not None
         with suppress(OSError, ValueError):
             send(self._process.stdin, message)
@@ -104,8 +104,8 @@ class WorkerProcess:
             while True:
                 self._inbox.put((self, receive(self._process.stdout)))
         status = self._process.wait()
-        self._readers[0].join(timeout=5)  # so that the last lines of stderr arrive before `Gone`
-        self._inbox.put((self, Gone(status, "\n".join(self._last))))
+        self._readers[0].join(timeout=5)  # so that the last lines of stderr arrive before `Exited`
+        self._inbox.put((self, Exited(status, "\n".join(self._last))))
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
@@ -113,7 +113,7 @@ class WorkerProcess:
             for line in self._process.stderr:
                 text = line.decode(errors="replace").rstrip()
                 self._last.append(text)
-                self._inbox.put((self, Said(text)))
+                self._inbox.put((self, LogLine(text)))
 
 
 def import_path() -> str:

@@ -59,7 +59,7 @@ class Pool(Protocol):
 
     @property
     def free(self) -> bool:
-        """Whether a trial can begin now."""
+        """Return True if a trial can begin now."""
 
     def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
         """Begin a trial, raced against these rivals; only while the pool is free."""

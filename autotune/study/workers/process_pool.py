@@ -19,7 +19,7 @@ from autotune.errors import StudyError
 from autotune.study.storage.attributes import Description
 from autotune.study.trials.racing import Rival
 from autotune.study.trials.trial import Site, TrialResult
-from autotune.study.workers.connection import Gone, Said, WorkerProcess, exit_text
+from autotune.study.workers.connection import Exited, LogLine, WorkerProcess, exit_text
 from autotune.study.workers.memory import worker_count
 from autotune.study.workers.messages import (
     Begin,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 TICK = 0.2
 """Seconds between checks of clocks and memory."""
 
-HOPELESS = 3
+CRASH_LIMIT = 3
 """Number of workers lost before any trial has a result, after which the search gives up."""
 
 LOST = "worker lost"
@@ -77,23 +77,23 @@ class Place:
         process: the current process.
         trial: number of the running trial, None if there is none.
         trials: number of trials the process has begun.
-        spent: seconds of the trial's own time until `since`.
+        elapsed: seconds of the trial's own time until `since`.
         since: time at which the trial's clock was started, None while it is stopped.
-        verdict: why the process is being ended.
+        kill_reason: why the process is being ended.
         counts: as of the process's last result.
     """
 
     process: WorkerProcess
     trial: int | None = None
     trials: int = 0
-    spent: float = 0.0
+    elapsed: float = 0.0
     since: float | None = None
-    verdict: str | None = None
+    kill_reason: str | None = None
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def own_seconds(self) -> float:
         """Return the running time of the trial, without work that all trials share."""
-        return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
+        return self.elapsed + (0.0 if self.since is None else time.monotonic() - self.since)
 
 
 class WorkerPool:
@@ -143,10 +143,10 @@ class WorkerPool:
         first = self._places[0]
         first.process.send(Describe(original, report))
         _, answer = self._next_answer([first])
-        if isinstance(answer, Gone):
-            last_words = f"; its last words were: {answer.last_words}" if answer.last_words else ""
+        if isinstance(answer, Exited):
+            stderr_tail = f"; last lines of its stderr: {answer.stderr_tail}" if answer.stderr_tail else ""
             raise StudyError(
-                f"the worker process died ({exit_text(answer.status)}) while it prepared the study{last_words}"
+                f"the worker process died ({exit_text(answer.status)}) while it prepared the study{stderr_tail}"
                 f"{out_of_memory(answer.status)}"
             )
         assert isinstance(answer, Description)
@@ -170,23 +170,23 @@ class WorkerPool:
                 return
             place, answer = self._next_answer(at)
             index, idle = at.pop(place), [place]
-            if isinstance(answer, Gone):
+            if isinstance(answer, Exited):
                 self._replace(place)
-                yield index, {"error": died(answer)}
+                yield index, {"error": describe_exit(answer)}
             else:
                 assert isinstance(answer, ReportScores)
                 yield index, answer.scores
 
-    def _next_answer(self, called: Collection[Place]) -> tuple[Place, Description | ReportScores | Gone]:
+    def _next_answer(self, called: Collection[Place]) -> tuple[Place, Description | ReportScores | Exited]:
         """Wait for the next answer, or death, of the workers that were sent a request."""
         while True:
             sender, message = self._inbox.get()
             place = next((place for place in self._places if place.process is sender), None)
             if sender is None or place in called:
-                if place is not None and isinstance(message, (Description, ReportScores, Gone)):
+                if place is not None and isinstance(message, (Description, ReportScores, Exited)):
                     return place, message
                 self._common(message)
-            elif place is not None and isinstance(message, Gone):
+            elif place is not None and isinstance(message, Exited):
                 self._replace(place)
 
     def open(self, site: Site, status: StatusOf) -> None:
@@ -214,8 +214,8 @@ class WorkerPool:
     def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
         """See `Pool`."""
         place = next(place for place in self._places if place.trial is None)
-        place.trial, place.trials, place.verdict = number, place.trials + 1, None
-        place.spent, place.since = 0.0, time.monotonic()
+        place.trial, place.trials, place.kill_reason = number, place.trials + 1, None
+        place.elapsed, place.since = 0.0, time.monotonic()
         place.process.send(Run(settings, self._site, rivals))
 
     def wait(self, seconds: float) -> Finished | None:
@@ -264,11 +264,11 @@ class WorkerPool:
             case GetStatus(plan) if place.trial is not None:
                 self._pending[place] = (place.trial, plan)
             case Clock(running):
-                place.spent, place.since = place.own_seconds(), time.monotonic() if running else None
+                place.elapsed, place.since = place.own_seconds(), time.monotonic() if running else None
             case Stage(text) if place.trial is not None:
                 self._listener.stage(text, place.trial)
-            case Gone(status, last_words):
-                return self._bury(place, status, last_words)
+            case Exited(status, stderr_tail):
+                return self._replace_worker(place, status, stderr_tail)
             case _:
                 self._common(message)
         return None
@@ -282,38 +282,38 @@ class WorkerPool:
                 raise error
             case Stage(text):
                 self._listener.stage(text)
-            case Said(line):
+            case LogLine(line):
                 self._listener.note(line)
 
     def _watch(self) -> None:
-        """Kill the workers whose trial exceeds a limit; their `Gone` then fails the trial."""
+        """Kill the workers whose trial exceeds a limit; their `Exited` then fails the trial."""
         for place in self._places:
-            if place.trial is None or place.verdict is not None:
+            if place.trial is None or place.kill_reason is not None:
                 continue
             seconds, memory = self._limits.seconds, self._limits.memory
             if seconds is not None and place.own_seconds() > seconds:
-                place.verdict = f"{TIMED_OUT}: no result after {seconds:g} s (study.trial_timeout)"
+                place.kill_reason = f"{TIMED_OUT}: no result after {seconds:g} s (study.trial_timeout)"
             elif memory is not None and (used := place.process.memory()) > memory:
-                place.verdict = (
+                place.kill_reason = (
                     f"{OVER_MEMORY}: the worker held {used / 1e9:.2f} GB, more than {memory / 1e9:.2f} GB "
                     "(study.memory_limit)"
                 )
-            if place.verdict is not None:
+            if place.kill_reason is not None:
                 place.process.kill()
 
-    def _bury(self, place: Place, status: int, last_words: str) -> Finished | None:
+    def _replace_worker(self, place: Place, status: int, stderr_tail: str) -> Finished | None:
         """Replace a worker that died, and fail its trial."""
-        trial, verdict = place.trial, place.verdict
+        trial, kill_reason = place.trial, place.kill_reason
         self._replace(place)
         if trial is None:
             return None
-        self._lost += verdict is None
-        if self._lost >= HOPELESS and not self._any_done:
+        self._lost += kill_reason is None
+        if self._lost >= CRASH_LIMIT and not self._any_done:
             raise StudyError(
-                f"the first {HOPELESS} trials each ended their worker process ({exit_text(status)}), so nothing can be "
-                f"tried this way{out_of_memory(status)}. Its last words were: {last_words or 'none'}"
+                f"the first {CRASH_LIMIT} trials each crashed their worker process ({exit_text(status)}), so the "
+                f"search stops{out_of_memory(status)}. Last lines of its stderr: {stderr_tail or 'none'}"
             )
-        error = died(Gone(status, last_words), verdict)
+        error = describe_exit(Exited(status, stderr_tail), kill_reason)
         return Finished(trial, TrialResult("fail", attrs={"error": error}))
 
     def _replace(self, place: Place) -> None:
@@ -351,11 +351,13 @@ class WorkerPool:
             place.process.close()
 
 
-def died(gone: Gone, verdict: str | None = None) -> dict[str, str]:
-    """Describe a worker's death as a trial's error; `verdict` says why it was killed, if it was."""
-    how = exit_text(gone.status)
-    kind, _, text = (verdict or f"{LOST}: the worker process died ({how}){out_of_memory(gone.status)}").partition(": ")
-    return {"type": kind, "message": text, "signal": how, "traceback": gone.last_words}
+def describe_exit(exited: Exited, kill_reason: str | None = None) -> dict[str, str]:
+    """Describe a worker's death as a trial's error; `kill_reason` says why it was killed, if it was."""
+    how = exit_text(exited.status)
+    kind, _, text = (kill_reason or f"{LOST}: the worker process died ({how}){out_of_memory(exited.status)}").partition(
+        ": "
+    )
+    return {"type": kind, "message": text, "signal": how, "traceback": exited.stderr_tail}
 
 
 def out_of_memory(status: int) -> str:

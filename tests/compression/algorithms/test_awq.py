@@ -170,7 +170,7 @@ def test_the_search_lowers_the_error_of_the_stored_weight(variant: Variant) -> N
 
 @given(seed=st.integers(0, 99), strength=st.floats(0, 3))
 def test_the_search_is_never_worse_than_no_scale(seed: int, strength: float) -> None:
-    """Where all of H lies within groups, the error that is minimised is the real one."""
+    """If H has no entries outside the groups, the minimised error is the exact one."""
     rows, moment = normal(24, 32, seed=seed), uneven(64, 32, seed, strength)
     scale = search_scale([member(rows)], moment)
     assert 1 / LARGEST <= scale.min() <= scale.max() <= LARGEST
@@ -179,7 +179,7 @@ def test_the_search_is_never_worse_than_no_scale(seed: int, strength: float) -> 
 
 
 def test_channels_with_large_activations_get_larger_scales() -> None:
-    """Where a few channels carry the activation, they are the ones that are protected."""
+    """If a few channels carry the activation, AWQ protects these."""
     strength = np.where(np.arange(64) % 16 == 0, 400, 1).astype(np.float32)
     scale = search_scale([member(normal(64, 64))], np.diag(strength))
     assert scale[::16].min() > 1.5 * np.delete(scale, np.s_[::16]).max()
@@ -250,7 +250,7 @@ def test_a_gain_of_few_digits_is_divided_without_loss(
 
 
 def test_scales_come_from_the_bank(llama: ov.Model, statistics: Callable[[], Statistics]) -> None:
-    """Planning again, and applying, search no scale anew; and compressing the same twice gives the same bytes."""
+    """Planning again, and applying, search no scale again; and compressing the same twice gives the same bytes."""
     bank = Bank(weights_in_memory=False)
     engine = Engine(llama, statistics=statistics, bank=bank)
     settings = replace(INT4, awq=True, scale_estimation=True)
@@ -266,7 +266,7 @@ def test_scales_come_from_the_bank(llama: ov.Model, statistics: Callable[[], Sta
 def test_a_group_without_gain_leaves_the_plan(
     llama: ov.Model, statistics: Callable[[], Statistics], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where every scale is one, the plan with AWQ is the plan without, and its note says so."""
+    """If every scale is 1, the plan with AWQ equals the plan without it, and has a note."""
     engine = Engine(llama, statistics=statistics)
     monkeypatch.setattr(
         engine.channel_scales, "search", lambda scalings, *_: [np.ones(s.group.width, np.float32) for s in scalings]
@@ -296,6 +296,21 @@ def block_with_gain(spread: float) -> ov.Model:
     return result_model([head], model.get_parameters())
 
 
+def test_scales_of_another_variant_are_searched_anew() -> None:
+    """Format and group size are in the key of the scales: an engine that searched others finds what a new one does."""
+    model = block_with_gain(1.5)
+    used = Engine(model)
+    used.plan(replace(INT4, awq=True))
+    for change in ({"mode": "nf4"}, {"group_size": 16}):
+        settings = replace(INT4, awq=True, **change)  # type: ignore[arg-type]
+        scales = []
+        for engine in (used, Engine(model)):
+            plan = engine.plan(settings)
+            (found,) = engine.channel_scales.of_plan(plan.awq, plan.variants, None)
+            scales.append(found[1])
+        assert np.array_equal(*scales)
+
+
 def test_data_free_scales_follow_the_gain() -> None:
     """Without a text AWQ takes a gain's square for the activation's energy; where that is uneven the error falls."""
     model = block_with_gain(1.5)
@@ -318,5 +333,5 @@ def test_data_free_leaves_even_weights_alone(llama: ov.Model, statistics: Callab
     even = block_with_gain(0)
     assert Engine(even).plan(replace(INT4, awq=True)).key == Engine(even).plan(INT4).key
     engine = Engine(llama, statistics=refuse)
-    asked = engine.plan(replace(INT4, awq=True, awq_data_free=True))
-    assert asked == Engine(llama).plan(replace(INT4, awq=True))
+    explicit = engine.plan(replace(INT4, awq=True, awq_data_free=True))
+    assert explicit == Engine(llama).plan(replace(INT4, awq=True))

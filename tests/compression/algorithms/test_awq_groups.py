@@ -190,7 +190,7 @@ def test_a_division_passes_through(name: str) -> None:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_a_division_does_not_pass_through(name: str) -> None:
-    """What does not commute with a scale, or reads its input twice, ends the way."""
+    """An operation that does not commute with a scale, or reads its input twice, stops the propagation."""
     model = between(KEPT[name])
     assert groups_of(model)["second",] is None
     x = normal(1, 7, 16, seed=3)
@@ -209,7 +209,7 @@ def test_repeated_heads_share_a_scale() -> None:
 
 @pytest.mark.parametrize(("start", "merges"), [(0, True), (1, False)])
 def test_a_state_must_start_at_nothing(start: float, merges: bool) -> None:
-    """What a state holds is divided with what is written to it; its first value only if that is zero."""
+    """The content of a state is divided together with the values written to it, if its initial value is zero."""
 
     def cached(node: ov.Node) -> ov.Node:
         first = ops.broadcast(ops.constant(np.float32(start)), np.array([1, 0, 24]))

@@ -98,9 +98,17 @@ def test_codes_are_those_of_the_algorithm(mode: str) -> None:
     assert np.mean(codes != expected) < 0.01
 
 
+def test_columns_go_in_the_order_of_falling_energy() -> None:
+    """The strongest channels are rounded first, while most others are left to compensate; or as they stand."""
+    h = correlated(24)
+    energy = np.diagonal(h)[propagation(h).order]
+    assert np.all(energy[:-1] >= energy[1:])
+    assert propagation(h, activation_order=False).order.tolist() == list(range(24))
+
+
 @pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
 def test_uncorrelated_channels_are_simply_rounded(mode: str) -> None:
-    """Where no column can make up for another, GPTQ is plain rounding."""
+    """If no column can compensate for another, GPTQ is plain rounding."""
     rows, scale, zero = prepared(mode, 32)
     spread = propagation(np.diag(np.linspace(1, 5, 160)).astype(np.float32))
     codes = quantize_columns(rows, scale, zero, spread, FORMATS[mode]).codes
@@ -120,7 +128,7 @@ def test_the_output_error_is_far_below_that_of_rounding(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["int4_asym", "int4_sym", "nf4"])
 @pytest.mark.parametrize("best_scales", [False, True])
 def test_the_loss_is_the_output_error(mode: str, best_scales: bool) -> None:
-    """What the columns report as lost is e H eᵀ with the damped second moments, row by row."""
+    """The reported loss is e H eᵀ with the damped second moments, row by row."""
     rows, scale, zero = prepared(mode, 32)
     h = correlated(160)
     spread = propagation(h)

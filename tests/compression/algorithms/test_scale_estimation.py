@@ -110,8 +110,8 @@ def test_dead_channels_and_rows_without_values_are_harmless(name: str) -> None:
     fmt = FORMATS[name]
     rows, moment = case(4, 2, 8)
     rows[0] = 0
-    for seen in (np.zeros_like(moment), moment):
-        scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), blocks_of(seen, rows.shape[-1]), fmt)
+    for statistics in (np.zeros_like(moment), moment):
+        scale, zero = estimate_scale(rows, *initial_scale(rows, fmt), blocks_of(statistics, rows.shape[-1]), fmt)
         assert np.all(np.isfinite(scale) & (scale != 0))
         assert zero is None or np.all((zero >= fmt.lowest) & (zero <= fmt.highest))
         assert not round_trip(rows, scale, zero, fmt)[0].any()
@@ -133,7 +133,7 @@ def test_weights_of_single_channels_are_a_diagonal_matrix(name: str) -> None:
 @pytest.mark.parametrize("name", SEARCHABLE)
 @given(seed=st.integers(0, 2**31), groups=st.integers(1, 4), damping=st.sampled_from((0.0, 0.3)))
 def test_fitted_scales_lose_what_they_say(name: str, seed: int, groups: int, damping: float) -> None:
-    """The error of the whole row, between groups included, falls by the gain that is told, and never rises."""
+    """The error of the whole row, between groups included, falls by the returned gain, and never rises."""
     fmt = FORMATS[name]
     rows, moment = case(seed, groups, 16)
     moment /= np.diagonal(moment).mean()

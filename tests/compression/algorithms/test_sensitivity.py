@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -89,6 +92,26 @@ def test_statistics_do_not_depend_on_storage(tmp_path_factory: pytest.TempPathFa
         statistics = cache.get_or_collect(stored, engine.activations, tokens, model_fingerprint=storage)
         found.append([statistics.scalar(a, metric) for a in engine.activations for metric in DATA_METRICS])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_errors_of_other_groups_are_measured_anew(tmp_path: Path) -> None:
+    """The output error is of format and group size: a bank with other errors gives what an empty one does."""
+    model = language_chain([normal(32, 32, seed=seed) for seed in range(4)], normal(20, 32))
+    cache, tokens = StatisticsCache(tmp_path), np.arange(40, dtype=np.int64).reshape(5, 8) % 20
+
+    def errors(bank: Bank, **change: Any) -> dict[str, float]:
+        engine = Engine(
+            model,
+            bank=bank,
+            statistics=lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint=""),
+        )
+        settings = Settings(mode="int4_sym", group_size=32, ratio=0.5, sensitivity_metric="output_error")
+        return dict(engine.plan(replace(settings, **change)).sensitivity["values"])
+
+    used = Bank()
+    errors(used)
+    for change in ({"group_size": 8}, {"mode": "nf4"}):
+        assert errors(used, **change) == errors(Bank(), **change)
 
 
 def test_data_aware_metrics_without_a_text_are_refused_before_any_work() -> None:

@@ -9,12 +9,12 @@ from autotune.compression.calibration.calibrate import BLOCK, Depth, join_tiles,
 @pytest.mark.parametrize("width", [1, 255, 256, 257, 512, 576, 1408, 5632])
 def test_tiles_cover_one_half_of_the_matrix(width: int) -> None:
     """Every pair of channels is in some tile; little is there twice; blocks are tiles of the full depth too."""
-    seen = np.zeros((width, width), bool)
+    covered = np.zeros((width, width), bool)
     for tile in tiles(width, "full"):
         assert tile.shape == (tile.bottom - tile.top, tile.right - tile.left)
-        assert not seen[tile.top : tile.bottom, tile.left : tile.right].any()
-        seen[tile.top : tile.bottom, tile.left : tile.right] = True
-    assert (seen | seen.T).all()
+        assert not covered[tile.top : tile.bottom, tile.left : tile.right].any()
+        covered[tile.top : tile.bottom, tile.left : tile.right] = True
+    assert (covered | covered.T).all()
     assert stored_elements(width, "full") <= width * (width + 256) / 2 + 256 * 256
     assert set(tiles(width, "blocks")) <= set(tiles(width, "full"))
 

@@ -38,7 +38,7 @@ def test_every_activation_is_in_one_segment(llama: ov.Model, limit: int) -> None
 
 
 def test_cuts_lie_where_only_the_residual_stream_crosses(llama: ov.Model) -> None:
-    """Where there is room to choose, what is kept is one sum of [batch, tokens, hidden], and little else."""
+    """If there are several cuts to choose from, one tensor [batch, tokens, hidden] crosses it, and little else."""
     nodes = {node.get_friendly_name(): node for node in llama.get_ordered_ops()}
     segments = cut(llama, dict.fromkeys(Engine(llama).activations, 100), 200_000)
     assert len(segments) > 1
@@ -50,7 +50,7 @@ def test_cuts_lie_where_only_the_residual_stream_crosses(llama: ov.Model) -> Non
 
 
 def test_a_segment_is_only_as_deep_as_its_activations(llama: ov.Model) -> None:
-    """What lies above the last activation that is looked at is not in the model that is run; it has no states."""
+    """The calibration model ends at the last activation that is needed, and has no states."""
     activations = cut(llama, dict.fromkeys(Engine(llama).activations, 1), 1 << 40)[0].activations
     depths = []
     for name in (activations[0], activations[1], activations[-1]):

@@ -56,8 +56,8 @@ def collect(
     write_statistics(folder, summaries, tokens.size, depth)
 
 
-def opened(folder: Path, model: ov.Model, tokens: Tokens, **options: Any) -> Statistics:
-    """Statistics collected anew into a folder."""
+def collected(folder: Path, model: ov.Model, tokens: Tokens, **options: Any) -> Statistics:
+    """Collect statistics into a new folder."""
     folder.mkdir()
     collect(model, Engine(model).activations, tokens, folder, **options)
     return Statistics.open(folder, "")
@@ -107,7 +107,7 @@ def test_scalars_follow_their_formulas(
 def test_scalars_of_a_worked_example(tmp_path: Path) -> None:
     """For x = [[-4, 1, 2], [0, 0, 0], [0, 0, 0]] the four numbers are 32/9, 14/9, 7/3 and 42/9 by hand."""
     model = language_chain([normal(3, 3)], np.array([[-4, 1, 2], [0, 0, 0]], np.float32))
-    found = opened(tmp_path / "s", model, np.array([[0, 1, 1]]))
+    found = collected(tmp_path / "s", model, np.array([[0, 1, 1]]))
     values = [found.scalar("embed:0", metric) for metric in SCALARS]
     assert values == pytest.approx([32 / 9, 14 / 9, 7 / 3, 42 / 9])
 
@@ -130,7 +130,7 @@ def test_segments_give_the_same_numbers(
     limit: int,
 ) -> None:
     """A limit on the memory cuts the model into segments that run one after the other, and changes no number."""
-    assert_close(opened(tmp_path / "s", llama, tokens, segment_bytes=limit), statistics(), Engine(llama).activations)
+    assert_close(collected(tmp_path / "s", llama, tokens, segment_bytes=limit), statistics(), Engine(llama).activations)
 
 
 def test_batches_of_windows_give_the_same_numbers(
@@ -140,7 +140,7 @@ def test_batches_of_windows_give_the_same_numbers(
     tmp_path: Path,
 ) -> None:
     """Windows in batches of four, the last batch smaller, give what one batch gives."""
-    found = opened(tmp_path / "s", llama, tokens, tokens_per_batch=(4 * 32, 4 * 32))
+    found = collected(tmp_path / "s", llama, tokens, tokens_per_batch=(4 * 32, 4 * 32))
     assert_close(found, statistics(), Engine(llama).activations)
 
 
@@ -153,7 +153,7 @@ def test_number_of_threads_does_not_change_a_bit(
     written = []
     for threads in (1, 2, 5):
         with limited_to(threads):
-            opened(tmp_path / f"{threads}", llama, tokens, precision=precision, **limits)
+            collected(tmp_path / f"{threads}", llama, tokens, precision=precision, **limits)
         written.append({path.name: path.read_bytes() for path in (tmp_path / f"{threads}").iterdir()})
     assert written[0] == written[1] == written[2]
 
@@ -163,7 +163,7 @@ def test_diagonal_blocks_are_those_of_the_full_second_moments(tmp_path: Path) ->
     width = 1100
     model = language_chain([normal(width, width)], normal(10, width))
     tokens = np.arange(40).reshape(4, 10) % 10
-    full, blocks = (opened(tmp_path / d, model, tokens, depth=d) for d in ("full", "blocks"))
+    full, blocks = (collected(tmp_path / d, model, tokens, depth=d) for d in ("full", "blocks"))
     expected, found = full.array("embed:0", "second_moment"), blocks.array("embed:0", "second_moment")
     block = np.arange(width) // 512
     inside = block[:, None] == block
@@ -177,7 +177,7 @@ def test_bfloat16_is_close(
     llama: ov.Model, tokens: Tokens, statistics: Callable[[], Statistics], tmp_path: Path
 ) -> None:
     """The faster precision moves second moments by its rounding, and the scalars by less."""
-    found = opened(tmp_path / "s", llama, tokens, precision="bf16")
+    found = collected(tmp_path / "s", llama, tokens, precision="bf16")
     for name in Engine(llama).activations:
         expected = statistics().array(name, "second_moment")
         assert np.abs(found.array(name, "second_moment") - expected).max() < 0.02 * np.abs(expected).max()
@@ -188,14 +188,14 @@ def test_bfloat16_is_close(
 def test_progress_ends_with_all_windows(tmp_path: Path) -> None:
     """Progress counts the windows of every segment and ends at their number."""
     model = language_chain([normal(64, 64), normal(64, 64)], normal(40, 64))
-    seen: list[tuple[int, int]] = []
+    shapes: list[tuple[int, int]] = []
     collect(
         model, Engine(model).activations, np.zeros((3, 4), np.int64), tmp_path,
-        progress=lambda done, total: seen.append((done, total)), segment_bytes=1,
+        progress=lambda done, total: shapes.append((done, total)), segment_bytes=1,
     )  # fmt: skip
-    total = seen[0][1]
+    total = shapes[0][1]
     assert total > 3
-    assert seen == [(done, total) for done in range(3, total + 1, 3)]
+    assert shapes == [(done, total) for done in range(3, total + 1, 3)]
 
 
 def small() -> tuple[ov.Model, tuple[str, ...], Tokens]:
@@ -221,15 +221,15 @@ def test_cache_asks_again_for_another_model_other_tokens_or_activations(tmp_path
     """Whatever the numbers depend on is in the key."""
     model, activations, tokens = small()
     cache = StatisticsCache(tmp_path)
-    asked = [
+    requests = [
         (activations, tokens, "m"),
         (activations, tokens, "n"),
         (activations, tokens + 0 * tokens[::-1] + (tokens == 0), "m"),
         (activations, tokens.reshape(5, 2), "m"),
         (activations[:1], tokens, "m"),
     ]
-    keys = [cache.get_or_collect(model, a, t, model_fingerprint=f).fingerprint for a, t, f in asked]
-    assert len(set(keys)) == len(asked)
+    keys = [cache.get_or_collect(model, a, t, model_fingerprint=f).fingerprint for a, t, f in requests]
+    assert len(set(keys)) == len(requests)
     assert cache.counters == {"computed": 5, "reused": 0}
 
 
@@ -237,8 +237,8 @@ def test_a_deeper_pass_serves_the_shallower_question(tmp_path: Path) -> None:
     """Full second moments answer for their blocks; the other way round a new pass is needed."""
     model, activations, tokens = small()
     cache = StatisticsCache(tmp_path)
-    asked: list[Depth] = ["blocks", "full", "blocks"]
-    found = [cache.get_or_collect(model, activations, tokens, model_fingerprint="m", depth=d) for d in asked]
+    requests: list[Depth] = ["blocks", "full", "blocks"]
+    found = [cache.get_or_collect(model, activations, tokens, model_fingerprint="m", depth=d) for d in requests]
     assert cache.counters == {"computed": 2, "reused": 1}
     assert [statistics.depth for statistics in found] == ["blocks", "full", "full"]
     assert len({statistics.fingerprint for statistics in found}) == 1
@@ -284,7 +284,7 @@ def test_damaged_statistics_are_collected_again(tmp_path: Path, file: str, damag
 
 
 def test_half_written_statistics_are_never_seen(tmp_path: Path) -> None:
-    """A pass that dies leaves nothing behind, and the next one starts anew."""
+    """A pass that fails leaves no file behind, and the next one starts from the beginning."""
     model, activations, tokens = small()
     cache = StatisticsCache(tmp_path)
 
@@ -299,7 +299,7 @@ def test_half_written_statistics_are_never_seen(tmp_path: Path) -> None:
 
 
 def test_threads_that_ask_at_once_collect_once(tmp_path: Path) -> None:
-    """Whoever comes second waits for the first and reads what it wrote."""
+    """The second process waits for the first and reads its statistics."""
     model, activations, tokens = small()
     caches = [StatisticsCache(tmp_path) for _ in range(3)]
     threads = [

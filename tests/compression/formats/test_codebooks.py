@@ -42,7 +42,7 @@ def test_a_word_with_commas_is_the_table_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("table.json", b'{"a": 1}', "one flat list"),
         ("table.json", b"[[1, 2]]", "one flat list"),
@@ -53,10 +53,10 @@ def test_a_word_with_commas_is_the_table_itself() -> None:
         ("table.txt", b"\xff\xfe\x00", "not a list of numbers"),
     ],
 )
-def test_what_is_no_table_is_refused_with_the_file(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_what_is_no_table_is_refused_with_the_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     """The message names the file and what is wrong with it."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_codebook(tmp_path / name)
     assert name in str(caught.value)
 

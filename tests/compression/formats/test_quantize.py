@@ -23,7 +23,7 @@ from autotune.compression.formats.quantize import (
     stored_value,
     with_second_order_scale,
 )
-from autotune.compression.formats.table import CB4_LEVELS, FORMATS, NF4_LEVELS, codebook_format
+from autotune.compression.formats.table import CB4_LEVELS, FORMATS, LARGEST_FLOAT16, codebook_format
 from autotune.compression.ir.constants import constant, raw_bytes
 
 FEW = codebook_format((-2.0, -0.5, 0.0, 0.25, 1.0))
@@ -49,7 +49,7 @@ def levels_of(name: str) -> npt.NDArray[np.float64]:
 
 @given(st.sampled_from((2, 3, 4, 8)), st.integers(1, 33), st.randoms(use_true_random=False))
 def test_unpack_is_the_inverse_of_pack_for_any_number_of_elements(bits: int, size: int, random: Any) -> None:
-    """Any codes come back from their packed bytes, and the bytes are as many as foretold."""
+    """Codes survive packing, and the number of bytes equals the predicted one."""
     codes = np.array([random.randrange(1 << bits) for _ in range(size)], np.uint8)
     packed = pack(codes, bits)
     assert packed.nbytes == packed_bytes(size, bits)
@@ -191,14 +191,16 @@ def test_asymmetric_groups_of_one_sign_keep_their_differences(
     assert encode(rows, found, zero, fmt).ravel().tolist() == codes
 
 
-def test_nf4_midpoints_go_to_the_lower_level() -> None:
-    """A value half-way between two NF4 levels gets the lower code, the next float above it the higher one."""
-    fmt, one = FORMATS["nf4"], np.ones((1, 1, 1), np.float32)
-    levels = np.array(NF4_LEVELS)
+@pytest.mark.parametrize("name", [name for name in ALL if TABLE[name].levels])
+def test_midpoints_go_to_the_lower_level(name: str) -> None:
+    """A value half-way between two levels gets the lower code, the next float above it the higher one."""
+    fmt, one = TABLE[name], np.ones((1, 1, 1), np.float32)
+    levels = np.array(fmt.levels)
     middles = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
-    above = np.nextafter(middles, np.float32(2))
-    assert encode(middles[None, None], one, None, fmt).ravel().tolist() == list(range(15))
-    assert encode(above[None, None], one, None, fmt).ravel().tolist() == list(range(1, 16))
+    above = np.nextafter(middles, np.float32(np.inf))
+    codes = list(range(len(levels)))
+    assert encode(middles[None, None], one, None, fmt).ravel().tolist() == codes[:-1]
+    assert encode(above[None, None], one, None, fmt).ravel().tolist() == codes[1:]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +248,39 @@ def test_groups_of_zeros_stay_zeros(name: str) -> None:
     stored = stored_value(scale, fmt)
     assert np.all(stored > 0)
     assert not decode(encode(rows, scale, zero, fmt), stored, zero, fmt).any()
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=20)
+@given(rows=groups)
+def test_codes_and_zero_points_are_within_range(name: str, rows: npt.NDArray[np.float32]) -> None:
+    """A code is one of the levels and fits its bits; a zero point is a level."""
+    fmt = TABLE[name]
+    scale, zero = initial_scale(rows, fmt)
+    codes = encode(rows, scale, zero, fmt)
+    assert codes.shape == rows.shape
+    assert codes.max() < (len(fmt.levels) or 1 << fmt.bits)
+    assert np.isfinite(decode(codes, scale, zero, fmt)).all()
+    assert (zero is not None) == fmt.has_zero_point
+    if zero is not None:
+        assert np.isin(zero, np.arange(fmt.lowest, fmt.highest + 1)).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_float16_keeps_its_sign_and_never_overflows(name: str, sign: int) -> None:
+    """A group of the largest float16 has a finite scale as stored, and decodes to finite numbers of its sign."""
+    rows = np.full((1, 1, 16), sign * LARGEST_FLOAT16, np.float32)
+    rows[..., 0] = 0
+    fmt = TABLE[name]
+    if fmt.scale_storage == "f8e4m3":
+        fmt = with_second_order_scale(fmt, LARGEST_FLOAT16)
+    scale, zero = initial_scale(rows, fmt)
+    found = decode(encode(rows, scale, zero, fmt), stored_value(scale, fmt), zero, fmt)
+    assert np.isfinite(stored_value(scale, fmt)).all()
+    assert found[..., 0] == 0
+    # Half a step of the coarsest formats, whose levels reach further on one side than on the other.
+    assert np.all(np.abs(found[..., 1:] / rows[..., 1:] - 1) <= 0.5)
 
 
 def test_integer_formats_have_as_many_levels_as_bits_allow() -> None:

@@ -225,7 +225,7 @@ def test_source_model_is_not_changed(llama: ov.Model, tmp_path: Path, mode: str)
 
 
 def test_unchanged_constants_are_shared(llama: ov.Model) -> None:
-    """What is not compressed is the original's own memory, not a copy of it."""
+    """Uncompressed weights share the original's memory."""
     compressed = compress(llama, "int4_sym", 32, backup_mode="none", ratio=0.5)
     before, after = addresses(llama), addresses(compressed)
     replaced = {name for name in after if f"{name}/scale" in after}

@@ -1,4 +1,4 @@
-"""One digest tells two models apart, and nothing but what they compute does."""
+"""Digests of two models differ only if the models compute different things."""
 
 from __future__ import annotations
 

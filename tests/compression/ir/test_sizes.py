@@ -26,7 +26,7 @@ def four_bit_settings(mode: str, **algorithms: bool) -> Iterator[Settings]:
                 )  # fmt: skip
 
 
-def assert_foretold(engine: Engine, settings: Settings, folder: Path) -> None:
+def assert_predicted(engine: Engine, settings: Settings, folder: Path) -> None:
     plan = engine.plan(settings)
     assert plan.footprint == bin_size(engine.apply(plan), folder), settings
 
@@ -38,7 +38,7 @@ def test_footprint_is_the_saved_file_to_the_byte(
     """For every group size, backup and all_layers, the plan's footprint is the size of the weights file."""
     engine = Engine(llama, statistics=statistics)
     for settings in four_bit_settings(mode):
-        assert_foretold(engine, settings, tmp_path)
+        assert_predicted(engine, settings, tmp_path)
 
 
 FEW, MANY = (-1.0, -0.5, 0.0, 0.5, 1.0), tuple((np.arange(-20, 21) / 20).tolist())
@@ -61,7 +61,7 @@ def test_footprint_of_every_format_is_exact(
     llama: ov.Model, statistics: Callable[[], Statistics], tmp_path: Path, settings: Settings
 ) -> None:
     """Tables that all weights share are counted once, three-bit weights in eights, second-order scales one by one."""
-    assert_foretold(Engine(llama, statistics=statistics), settings, tmp_path)
+    assert_predicted(Engine(llama, statistics=statistics), settings, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["int4_asym", "nf4"])
@@ -78,7 +78,7 @@ def test_footprint_holds_with_algorithms(
     """AWQ and scale estimation change numbers, not sizes."""
     engine = Engine(llama, statistics=statistics)
     for settings in list(four_bit_settings(mode, **algorithms))[::5]:
-        assert_foretold(engine, settings, tmp_path)
+        assert_predicted(engine, settings, tmp_path)
 
 
 @pytest.mark.parametrize("storage", ["f32", "f16", "bf16"])
@@ -94,7 +94,7 @@ def test_footprint_holds_with_algorithms(
 def test_footprint_holds_for_every_storage(llama: ov.Model, tmp_path: Path, storage: str, settings: Settings) -> None:
     """Weights that stay as they are count in their own storage type."""
     names = [weight.name for weight in find_weights(llama)]
-    assert_foretold(Engine(cast_weights(llama, names, storage)), settings, tmp_path)
+    assert_predicted(Engine(cast_weights(llama, names, storage)), settings, tmp_path)
 
 
 def odd() -> ov.Model:
@@ -133,7 +133,7 @@ def test_equal_second_order_scales_are_counted_once(tmp_path: Path) -> None:
         w[0, 0] = 7
     engine = Engine(language_chain(weights, normal(40, 32)))
     for settings in (Settings(mode="nvfp4"), Settings(mode="nvfp4", all_layers=True)):
-        assert_foretold(engine, settings, tmp_path)
+        assert_predicted(engine, settings, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_footprint_counts_equal_constants_once(
     model = build()
     assert Sizes(model).original == bin_size(model, tmp_path)
     engine = Engine(model)
-    assert_foretold(engine, Settings(), tmp_path)
+    assert_predicted(engine, Settings(), tmp_path)
     for mode in ("int4_asym", "int4_sym", "nf4", "int3_sym", "int2_sym", "cb4", "fp8_e4m3"):
         for group_size in group_sizes:
             for ratio in (1, 0.5):
-                assert_foretold(engine, Settings(mode=mode, group_size=group_size, ratio=ratio), tmp_path)
+                assert_predicted(engine, Settings(mode=mode, group_size=group_size, ratio=ratio), tmp_path)
 
 
 def test_equal_weights_differ_where_their_activations_do(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_equal_weights_differ_where_their_activations_do(tmp_path: Path) -> None
         statistics=lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint=""),
     )
     plain = Settings(mode="int4_sym", group_size=16)
-    assert_foretold(engine, plain, tmp_path)
-    assert_foretold(engine, replace(plain, scale_estimation=True), tmp_path)
+    assert_predicted(engine, plain, tmp_path)
+    assert_predicted(engine, replace(plain, scale_estimation=True), tmp_path)
     searched = engine.plan(replace(plain, scale_estimation=True))
     assert searched.footprint > engine.plan(plain).footprint
 

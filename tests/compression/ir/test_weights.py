@@ -61,14 +61,14 @@ def test_reduction_axis_follows_port_and_transposition(port: int, transposed: bo
 
 
 @pytest.mark.parametrize(
-    ("port", "transpose_x", "seen"), [(1, False, True), (1, True, False), (0, True, True), (0, False, False)]
+    ("port", "transpose_x", "expected"), [(1, False, True), (1, True, False), (0, True, True), (0, False, False)]
 )
-def test_activations_are_seen_where_their_features_come_last(port: int, transpose_x: bool, seen: bool) -> None:
+def test_activations_are_seen_where_their_features_come_last(port: int, transpose_x: bool, expected: bool) -> None:
     """Activation-aware methods look at an activation only where its last axis is the one that is summed over."""
     x = named(ops.parameter([-1, 4, 4], np.float32), "x")
     w = as_constant(normal(4, 4), "W")
     node = ops.matmul(x, w, transpose_x, True) if port == 1 else ops.matmul(w, x, False, transpose_x)
-    assert only(result_model([node], [x])).activations == (("x:0",) if seen else ())
+    assert only(result_model([node], [x])).activations == (("x:0",) if expected else ())
 
 
 def test_batched_weights_have_a_row_for_each_matrix_and_output() -> None:
@@ -213,7 +213,7 @@ def test_exported_llama_has_exactly_its_linear_layers(llama: ov.Model) -> None:
 
 @pytest.mark.parametrize("mode", ["int8_asym", "int4_asym", "int4_sym", "nf4", "mxfp4"])
 def test_compressed_model_has_no_weights_left(mode: str) -> None:
-    """What was compressed is not found again, in any format."""
+    """Compressed weights are not found again, in any format."""
     model = language_chain([normal(32, 32)], normal(40, 32))
     engine = Engine(model)
     compressed = engine.apply(
@@ -254,14 +254,14 @@ def test_rows_to_shape_undoes_rows_view(data: st.DataObject) -> None:
     [([-1, -1, 8], True), ([-1, 8], True), ([-1, 2, -1, 8], True), ([8], False), ([-1, 1, 1, 1, 8], False)],
 )
 def test_vectors_of_channels_are_looked_at_in_any_arrangement(shape: list[int], visible: bool) -> None:
-    """What a MatMul multiplies with a matrix is seen as tokens, sequences or heads of them."""
+    """The activations of a MatMul are split into tokens, sequences or heads."""
     x = ops.parameter(shape, np.float32, name="x")
     product = ops.matmul(x, ops.constant(np.ones((4, 8), np.float32), name="W"), False, True)
     assert bool(only(result_model([product], [x])).activations) is visible
 
 
 def test_rearranged_tokens_are_looked_at_before_they_are_rearranged() -> None:
-    """Sequences that are laid out as one list of tokens are one activation; channels laid out anew are another."""
+    """Sequences that are laid out as one list of tokens are one activation; rearranged channels are another."""
     x = named(ops.parameter([-1, -1, 8], np.float32), "x")
     tokens = ops.unsqueeze(ops.reshape(x, np.array([-1, 8]), special_zero=False), np.int64(0))
     halves = named(ops.reshape(x, np.array([-1, 4]), special_zero=False), "halves")
@@ -289,10 +289,10 @@ def test_experts_that_see_the_same_tokens_share_the_activation_of_the_router() -
     }
 
 
-def reshaped(shape: tuple[int, ...], seen: tuple[int, ...], storage: str = "f32") -> ov.Model:
+def reshaped(shape: tuple[int, ...], expected: tuple[int, ...], storage: str = "f32") -> ov.Model:
     """x -> MatMul with a Constant of one shape that a Reshape gives another, [O, K]."""
-    x = features(seen[1])
-    w = ops.reshape(as_constant(normal(*shape), "W", storage), np.array(seen), special_zero=False)
+    x = features(expected[1])
+    w = ops.reshape(as_constant(normal(*shape), "W", storage), np.array(expected), special_zero=False)
     return result_model([ops.matmul(x, w, False, True)], [x])
 
 
@@ -323,7 +323,7 @@ def test_behind_a_reshape_rows_are_those_of_the_operation(
 
 
 def test_a_constant_that_is_read_in_two_shapes_keeps_its_own() -> None:
-    """Where something else than one Reshape reads a Constant, only what reads it as it is counts."""
+    """If a Constant has readers other than one Reshape, only its direct readers count."""
     x, y = features(16), ops.parameter([-1, 32], np.float32)
     w = as_constant(normal(8, 16), "W")
     turned = ops.reshape(w, np.array([4, 32]), special_zero=False)

@@ -42,8 +42,8 @@ def test_a_prompt_may_have_several_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.txt", "\n \n", "no prompt in the file"),
-        ("none.jsonl", "", "no prompt in the file"),
+        ("none.txt", "\n \n", "contains no prompts"),
+        ("none.jsonl", "", "contains no prompts"),
         ("cut.jsonl", '{"prompt": "Who?"}\n{"prompt": ', "line 2"),
         ("other.jsonl", '{"answer": 3}\n', "the key prompt is needed"),
         ("scalar.yaml", "Who?", "a list is needed"),
@@ -52,7 +52,7 @@ def test_a_prompt_may_have_several_lines(tmp_path: Path) -> None:
     ],
 )
 def test_files_without_prompts_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
-    """What is not of its format or holds no prompt is one ConfigError that names the file."""
+    """A file of another format, or without prompts, is one ConfigError with the name of the file."""
     file = tmp_path / name
     file.write_text(content)
     with pytest.raises(ConfigError, match=message) as caught:

@@ -48,7 +48,7 @@ def test_a_folder_is_no_text_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"path": Path("a.txt"), "dataset": "b"}])
 def test_a_source_is_a_file_or_a_dataset(options: dict[str, Any]) -> None:
     """Neither or both is refused, before anything is read."""
-    with pytest.raises(ValidationError, match="either path or dataset"):
+    with pytest.raises(ValidationError, match="one of path, dataset, texts and tokens"):
         Source(**options)
 
 
@@ -90,7 +90,7 @@ def test_the_text_column_is_found_or_named(tmp_path: Path) -> None:
         read_texts(Source(dataset=str(several)))
     with pytest.raises(ConfigError, match="no text column 'text'; its text columns are title, body"):
         read_texts(Source(dataset=str(several), column="text"))
-    with pytest.raises(ConfigError, match="every row of the column is blank"):
+    with pytest.raises(ConfigError, match="all rows of the column are blank"):
         read_texts(Source(dataset=str(none)))
 
 
@@ -101,7 +101,7 @@ def test_a_dataset_that_is_not_here_says_what_to_do() -> None:
 
 
 def test_sources_are_described_briefly() -> None:
-    """A source is told by its file or by its dataset and part."""
+    """A source is described by its file or by its dataset and split."""
     assert describe_source(Source(path=Path("a/b.txt"))) == str(Path("a/b.txt"))
     assert describe_source(Source(dataset="a/b")) == "dataset a/b"
     assert describe_source(Source(dataset="a/b", name="c", split="test")) == "dataset a/b (c, test)"
@@ -129,21 +129,21 @@ def test_windows_are_the_text_cut_up(texts: list[str], length: int, samples: int
 
 def test_few_windows_of_a_long_text_read_only_its_beginning() -> None:
     """The beginning of a long text gives the same windows as all of it, at the cost of the beginning."""
-    seen: list[int] = []
+    lengths: list[int] = []
 
     class Counting(FakeTokenizer):
         def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
-            seen.append(len(text))
+            lengths.append(len(text))
             return super().__call__(text)
 
     text = "The quick brown fox. " * 20_000
     windows = token_windows(Counting(), [text], sequence_length=16, samples=4)
-    assert max(seen) < len(text) // 10
+    assert max(lengths) < len(text) // 10
     np.testing.assert_array_equal(windows, token_windows(FakeTokenizer(), [text], sequence_length=16)[:4])
 
 
 def test_a_beginning_with_too_few_tokens_is_not_enough() -> None:
-    """Where the beginning has fewer tokens than wanted, the whole text is tokenised."""
+    """If the beginning has too few tokens, the whole text is tokenised."""
 
     class Sparse(FakeTokenizer):
         def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:

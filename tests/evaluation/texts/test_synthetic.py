@@ -101,18 +101,18 @@ def test_short_texts_fill_windows_together() -> None:
 
 
 def test_a_model_that_ends_at_once_is_refused() -> None:
-    """Where texts are so short that they fill nothing, the error says so and names the remedy."""
-    with pytest.raises(ConfigError, match=r"after 3 tokens on average.*path or dataset"):
+    """If generated texts are too short to fill the windows, the error says so and names the remedy."""
+    with pytest.raises(ConfigError, match=r"3 tokens per sample on average.*path or dataset"):
         windows(Curt(3), length=64)
 
 
 def test_windows_are_written_once(tmp_path: Path) -> None:
     """The second time they come from the store, and the model is not opened."""
-    opened = []
+    loads = []
 
     @contextmanager
     def open_model() -> Iterator[FakeLanguageModel]:
-        opened.append(1)
+        loads.append(1)
         yield FakeLanguageModel()
 
     of = {"model_fingerprint": "model", "tokenizer_fingerprint": "tokenizer", "ov_config": {}}
@@ -120,7 +120,7 @@ def test_windows_are_written_once(tmp_path: Path) -> None:
     first = ask(ReferenceStore(tmp_path / "store"), open_model, seed=0)
     again = ask(ReferenceStore(tmp_path / "store"), open_model, seed=0)
     np.testing.assert_array_equal(first, again)
-    assert len(opened) == 1
+    assert len(loads) == 1
     assert not np.array_equal(ask(ReferenceStore(tmp_path / "store"), open_model, seed=1), first)
 
 
@@ -152,10 +152,12 @@ def test_a_model_is_compressed_on_its_own_text(tiny_llama: Path, tmp_path: Path)
     """`compress` calibrates on what the model writes, and finds the text and everything else again."""
     calibration = Calibration.model_validate({"synthetic": True, "samples": 4, "sequence_length": 16})
     settings = Settings(mode="int4_asym", group_size=32, gptq=True)
-    said: list[str] = []
+    messages: list[str] = []
     for name in ("first", "again"):
         cache = Cache.resolve(tmp_path / "cache")
-        compress(str(tiny_llama), tmp_path / name, settings, calibration=calibration, cache=cache, stage=said.append)
-    assert "the model writes 4 windows of 16 tokens" in said
+        compress(
+            str(tiny_llama), tmp_path / name, settings, calibration=calibration, cache=cache, stage=messages.append
+        )
+    assert "generating 4 windows of 16 tokens with the model" in messages
     files = [(tmp_path / name / "openvino_model.bin").read_bytes() for name in ("first", "again")]
     assert files[0] == files[1]

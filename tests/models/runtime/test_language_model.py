@@ -31,8 +31,8 @@ def tokenizer(tiny_llama: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(tiny_llama: Path, tokenizer: Any) -> Iterator[OpenVINOLanguageModel]:
-    with OpenVINOLanguageModel(tiny_llama, tokenizer) as opened:
-        yield opened
+    with OpenVINOLanguageModel(tiny_llama, tokenizer) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_draft_does_not_change_the_answer(
 def test_a_right_draft_saves_inferences(
     model: OpenVINOLanguageModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What follows a known n-gram as it does in the draft is decoded in fewer passes than tokens."""
+    """Text that repeats n-grams of the draft is decoded in fewer passes than tokens."""
     passes = 0
     infer = model._infer
 

@@ -1,4 +1,4 @@
-"""What `autotune plan` tells before any work: sizes, time, memory, disk, and a limit that cannot be kept."""
+"""Dry run: sizes, time, memory, disk, and a limit that cannot be kept."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_told_sizes_are_those_of_the_files(family: str, family_folder: Callable[
     """Each point that a study begins with has the size that its `.bin` has, to the byte, in every family."""
     model = family_folder(family) / "ov"
     config = configuration(model, tmp_path)
-    told = dry_run(config, lambda text: None)
-    assert told.forecast is None
+    plan = dry_run(config, lambda text: None)
+    assert plan.forecast is None
     engine = Engine(ov.Core().read_model(model / "openvino_model.xml"))
-    exact = [point for point in told.points if point.exact]
+    exact = [point for point in plan.points if point.exact]
     assert len(exact) >= 4
     for point in exact:
         tuples = {name: tuple(point.settings[name]) for name in ("ignored_scope", "codebook")}
@@ -67,15 +67,15 @@ def test_the_forecast_counts_everything_and_leaves_nothing(tiny_llama: Path, tmp
     """More trials and more text take longer; what was measured to find out is gone; data for --json."""
     space = {**SPACE, "awq": [False, True], "gptq": [False, True]}
     config = configuration(tiny_llama, tmp_path, space=space, study={"trials": 20})
-    told = dry_run(config, lambda text: None, measure=True)
-    forecast = told.forecast
+    plan = dry_run(config, lambda text: None, measure=True)
+    forecast = plan.forecast
     assert forecast is not None
     assert 0 < forecast.trial_seconds < forecast.seconds
     assert 0 < forecast.preparation_seconds < forecast.seconds
     assert forecast.memory > 50_000_000
-    assert forecast.disk > told.original_footprint / 4
+    assert forecast.disk > plan.original_footprint / 4
     assert forecast.not_measured == ()
-    assert told.as_dict()["forecast"]["seconds"] == forecast.seconds
+    assert plan.as_dict()["forecast"]["seconds"] == forecast.seconds
     assert not any((tmp_path / "cache" / room).exists() for room in ("statistics", "references"))
     assert not (tmp_path / "study").exists()
 

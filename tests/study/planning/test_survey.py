@@ -1,4 +1,4 @@
-"""What a space comes to for one model, before any work."""
+"""Survey of a search space for one model, before any work."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def test_a_space_too_large_to_count_is_not_counted(engine: Engine) -> None:
 
 def test_every_fallback_of_the_space_is_told_with_the_weight(engine: Engine) -> None:
     """Each weight whose columns a group size does not divide, once, with the settings that do it."""
-    told = findings(space(mode=["int4_asym", "int4_sym"], group_size=[32, 48], all_layers=[False, True]), engine)
+    found = findings(space(mode=["int4_asym", "int4_sym"], group_size=[32, 48], all_layers=[False, True]), engine)
     expected = set()
     for layers in (False, True):
         settings = space(mode="int4_asym", group_size=48, all_layers=layers).settings(
             {"mode": "int4_asym", "group_size": 48, "all_layers": layers}
         )
         expected |= set(plan_without_calibration(engine, settings).notes)
-    assert {finding.text for finding in told} == expected
+    assert {finding.text for finding in found} == expected
     assert expected
-    assert all("48" in label for finding in told for label in finding.settings)
-    assert not any(finding.impossible for finding in told)
+    assert all("48" in label for finding in found for label in finding.settings)
+    assert not any(finding.impossible for finding in found)
 
 
 def test_what_cannot_be_planned_is_told_with_its_reason(engine: Engine) -> None:
@@ -73,9 +73,9 @@ def test_what_cannot_be_planned_is_told_with_its_reason(engine: Engine) -> None:
 
 def test_algorithms_that_leave_weights_out_are_told(engine: Engine) -> None:
     """Adapters that do not fit a weight, and weights without activations of their own."""
-    told = findings(space(mode="int4_asym", group_size=32, lora_correction=[False, True], lora_rank=[8, 64]), engine)
-    assert any("rank 64" in finding.text for finding in told)
-    assert not any("rank 8 " in finding.text for finding in told)
+    found = findings(space(mode="int4_asym", group_size=32, lora_correction=[False, True], lora_rank=[8, 64]), engine)
+    assert any("rank 64" in finding.text for finding in found)
+    assert not any("rank 8 " in finding.text for finding in found)
 
 
 def test_a_choice_waits_for_calibration_where_a_metric_looks_at_activations(engine: Engine) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import optuna
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from search_fakes import LARGE, space
 
 from autotune.compression.settings import BACKUP_MODES, MODES, SENSITIVITY_METRICS
+from autotune.config.space.presets import load_space, presets
 from autotune.config.space.space import Choices
 from autotune.study.sampling.initial_points import anchors
-from autotune.study.sampling.sampler import params_of
+from autotune.study.sampling.sampler import draw, params_of, point_of
 from autotune.study.storage.history import point_key
 
 
@@ -77,3 +81,17 @@ def test_every_anchor_is_a_distinct_point_of_its_space(parameters: dict[str, lis
         assert not list(made.settings(anchor.point).problems())
         if points is not None:
             assert made.active(anchor.point) in points
+
+
+@pytest.mark.parametrize("preset", [preset.name for preset in presets()])
+def test_every_preset_can_be_begun_and_drawn_from(preset: str) -> None:
+    """Its initial points, and twenty random ones, are points of the space with valid settings."""
+    made = load_space(preset, base_dir=Path())
+    found = [anchor.point for anchor in anchors(made)]
+    assert found
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [draw(study.ask(), made) for _ in range(20)]
+    for point in (*found, *drawn):
+        assert made.active(point) == point
+        assert point_of(made, params_of(made, point)) == point
+        assert not list(made.settings(point).problems())

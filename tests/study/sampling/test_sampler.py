@@ -12,7 +12,7 @@ from search_fakes import LARGE, space
 
 from autotune.config.space.space import SearchSpace, active_parameters
 from autotune.errors import ConfigError
-from autotune.study.sampling.sampler import SAMPLERS, draw, make_sampler, params_of, seed_for, walk
+from autotune.study.sampling.sampler import SAMPLERS, Mirror, draw, make_sampler, params_of, seed_for, walk
 
 WITH_ZERO = space(
     mode=["int8_sym", "int4_asym", "mxfp4"],
@@ -72,6 +72,23 @@ def test_a_stepped_range_gives_the_numbers_that_are_written() -> None:
     study = optuna.create_study()
     drawn = {draw(study.ask(), stepped)["ratio"] for _ in range(60)}
     assert drawn <= {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0}
+    assert len(drawn) > 5
+
+
+def test_samplers_learn_from_a_stopped_trial_by_its_estimate() -> None:
+    """A trial that lost its race counts as complete, with the scores up to then; a failed one is left out."""
+    common: dict[str, Any] = {"params": {"x": 1}, "distributions": {"x": optuna.distributions.IntDistribution(1, 2)}}
+    stopped = {"estimate": [0.5, 7.0], "beaten_by": 0}
+    trials = [
+        optuna.trial.create_trial(state=optuna.trial.TrialState.COMPLETE, values=[1.0, 2.0], **common),
+        optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, user_attrs=stopped, **common),
+        optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, **common),
+    ]
+    copied = Mirror(trials, ["minimize", "minimize"], LARGE).study.get_trials()
+    assert [(trial.state.name, trial.values) for trial in copied] == [
+        ("COMPLETE", [1.0, 2.0]),
+        ("COMPLETE", [0.5, 7.0]),
+    ]
 
 
 def test_seeds_of_different_positions_differ_and_repeat() -> None:

@@ -116,7 +116,7 @@ def test_a_worker_needs_a_study_to_join(tmp_path: Path) -> None:
 
 
 def test_a_worker_with_another_configuration_is_refused(tmp_path: Path) -> None:
-    """What would not compare is not mixed, and the study's own attributes stay."""
+    """Trials that would not compare are not mixed, and the study's own attributes stay."""
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     search(FakeConfig(tmp_path / "study"), storage=url, trials=2)
     other = FakeConfig(tmp_path / "other", space=space(mode=["nf4"]))
@@ -139,11 +139,14 @@ def test_a_worker_goes_on_where_a_search_stopped(tmp_path: Path) -> None:
 def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
     """Alive while it runs, gone afterwards, unknown when it is of another machine."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    known = identity(process.pid)
-    assert is_alive(known) is True
+    identity_now = identity(process.pid)
+    assert is_alive(identity_now) is True
+    assert (
+        is_alive({**identity_now, "started": identity_now["started"] - 1}) is False
+    )  # another process had this id before
     process.communicate(b"\n")
-    assert is_alive(known) is False
-    assert is_alive({**known, "machine": "elsewhere"}) is None
+    assert is_alive(identity_now) is False
+    assert is_alive({**identity_now, "machine": "elsewhere"}) is None
     assert is_alive(None) is None
 
 

@@ -1,4 +1,4 @@
-"""What a trial may know of the others: the same whichever of them are finished by then."""
+"""The view of the other trials that a proposal may use: it does not depend on which of them are finished."""
 
 from __future__ import annotations
 
@@ -43,11 +43,13 @@ def test_what_is_done_again_stands_in_its_old_place() -> None:
 def test_the_last_ones_are_as_if_at_work() -> None:
     """Their points are known and nothing else, whether they are finished or not; without a lag all is known."""
     for state in ("complete", "running", "pruned"):
-        known = study(("complete", None), ("complete", None), (state, None), ("complete", None)).before_next(3)
-        assert [trial.state.name for trial in known.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
-        assert [trial.values for trial in known.trials] == [[1.0], [1.0], None, None]
-        assert known.trials[3].user_attrs == {"settings": {"number": 3}}
-        assert known.position == 4
+        whole = study(("complete", None), ("complete", None), (state, None), ("complete", None))
+        visible = whole.before_next(3)
+        assert [trial.state.name for trial in visible.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+        assert [trial.values for trial in visible.trials] == [[1.0], [1.0], None, None]
+        assert visible.trials[3].user_attrs == {"settings": {"number": 3}}
+        assert visible.position == 4
+        assert (whole.trials[3].state.name, whole.trials[3].values) == ("COMPLETE", [1.0])
     history = study(("complete", None), ("running", None))
     assert history.before_next(None) is history
     assert history.trials[0].values == [1.0]
@@ -60,3 +62,14 @@ def test_a_trial_begins_when_what_it_may_know_is_there() -> None:
     assert study(("complete", None), ("running", None), ("running", None)).may_begin(3)
     assert not study(("complete", None), ("running", None)).may_begin(1)
     assert study(("running", None), ("running", None), ("running", None)).may_begin(None)
+
+
+def test_a_plan_is_looked_up_among_running_and_finished_trials() -> None:
+    """Its twin is the running trial; its result that of the finished one, but not of one that was interrupted."""
+    history = study(("complete", None), ("running", None), ("lost", None))
+    assert history.running_plan("p1") == 1
+    assert [history.running_plan(plan) for plan in ("p0", "p2", "p3")] == [None, None, None]
+    found = history.earlier("p0")
+    assert found is not None
+    assert (found[0], found[1].values) == (0, (1.0,))
+    assert [history.earlier(plan) for plan in ("p1", "p2", "p3")] == [None, None, None]

@@ -1,4 +1,4 @@
-"""What cannot be scored is one clear error: of the set-up before any trial, or of one trial, which then has failed."""
+"""Models that cannot be scored: one clear error, of the set-up before any trial, or of one failed trial."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "said"),
+    ("candidate", "message"),
     [
         (FakeLanguageModel(broken=True), "NaN or infinite"),
         (FakeLanguageModel(vocabulary_size=99), "not versions of one model"),
     ],
 )
-def test_a_model_that_cannot_be_scored_is_a_failed_trial(text: Path, candidate: Any, said: str) -> None:
+def test_a_model_that_cannot_be_scored_is_a_failed_trial(text: Path, candidate: Any, message: str) -> None:
     """With the reason among its attributes; the study goes on."""
     result = trial(text, candidate)
     assert result.state == "fail"
     assert result.attrs["error"]["type"] == EvaluationError.__name__
-    assert said in result.attrs["error"]["message"]
+    assert message in result.attrs["error"]["message"]
 
 
 def test_a_set_up_that_cannot_work_is_told_before_any_trial(text: Path) -> None:

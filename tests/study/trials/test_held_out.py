@@ -86,7 +86,7 @@ def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) ->
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_score_them_too(tmp_path: Path, workers: int) -> None:
-    """In worker processes, which are told the settings, side by side."""
+    """In worker processes that run at the same time and receive the settings."""
     results = load_results(by_workers(tmp_path / "study", workers).output)
     assert results.held_out is not None
     assert set(results.held_out.trials) == set(results.front)
@@ -104,6 +104,6 @@ def test_a_worker_that_dies_over_one_costs_its_scores(tmp_path: Path, workers: i
     assert results.held_out is not None
     assert {trial for trial, scores in results.held_out.trials.items() if scores} == set(results.front) - lost
     storage = connect(database_url(config.output / DATABASE))
-    told = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[ATTRIBUTE]["trials"]
+    attributes = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[ATTRIBUTE]["trials"]
     close(storage)
-    assert {told[str(trial)]["error"]["signal"] for trial in lost} == {"SIGKILL"}
+    assert {attributes[str(trial)]["error"]["signal"] for trial in lost} == {"SIGKILL"}

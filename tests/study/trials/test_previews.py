@@ -1,4 +1,4 @@
-"""An evaluator with a cheap part: a beaten model gets no more than that, where the study needs no more."""
+"""An evaluator with a cheap part: a dominated model gets only that, if the study needs no more."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def score(objectives: dict[str, Any], rival: float, **options: Any) -> tuple[dic
 
 
 def test_a_beaten_model_is_not_decoded() -> None:
-    """By the divergence along the answers it is beaten; one that is not is scored in full, from the same pass."""
+    """The divergence along the answers is enough to dominate a model; others are scored in full, from the same pass."""
     objectives = {"answer_kl_divergence": "minimize", "footprint": "minimize"}
-    beaten, model = score(objectives, rival=0.0)
-    assert set(beaten) == set(ANSWER_METRICS)
+    dominated, model = score(objectives, rival=0.0)
+    assert set(dominated) == set(ANSWER_METRICS)
     assert model.calls["greedy_batch"] == 0
     stays, model = score(objectives, rival=1e6)
     assert set(stays) == set(METRICS)
     assert model.calls["scan"] == model.calls["greedy_batch"] == 1
-    assert {name: beaten[name].value for name in beaten} == {name: stays[name].value for name in beaten}
+    assert {name: dominated[name].value for name in dominated} == {name: stays[name].value for name in dominated}
 
 
 def test_what_decides_is_always_measured() -> None:
-    """Where similarity itself is an objective, or the option asks for it, every model is decoded."""
+    """If similarity is an objective, or the option says so, every model is decoded."""
     assert set(score({"similarity": "maximize", "footprint": "minimize"}, rival=0.0)[0]) == set(METRICS)
     objectives = {"answer_kl_divergence": "minimize", "footprint": "minimize"}
     assert set(score(objectives, rival=0.0, decode="always")[0]) == set(METRICS)
 
 
 def test_what_a_race_left_out_is_measured_when_it_is_wanted() -> None:
-    """Kept scores of a beaten model are the cheap part alone; without a race the rest follows, and is kept as well."""
+    """Stored scores of a dominated model are the cheap part alone; without a race the rest follows and is stored."""
     evaluator, model = Similarity(prompts=PROMPTS, max_new_tokens=12), FakeLanguageModel(noise=0.5)
     reference = {"similarity": evaluator.reference(FakeLanguageModel())}
     objectives: Any = {"answer_kl_divergence": "minimize", "footprint": "minimize"}
@@ -89,10 +89,8 @@ def test_what_a_race_left_out_is_measured_when_it_is_wanted() -> None:
             ScoreStore(Path(folder)),
             lambda name, plan: name,
         )
-        beaten_by = Rival(0, {"answer_kl_divergence": 0.0, "footprint": 1.0}, {})
-        assert set(scorer.candidate(candidate, Race(objectives, [beaten_by], {"footprint": 1.0}))) == set(
-            ANSWER_METRICS
-        )
+        rival = Rival(0, {"answer_kl_divergence": 0.0, "footprint": 1.0}, {})
+        assert set(scorer.candidate(candidate, Race(objectives, [rival], {"footprint": 1.0}))) == set(ANSWER_METRICS)
         assert set(scorer.candidate(candidate)) == set(METRICS)
         scans = model.calls["scan"]
         assert set(scorer.candidate(candidate)) == set(METRICS)

@@ -55,6 +55,15 @@ def test_no_other_model_is_stopped(ours: np.ndarray, footprint: float, own: floa
     race(TEXTS, footprint, own).check({"kl_divergence": measurement(ours)})
 
 
+def test_a_score_to_maximise_is_raced_the_other_way() -> None:
+    """Of a similarity, less is worse."""
+    rival = Rival(3, {"similarity": 0.9, "footprint": 100}, {"similarity": (0.9 + 0.01 * TEXTS).tolist()})
+    against = Race({"similarity": "maximize", "footprint": "minimize"}, [rival], {"footprint": 100})
+    against.check({"similarity": measurement(0.95 + 0.01 * TEXTS[:8])})
+    with pytest.raises(Dominated):
+        against.check({"similarity": measurement(0.85 + 0.01 * TEXTS[:8])})
+
+
 def test_a_score_that_is_no_mean_of_its_texts_is_not_raced() -> None:
     """Differences of single texts would not decide."""
     values = (2 * TEXTS[:8]).tolist()

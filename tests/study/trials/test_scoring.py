@@ -1,4 +1,4 @@
-"""What is measured for a trial, and what is known already."""
+"""Measured and stored scores of a trial."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_plan_that_is_known_is_not_even_made(tmp_path: Path) -> None:
 
 
 def test_a_known_plan_is_raced_like_an_unknown_one(tmp_path: Path) -> None:
-    """It is beaten at the same stage; and where a race ended early, what is missing is measured later."""
+    """It is dominated at the same stage; and if a race ended early, what is missing is measured later."""
     with pytest.raises(Dominated) as caught:
         scored(Staged(), tmp_path, rival(0.5))
     assert caught.value.sequences == 8

@@ -1,4 +1,4 @@
-"""How many workers a study has where model.yaml leaves it to the machine."""
+"""Default number of workers."""
 
 from __future__ import annotations
 

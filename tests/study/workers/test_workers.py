@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, open_faulty, score_texts, search, space
-from stored import standing, trials_of
+from stored import current_trials, trials_of
 
 from autotune.errors import ConfigError, StudyError
 from autotune.study.storage.history import is_interrupted
@@ -42,7 +42,7 @@ def test_one_worker_makes_the_study_that_the_search_itself_makes(tmp_path: Path)
     worked(there, trials=5)
     outcome = worked(there)
     assert (outcome.finished, outcome.ran) == (14, 9)
-    assert standing(there.output) == standing(here.output)
+    assert current_trials(there.output) == current_trials(here.output)
 
 
 def test_several_workers_try_no_plan_twice_and_give_the_same_scores(tmp_path: Path) -> None:
@@ -80,23 +80,23 @@ def test_two_workers_make_the_study_that_one_makes(tmp_path: Path, sampler: str)
     worked(two)
     one = FakeConfig(tmp_path / "one", space=twins, study=StudyOptions(trials=24, sampler=sampler))
     search(one, FakeSession(scorer=score_texts))
-    assert standing(two.output) == standing(one.output)
+    assert current_trials(two.output) == current_trials(one.output)
     for attribute in ("duplicate_of", "beaten_by"):
         assert any(attribute in trial.user_attrs for trial in trials_of(two.output))
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "how"),
+    ("kind", "message", "how"),
     [("segfault", "SIGSEGV", "about to read at address zero"), ("kill", "memory", "SIGKILL"), ("exit", "status 7", "")],
 )
-def test_a_worker_that_dies_costs_one_trial(tmp_path: Path, kind: str, said: str, how: str) -> None:
-    """The trial fails with the signal's name and the worker's last words; the others finish in a new worker."""
+def test_a_worker_that_dies_costs_one_trial(tmp_path: Path, kind: str, message: str, how: str) -> None:
+    """The trial fails with the signal's name and the worker's stderr; the others finish in a new worker."""
     config = FakeConfig(tmp_path / "study", space=MODES, study=StudyOptions(trials=7, workers=1), faults={"nf4": kind})
     outcome = worked(config)
     assert (outcome.finished, outcome.failed) == (7, 2)
     for error in failed(config.output):
         assert error["type"] == "worker lost"
-        assert said in error["message"]
+        assert message in error["message"]
         assert how in str(error)
     assert worked(config).ran == 0
 
@@ -129,12 +129,12 @@ def test_workers_are_replaced_after_some_trials(tmp_path: Path, monkeypatch: pyt
     worked(config, listener=listener)
     whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=8))
     search(whole)
-    assert standing(config.output) == standing(whole.output)
+    assert current_trials(config.output) == current_trials(whole.output)
     assert "variants 8 computed" in listener.message
 
 
 def test_workers_that_all_die_end_the_search(tmp_path: Path) -> None:
-    """Where no trial ever comes to a result, the search says so instead of failing every trial."""
+    """If the first trials all crash their worker, the search stops instead of failing every trial."""
     faults = dict.fromkeys(("int8_asym", "int4_asym", "int4_sym", "nf4"), "kill")
     config = FakeConfig(tmp_path / "study", space=MODES, study=StudyOptions(trials=7, workers=1), faults=faults)
     with pytest.raises(StudyError, match=r"first 3 trials.*SIGKILL.*memory"):
@@ -187,7 +187,7 @@ def test_a_stop_signal_ends_the_search_with_its_report(tmp_path: Path, number: s
     assert worked(config).finished == 12
     whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=12))
     search(whole)
-    assert standing(config.output) == standing(whole.output)
+    assert current_trials(config.output) == current_trials(whole.output)
 
 
 def test_workers_end_with_a_search_that_is_killed(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGrou
     groups = []
     for activation, found in members.items():
         if finder.names[activation.rpartition(":")[0]] > 1:
-            continue  # its name does not tell it apart
+            continue  # its name is not unique
         width = found[0][0].columns
         merge = finder.merge(found[0][1], width, [edge for _, _, edge in found])
         groups.append(ChannelGroup(activation, tuple(weight.name for weight, _, _ in found), width, merge))
@@ -117,10 +117,10 @@ class _Found:
         whole = cls()
         for part in parts:
             for name in ("constants", "producers", "read", "assigned"):
-                mine, theirs = getattr(whole, name), getattr(part, name)
-                if any(key in mine and not np.array_equal(mine[key], theirs[key]) for key in theirs):
+                merged, own = getattr(whole, name), getattr(part, name)
+                if any(key in merged and not np.array_equal(merged[key], own[key]) for key in own):
                     return None
-                mine.update(theirs)
+                merged.update(own)
             whole.equal += part.equal
         return whole
 
@@ -150,31 +150,31 @@ class _Finder:
             return
         node = output.get_node()
         kind, name = node.get_type_name(), node.get_friendly_name()
-        here = _Found(assigned=assigned)
+        found = _Found(assigned=assigned)
         if kind == "Constant":
             shape = tuple(output.get_shape())
             if self.names[name] == 1 and _fits(labels, shape):
-                here.constants[name] = np.broadcast_to(labels, shape)
-                yield here
+                found.constants[name] = np.broadcast_to(labels, shape)
+                yield found
         elif kind == "ReadValue":
             if _starts_at_zero(node):
-                here.read[node.get_attributes()["variable_id"]] = labels
-                yield here
+                found.read[node.get_attributes()["variable_id"]] = labels
+                yield found
         elif name in self._by_node:
             weight = self._by_node[name]
             rows = labels.reshape(-1)
             if rows.size == labels.shape[-1] == weight.rows and _takes_rows(weight):
-                here.producers[weight.name] = rows
-                yield here
+                found.producers[weight.name] = rows
+                yield found
         elif kind in STEPS:
             for step in STEPS[kind](node, output.get_index(), labels):
-                here.equal = step.equal
+                found.equal = step.equal
                 demands = [
-                    self._ways(node.input_value(port), wanted, {(node.get_name(), port)})
-                    for port, wanted in step.inputs.items()
+                    self._ways(node.input_value(port), input_labels, {(node.get_name(), port)})
+                    for port, input_labels in step.inputs.items()
                 ]
                 for parts in product(*demands):
-                    whole = _Found.joined((here, *parts))
+                    whole = _Found.joined((found, *parts))
                     if whole is not None:
                         yield whole
 

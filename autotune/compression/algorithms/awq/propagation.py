@@ -84,9 +84,9 @@ def _product(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     """Divide one factor, preferably a constant."""
     ports = sorted((0, 1), key=lambda port: not _is_constant(node.input_value(port)))
     for port in ports:
-        wanted = _own(labels, _sizes(node.input_value(port)))
-        if wanted is not None:
-            yield Step({port: wanted})
+        input_labels = _own(labels, _sizes(node.input_value(port)))
+        if input_labels is not None:
+            yield Step({port: input_labels})
 
 
 def _is_constant(output: ov.Output) -> bool:
@@ -97,15 +97,15 @@ def _is_constant(output: ov.Output) -> bool:
 
 
 def _quotient(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
-    wanted = _own(labels, _sizes(node.input_value(0)))
-    if wanted is not None:
-        yield Step({0: wanted})
+    input_labels = _own(labels, _sizes(node.input_value(0)))
+    if input_labels is not None:
+        yield Step({0: input_labels})
 
 
 def _sum(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
-    wanted = [_own(labels, _sizes(node.input_value(port))) for port in (0, 1)]
-    if wanted[0] is not None and wanted[1] is not None:
-        yield Step({0: wanted[0], 1: wanted[1]})
+    input_labels = [_own(labels, _sizes(node.input_value(port))) for port in (0, 1)]
+    if input_labels[0] is not None and input_labels[1] is not None:
+        yield Step({0: input_labels[0], 1: input_labels[1]})
 
 
 def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
@@ -115,7 +115,7 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     if None not in (*before, *after):
         yield Step({0: _regrouped([size or 0 for size in before], [size or 0 for size in after], labels)})
         return
-    # What follows the last unknown size keeps its order whatever comes before it.
+    # Dimensions after the last unknown size keep their order.
     tail_before, tail_after = _tail(before), _tail(after)
     own = labels.shape[labels.ndim - len(tail_after) :]
     if labels.size == np.prod(own, dtype=np.int64):
@@ -134,7 +134,7 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
 def _regrouped(before: Sequence[int], after: Sequence[int], labels: Labels) -> Labels:
     """Labels through a reshape of known sizes: runs of axes that hold the same elements, each for itself.
 
-    A run whose elements share their labels stays of size 1; so tokens and heads are told apart.
+    A run whose elements share their labels stays of size 1; so tokens and heads are distinguished.
     """
     pieces: list[tuple[int, ...]] = []
     kept: list[tuple[int, ...]] = []
@@ -211,8 +211,8 @@ def _mixing(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
         sizes = (*sizes[:-2], sizes[-1], sizes[-2])
     step = _spread(labels, sizes)
     if step is not None:
-        wanted = step.inputs[0]
-        yield Step({1: wanted.swapaxes(-1, -2) if transposed else wanted}, step.equal)
+        input_labels = step.inputs[0]
+        yield Step({1: input_labels.swapaxes(-1, -2) if transposed else input_labels}, step.equal)
 
 
 def _split(node: ov.Node, index: int, labels: Labels) -> Iterator[Step]:
@@ -261,9 +261,9 @@ def _slice(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     whole = [slice(None) if size is None else part for size, part in zip(sizes, taken, strict=True)]
     cut = [size is not None and part != slice(None) for size, part in zip(sizes, taken, strict=True)]
     shape = [size if c else have for size, c, have in zip(sizes, cut, labels.shape, strict=True)]
-    wanted = np.full([size or 1 for size in shape], FREE)
-    wanted[tuple(part if c else slice(None) for part, c in zip(whole, cut, strict=True))] = labels
-    yield Step({0: wanted})
+    input_labels = np.full([size or 1 for size in shape], FREE)
+    input_labels[tuple(part if c else slice(None) for part, c in zip(whole, cut, strict=True))] = labels
+    yield Step({0: input_labels})
 
 
 def _lookup(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:

@@ -31,7 +31,7 @@ from autotune.compression.ir.model_weights import Rows
 Doubles = npt.NDArray[np.float64]
 
 POWER = 6
-"""Of the norm that stands for the largest magnitude of a group."""
+"""Exponent of the norm that approximates the largest magnitude of a group."""
 
 ITERATIONS = 12
 STEPS = (0.5, 0.75, 1.0)
@@ -50,7 +50,7 @@ LARGEST = 32.0
 """Bound of c and 1 / c."""
 
 LEAST_GAIN = 0.01
-"""Share of the error that a scale has to save: less is within what the sampled rows can tell."""
+"""Smallest relative gain of a scale; a smaller one is within the sampling error of the rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""Results of one trial: what is recorded of it, and what of a trial that repeats it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_fakes import FakeEngine, FakePlan
+
+from autotune.common.units import Constraint
+from autotune.compression.settings import Settings
+from autotune.evaluation import Measurement
+from autotune.study.trials.trial import Site, TrialResult, Workplace, duplicate, run_trial, with_relative_error
+
+SETTINGS = Settings(mode="int8_asym")
+
+
+def run(folder: Path, limits: dict[str, Constraint], kl: float = 0.5) -> TrialResult:
+    """A trial with this KL divergence."""
+    engine: Any = FakeEngine()
+
+    def score(candidate: Any, race: Any) -> dict[str, Measurement]:
+        assert candidate.model
+        return {"kl_divergence": Measurement(kl, 0.1, (kl, kl))}
+
+    place = Workplace(
+        site=Site(folder, {"kl_divergence": "minimize", "footprint": "minimize"}, limits, {}),
+        plan=engine.plan,
+        engine=engine,
+        score=score,
+        status=lambda plan: None,
+        stage=lambda text: None,
+    )
+    return run_trial(SETTINGS, place)
+
+
+def test_a_limit_that_is_just_kept_is_kept(tmp_path: Path) -> None:
+    """Of the plan and of the scores: the limit itself is within, and one byte above it the model is not compressed."""
+    size = FakePlan(SETTINGS).footprint
+    limits = {"footprint": Constraint("<=", size, ""), "kl_divergence": Constraint("<=", 0.5, "")}
+    kept = run(tmp_path, limits)
+    assert (kept.state, kept.values) == ("complete", (0.5, size))
+    assert kept.constraints == {"footprint": 0.0, "kl_divergence": 0.0}
+    assert run(tmp_path, limits, kl=0.75).constraints["kl_divergence"] == 0.25
+    over = run(tmp_path, {"footprint": Constraint("<=", size - 1, "")})
+    assert (over.state, dict(over.constraints)) == ("pruned", {"footprint": 1.0})
+    assert "digest" not in over.attrs
+
+
+def test_relative_error_is_the_mean_of_its_terms() -> None:
+    """In percent of the original, whichever side of it a score is on; its error is that of independent terms."""
+    measured = {"similarity": Measurement(0.9, 0.03), "perplexity": Measurement(44.0, 0.4), "fdt": Measurement(5.0)}
+    found = with_relative_error(measured, {"similarity": 1.0, "perplexity": 40.0, "fdt": 9.0})["relative_error"]
+    assert found.value == pytest.approx((10 + 10) / 2)
+    assert found.stderr == pytest.approx((3**2 + 1**2) ** 0.5 / 2)
+    without = with_relative_error({"perplexity": Measurement(38.0)}, {"perplexity": 40.0})["relative_error"]
+    assert (without.value, without.stderr) == (pytest.approx(5), None)
+    assert "relative_error" not in with_relative_error({"fdt": Measurement(5.0)}, {"fdt": 9.0})
+
+
+def test_a_repeated_plan_has_the_values_and_not_the_cost(tmp_path: Path) -> None:
+    """Times and counts belong to the trial that did the work."""
+    first = run(tmp_path, {"kl_divergence": Constraint("<=", 0.4, "")})
+    again = duplicate(3, first)
+    assert (again.state, again.values, again.constraints) == (first.state, first.values, first.constraints)
+    lost = {name for name in first.attrs if name not in again.attrs}
+    assert lost == {"seconds_compress", "seconds_evaluate", "variants_computed", "variants_reused"}
+    assert {name: value for name, value in again.attrs.items() if name not in first.attrs} == {"duplicate_of": 3}
