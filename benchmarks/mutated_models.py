@@ -287,7 +287,7 @@ def served_answer(model: source.SourceModel) -> tuple[list[int], Any]:
 
 
 def run(folder: Path, work: Path) -> tuple[str, str]:
-    """Return the outcome of one folder, and what was said or measured."""
+    """Return the outcome of one folder, and what was message or measured."""
     exported: list[Path] = []
     export = source._export_float
 
@@ -338,10 +338,10 @@ def main() -> None:
             folder = shutil.copytree(work / family, work / "mutated")
             done = MUTATIONS[kind](folder, draw)
             started = time.perf_counter()
-            outcome, said = run(folder, work)
+            outcome, message = run(folder, work)
             counts[outcome] += 1
             seconds = time.perf_counter() - started
-            print(f"{number:4} {outcome:8} {seconds:5.1f} s  {family} {kind}: {done}\n       {said}", flush=True)
+            print(f"{number:4} {outcome:8} {seconds:5.1f} s  {family} {kind}: {done}\n       {message}", flush=True)
             for path in (folder, work / "cache"):
                 shutil.rmtree(path, ignore_errors=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))

@@ -9,9 +9,8 @@ from typing import Any
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
 from autotune.reporting.front_table import Table, front_cell
 from autotune.results.budgets import measured_errors
-from autotune.results.decision import choices_by_size
+from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
-from autotune.results.failures import failures, reason, remedy
 from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
 from autotune.results.recommendation import accuracy_metric, recommend
 from autotune.results.records import StudyResults

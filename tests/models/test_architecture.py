@@ -113,13 +113,13 @@ UNFILLED: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = 
 @pytest.mark.parametrize("kind", UNFILLED)
 def test_a_checkpoint_that_does_not_fill_its_model_is_refused(kind: str, tiny_llama_hf: Path, tmp_path: Path) -> None:
     """The error names the tensors and says what such a checkpoint looks like."""
-    change, config, said = UNFILLED[kind]
-    with pytest.raises(ConfigError, match=said):
+    change, config, message = UNFILLED[kind]
+    with pytest.raises(ConfigError, match=message):
         _check(_changed(tiny_llama_hf, tmp_path / "model", change, **config))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             _without("0.block_sparse_moe.experts.2.w3.weight"),
@@ -130,10 +130,10 @@ def test_a_checkpoint_that_does_not_fill_its_model_is_refused(kind: str, tiny_ll
     ],
 )
 def test_a_missing_or_damaged_expert_is_named(
-    change: Callable[[Tensors], Tensors], said: str, written: Callable[[str], Path], tmp_path: Path
+    change: Callable[[Tensors], Tensors], message: str, written: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """transformers stacks the experts of a layer, which fails or gives another shape."""
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         _check(_changed(written("mixtral"), tmp_path / "model", change))
 
 
@@ -161,7 +161,7 @@ def test_a_tied_checkpoint_needs_its_table(written: Callable[[str], Path], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"model_type": "lama"}, r"lama"),
         ({"num_attention_heads": 0}, r"config\.json: transformers cannot"),
@@ -169,26 +169,26 @@ def test_a_tied_checkpoint_needs_its_table(written: Callable[[str], Path], tmp_p
     ],
 )
 def test_a_configuration_without_a_model_is_refused(
-    config: dict[str, Any], said: str, tiny_llama_hf: Path, tmp_path: Path
+    config: dict[str, Any], message: str, tiny_llama_hf: Path, tmp_path: Path
 ) -> None:
-    """What transformers cannot build is an error of config.json."""
+    """A configuration that transformers cannot build is an error of config.json."""
     folder = _changed(tiny_llama_hf, tmp_path / "model", lambda tensors: tensors, **config)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         _check(folder)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("t5", r"`t5` is an encoder-decoder model"),
         ("olmo3", r"model_type `olmo3` \(did you mean 'olmo'\?\); it exports \d+ others"),
     ],
 )
-def test_an_architecture_that_is_not_exported_is_refused(kind: str, said: str) -> None:
+def test_an_architecture_that_is_not_exported_is_refused(kind: str, message: str) -> None:
     """The nearest supported one is named, and how many there are."""
     from transformers import AutoConfig
 
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         find_exporter(AutoConfig.for_model(kind), Path("config.json"))
 
 
@@ -203,8 +203,8 @@ def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) 
     assert (exporter.name, exporter.maximum) == ("LlamaOpenVINOConfig", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", "4.50", raising=False)
     installed = transformers.__version__
-    said = rf"llama needs transformers <= 4\.50 .*; {installed} is installed: pip install 'transformers<=4\.50'"
-    with pytest.raises(PrerequisiteError, match=said):
+    message = rf"llama needs transformers <= 4\.50 .*; {installed} is installed: pip install 'transformers<=4\.50'"
+    with pytest.raises(PrerequisiteError, match=message):
         find_exporter(config, Path("config.json"))
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MIN_TRANSFORMERS_VERSION", "99.0")
@@ -246,7 +246,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_llama_hf: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "absent", "said"),
+    ("file", "absent", "message"),
     [
         ("tokenizer.model", {"sentencepiece", "google.protobuf"}, "pip install sentencepiece protobuf$"),
         ("tokenizer.model", {"google.protobuf"}, "pip install protobuf$"),
@@ -254,7 +254,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_llama_hf: Path) -> None:
     ],
 )
 def test_a_missing_package_of_a_tokenizer_is_named(
-    file: str, absent: set[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, absent: set[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers tries tiktoken last, and its error names only that."""
     import transformers
@@ -265,5 +265,5 @@ def test_a_missing_package_of_a_tokenizer_is_named(
     (tmp_path / file).write_bytes(b"x")
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
     monkeypatch.setattr(tokenizer, "_is_installed", lambda module: module not in absent)
-    with pytest.raises(PrerequisiteError, match=said):
+    with pytest.raises(PrerequisiteError, match=message):
         load_tokenizer(tmp_path, trust_remote_code=False)

@@ -96,9 +96,9 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_download_is_refused_by_the_files_name(kind: str, folder: Path, tmp_path: Path) -> None:
     """The error is shown before any export, and the cache stays empty."""
-    change, said = BROKEN[kind]
+    change, message = BROKEN[kind]
     change(folder)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         resolve_model(str(folder), cache=Cache.resolve(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 
@@ -121,28 +121,28 @@ SHARDED = {
 @pytest.mark.parametrize("kind", SHARDED)
 def test_an_index_and_its_files_belong_together(kind: str, folder: Path) -> None:
     """Every file that the index names is whole, and the files hold every tensor that it names."""
-    change, said = SHARDED[kind]
+    change, message = SHARDED[kind]
     change(_shard(folder))
-    if said is None:
+    if message is None:
         assert "model.norm.weight" in check_folder(folder)
     else:
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             check_folder(folder)
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ("adapter_config.json", "PEFT adapter"),
         ("model.gguf", "GGUF only"),
         ("other.safetensors", "there are other"),
     ],
 )
-def test_a_folder_without_weights_says_what_it_holds(file: str, said: str, folder: Path) -> None:
+def test_a_folder_without_weights_says_what_it_holds(file: str, message: str, folder: Path) -> None:
     """An adapter, GGUF, and files under other names each have a remedy of their own."""
     (folder / "model.safetensors").unlink()
     (folder / file).write_text("{}")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_folder(folder)
 
 
@@ -173,7 +173,7 @@ def test_the_header_gives_every_tensors_place(tiny_llama_hf: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (_cut("openvino_model.bin", 5000), r"openvino_model\.bin: is cut off: it has 5,000 bytes"),
         (_cut("openvino_model.xml", 5000), r"openvino_model\.xml: is cut off: it does not end with </net>"),
@@ -182,11 +182,11 @@ def test_the_header_gives_every_tensors_place(tiny_llama_hf: Path) -> None:
     ],
 )
 def test_a_broken_openvino_folder_is_refused(
-    change: Callable[[Path], None], said: str, tiny_llama: Path, tmp_path: Path
+    change: Callable[[Path], None], message: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
     """A model is whole if its graph is, and if the weights reach as far as the graph reads."""
     folder = shutil.copytree(tiny_llama, tmp_path / "ov")
     check_openvino(folder / "openvino_model.xml", folder / "openvino_model.bin")
     change(folder)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         resolve_model(str(folder), cache=Cache.resolve(tmp_path / "cache"))

@@ -98,8 +98,8 @@ def test_the_report_comes_from_headers_and_configurations(tiny_llama_hf: Path) -
     assert intake.transformers is not None
     assert intake.transformers.startswith(">=")
     text = "\n".join(intake.lines())
-    for said in ("llama, 0.1 M parameters", "stored as float32", "512 positions, 320 tokens", "no chat template"):
-        assert said in text
+    for message in ("llama, 0.1 M parameters", "stored as float32", "512 positions, 320 tokens", "no chat template"):
+        assert message in text
     plain = read_intake(str(tiny_llama_hf))
     assert plain is not None
     assert plain.exporter is None
@@ -201,8 +201,10 @@ def test_an_export_is_of_one_code_configuration_and_version(
 def test_windows_longer_than_the_models_positions_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
     """In every command, before any work, with both numbers and the key."""
     cache = tmp_path / "cache"
-    said = r"calibration\.sequence_length: sequences of 600 tokens are longer than the 512 positions of .* 512 or less"
-    with pytest.raises(ConfigError, match=said):
+    message = (
+        r"calibration\.sequence_length: sequences of 600 tokens are longer than the 512 positions of .* 512 or less"
+    )
+    with pytest.raises(ConfigError, match=message):
         api.compress(
             tiny_llama, mode="int4_sym", awq=True, calibration=[TEXT], sequence_length=600, cache=cache, progress=False
         )
@@ -229,7 +231,7 @@ def test_windows_longer_than_the_models_positions_are_refused(tiny_llama: Path, 
 
 
 def test_a_folder_is_whole_or_not_there(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails on the way leaves nothing; an empty folder that existed stays, and is filled in the end."""
+    """A failure on the way leaves nothing; an empty folder that existed stays, and is filled in the end."""
     model = ov.Core().read_model(tiny_llama / "openvino_model.xml")
     original = SourceModel("m", tiny_llama)
 

@@ -80,7 +80,7 @@ def lora_correction(values: Array, moment: Array) -> Compressed:
     return packed, found + adapter("lora_b") @ adapter("lora_a")
 
 
-TREATED: Mapping[str, Callable[[Array, Array], Compressed]] = {
+TRANSFORMED: Mapping[str, Callable[[Array, Array], Compressed]] = {
     "awq": awq,
     "scale_estimation": scale_estimation,
     "gptq": gptq,
@@ -99,7 +99,7 @@ def test_no_algorithm_has_a_larger_output_error_than_plain_rounding(name: str, s
     """On the activations that it was calibrated on, as stored."""
     values, moment = case(seed, strength)
     before = output_error(plain(values, moment)[1], values, moment)
-    after = output_error(TREATED[name](values, moment)[1], values, moment)
+    after = output_error(TRANSFORMED[name](values, moment)[1], values, moment)
     assert after <= before * (1 + 1e-5)
 
 
@@ -110,6 +110,6 @@ def test_no_algorithm_depends_on_the_number_of_threads(name: str) -> None:
     found = []
     for threads in (1, 2):
         with limited_to(threads):
-            packed, _ = TREATED[name](values, moment)
+            packed, _ = TRANSFORMED[name](values, moment)
             found.append({part: array.tobytes() for part, array in packed.items()})
     assert found[0] == found[1]

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from autotune.common.cache import Cache
 from autotune.compression.settings import Settings
 from autotune.config.sections import Calibration
 from autotune.errors import ConfigError
@@ -20,7 +19,7 @@ from autotune.evaluation.stores import ReferenceStore
 from autotune.evaluation.texts import synthetic
 from autotune.evaluation.texts.synthetic import cached_windows, generate_windows
 from autotune.models.runtime.language_model import OpenVINOLanguageModel
-from autotune.study.single import compress
+from autotune.study.single import compress, open_model
 from autotune.testing import FakeLanguageModel
 
 Tokens = npt.NDArray[np.int64]
@@ -154,10 +153,8 @@ def test_a_model_is_compressed_on_its_own_text(tiny_llama: Path, tmp_path: Path)
     settings = Settings(mode="int4_asym", group_size=32, gptq=True)
     messages: list[str] = []
     for name in ("first", "again"):
-        cache = Cache.resolve(tmp_path / "cache")
-        compress(
-            str(tiny_llama), tmp_path / name, settings, calibration=calibration, cache=cache, stage=messages.append
-        )
+        session = open_model(str(tiny_llama), calibration=calibration, cache=tmp_path / "cache", stage=messages.append)
+        compress(session, settings, output=tmp_path / name)
     assert "generating 4 windows of 16 tokens with the model" in messages
     files = [(tmp_path / name / "openvino_model.bin").read_bytes() for name in ("first", "again")]
     assert files[0] == files[1]

@@ -1,4 +1,4 @@
-"""Which point comes next."""
+"""Proposals of the next point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIRECTIONS: Any = ["minimize"]
 
 
 def test_a_point_that_was_tried_is_drawn_again_with_another_seed() -> None:
-    """Where the points cannot be listed, only another draw leads away from a repeated one."""
+    """If the points cannot be listed, only another draw leads away from a repeated one."""
     mirror = Mirror([], DIRECTIONS, ENDLESS)
     tried, other = (mirror.draw("random", 0, 1, attempt) for attempt in (0, 1))
     assert tried.params != other.params

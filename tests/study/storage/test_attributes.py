@@ -1,4 +1,4 @@
-"""Which changes of a configuration make new trials incomparable with old ones."""
+"""Changes of a configuration that make new trials incomparable with old ones."""
 
 from __future__ import annotations
 

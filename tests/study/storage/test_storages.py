@@ -46,7 +46,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def content(folder: Path, url: str) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
-    """What matters of the trials, and the attributes of a study."""
+    """The comparable parts of the trials, and the attributes of a study."""
     with open_study(folder, url, DIRECTIONS) as study:
         trials = History(study.get_trials(deepcopy=False)).begun
         return (
@@ -83,7 +83,7 @@ def test_every_storage_refuses_to_start_anew_and_to_be_joined_empty(url: str, tm
 
 
 def test_every_storage_lets_one_process_at_a_time_claim_a_plan(url: str, tmp_path: Path) -> None:
-    """Whoever holds the claim is alone, however many ask for it."""
+    """A process that holds the claim is alone, however many request it."""
     inside, most = 0, 0
     with open_study(tmp_path, url, DIRECTIONS) as study:
         sharing = Shared(study)

@@ -74,25 +74,25 @@ def test_every_pool_gives_the_same_results(pool: Pool) -> None:
 
 def test_every_pool_asks_for_the_plan_before_any_work(pool: Pool, tmp_path: Path) -> None:
     """With the trial's number and the plan's key; a known plan or a twin is not compressed again."""
-    asked = []
-    known = TrialResult("complete", (0.25, 5.0), {"plan": "p", "seconds_compress": 9.0})
-    answers = iter([None, (0, known), Twin(1)])
+    requests = []
+    earlier = TrialResult("complete", (0.25, 5.0), {"plan": "p", "seconds_compress": 9.0})
+    answers = iter([None, (0, earlier), Twin(1)])
 
     def status(number: int, plan: str) -> object:
-        asked.append((number, plan))
+        requests.append((number, plan))
         return next(answers)
 
     pool.open(Site(tmp_path, {"kl_divergence": "minimize", "footprint": "minimize"}, {}, {"footprint": 16e6}), status)  # type: ignore[arg-type]
     new, again, twin = (finished(pool, number, settings) for number, settings in enumerate(SETTINGS))
-    assert asked == [(number, FakePlan(settings).key) for number, settings in enumerate(SETTINGS)]
+    assert requests == [(number, FakePlan(settings).key) for number, settings in enumerate(SETTINGS)]
     assert new.values is not None
-    assert (again.values, again.attrs["duplicate_of"]) == (known.values, 0)
+    assert (again.values, again.attrs["duplicate_of"]) == (earlier.values, 0)
     assert (twin.state, twin.attrs["duplicate_of"]) == ("twin", 1)
     assert pool.counts()["variants"] == (1, 0)
 
 
 def test_every_pool_is_free_until_a_trial_begins_and_after_it_ends(pool: Pool) -> None:
-    """And an idle one waits no longer than it is told."""
+    """And an idle one waits no longer than requested."""
     assert pool.free
     begun = time.monotonic()
     assert pool.wait(0.05) is None
