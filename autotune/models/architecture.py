@@ -286,12 +286,12 @@ def _diagnose(
 def _renamed(missing: Sequence[str], unexpected: Sequence[str]) -> tuple[str, str] | None:
     """Find (their name, the expected name) of a tensor if most missing tensors are there under another prefix."""
     for ours in missing[:3] if unexpected else ():
-        theirs = max(unexpected, key=lambda key: len(_common_end(key, ours)))
-        end = len(_common_end(theirs, ours))
-        before, wanted = theirs[: len(theirs) - end], ours[: len(ours) - end]
-        renamed = {wanted + key[len(before) :] for key in unexpected if key.startswith(before)}
+        foreign = max(unexpected, key=lambda key: len(_common_end(key, ours)))
+        end = len(_common_end(foreign, ours))
+        before, prefix = foreign[: len(foreign) - end], ours[: len(ours) - end]
+        renamed = {prefix + key[len(before) :] for key in unexpected if key.startswith(before)}
         if 2 * len(renamed & set(missing)) > len(missing):
-            return theirs, ours
+            return foreign, ours
     return None
 
 

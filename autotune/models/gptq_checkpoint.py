@@ -136,7 +136,7 @@ class Checkpoint:
                 files |= dict.fromkeys(tensors.keys(), file)
         if not any(name.endswith(".qweight") for name in files):
             raise PrerequisiteError(
-                f"{folder}: config.json says GPTQ, but no safetensors file holds a qweight; save the checkpoint anew "
+                f"{folder}: config.json says GPTQ, but no safetensors file holds a qweight; save the checkpoint again "
                 "with save_pretrained, which writes safetensors"
             )
         return cls(folder, config, files)
@@ -270,7 +270,7 @@ def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
         layer = checkpoint.layer(name)
         # optimum-intel names the constant X.weight, or X._openvino_orig_weight if the model is in 16 bits.
         weight = next((w for w in weights if f".{w.name.rpartition('.')[0]}".endswith(f".{name}")), None)
-        if weight is None or len(weight.uses) != 1 or not _stands_for(nodes[weight.name], weight, layer):
+        if weight is None or len(weight.uses) != 1 or not _equals(nodes[weight.name], weight, layer):
             raise PrerequisiteError(
                 f"{checkpoint.folder}: the exported model does not hold the layer {name} as one weight, so that its "
                 "integers cannot be kept; name the original model instead"
@@ -293,7 +293,7 @@ def keep_integers(model: ov.Model, checkpoint: Checkpoint) -> ov.Model:
     return kept
 
 
-def _stands_for(node: ov.Node, weight: Weight, layer: Layer) -> bool:
+def _equals(node: ov.Node, weight: Weight, layer: Layer) -> bool:
     """Return True if an exported constant has the values of a layer, up to the rounding of the float copy."""
     values = layer.values
     if (weight.rows, weight.columns) != values.shape:

@@ -111,12 +111,12 @@ def read_intake(model: str, *, exporter: bool = False) -> Intake | None:
     return intake
 
 
-def intake_of(model: str, config: Mapping[str, Any], **known: Any) -> Intake:
+def intake_of(model: str, config: Mapping[str, Any], **facts: Any) -> Intake:
     """Make an intake report from a configuration and what is known of the files."""
     text = config.get("text_config") or config
     declared = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
-    dtype = known.pop("dtype", None) or (str(declared).removeprefix("torch.") if declared else None)
-    parameters, stored, method = known.pop("parameters", None), known.get("stored"), quantization(config)
+    dtype = facts.pop("dtype", None) or (str(declared).removeprefix("torch.") if declared else None)
+    parameters, stored, method = facts.pop("parameters", None), facts.get("stored"), quantization(config)
     if parameters is None and stored and dtype in _BYTES and method is None:
         parameters = stored // _BYTES[dtype]
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
@@ -129,7 +129,7 @@ def intake_of(model: str, config: Mapping[str, Any], **known: Any) -> Intake:
         tied=tied,
         vocabulary=text.get("vocab_size"),
         positions=positions_of(config),
-        **known,
+        **facts,
     )
 
 
@@ -167,10 +167,10 @@ def _local(model: str, folder: Path) -> Intake:
     file = folder / "tokenizer_config.json"
     tokenizer = check_json(file) if file.is_file() else {}
     chat = bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file()
-    known: dict[str, Any] = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
+    facts: dict[str, Any] = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
     openvino = folder / "openvino_model.bin"
     if openvino.is_file():
-        return intake_of(model, config, stored=openvino.stat().st_size, **known)
+        return intake_of(model, config, stored=openvino.stat().st_size, **facts)
     files = weight_files(folder)
     tensors: dict[str, StoredTensor] = {}
     for file in files:
@@ -178,10 +178,10 @@ def _local(model: str, folder: Path) -> Intake:
     stored = sum(file.stat().st_size for file in files)
     if tensors:
         kind = dominant_dtype(tensors)
-        known["dtype"] = _DTYPES.get(str(kind), str(kind).lower())
+        facts["dtype"] = _DTYPES.get(str(kind), str(kind).lower())
         if quantization(config) is None:
-            known["parameters"] = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    return intake_of(model, config, stored=stored or None, **known)
+            facts["parameters"] = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    return intake_of(model, config, stored=stored or None, **facts)
 
 
 def _on_hub(model: str) -> Intake:
@@ -196,5 +196,5 @@ def _on_hub(model: str) -> Intake:
     if "tokenizer_config.json" in files:
         tokenizer = check_json(Path(hf_hub_download(model, "tokenizer_config.json")))
     chat = bool(tokenizer.get("chat_template")) or "chat_template.jinja" in files
-    known = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
-    return intake_of(model, config, stored=stored or None, **known)
+    facts = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
+    return intake_of(model, config, stored=stored or None, **facts)

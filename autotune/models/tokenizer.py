@@ -52,15 +52,15 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, vocabulary: int | N
 
 
 def _tokenizer_advice(folder: Path, error: Exception) -> str:
-    said = str(error).lower()
-    if any(package in said for package in _TOKENIZER_PACKAGES):
+    message = str(error).lower()
+    if any(package in message for package in _TOKENIZER_PACKAGES):
         # If sentencepiece is missing, transformers tries tiktoken and reports only that.
         pieces = any(folder.glob("*.model")) and not any(folder.glob("*.tiktoken"))
         needed = ("sentencepiece", "protobuf") if pieces else ("tiktoken",)
         absent = [package for package in needed if not _is_installed(_TOKENIZER_PACKAGES[package])]
         if absent:
             return f"the tokenizer needs a package that is not installed: pip install {' '.join(absent)}"
-    if "trust_remote_code" in said:
+    if "trust_remote_code" in message:
         return (
             "the tokenizer needs code that comes with the model, which runs only with your consent: read that code, "
             "then set trust_remote_code: true"

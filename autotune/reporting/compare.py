@@ -152,9 +152,11 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
         values = [
             (study.value(n, "compression_rate"), study.value(n, metric), study.stderr(n, metric)) for n in study.front
         ]
-        known = sorted((float(x), float(y), float(e or 0.0)) for x, y, e in values if x is not None and y is not None)
-        if known:
-            lines.append((name, np.array(known)))
+        measured = sorted(
+            (float(x), float(y), float(e or 0.0)) for x, y, e in values if x is not None and y is not None
+        )
+        if measured:
+            lines.append((name, np.array(measured)))
     if not lines:
         return None
     figure = new_figure(9.6, 5.4)

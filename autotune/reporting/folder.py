@@ -40,7 +40,7 @@ class ReportPaths:
 
 
 def rebuild_report(folder: Path, storage: str | BaseStorage | None = None) -> ReportPaths:
-    """Write all files of the study in `folder` anew from its storage.
+    """Write all files of the study in `folder` again from its storage.
 
     Raises:
         StudyError: there is no readable study (see `load_results`).

@@ -311,7 +311,7 @@ def _importances_note(results: StudyResults) -> str:
             "the trials of this study and are no prediction; rarely active parameters are overrated."
         )
     if 0 < len(results.complete) < ENOUGH_FOR_IMPORTANCES:
-        return f"Importances are told from {ENOUGH_FOR_IMPORTANCES} complete trials on, below which they are noise."
+        return f"Importances are shown from {ENOUGH_FOR_IMPORTANCES} complete trials on; below that they are noise."
     return ""
 
 

@@ -36,7 +36,7 @@ def budget_sentences(results: StudyResults) -> list[str]:
         return []
     if not others:
         return [
-            "Nothing but budgets was tried, so these points are not compared with uniform settings or ratios here: "
+            "Only budgets were tried, so these points are not compared with uniform settings or ratios here: "
             "`allocation: [budget, ratio]` tries both."
         ]
     if not set(trials) & set(results.front):
@@ -47,10 +47,10 @@ def budget_sentences(results: StudyResults) -> list[str]:
         if bytes_ is None or cost is None:
             continue
         rivals = [
-            (theirs, other)
+            (their_cost, other)
             for other in others
             if (results.value(other, "footprint") or bytes_ + 1) <= bytes_
-            and (theirs := results.cost(other, metric)) is not None
+            and (their_cost := results.cost(other, metric)) is not None
         ]
         compared += bool(rivals)
         if rivals and min(rivals)[0] < cost:

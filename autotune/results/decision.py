@@ -101,11 +101,11 @@ def _round_sizes(low: int, high: int, most: int) -> list[int]:
     return [limit for limit in range(high // step * step, low - 1, -step) if limit >= low] if step else []
 
 
-def saving(ours: float | None, theirs: float | None) -> str:
+def saving(ours: float | None, reference: float | None) -> str:
     """Return ``65% smaller``, or larger, of one size against another."""
-    if not ours or not theirs:
+    if not ours or not reference:
         return DASH
-    change = 100 * (ours - theirs) / theirs
+    change = 100 * (ours - reference) / reference
     if abs(change) < 0.05:
         return "same size"
     text = f"{abs(change):.0f}%" if abs(change) >= 9.95 else f"{abs(change):.1f}%"
@@ -151,8 +151,8 @@ def _sizes_text(results: StudyResults, trial: int) -> str:
     if original is not None:
         parts.append(f"{saving(ours, original.value)} than the original ({size(original.value)})")
     if other is not None and other != trial:
-        theirs = results.value(other, "footprint")
-        parts.append(f"{saving(ours, theirs)} than {results.records[other].settings['mode']} ({size(theirs)})")
+        reference = results.value(other, "footprint")
+        parts.append(f"{saving(ours, reference)} than {results.records[other].settings['mode']} ({size(reference)})")
     return ", ".join([size(ours), " and ".join(parts)]) if parts else size(ours)
 
 

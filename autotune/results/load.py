@@ -80,12 +80,12 @@ def _read(storage: str | BaseStorage, where: str) -> StudyResults:
     if not isinstance(storage, str):
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=storage), where=where)
     engine_kwargs = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    opened = optuna.storages.RDBStorage(storage, engine_kwargs=engine_kwargs)
+    database_storage = optuna.storages.RDBStorage(storage, engine_kwargs=engine_kwargs)
     try:
-        return results_of(optuna.load_study(study_name=STUDY_NAME, storage=opened), where=where)
+        return results_of(optuna.load_study(study_name=STUDY_NAME, storage=database_storage), where=where)
     finally:
-        opened.remove_session()
-        opened.engine.dispose()
+        database_storage.remove_session()
+        database_storage.engine.dispose()
 
 
 def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults:

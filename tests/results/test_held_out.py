@@ -59,7 +59,7 @@ def test_the_fall_is_in_every_table_and_page(fake: ModuleType, tmp_path: Path) -
 
 
 def test_a_place_on_the_front_that_was_luck_is_told(fake: ModuleType) -> None:
-    """A model that a smaller one beats on the report texts is named, with the one that beats it."""
+    """A model that a smaller one dominates on the report texts is named, with the one that dominates it."""
     lucky = scored_again(fake, lambda number, place: 100.0 if place == 1 else 1.0)
     dominated = newly_dominated(lucky)
     assert list(dominated) == [lucky.front[1]]

@@ -99,10 +99,10 @@ def check_precision(properties: Mapping[str, str], device: str, config: Mapping[
         EvaluationError: a property of `SCORING_CONFIG` differs from `config`.
     """
     for key in SCORING_CONFIG:
-        asked = _as_text(config.get(key))
-        if key in config and key in properties and properties[key] != asked:
+        requested = _as_text(config.get(key))
+        if key in config and key in properties and properties[key] != requested:
             raise EvaluationError(
-                f"{key}={asked} was asked for, but device {device} runs the model with {properties[key]}, so its "
+                f"{key}={requested} was requested, but device {device} runs the model with {properties[key]}, so its "
                 f"scores would not compare. Set runtime.ov_config.{key} to {properties[key]} if that is meant."
             )
 

@@ -121,8 +121,8 @@ class OpenVINOLanguageModel:
 
     def _check_ports(self, compiled: Any) -> None:
         names = sorted(port.get_any_name() for port in compiled.inputs)
-        known = _INPUTS | set(self._constants)
-        unknown = [port.get_any_name() for port in compiled.inputs if not port.get_names() & known]
+        names_allowed = _INPUTS | set(self._constants)
+        unknown = [port.get_any_name() for port in compiled.inputs if not port.get_names() & names_allowed]
         outputs = {name for port in compiled.outputs for name in port.get_names()}
         if unknown or "input_ids" not in self._inputs or "logits" not in outputs:
             raise EvaluationError(
@@ -279,8 +279,8 @@ class OpenVINOLanguageModel:
         """Run an inference for `decode` and check its logits; those of masked positions may be NaN."""
         fresh = mask.shape == tokens.shape
         logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
-        seen = mask[:, -tokens.shape[1] :] > 0
-        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[seen], self._name)
+        visible = mask[:, -tokens.shape[1] :] > 0
+        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
         return logits
 
     def close(self) -> None:
@@ -360,7 +360,7 @@ def finite(logits: FloatArray, name: str) -> FloatArray:
     # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
     if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
         raise EvaluationError(
-            f"{name} gives NaN or infinite logits: a weight was compressed beyond what the model bears, or the model "
+            f"{name} returned NaN or infinite logits: the quantization error of a weight is too large, or the model "
             "overflows in the precision of runtime.ov_config."
         )
     return logits

@@ -141,8 +141,8 @@ def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> 
     errors = []
     for scale in scales:
         name = f"{scale.name}_stderr"
-        known = name in solid.columns and bool(solid[name].notna().any())
-        errors.append(solid[name].fillna(0).to_numpy(dtype=float) / scale.factor if known else None)
+        has_errors = name in solid.columns and bool(solid[name].notna().any())
+        errors.append(solid[name].fillna(0).to_numpy(dtype=float) / scale.factor if has_errors else None)
     if len(solid) and any(error is not None for error in errors):
         x, y = in_units(solid, scales)
         axes.errorbar(

@@ -82,13 +82,13 @@ def progress(results: StudyResults) -> Progress:
 
 def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
     """Return the length of the union of the trials' intervals up to each trial's end, in minutes."""
-    known = [record for record in finished if record.started is not None and record.finished is not None]
-    if not known:
+    timed = [record for record in finished if record.started is not None and record.finished is not None]
+    if not timed:
         return tuple(0.0 for _ in finished)
-    origin = min(record.started for record in known if record.started is not None)
+    origin = min(record.started for record in timed if record.started is not None)
     spans = sorted(
         ((r.started - origin).total_seconds(), (r.finished - origin).total_seconds())
-        for r in known
+        for r in timed
         if r.started is not None and r.finished is not None
     )
     merged: list[tuple[float, float]] = []

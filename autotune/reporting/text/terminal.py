@@ -120,8 +120,8 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
     }
     optional |= {name: scores(name) for name in ("similarity", "perplexity_increase", "kl_divergence")}
     for name, extra in optional.items():
-        known = name == "int4_percent" or any(results.value(trial, name) is not None for trial in results.shown)
-        if name not in objectives and known and _fit([*columns, extra], width):
+        present = name == "int4_percent" or any(results.value(trial, name) is not None for trial in results.shown)
+        if name not in objectives and present and _fit([*columns, extra], width):
             columns.append(extra)
     return columns
 

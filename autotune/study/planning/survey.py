@@ -52,7 +52,7 @@ def plan_without_calibration(engine: Engine, settings: Settings) -> Plan:
     Raises:
         PlanError: the settings cannot be used with this model.
     """
-    if settings.budget is not None:  # a uniform plan of similar size stands in for the allocation, which is measured
+    if settings.budget is not None:  # a uniform plan of similar size replaces the allocation, which is measured
         settings = Settings(mode="int8_asym" if settings.budget >= EIGHT_BITS else "int4_sym", all_layers=True)
     calibrated = chosen_by_calibration(engine, settings)
     free_of_awq = replace(settings, awq=False)

@@ -111,7 +111,7 @@ def test_a_raced_study_finds_the_front_of_its_trials(tmp_path: Path, seed: int) 
         assert trial.user_attrs["estimate"][1] == trial.user_attrs["footprint"]
         rival = trials[trial.user_attrs["beaten_by"]]
         assert rival.values[1] <= trial.user_attrs["footprint"]
-        assert f"trial {rival.number} beats it" in next(r.reason for r in listener.rows if r.number == trial.number)
+        assert f"dominated by trial {rival.number}" in next(r.reason for r in listener.rows if r.number == trial.number)
     from autotune.compression.settings import Settings
 
     wrong = 0
