@@ -246,6 +246,7 @@ class FakeConfig:
     evaluators: dict[str, Any] = field(default_factory=dict)
     calibration: Any = field(default_factory=lambda: SimpleNamespace(samples=8, sequence_length=16))
     report: Any = None
+    model: str = "fake"
 
     def as_dict(self) -> dict[str, Any]:
         return {
