@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_VERSION", "Engine"]
 
-ENGINE_VERSION = 9
+ENGINE_VERSION = 10
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 

@@ -108,6 +108,13 @@ COMPRESSION = [
         f"{TESTS}/algorithms/test_scale_estimation.py::test_estimated_scale_is_never_worse_than_the_start",
     ),
     Fault(
+        "scale-estimation-missing-copy",
+        f"{ENGINE}/algorithms/scale_estimation.py",
+        "_by_channel(zero).copy()",
+        "_by_channel(zero)",
+        f"{TESTS}/algorithms/test_scale_estimation.py::test_the_start_is_not_changed",
+    ),
+    Fault(
         "scale-estimation-axis",
         f"{ENGINE}/algorithms/scale_estimation.py",
         "parts[:, :, None] * parts[:, None, :]",
