@@ -34,7 +34,7 @@ from autotune.errors import PlanError
 if TYPE_CHECKING:
     import openvino as ov
 
-ENGINE_VERSION = 9
+ENGINE_VERSION = 10
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import language_chain, normal
 from small_world import World
 
-from autotune.compression.ir.weights import rows_to_shape
+from autotune.allocation.probe import input_name, with_weights_as_inputs
+from autotune.allocation.suffix import Suffixes
+from autotune.compression.ir.weights import find_weights, rows_to_shape
 from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
 TOKENS = np.arange(64, dtype=np.int64).reshape(2, 32)
@@ -47,3 +50,15 @@ def test_behind_a_cut_it_is_the_whole_model(world: World) -> None:
             expected = evaluator.evaluate(whole, reference)["kl_divergence"]
         assert found.value == pytest.approx(expected.value, rel=1e-3, abs=1e-7)
     assert len({world.probe.segment(weight.name) for weight in world.engine.weights}) > 2
+
+
+def test_a_table_that_is_also_the_head_is_measured_from_its_first_use() -> None:
+    """A change of a tied embedding changes all that comes after the lookup, not the logits alone."""
+    model = language_chain([normal(64, 64, seed=seed) for seed in range(4)], normal(96, 64), tied=True)
+    model.outputs[0].get_tensor().set_names({"logits"})
+    weights = {weight.name: weight for weight in find_weights(model)}
+    probe, _ = with_weights_as_inputs(model, weights)
+    suffixes = Suffixes(model, probe, {}, None, device="CPU", ov_config={})
+    segments = {name: suffixes.segment(input_name(name)) for name in weights}
+    assert segments["E"] == 0
+    assert segments["W3"] > segments["W0"]

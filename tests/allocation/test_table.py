@@ -9,7 +9,7 @@ import pytest
 from small_world import World
 
 from autotune.allocation.allocator import Allocator, protections
-from autotune.allocation.choices import default_settings, make_menus
+from autotune.allocation.choices import Choice, Menus, default_settings, make_menus
 from autotune.allocation.error_table import ErrorTable, block_of, corrected_by, limits, pair_terms, solve
 from autotune.compression.ir.layout import Variant
 
@@ -30,6 +30,27 @@ def test_the_pairs_of_a_block_are_what_the_square_of_a_sum_has_beside_its_square
     assert pair_terms(contributions) == {"model.layers.0.": pytest.approx((2 + 3) ** 2 - 4 - 9)}
     assert block_of("lm_head.weight") == "lm_head.weight"
     assert block_of("model.layers.11.mlp.up") != block_of("model.layers.1.mlp.up")
+
+
+def test_a_choice_costs_beside_the_others_what_it_changes_of_the_whole() -> None:
+    """The linear problem that is solved for one weight at a time has the differences of the quadratic prediction."""
+    names = ("model.layers.0.q.weight", "model.layers.0.k.weight", "model.layers.1.q.weight")
+    four, eight = Variant("int4_asym", 32), Variant("int8_asym")
+    menu = (Choice(four, 10), Choice(eight, 20), Choice(None, 40))
+    table = ErrorTable(
+        Menus(dict.fromkeys(names, menu), ()),
+        dict.fromkeys(names, (8.0, 0.5, 0.0)),
+        {name: {0: 0.3 + 0.2 * index} for index, name in enumerate(names)},
+        pairs={"model.layers.0.": 0.4},
+    )
+    chosen = dict(zip(names, (four, eight, four), strict=True))
+    costs = table.beside(table.contributions(chosen))
+    for name in names:
+        for index, choice in enumerate(menu):
+            others = {other: variant for other, variant in chosen.items() if other != name}
+            changed = others if choice.variant is None else {**others, name: choice.variant}
+            difference = costs[name][index] - costs[name][table.index(name, chosen[name])]
+            assert table.predicted(changed) - table.predicted(chosen) == pytest.approx(difference)
 
 
 def test_pairs_that_cost_are_learned(world: World, allocator: Allocator) -> None:

@@ -106,7 +106,7 @@ def test_knee_does_not_depend_on_units_or_signs(points: list[tuple[int, int]]) -
 def test_a_nearly_lossless_point_does_not_move_the_knee() -> None:
     """However small the divergence of the most accurate model, the knee stays where the trade is best."""
     values = np.array([[3e-3, 22.0], [1e-3, 17.0], [2e-3, 13.8], [4.5e-3, 13.4], [9e-3, 11.3]])
-    for smallest in (5e-4, 5e-5, 5e-9):
+    for smallest in (5e-4, 5e-5, 5e-9, 5e-300):
         values[0, 0] = smallest
         assert pareto.knee(values, ["minimize", "minimize"]) == 2
 

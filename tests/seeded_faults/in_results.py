@@ -40,7 +40,7 @@ RESULTS = [
         "evaluators/_statistics.py",
         "values.std(ddof=1)",
         "values.std()",
-        "tests/evaluators/test_statistics.py",
+        "tests/evaluators/test_statistics.py::test_standard_error_is_that_of_the_mean",
     ),
     Fault(
         "pareto-dominators",
@@ -124,7 +124,7 @@ RESULTS = [
         "autotune/models/save.py",
         "ov.save_model(model, out / MODEL_FILE, compress_to_fp16=False)",
         "ov.save_model(model, out / MODEL_FILE)",
-        "tests/models/test_source.py",
+        "tests/models/test_save.py::test_every_constant_keeps_its_type_and_bytes",
     ),
     Fault(
         "gptq-checkpoint-order",
@@ -138,6 +138,6 @@ RESULTS = [
         "autotune/evaluation/texts/overlap.py",
         "shared_share(used[b], used[a])",
         "shared_share(used[a], used[b])",
-        "tests/evaluation/texts/test_overlap.py",
+        "tests/evaluation/texts/test_overlap.py::test_every_pair_is_told_and_sets_without_texts_are_left_out",
     ),
 ]

@@ -199,11 +199,11 @@ SEARCH = [
         "tests/allocation/test_table.py::test_the_pairs_of_a_block_are_what_the_square_of_a_sum_has_beside_its_squares",
     ),
     Fault(
-        "allocation-solver-rest",
+        "allocation-solver-pairs",
         "autotune/allocation/error_table.py",
-        "decided = sum(choices[0].nbytes",
-        "decided = sum(choices[-1].nbytes",
-        "tests/allocation/test_allocator.py::test_a_solution_keeps_the_limit_and_uses_it",
+        "others = roots[block_of(name)] - math.sqrt(chosen[name])",
+        "others = roots[block_of(name)]",
+        "tests/allocation/test_table.py::test_a_choice_costs_beside_the_others_what_it_changes_of_the_whole",
     ),
     Fault(
         "allocation-probe-restore",
@@ -217,6 +217,6 @@ SEARCH = [
         "autotune/allocation/suffix.py",
         "dict.fromkeys(_input_names(part), number) | self._first_use",
         "self._first_use | dict.fromkeys(_input_names(part), number)",
-        "tests/allocation/test_probe.py::test_behind_a_cut_it_is_the_whole_model",
+        "tests/allocation/test_probe.py::test_a_table_that_is_also_the_head_is_measured_from_its_first_use",
     ),
 ]

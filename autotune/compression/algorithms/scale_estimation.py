@@ -149,7 +149,8 @@ class _Search:
         self._full = _by_channel(scale)
         self.scale = stored_value(self._full, fmt)
         self.share = np.ones_like(self.scale)
-        self.zero = None if zero is None else _by_channel(zero)
+        # A copy: with one group a row, `_by_channel` returns a view of the caller's array.
+        self.zero = None if zero is None else _by_channel(zero).copy()
         if self.zero is not None:
             self._low = np.minimum(self._rows.min(axis=(1, 2), keepdims=True), 0)
         self._loss = self._judge(self.scale, self.zero)

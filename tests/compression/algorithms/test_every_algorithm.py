@@ -67,6 +67,11 @@ def gptq(values: Array, moment: Array) -> Compressed:
     return compressed(values, variant, Treatment(second_moment=moment, spread=propagation(moment)))
 
 
+def gptq_with_scale_estimation(values: Array, moment: Array) -> Compressed:
+    variant = Variant(PLAIN.mode, GROUP, gptq=True, scale_estimation=True)
+    return compressed(values, variant, Treatment(second_moment=moment, spread=propagation(moment)))
+
+
 def lora_correction(values: Array, moment: Array) -> Compressed:
     variant = Variant(PLAIN.mode, GROUP, lora_rank=4, lora_iterations=2)
     packed, found = compressed(values, variant, Treatment(second_moment=moment))
@@ -85,6 +90,7 @@ TRANSFORMED: Mapping[str, Callable[[Array, Array], Compressed]] = {
     "scale_estimation": scale_estimation,
     "gptq": gptq,
     "lora_correction": lora_correction,
+    "gptq with scale_estimation": gptq_with_scale_estimation,
 }
 
 
@@ -93,7 +99,7 @@ def output_error(found: Array, values: Array, moment: Array) -> float:
     return float(np.einsum("rk,kl,rl->", error, moment.astype(np.float64), error))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [*ALGORITHMS, "gptq with scale_estimation"])
 @given(seed=st.integers(0, 999), strength=st.floats(0, 2))
 def test_no_algorithm_has_a_larger_output_error_than_plain_rounding(name: str, seed: int, strength: float) -> None:
     """On the activations that it was calibrated on, as stored."""
@@ -103,7 +109,7 @@ def test_no_algorithm_has_a_larger_output_error_than_plain_rounding(name: str, s
     assert after <= before * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [*ALGORITHMS, "gptq with scale_estimation"])
 def test_no_algorithm_depends_on_the_number_of_threads(name: str) -> None:
     """One thread and two give the same bytes."""
     values, moment = case(0, 1.0, groups=4)

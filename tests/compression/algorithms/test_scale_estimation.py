@@ -73,6 +73,19 @@ def test_estimated_scale_is_never_worse_than_the_start(name: str, seed: int, gro
 
 
 @pytest.mark.parametrize("name", SEARCHABLE)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_start_is_not_changed(name: str, groups: int) -> None:
+    """Rows, scale and zero point are the caller's, also with one group a row."""
+    fmt = FORMATS[name]
+    rows, moment = case(7, groups, 16)
+    given = [array for array in (rows, *initial_scale(rows, fmt)) if array is not None]
+    before = [array.copy() for array in given]
+    found = estimate_scale(rows, given[1], given[2] if fmt.has_zero_point else None, blocks_of(moment, 16), fmt)
+    assert all(np.array_equal(a, b) for a, b in zip(given, before, strict=True))
+    assert fmt.has_zero_point == (found[1] is not None)
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
 def test_estimated_scale_beats_plain_rounding(name: str) -> None:
     """As stored, four-bit rows lose a tenth less at least, all together, and eight-bit rows lose no more."""
     fmt = FORMATS[name]
