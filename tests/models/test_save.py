@@ -1,4 +1,4 @@
-"""What a saved model keeps."""
+"""The files and constants of a saved model."""
 
 from __future__ import annotations
 

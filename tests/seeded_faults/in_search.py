@@ -75,8 +75,8 @@ SEARCH = [
     Fault(
         "racing-pairs",
         f"{STUDY}/trials/racing.py",
-        "theirs[: len(own)]",
-        "theirs[-len(own) :]",
+        "rival_values[: len(own)]",
+        "rival_values[-len(own) :]",
         f"{TESTS}/trials/test_racing.py::test_a_clearly_worse_model_is_stopped_on_the_first_texts",
     ),
     Fault(
