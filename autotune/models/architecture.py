@@ -313,6 +313,8 @@ def quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("optimum").setLevel(logging.ERROR)
+    # OpenVINO logs an error where it traces a model in another way than the first it tries.
+    logging.getLogger("openvino.frontend.pytorch.utils").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
