@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.common.formatting import is_missing, label, latex_table, markdown_table
+from autotune.common.formatting import is_missing, label, markdown_table
 from autotune.errors import UsageError
 from autotune.reporting.folder import write_text
-from autotune.reporting.front_table import Table, front_row, front_table
+from autotune.reporting.front_table import (
+    STAR,
+    Table,
+    fitting,
+    front_row,
+    front_table,
+    latex_float,
+    optional_columns,
+    units_in_header,
+)
 from autotune.reporting.plots.style import (
     INK,
     MODES,
@@ -62,15 +71,16 @@ class Comparison:
         return sorted(shown, key=lambda number: (-(study.value(number, "footprint") or 0.0), number))
 
     def table(self) -> Table:
-        """Return the table in the form of NNCF's accuracy/footprint tables, with the model in front."""
-        columns: list[str] = []
+        """Return the table of the front of all studies, each with its original, and the study in front."""
+        metrics = [self.metric] if self.metric is not None else []
+        chosen = [(study, trial) for study in self.studies for trial in self.trials(study)]
+        optional = [name for name in optional_columns(chosen) if name not in metrics]
+        header, _, align = front_table(self.studies[0], metrics, optional)
         rows: list[list[str]] = []
         for name, study in zip(self.names, self.studies, strict=True):
-            metrics = [self.metric] if self.metric is not None and self.metric != "relative_error" else []
-            columns, _, align = front_table(study, metrics)
             trials = [*([] if study.original is None else [None]), *self.trials(study)]
-            rows += [[name, *front_row(study, trial, metrics)] for trial in trials]
-        return Table(["model", *columns], rows, "l" + align)
+            rows += [[name, *front_row(study, trial, metrics, optional)] for trial in trials]
+        return Table(["study", *header], rows, "l" + align)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -135,10 +145,19 @@ def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
     text += "" if plot is None else "\n![Accuracy against compression](compare.png)\n"
     return ComparisonPaths(
         write_text(folder / "compare.md", text),
-        write_text(folder / "compare.tex", "% Needs \\usepackage{booktabs}.\n" + latex_table(*table)),
+        write_text(folder / "compare.tex", comparison_latex(table)),
         write_text(folder / "compare.csv", comparison.csv()),
         plot,
     )
+
+
+def comparison_latex(table: Table) -> str:
+    """Write compare.tex: the study is a heading above its rows, which would not fit beside it."""
+    names = [row[0] for row in table.rows]
+    groups = {names.index(name): name for name in names}
+    plain = Table(table.header[1:], [row[1:] for row in table.rows], table.align[1:])
+    caption = f"Models of {len(groups)} studies, the originals included. {STAR}: recommended. ±: one standard error."
+    return latex_float(fitting(units_in_header(plain)), caption, "tab:comparison", groups)
 
 
 @styled

@@ -39,8 +39,8 @@ from autotune.results.recommendation import accuracy_metric, recommend, ties
 from autotune.results.records import StudyResults
 
 PAIRED = (
-    "The plots show all trials, in which other settings vary too. The table compares only trials that are equal in "
-    "everything else: the median change over those pairs, and its range."
+    "In the plots, the other settings vary too. The table compares pairs of trials that differ in one setting only: "
+    "the median change over the pairs, and its range."
 )
 EXPORTS = "`autotune export` builds the model of a trial with the study's own texts and statistics:"
 COMMANDS = (
@@ -307,11 +307,11 @@ def _outside(results: StudyResults) -> tuple[str, ...]:
 def _importances_note(results: StudyResults) -> str:
     if results.importances:
         return (
-            "Importances by PED-ANOVA: how much each parameter separates the good trials from the rest; they describe "
-            "the trials of this study and are no prediction; rarely active parameters are overrated."
+            "Importances by PED-ANOVA: how well each parameter separates the best trials from the rest. They describe "
+            "the trials of this study only. Parameters that few trials have are overestimated."
         )
     if 0 < len(results.complete) < ENOUGH_FOR_IMPORTANCES:
-        return f"Importances are shown from {ENOUGH_FOR_IMPORTANCES} complete trials on; below that they are noise."
+        return f"Importances are reported from {ENOUGH_FOR_IMPORTANCES} complete trials on."
     return ""
 
 
@@ -334,10 +334,10 @@ def _answers(results: StudyResults) -> Answers | None:
 
 
 def _unmeasured(results: StudyResults) -> str:
-    text = "Not measured here unless a metric says so: speed and memory at run time"
+    text = "The report does not cover run-time speed or memory unless the `latency` evaluator was enabled"
     if results.held_out is None:
         text += (
-            ", and scores on texts that the search has not seen; the best of many trials looks a little better on the "
-            "search's own texts than it is (`report` in model.yaml names other texts)"
+            ". There are no scores on held-out texts: the best of many trials looks slightly better on the texts that "
+            "selected it than on others. Name other texts with `report` in model.yaml"
         )
     return f"{text}."

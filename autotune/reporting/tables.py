@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
-from autotune.reporting.front_table import Table, front_cell
+from autotune.reporting.front_table import Table, front_cell, metric_cell, metric_header
 from autotune.results.budgets import measured_errors
 from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
@@ -28,11 +28,11 @@ def sizes_table(results: StudyResults) -> Table | None:
         [
             size(limit),
             *(front_cell(results, trial, column) for column in ("trial", "settings", "footprint")),
-            results.score_text(trial, metric),
+            metric_cell(results, trial, metric),
         ]
         for limit, trial in choices
     ]
-    return Table(["at most", "trial", "settings", "size", label(metric)], rows, "rrlrr")
+    return Table(["at most", "trial", "settings", "footprint", metric_header(results, metric)], rows, "rrlrr")
 
 
 def held_out_table(results: StudyResults) -> Table | None:

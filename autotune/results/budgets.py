@@ -36,11 +36,11 @@ def budget_sentences(results: StudyResults) -> list[str]:
         return []
     if not others:
         return [
-            "Only budgets were tried, so these points are not compared with uniform settings or ratios here: "
+            "All trials have budgets, so they are not compared with uniform settings or ratios. "
             "`allocation: [budget, ratio]` tries both."
         ]
     if not set(trials) & set(results.front):
-        return ["No plan by a budget is on the front: what was tried beside them is better at every size."]
+        return ["No plan from a budget is on the front: other settings dominate them at every size."]
     lines, compared = [], 0
     for trial in trials:
         bytes_, cost = results.value(trial, "footprint"), results.cost(trial, metric)
@@ -57,16 +57,15 @@ def budget_sentences(results: StudyResults) -> list[str]:
             rival = min(rivals)[1]
             ours, other = (results.records[n].describe() for n in (trial, rival))
             lines.append(
-                f"Trial {trial} ({ours}, {size(bytes_)}) is not the best of its size: "
-                f"trial {rival} ({other}) has {label(metric)} "
-                f"{results.score_text(rival, metric)}, and it {results.score_text(trial, metric)}."
+                f"Trial {trial} ({ours}, {size(bytes_)}) is not the best of its size: it has {label(metric)} "
+                f"{results.score_text(trial, metric)}, and trial {rival} ({other}) has "
+                f"{results.score_text(rival, metric)}."
             )
     if not compared:
-        return ["Nothing that was tried beside the budgets is as small as their plans."]
+        return ["No other trial is as small as the plans from budgets."]
     return lines or [
-        f"Each of the {compared} plans by a budget that something else could be compared with is more accurate, by "
-        f"{label(metric)}, than every uniform setting and every plan by a ratio that this study tried at its size "
-        "or below."
+        f"{compared} plans from budgets have other trials of at most their size. Each has a better {label(metric)} "
+        "than all of those: uniform settings and plans by ratio."
     ]
 
 
@@ -80,8 +79,8 @@ def prediction_sentence(results: StudyResults, plans: Plans) -> str:
     if not differences:
         return ""
     return (
-        f"The divergence that was predicted for these plans differs from the measured one by "
-        f"{statistics.median(differences):.0f}% in the middle and by {max(differences):.0f}% at most, over "
+        f"The predicted KL divergence of these plans differs from the measured one by "
+        f"{statistics.median(differences):.0f}% (median) and {max(differences):.0f}% (largest) over "
         f"{len(differences)} plans."
     )
 

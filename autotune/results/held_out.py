@@ -102,5 +102,5 @@ def _overlap_sentence(overlaps: Mapping[str, float]) -> str:
     common = [f"{100 * share:.1f}% of the second of {pair}" for pair, share in overlaps.items() if share > 0]
     if not common:
         pairs = ", ".join(overlaps)
-        return f"The texts are disjoint ({pairs}): no 64 tokens in a row of one stand in the other."
-    return f"The texts are not disjoint: {'; '.join(common)} stands in the first too, so that these scores flatter."
+        return f"The texts are disjoint ({pairs}): they share no sequence of 64 tokens."
+    return f"The texts are not disjoint: {'; '.join(common)} is also in the first. These scores are too good."

@@ -101,7 +101,7 @@ class TrialRecord:
             return f"{mode} {bits:.2f} bits"
         shares = ((self.numbers.get(f"int{width}_percent") or 0.0, width) for width in (4, 8))
         parts = ", ".join(f"{share:.0f}% in {width} bits" for share, width in shares if share >= 0.5)
-        return f"{mode}, {bits:.2f} bits per weight" + (f" ({parts})" if parts else "")
+        return f"{mode}, {bits:.2f} bits per weight" + (f": {parts}" if parts else "")
 
     @property
     def error_text(self) -> str | None:

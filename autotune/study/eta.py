@@ -37,6 +37,9 @@ PREPARATION = 2.0
 SHARED = re.compile(r"calibrating|measuring|verifying|errors of|the model writes|the original model|planning")
 """Stages of a trial that later trials do not repeat, and planning, in which a trial waits for those."""
 
+MOST_SLOWED = 3.0
+"""At a load of 9 a core, the report took between 2 and 7 times its processor time."""
+
 COUNT = re.compile(r"(\d+) of (\d+)")
 
 
@@ -272,9 +275,9 @@ class RunForecast:
 
 
 def slowdown() -> float:
-    """Return by how much other work slows this machine down: its load divided by its cores, at least 1."""
+    """Return by how much other work slows this machine down: its load divided by its cores, from 1 to `MOST_SLOWED`."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1.0, load / (os.cpu_count() or 1))
+    return min(MOST_SLOWED, max(1.0, load / (os.cpu_count() or 1)))
 
 
 class StageTimer:

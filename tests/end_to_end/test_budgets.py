@@ -60,7 +60,7 @@ def test_a_study_spends_budgets_beside_ratios(place: Path, run: Command) -> None
     assert smaller
     assert all(float(middle["kl_divergence"]) <= float(row["kl_divergence"]) for row in smaller)
     report = (place / "study" / "report.md").read_text(encoding="utf-8")
-    assert "## What the budgets bought" in report
+    assert "## Budgets" in report
     assert "The map of errors" in report
     assert 'id="budgets"' in (place / "study" / "report.html").read_text(encoding="utf-8")
 

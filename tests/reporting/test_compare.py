@@ -23,10 +23,10 @@ def test_every_study_has_its_original_and_its_choices(make: Make) -> None:
     assert comparison.names == ("models/wiki-llama-22m", "models/wiki-llama-22m (2)", "org/other")
     assert comparison.metric == "kl_divergence"
     header, rows, align = comparison.table()
-    assert header[:5] == ["model", "mode", "%int4", "%int8", "lora rank"]
+    assert header[:4] == ["study", "trial", "settings", "footprint"]
     assert len(align) == len(header) == len(rows[0])
-    assert [row[0] for row in rows if row[1] == "original"] == list(comparison.names)
-    assert all(f"{number}" in [row[7] for row in rows] for number in comparison.trials(studies[0]))
+    assert [row[0] for row in rows if row[2] == "original"] == list(comparison.names)
+    assert all(f"{number}" in [row[1].removesuffix(" ★") for row in rows] for number in comparison.trials(studies[0]))
 
 
 def test_the_files_say_the_same(make: Make, tmp_path: Path) -> None:
@@ -38,8 +38,12 @@ def test_the_files_say_the_same(make: Make, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(first.csv.read_text())))
     assert len(rows) == sum(len(comparison.trials(study)) for study in studies)
     assert float(rows[0]["kl_divergence"]) == studies[0].value(int(rows[0]["trial"]), "kl_divergence")
-    assert first.markdown.read_text().count("| original") == 2
-    assert first.latex.read_text().count(r"\\") == len(rows) + 2 + 1
+    assert first.markdown.read_text().count("| original ") == 2
+    latex = first.latex.read_text()
+    ends = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len(ends) == len(rows) + 2 + 1 + 2  # with originals, header and the headings of the studies
+    assert latex.count(r"\multicolumn") == 2
+    assert "KL divergence" in latex
     assert first.plot is not None
     for name in ("compare.md", "compare.tex", "compare.csv", "compare.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

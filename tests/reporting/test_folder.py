@@ -55,7 +55,7 @@ def test_every_kind_of_study_is_reported(make: Make, tmp_path: Path, shape: str)
     linked = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert {tmp_path / link for link in linked} == set(paths.plots)
     assert "nan" not in text.replace("NaN", "").lower().split()
-    assert text.index("## The decision") < text.index("## What was measured")
+    assert text.index("## The decision") < text.index("## Metrics and configuration")
 
 
 def test_same_study_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -202,3 +205,44 @@ def test_a_notebook_shows_table_and_plot(study: StudyResults, make: Make) -> Non
     assert not set(pages[0].ids) & set(pages[1].ids)
     assert "script" not in pages[1].tags
     assert "<svg" not in notebook_html(make(trials=0))
+
+
+def test_a_mark_of_the_front_links_to_its_row_in_the_same_window(make: Make) -> None:
+    """Each link of a drawing goes to a row of the table, and none opens another window."""
+    results = make()
+    page = report_html(results, build_report(results))
+    drawing = page[page.index('<section id="front">') : page.index("</figure>")]
+    targets = re.findall(r'<a href="#t(\d+)">', drawing)
+    assert set(map(int, targets)) == set(results.unique.index)
+    assert "target=" not in page
+    assert set(Page(page).ids) >= {f"t{number}" for number in targets}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_click_on_a_mark_selects_its_row(make: Make, tmp_path: Path) -> None:
+    """In a browser: the pointer shows the tooltip, a click selects the row and brings it into view."""
+    results = make()
+    trial = results.front[2]
+    script = f"""<script>
+    var mark = document.querySelector('figure .wide a[href="#t{trial}"]'), row = document.getElementById("t{trial}");
+    function pointer(type, kind) {{ return new PointerEvent(type, {{ pointerType: kind, bubbles: true }}); }}
+    mark.closest(".trial").dispatchEvent(new PointerEvent("pointerenter", {{ pointerType: "mouse" }}));
+    var hovered = document.getElementById("tip").textContent;
+    mark.closest(".trial").dispatchEvent(new PointerEvent("pointerleave", {{ pointerType: "mouse" }}));
+    mark.dispatchEvent(pointer("pointerdown", "touch"));
+    mark.dispatchEvent(new MouseEvent("click", {{ bubbles: true, cancelable: true }}));
+    var touched = !document.getElementById("tip").hidden && !row.classList.contains("selected");
+    mark.dispatchEvent(pointer("pointerdown", "touch"));
+    mark.dispatchEvent(new MouseEvent("click", {{ bubbles: true, cancelable: true }}));
+    var selected = row.classList.contains("selected"), focused = document.activeElement === row;
+    document.title = JSON.stringify([hovered, touched, selected, focused]);
+    </script></body>"""
+    page = report_html(results, build_report(results)).replace("</body>", script)
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", str(tmp_path / "page.html")]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    title = re.search(r"<title>(\[.*?\])</title>", dom, re.DOTALL)
+    assert title is not None
+    hovered, *rest = json.loads(unescape(title[1]))
+    assert hovered.startswith(f"trial {trial}: ")
+    assert rest == [True, True, True]

@@ -50,7 +50,7 @@ def test_a_study_without_budgets_says_nothing(results: StudyResults, tmp_path: P
 def test_points_of_the_front_are_the_best_of_their_size(results: StudyResults) -> None:
     """Budget trials that nothing dominates win; without other trials there is nothing to compare with."""
     (sentences,) = budget_sentences(bought(results, [results.front[0]]))
-    assert "is more accurate" in sentences
+    assert "Each has a better KL divergence" in sentences
     (alone,) = budget_sentences(bought(results, own(results)))
     assert "not compared" in alone
 
@@ -86,7 +86,7 @@ def test_the_map_and_the_predictions_come_from_the_plans(results: StudyResults, 
     assert table is not None
     assert table.header == ["weight", "int8_asym", "int4_sym g32"]
     assert [row[0] for row in table.rows] == ["gate", "layers.0.up"]
-    assert "by 10% in the middle" in prediction_sentence(changed, plans)
+    assert "by 10% (median)" in prediction_sentence(changed, plans)
     assert protected_weights(changed, plans) == plan["notes"]
     report = build_report(changed, tmp_path)
     page = report_markdown(report)

@@ -1,4 +1,4 @@
-"""Sentences about the scores on held-out texts."""
+"""Texts of the report about the scores on held-out texts."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def test_the_fall_is_in_every_table_and_page(fake: ModuleType, tmp_path: Path) -
         assert "report_kl_divergence,report_kl_divergence_stderr" in header
     for page in (paths.report_md, paths.report_html):
         text = page.read_text(encoding="utf-8")
-        assert "On texts that the search has not seen" in text
+        assert "On held-out texts" in text
         assert "KL divergence is 10.0% worse in the mean (10.0% worse to 10.0% worse)" in text
         assert "The texts are disjoint (search and report)" in text
-        assert "scores on texts that the search has not seen; the best" not in text
+        assert "There are no scores on held-out texts" not in text
     trial = results.front[-1]
     lost = degradation(results, trial, "kl_divergence")
     assert lost is not None
@@ -83,7 +83,7 @@ def test_without_such_scores_there_is_no_such_section(make: Make, tmp_path: Path
     assert held_out_table(results) is None
     assert held_out_sentences(results) == []
     text = write_report(results, tmp_path).report_md.read_text(encoding="utf-8")
-    assert "scores on texts that the search has not seen; the best" in text
+    assert "There are no scores on held-out texts" in text
 
 
 def test_a_difference_within_the_originals_own_noise_is_a_tie(fake: ModuleType) -> None:

@@ -257,7 +257,7 @@ def test_a_budget_is_named_by_the_bits_that_its_plan_has(fake: ModuleType) -> No
     attrs = {**trial.user_attrs, "settings": settings, "plan": "another", **sizes}
     study.add_trial(optuna.trial.create_trial(values=trial.values, user_attrs=attrs))
     record = results_of(study).records[2]
-    assert record.describe() == "mixed, 4.12 bits per weight (97% in 4 bits, 3% in 8 bits)"
+    assert record.describe() == "mixed, 4.12 bits per weight: 97% in 4 bits, 3% in 8 bits"
     assert record.describe(short=True) == "mixed 4.12 bits"
 
 

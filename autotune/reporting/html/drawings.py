@@ -58,7 +58,7 @@ def progress_drawing(results: StudyResults) -> Drawing | None:
     """Draw the hypervolume of the front over time."""
     from autotune.reporting.plots.progress import progress_figure, progress_note
 
-    drawing = _drawing("progress", "How the search went", partial(progress_figure, results))
+    drawing = _drawing("progress", "Progress", partial(progress_figure, results))
     return None if drawing is None else replace(drawing, note=progress_note(results))
 
 
@@ -86,6 +86,7 @@ def _tooltip(results: StudyResults, number: int) -> str:
 COLOR = re.compile(r"#([0-9a-f]{6})\b")
 FONT = re.compile(r"font: (?:(bold|\d{3}) )?([\d.]+)px [^;\"]*")
 ID = re.compile(r'(\bid="|xlink:href="#(?!t\d+")|url\(#)')
+LINK = re.compile(r'<a xlink:href="(#t\d+)"[^>]*>')
 TRIAL = re.compile(r'<g id="[^"]*trial-(\d+)">')
 
 
@@ -120,6 +121,7 @@ def inline_svg(figure: Figure, name: str, *, alternative: str, titles: Mapping[i
         return '<g class="trial">' + ("" if title is None else f"<title>{escape(title)}</title>")
 
     text = TRIAL.sub(mark, text)
+    text = LINK.sub(r'<a href="\1">', text)  # matplotlib's links open a new window
     opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alternative)}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
 

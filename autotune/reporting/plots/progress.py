@@ -118,7 +118,7 @@ def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | N
     height = 3.6 if sheet.headed else 2.7
     figure = new_figure(sheet.width, height)
     if sheet.headed:
-        figure.text(0.02, 0.93, "How the search went", fontsize=13.5, fontweight="bold", va="center")
+        figure.text(0.02, 0.93, "Progress", fontsize=13.5, fontweight="bold", va="center")
         figure.text(0.02, 0.855, progress_note(results), fontsize=9, color=MUTED, va="center")
     left, gap, top = 0.62, 0.55, 0.9 if sheet.headed else 0.12
     width = (sheet.width - left - 0.14 - gap * (len(panels) - 1)) / len(panels)

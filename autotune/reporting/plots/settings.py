@@ -66,7 +66,7 @@ def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTUR
     inches = head + PANEL * rows - (0 if sheet.headed else 0.22)
     figure = new_figure(sheet.width, inches)
     if sheet.headed:
-        title = f"What each setting did to {label(objective)}"
+        title = f"Effect of each setting on {label(objective)}"
         figure.text(0.02, 1 - 0.25 / inches, title, fontsize=13.5, fontweight="bold", va="center")
         note = settings_note(results, objective)
         figure.text(0.02, 1 - 0.53 / inches, note, fontsize=9, color=MUTED, va="center")

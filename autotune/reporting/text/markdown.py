@@ -22,7 +22,7 @@ def report_markdown(report: Report, plots: Sequence[str] = ()) -> str:
     """
     fronts = [_image(name, "The front") for name in plots if name.startswith("front")]
     settings = [
-        _image(name, f"What each setting did to {label(name.removesuffix('.png').removeprefix('settings-'))}")
+        _image(name, f"Effect of each setting on {label(name.removesuffix('.png').removeprefix('settings-'))}")
         for name in plots
         if name.startswith("settings")
     ]
@@ -30,15 +30,15 @@ def report_markdown(report: Report, plots: Sequence[str] = ()) -> str:
     sections = [
         ["## The decision", report.decision, _cards(report.cards)],
         ["## The front", *fronts, *_front(report)] if report.front else [],
-        ["## On texts that the search has not seen", _table(report.held_out), report.held_out_note],
-        ["## What the budgets bought", *report.budgets, *_budgets(report)],
-        ["## What each setting did", *settings, *_effects(report)],
-        ["## How the search went", *progress],
+        ["## On held-out texts", _table(report.held_out), report.held_out_note],
+        ["## Budgets", *report.budgets, *_budgets(report)],
+        ["## Effect of each setting", *settings, *_effects(report)],
+        ["## Progress", *progress],
         ["## Trials without scores", _table(report.failures)],
         ["## How to reproduce", *_commands(report)],
-        ["## What was measured", _table(report.metrics), *_configuration(report)],
+        ["## Metrics and configuration", _table(report.metrics), *_configuration(report)],
     ]
-    blocks = [f"# {report.model}: what the search found", report.counts]
+    blocks = [f"# {report.model}: results of the search", report.counts]
     for section in sections:
         filled = [block for block in section if block]
         blocks += filled if len(filled) > 1 else []
@@ -81,11 +81,11 @@ def _budgets(report: Report) -> list[str]:
     if report.budget_errors is not None:
         rows = report.budget_errors.rows
         blocks += [
-            "The map of errors: KL divergence that a weight alone causes in a format, nats a token.",
+            "Measured errors: KL divergence in nats per token if only this weight has the format.",
             _table(report.budget_errors._replace(rows=rows[:ERRORS])),
         ]
         if len(rows) > ERRORS:
-            blocks.append(f"The {ERRORS} weights that cost most; report.html has all {len(rows)}.")
+            blocks.append(f"The {ERRORS} weights with the largest errors; report.html has all {len(rows)}.")
     return blocks
 
 
