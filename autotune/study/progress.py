@@ -5,6 +5,7 @@ The module also converts trials to the rows that progress shows, and finds the f
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,12 +148,17 @@ def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
     ]
 
 
+VARYING = re.compile(r"\S*\d\S*")
+"""Words of a stage's message that change with each step: counts, sizes and names of layers."""
+
+
 class PlainListener:
-    """Listener that writes one line a trial and one a preparation step, for logs, pipes and simple terminals."""
+    """Listener that writes one line a trial and one a stage, for logs, pipes and simple terminals."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.info: StudyInfo | None = None
+        self._kind = ""
 
     def write(self, line: str) -> None:
         """Print one line unbuffered."""
@@ -160,8 +166,11 @@ class PlainListener:
 
     def stage(self, message: str, trial: int | None = None) -> None:
         """See `Listener`."""
-        if self.info is None:  # inside a trial the stages would drown the trials
+        kind = VARYING.sub("", message)
+        # One line a stage, without its steps; inside a trial the stages would drown the trials.
+        if kind != self._kind and trial is None:
             self.write(message)
+            self._kind = kind
 
     def note(self, message: str) -> None:
         """See `Listener`."""
