@@ -82,8 +82,9 @@ def print_paths(results: StudyResults, paths: ReportPaths) -> None:
 
 
 def print_plan(planned: DryRun, space: str) -> None:
-    """Print what a search would do."""
+    """Print the sizes of the first trials, and the settings that are adjusted or impossible."""
     from autotune.common.formatting import size
+    from autotune.results.plans import readable
 
     points = (
         "more than 100,000 or infinitely many"
@@ -95,29 +96,46 @@ def print_plan(planned: DryRun, space: str) -> None:
     print(
         f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
     )
-    print(f"space {space}: {points} different settings{_plans(planned)}; the study is to have {planned.trials} trials")
-    if planned.forecast is not None:
-        print(_forecast(planned.forecast))
-    print("\nit begins with")
-    for point in planned.points:
-        if point.footprint is None:
-            print(f"  {point.label}: impossible")
-        else:
-            about = "" if point.exact else "at most " if point.settings.get("budget") is not None else "about "
-            rate = f"{point.compression_rate:.2f}x smaller than fp32, {point.bits_per_weight:.2f} bits per weight"
-            memory = f"{point.expanded_percent:.0f}% of it expanded" if point.expanded_percent else "kept compressed"
-            print(f"  {point.label}: {about}{point.footprint:,} bytes, {rate}, {memory} in memory")
-        for note in point.notes:
-            print(f"    {note}")
-    if planned.measuring is not None:
-        print(f"\n{_measuring(planned.measuring)}")
-    for impossible, title in ((True, "cannot be tried with this model"), (False, "adjusted or left out in the space")):
+    print(f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study\n")
+    print("\n".join(_points(planned)))
+    for impossible, title in ((True, "impossible with this model"), (False, "adjusted or left out")):
         found = [finding for finding in planned.findings if finding.impossible == impossible]
         if found:
             print(f"\n{title}")
         for finding in found:
             more = f" and {len(finding.settings) - 3} more" if len(finding.settings) > 3 else ""
-            print(f"  {finding.text} ({', '.join(finding.settings[:3])}{more})")
+            print(f"  {readable(finding.text)} ({', '.join(finding.settings[:3])}{more})")
+
+
+def _points(planned: DryRun) -> list[str]:
+    """Format the first trials as a table; a note that several of them share stands once below it."""
+    from autotune.results.plans import readable
+
+    notes: dict[str, int] = {}
+    rows = [["first trials", "bytes", "fp32/size", "bits per weight", "expanded in memory"]]
+    for point in planned.points:
+        marks = "".join(f" ({notes.setdefault(readable(note), len(notes) + 1)})" for note in point.notes)
+        if point.footprint is None:
+            rows.append([f"{point.label}{marks}", "impossible", "", "", ""])
+            continue
+        about = "" if point.exact else "<= " if point.settings.get("budget") is not None else "about "
+        expanded = f"{point.expanded_percent:.0f}%" if point.expanded_percent else "-"
+        numbers = [f"{point.compression_rate:.2f}x", f"{point.bits_per_weight:.2f}", expanded]
+        rows.append([f"{point.label}{marks}", f"{about}{point.footprint:,}", *numbers])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return [*(line.rstrip() for line in lines), *(f"({mark}) {note}" for note, mark in notes.items())]
+
+
+def print_forecast(planned: DryRun) -> None:
+    """Print the time, memory and disk space that the study takes."""
+    if planned.forecast is not None:
+        print(f"\n{_forecast(planned.forecast)}")
+    if planned.measuring is not None:
+        print(_measuring(planned.measuring))
 
 
 def _forecast(forecast: Forecast) -> str:
@@ -126,14 +144,14 @@ def _forecast(forecast: Forecast) -> str:
 
     workers = "one worker" if forecast.workers == 1 else f"{forecast.workers} workers"
     text = (
-        f"with {workers} and an empty cache it takes about {duration(forecast.seconds)}: "
-        f"{duration(forecast.preparation_seconds)} to calibrate and score the original, up to "
+        f"time with {workers} and an empty cache: about {duration(forecast.seconds)}, of which "
+        f"{duration(forecast.preparation_seconds)} for calibration and the scores of the original; up to "
         f"{duration(forecast.trial_seconds)} a trial"
     )
     if forecast.not_measured:
         text += f" (without the time of {', '.join(forecast.not_measured)})"
-    disk = f"cache and study take {size(forecast.disk)} on disk"
-    return f"{text}\na worker holds up to {size(forecast.memory)} in memory; {disk}"
+    disk = f"disk of cache and study: {size(forecast.disk)}"
+    return f"{text}\nmemory of a worker: up to {size(forecast.memory)}; {disk}"
 
 
 def _measuring(measuring: Measuring) -> str:
@@ -141,10 +159,9 @@ def _measuring(measuring: Measuring) -> str:
     from autotune.common.formatting import duration
 
     return (
-        f"budgets wait for errors that are measured once: {measuring.variants:,} variants of "
-        f"{measuring.weights:,} weights, {measuring.token_forwards:,} token-forwards "
-        f"({measuring.per_weight:,.0f} a weight) and up to {measuring.verification:,} for plans that correct them; "
-        f"about {duration(measuring.seconds)} here, compressing not counted"
+        f"error measurement for budgets, once a model: {measuring.variants:,} variants of {measuring.weights:,} "
+        f"weights, {measuring.token_forwards:,} tokens ({measuring.per_weight:,.0f} a weight) and up to "
+        f"{measuring.verification:,} to verify plans; about {duration(measuring.seconds)}, without compressing"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from autotune.cli.output import (
     Json,
     Set,
     Storage,
+    print_forecast,
     print_front,
     print_json,
     print_paths,
@@ -180,11 +182,14 @@ def plan(
 def _print_plan(config: Config, as_json: bool, forecast: bool = True) -> None:
     from autotune import api
 
-    planned = api.plan(config, forecast=forecast)
     if as_json:
-        print_json(planned.as_dict())
+        print_json(api.plan(config, forecast=forecast).as_dict())
         return
+    # Sizes take seconds and the forecast takes minutes.
+    planned = api.plan(config, forecast=False)
     print_plan(planned, config.space.name)
+    sys.stdout.flush()
+    print_forecast(api.plan(config) if forecast else planned)
 
 
 def _load(file: Path, overrides: list[str] | None, options: dict[str, Any]) -> list[Config]:

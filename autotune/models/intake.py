@@ -78,7 +78,7 @@ class Intake:
         kind += ["embedding and head tied"] if self.tied else []
         use = [f"{self.positions:,} positions" if self.positions else "no limit on positions found"]
         use += [f"{self.vocabulary:,} tokens"] if self.vocabulary else []
-        use += [self.tokenizer] if self.tokenizer else []
+        use += [f"tokenizer {self.tokenizer}"] if self.tokenizer else []
         use += ["chat template" if self.chat else "no chat template"] if self.chat is not None else []
         lines = [f"{self.model}: {', '.join(kind)}", f"  {', '.join(use)}"]
         if self.exporter:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ from autotune.reporting.plots.style import (
     tidy,
 )
 from autotune.results.decision import baseline, choices
-from autotune.results.frame import SIZE_COLUMNS
+from autotune.results.frame import SIZE_COLUMNS, front_frame
 from autotune.results.pareto import is_wide
 from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
@@ -84,15 +84,16 @@ class Comparison:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The same trials with every column of their trials.csv, the model in front."""
+        """The same rows with every column of trials.csv, study and model in front; the originals have no trial."""
         import pandas as pd
 
-        frames = [
-            study.trials.loc[self.trials(study)].assign(model=name)
-            for name, study in zip(self.names, self.studies, strict=True)
-        ]
-        columns = list(dict.fromkeys(column for frame in frames for column in frame.columns if column != "model"))
-        return pd.concat([frame.astype(object) for frame in frames])[["model", *columns]].reset_index(drop=True)
+        frames = []
+        for name, study in zip(self.names, self.studies, strict=True):
+            shown = front_frame(replace(study, front=tuple(self.trials(study))), original=True)
+            frames.append(shown.assign(study=name, model=study.model))
+        first = ("study", "model")
+        columns = list(dict.fromkeys(column for frame in frames for column in frame.columns if column not in first))
+        return pd.concat([frame.astype(object) for frame in frames])[[*first, *columns]].reset_index(drop=True)
 
     def csv(self) -> str:
         """Write `frame` as CSV."""
@@ -121,13 +122,31 @@ def compare(studies: Sequence[StudyResults], *, whole: bool = False) -> Comparis
     """
     if not studies:
         raise UsageError("name at least one study's folder")
+    return Comparison(study_names(studies), tuple(studies), _common_metric(studies), whole)
+
+
+def study_names(studies: Sequence[StudyResults]) -> tuple[str, ...]:
+    """Name each study by its model; studies of one model also by their folder, else by their search space."""
+    models = [study.model for study in studies]
     names: list[str] = []
     for study in studies:
-        name, count = study.model, 2
+        name = study.model
+        if models.count(name) > 1:
+            space = study.config.get("space")
+            space = space.get("name") if isinstance(space, Mapping) else space
+            name = f"{name}, {study.folder.name if study.folder is not None else space}"
+        plain, count = name, 2
         while name in names:
-            name, count = f"{study.model} ({count})", count + 1
+            name, count = f"{plain} ({count})", count + 1
         names.append(name)
-    return Comparison(tuple(names), tuple(studies), _common_metric(studies), whole)
+    return tuple(names)
+
+
+def differing_texts(studies: Sequence[StudyResults]) -> list[str]:
+    """Return the evaluators whose texts or options differ between the studies, so that scores do not compare."""
+    hashes = [study.manifest.get("hashes") or {} for study in studies]
+    names = [name for name in dict.fromkeys(key for each in hashes for key in each) if name.startswith("evaluators.")]
+    return [n.removeprefix("evaluators.") for n in names if len({each[n] for each in hashes if n in each}) > 1]
 
 
 def _common_metric(studies: Sequence[StudyResults]) -> str | None:
@@ -142,6 +161,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
     text = f"# {', '.join(comparison.names)}\n\n{markdown_table(*table)}\n"
     figure = comparison_figure(comparison)
     plot = None if figure is None else save_png(figure, folder / "compare.png")
+    differing = differing_texts(comparison.studies)
+    if differing:
+        text += (
+            f"\nThe texts or options of {', '.join(differing)} differ: these scores do not compare across studies.\n"
+        )
     text += "" if plot is None else "\n![Accuracy against compression](compare.png)\n"
     return ComparisonPaths(
         write_text(folder / "compare.md", text),
@@ -175,18 +199,22 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
             (float(x), float(y), float(e or 0.0)) for x, y, e in values if x is not None and y is not None
         )
         if measured:
-            lines.append((name, np.array(measured)))
+            lines.append((name, study.model, np.array(measured)))
     if not lines:
         return None
     figure = new_figure(9.6, 5.4)
     axes = figure.add_axes((0.08, 0.11, 0.66, 0.74))
-    every = np.concatenate([points for _, points in lines])
+    every = np.concatenate([points for _, _, points in lines])
     looks = [*MODES.values(), *OTHERS]
-    for position, (name, points) in enumerate(lines):
-        color, marker = looks[position % len(looks)]
+    models = list(dict.fromkeys(model for _, model, _ in lines))
+    for position, (name, model, points) in enumerate(lines):
+        color = looks[models.index(model) % len(looks)][0]  # one colour a model, one marker a study
+        marker = looks[position % len(looks)][1]
+        style = ("-", "--", ":", "-.")[[m for _, m, _ in lines[:position]].count(model) % 4]
         axes.errorbar(
             points[:, 0], points[:, 1], yerr=points[:, 2], color=color, marker=marker, markersize=6.5, linewidth=1.4,
-            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7, label=name,
+            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7, label=name, linestyle=style,
+            drawstyle="steps-pre",
         )  # fmt: skip
     if is_wide(every[:, 1]):
         axes.set_yscale("log")

@@ -12,6 +12,7 @@ from autotune.results.budgets import measured_errors
 from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
 from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.plans import readable
 from autotune.results.recommendation import accuracy_metric, recommend
 from autotune.results.records import StudyResults
 
@@ -106,7 +107,7 @@ def budget_errors_table(results: StudyResults, plans: Mapping[str, Mapping[str, 
             totals[name] = totals.get(name, 0.0) + error
     formats = sorted(totals, key=lambda name: totals[name])
     rows = [
-        [weight, *(number(row[name]) if name in row else DASH for name in formats)]
+        [readable(weight), *(number(row[name]) if name in row else DASH for name in formats)]
         for weight, row in sorted(errors.items(), key=lambda item: -max(item[1].values(), default=0.0))
     ]
     return Table(["weight", *formats], rows, "l" + "r" * len(formats))

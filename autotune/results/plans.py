@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 WRAPPERS = re.compile(r"(^self\.|^__module\.|\._openvino_orig_weight$|[./]weight$|/?(MatMul|ov_ext::linear).*$)")
 """Parts of weights' names that exporters add."""
 
+WEIGHT_NAME = re.compile(r"[\w./]*_openvino_orig_weight|__module[\w./]+|[\w./]+\.weight\b")
+"""Names of weights in a sentence."""
+
 
 def read_plan(folder: Path, key: str | None) -> Mapping[str, Any] | None:
     """Read a plan that a search wrote into the study's folder; None if it is missing or unreadable."""
@@ -164,6 +167,20 @@ def place_of(name: str) -> tuple[str | None, str]:
             layer = part if re.search(r"(layers|blocks|h|decoder|block|layer)$", stem) else f"{stem}.{part}"
             return layer, ".".join(parts[position + 1 :])
     return None, plain.removeprefix("model.")
+
+
+def readable(text: str) -> str:
+    """Replace the names of weights in a text by those of the model's layers: ``layers.0.mlp.down_proj``."""
+    return re.sub(
+        r"[\w./]*_openvino_orig_weight|__module[\w./]+|[\w./]+\.weight\b", lambda m: readable_name(m[0]), text
+    )
+
+
+def readable_name(name: str) -> str:
+    """Return a weight's name without what the export added."""
+    for _ in range(4):
+        name = WRAPPERS.sub("", name)
+    return name.removeprefix("model.")
 
 
 def bits_of(mode: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
@@ -84,15 +85,27 @@ class ModelSession:
     @cached_property
     def source(self) -> SourceModel:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
+        from autotune.models.intake import read_intake
         from autotune.models.source import resolve_model
 
-        self.stage(f"loading {self.config.model}")
-        source = resolve_model(self.config.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
+        name, remote = self.config.model, self.config.trust_remote_code
+        self.stage(f"loading {name}")
+        local = read_intake(name) if Path(name).expanduser().is_dir() else None
+        self.check_windows(None if local is None else local.positions)  # before an export, if config.json says it
+        source = resolve_model(name, cache=self.cache, trust_remote_code=remote)
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
-        for key, length in self.window_lengths().items():
-            check_window(key, length, source.positions, self.config.model)
+        self.check_windows(source.positions)
         return source
+
+    def check_windows(self, positions: int | None) -> None:
+        """Refuse texts whose sequences are longer than the model's positions; None is no limit.
+
+        Raises:
+            ConfigError: a sequence is longer.
+        """
+        for key, length in self.window_lengths().items():
+            check_window(key, length, positions, self.config.model)
 
     def window_lengths(self) -> dict[str, int]:
         """Tokens of the longest sequence of each text, by the key in model.yaml that sets it."""

@@ -5,6 +5,7 @@ The module also converts trials to the rows that progress shows, and finds the f
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,8 +150,12 @@ def scores(row: Row, objectives: Mapping[str, Metric]) -> list[str]:
     ]
 
 
+VARYING = re.compile(r"\S*\d\S*")
+"""Words of a stage's message that change with each step: counts, sizes and names of layers."""
+
+
 class PlainListener:
-    """Listener that writes one line a trial and one a preparation step, for logs, pipes and simple terminals.
+    """Listener that writes one line a trial and one a stage, for logs, pipes and simple terminals.
 
     With `in_place`, as in notebooks, a preparation step replaces the one before, and is removed at the end.
     """
@@ -160,6 +165,7 @@ class PlainListener:
         self.in_place = in_place
         self.width = 0  # of the step on the current line
         self.info: StudyInfo | None = None
+        self._kind = ""
 
     def write(self, line: str) -> None:
         """Print one line unbuffered."""
@@ -171,8 +177,12 @@ class PlainListener:
         if self.info is None and self.in_place:
             print(f"\r{message:{self.width}}", end="", file=self.stream, flush=True)
             self.width = len(message)
-        elif self.info is None:  # inside a trial the stages would drown the trials
+            return
+        kind = VARYING.sub("", message)
+        # One line a stage, without its steps; inside a trial the stages would drown the trials.
+        if kind != self._kind and trial is None:
             self.write(message)
+            self._kind = kind
 
     def note(self, message: str) -> None:
         """See `Listener`."""

@@ -118,6 +118,7 @@ def run_search(
     forecast = RunForecast(Expected.of(config))
     listener = StageTimer(make_listener() if listener is None else listener, forecast)
     folder = Path(config.output)
+    listener.stage(f"opening the study in {folder}")
     budget = config.study.trials if trials is None else trials
     limit = config.study.timeout if timeout is None else timeout
     front = None if start_from is None else front_of(start_from)
@@ -270,6 +271,7 @@ def open_pool(config: Config, open_session: OpenSession, listener: Listener) -> 
 def open_pool_for(study: optuna.Study, config: Config, open_session: OpenSession, listener: Listener) -> Iterator[Pool]:
     """Open the pool after a check that needs no model: whether the stored study has this configuration."""
     check_config(study, Path(config.output), own_fingerprints(config), config.as_dict())
+    listener.stage("starting the first worker" if config.study.workers else "loading the model")
     with open_pool(config, open_session, listener) as pool:
         yield pool
 

@@ -155,8 +155,8 @@ def test_compare_prints_one_table(searched: Done, own_process: Command, tmp_path
 
 
 def test_the_tutorial_runs_as_it_stands(workplace: Path, tiny_llama_hf: Path, run: Command, tmp_path: Path) -> None:
-    """Every command of docs/tutorial.md, one after the other, with its model.yaml cut to a few trials."""
-    text = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    """Every command of the tutorial, one after the other, with its model.yaml cut to a few trials."""
+    text = (Path(__file__).parents[2] / "docs" / "tutorials" / "command-line.md").read_text(encoding="utf-8")
     shutil.copytree(tiny_llama_hf, tmp_path / "my-model")
     for name in ("calibration.txt", "search.txt", "prompts.txt"):
         shutil.copyfile(workplace / name, tmp_path / name)

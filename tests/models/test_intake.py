@@ -198,7 +198,7 @@ def test_an_export_is_of_one_code_configuration_and_version(
     assert len(set(keys)) == len(keys) == len(exported)
 
 
-def test_windows_longer_than_the_models_positions_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
+def test_windows_longer_than_the_positions_are_refused(tiny_llama: Path, tiny_llama_hf: Path, tmp_path: Path) -> None:
     """In every command, before any work, with both numbers and the key."""
     cache = tmp_path / "cache"
     message = (
@@ -223,6 +223,10 @@ def test_windows_longer_than_the_models_positions_are_refused(tiny_llama: Path, 
     for run in (api.plan, api.search):
         with pytest.raises(ConfigError, match=r"evaluators\.perplexity\.sequence_length: sequences of 1024 tokens"):
             run(config, progress=False)
+    exported = {**config, "model": str(tiny_llama_hf), "cache": {"directory": str(tmp_path / "other")}}
+    with pytest.raises(ConfigError, match="sequences of 1024 tokens"):
+        api.plan(exported, progress=False)
+    assert not (tmp_path / "other").exists()
     fitting = {**config, "evaluators": {"perplexity": {"texts": [TEXT], "sequence_length": 64, "samples": 2}}}
     planned = api.plan(fitting, forecast=False, progress=False)
     assert planned.intake is not None

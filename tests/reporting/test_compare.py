@@ -20,7 +20,11 @@ def test_every_study_has_its_original_and_its_choices(make: Make) -> None:
     """Names stay apart, the metric is one that all have scored, and the form is that of the front's table."""
     studies = [make(trials=14), make(trials=14, seed=3), make(trials=8, config={"model": "org/other"})]
     comparison = compare(studies)
-    assert comparison.names == ("models/wiki-llama-22m", "models/wiki-llama-22m (2)", "org/other")
+    assert comparison.names == (
+        "models/wiki-llama-22m, int4",
+        "models/wiki-llama-22m, int4 (2)",
+        "org/other",
+    )
     assert comparison.metric == "kl_divergence"
     header, rows, align = comparison.table()
     assert header[:4] == ["study", "trial", "settings", "footprint"]
@@ -36,12 +40,13 @@ def test_the_files_say_the_same(make: Make, tmp_path: Path) -> None:
     first = write_comparison(comparison, tmp_path / "a")
     second = write_comparison(comparison, tmp_path / "b")
     rows = list(csv.DictReader(io.StringIO(first.csv.read_text())))
-    assert len(rows) == sum(len(comparison.trials(study)) for study in studies)
-    assert float(rows[0]["kl_divergence"]) == studies[0].value(int(rows[0]["trial"]), "kl_divergence")
+    assert len(rows) == sum(1 + len(comparison.trials(study)) for study in studies)
+    assert [row["study"] for row in rows if row["mode"] == "original"] == list(comparison.names)
+    assert float(rows[1]["kl_divergence"]) == studies[0].value(int(rows[1]["trial"]), "kl_divergence")
     assert first.markdown.read_text().count("| original ") == 2
     latex = first.latex.read_text()
     ends = [line for line in latex.splitlines() if line.endswith(r"\\")]
-    assert len(ends) == len(rows) + 2 + 1 + 2  # with originals, header and the headings of the studies
+    assert len(ends) == len(rows) + 1 + 2  # with the header and the headings of the studies
     assert latex.count(r"\multicolumn") == 2
     assert "KL divergence" in latex
     assert first.plot is not None
@@ -71,3 +76,13 @@ def test_nothing_to_compare_is_refused() -> None:
     """At least one study."""
     with pytest.raises(UsageError):
         compare([])
+
+
+def test_scores_on_other_texts_are_not_compared_silently(make: Make, tmp_path: Path) -> None:
+    """If the texts of an evaluator differ, the table says so."""
+    from dataclasses import replace
+
+    one, two = (replace(make(trials=4), manifest={"hashes": {"evaluators.perplexity": text}}) for text in "ab")
+    text = write_comparison(compare([one, two]), tmp_path / "differ").markdown.read_text()
+    assert "options of perplexity differ" in text
+    assert "differ" not in write_comparison(compare([one, one]), tmp_path / "same").markdown.read_text()

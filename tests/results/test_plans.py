@@ -97,3 +97,13 @@ def test_parts_join_to_the_texts_again(original: str, answer: str) -> None:
     assert "".join(text for _, text in left) == original
     assert "".join(text for _, text in right) == answer
     assert [text for kind, text in left if kind == "same"] == [text for kind, text in right if kind == "same"]
+
+
+def test_weights_are_named_by_the_layers_of_the_model() -> None:
+    """What the export added is left out, alone and in a sentence."""
+    from autotune.results.plans import readable
+
+    name = "self.model.layers.0.mlp.down_proj._openvino_orig_weight"
+    assert readable(name) == "layers.0.mlp.down_proj"
+    assert readable(f"{name}: no gptq, since") == "layers.0.mlp.down_proj: no gptq, since"
+    assert readable("a weight of its own") == "a weight of its own"

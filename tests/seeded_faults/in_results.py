@@ -96,7 +96,7 @@ RESULTS = [
         "autotune/reporting/front_table.py",
         "if trial is not None and trial == recommend(results).trial:",
         "if trial is not None and trial == results.front[0]:",
-        "tests/reporting/test_tables.py::test_front_md_has_the_form_of_nncfs_table",
+        "tests/reporting/test_tables.py::test_front_md_begins_with_what_is_compared",
     ),
     Fault(
         "config-range-end",

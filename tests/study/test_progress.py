@@ -58,7 +58,7 @@ def test_plain_lines_are_one_line_a_trial() -> None:
     listener = PlainListener(stream)
     listener.stage("loading the model")
     listener.started(StudyInfo("reports/x", 24, 0, OBJECTIVES))
-    listener.stage("compressing")
+    listener.stage("compressing", 6)
     listener.trial_finished(row(6), [], 10.0)
     listener.trial_finished(row(7, state="fail", values={}, on_front=False, reason="failed: no memory"), [], 10.0)
     listener.trial_finished(row(8, on_front=False, feasible=False), [], 10.0)
@@ -70,6 +70,25 @@ def test_plain_lines_are_one_line_a_trial() -> None:
     assert lines[3].endswith("2.1 s  (failed: no memory)")
     assert lines[4].endswith("(over a limit)")
     assert lines[5:] == ["done"]
+
+
+def test_a_stage_has_one_line_in_a_pipe() -> None:
+    """Its steps are left out: counts, sizes and names of layers."""
+    stream = io.StringIO()
+    listener = PlainListener(stream)
+    for step in range(1, 31):
+        listener.stage(f"measuring weight {step} of 30")
+    for layer in range(20):
+        listener.stage(f"measuring layers.{layer}.mlp.down_proj again, in int4_asym")
+    for size in range(20):
+        listener.stage(f"verifying a plan of {size:,} bytes")
+    listener.stage("compressing")
+    assert [line.split()[0] for line in stream.getvalue().splitlines()] == [
+        "measuring",
+        "measuring",
+        "verifying",
+        "compressing",
+    ]
 
 
 def test_a_real_search_prints_one_line_for_every_trial(tmp_path: Path) -> None:
