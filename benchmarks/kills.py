@@ -22,9 +22,9 @@ import optuna
 from common import DEMO
 
 from autotune.common.files import DAMAGE, read_tensors
-from autotune.study.progress import front_trials
 from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
 from autotune.study.storage.history import History, is_interrupted
+from autotune.study.storage.rows import front_trials
 
 CONFIG = """\
 model: {demo}/model

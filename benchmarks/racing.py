@@ -16,9 +16,9 @@ import numpy as np
 
 from autotune.evaluation import Measurement
 from autotune.results.pareto import costs, hypervolume
-from autotune.study.progress import front_trials
 from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
 from autotune.study.storage.history import History
+from autotune.study.storage.rows import front_trials
 from autotune.study.trials.racing import Dominated, Race, rivals_of
 
 

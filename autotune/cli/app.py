@@ -42,7 +42,19 @@ app = typer.Typer(
 )
 
 
-PARAMETERS = {*SETTINGS, "max_size", "max_drop", "metric", "trial", "allow", "storage"}
+PARAMETERS = {
+    *SETTINGS,
+    "reference",
+    "config",
+    "evaluators",
+    "calibration",
+    "max_size",
+    "max_drop",
+    "metric",
+    "trial",
+    "allow",
+    "storage",
+}
 """Parameters of the Python API that are options of the same name."""
 
 COMMANDS = (

@@ -21,12 +21,13 @@ from autotune.common.formatting import duration
 from autotune.evaluation import Direction
 from autotune.results.pareto import costs, hypervolume
 from autotune.study.eta import Expected, RunForecast
-from autotune.study.progress import Listener, StudyInfo, front_rows, front_trials, is_feasible, row_of
+from autotune.study.progress import Listener, StudyInfo
 from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
 from autotune.study.sampling.proposals import Proposal, Proposer
 from autotune.study.storage.attributes import Description, all_metrics, describe_study, record_manifest
 from autotune.study.storage.coordination import Sharing
 from autotune.study.storage.history import History, is_interrupted, result_of
+from autotune.study.storage.rows import front_rows, front_trials, is_feasible, row_of
 from autotune.study.trial_writer import begin, finish_trial, mark_interrupted
 from autotune.study.trials.racing import rivals_of
 from autotune.study.trials.trial import PlanStatus, Site, TrialResult, Twin, describe, duplicate

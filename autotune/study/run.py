@@ -19,12 +19,13 @@ from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
 from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
-from autotune.study.progress import Listener, front_trials, make_listener
+from autotune.study.progress import Listener, make_listener
 from autotune.study.session import Session
 from autotune.study.storage.attributes import own_fingerprints
 from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study
 from autotune.study.storage.history import History
+from autotune.study.storage.rows import front_trials
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
 

@@ -100,7 +100,7 @@ def test_parts_join_to_the_texts_again(original: str, answer: str) -> None:
 
 
 def test_weights_are_named_by_the_layers_of_the_model() -> None:
-    """What the export added is left out, alone and in a sentence."""
+    """Parts of names that the export added are left out, alone and in a sentence."""
     from autotune.results.plans import readable
 
     name = "self.model.layers.0.mlp.down_proj._openvino_orig_weight"

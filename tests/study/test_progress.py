@@ -22,12 +22,12 @@ from autotune.study.progress import (
     Listener,
     LiveListener,
     PlainListener,
-    Row,
     SilentListener,
     StudyInfo,
     make_listener,
     thinned,
 )
+from autotune.study.storage.rows import Row
 
 OBJECTIVES = {"kl_divergence": METRICS["kl_divergence"], "footprint": Metric("minimize", "bytes")}
 SETTINGS = {"mode": "int4_asym", "group_size": 64, "ratio": 0.8, "awq": True}

@@ -23,10 +23,11 @@ from autotune.compression.settings import Settings
 from autotune.config.space.space import Choices, Range, SearchSpace
 from autotune.errors import ConfigError
 from autotune.evaluation import Measurement, Metric
-from autotune.study.progress import Row, StudyInfo
+from autotune.study.progress import StudyInfo
 from autotune.study.run import StudyOutcome, run_search, run_worker
 from autotune.study.storage import coordination as sharing
 from autotune.study.storage.attributes import Description
+from autotune.study.storage.rows import Row
 from autotune.study.trials.trial import Candidate
 
 METRICS = {"kl_divergence": Metric("minimize", "nats/token", "", 0.0), "perplexity": Metric("minimize")}

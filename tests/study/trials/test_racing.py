@@ -12,8 +12,8 @@ from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, score_
 from stored import trials_of
 
 from autotune.evaluation import Direction, Measurement
-from autotune.study.progress import front_trials
 from autotune.study.storage.history import History
+from autotune.study.storage.rows import front_trials
 from autotune.study.trials.racing import FEWEST, Dominated, Race, Rival
 
 OBJECTIVES: dict[str, Direction] = {"kl_divergence": "minimize", "footprint": "minimize"}
