@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import Direction
+from autotune.results.load import enabled_loggers
 from autotune.study.storage import coordination as sharing
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     # A connection of the pool may have been closed by a server that was restarted.
     options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), enabled_loggers():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; accepted
             storage = optuna.storages.RDBStorage(
                 url,

@@ -228,10 +228,10 @@ def test_configuration_wins_over_scoring_defaults(tiny_llama: Path, tokenizer: A
 
 def test_a_property_not_honoured_is_an_error(tiny_llama: Path, tokenizer: Any) -> None:
     """A precision that the device silently replaces is refused with both values named."""
-    with pytest.raises(EvaluationError, match=r"INFERENCE_PRECISION_HINT=f32 was asked for.*bf16"):
+    with pytest.raises(EvaluationError, match=r"INFERENCE_PRECISION_HINT=f32 was requested.*bf16"):
         check_precision({"INFERENCE_PRECISION_HINT": "bf16"}, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     # OpenVINO reads this number up to its first letter.
-    with pytest.raises(EvaluationError, match=r"DYNAMIC_QUANTIZATION_GROUP_SIZE=1e2 was asked for.*with 1,"):
+    with pytest.raises(EvaluationError, match=r"DYNAMIC_QUANTIZATION_GROUP_SIZE=1e2 was requested.*with 1,"):
         OpenVINOLanguageModel(tiny_llama, tokenizer, ov_config={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "1e2"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -76,10 +77,17 @@ def test_every_storage_refuses_to_start_anew_and_to_be_joined_empty(url: str, tm
         pass
     with open_study(tmp_path, url, DIRECTIONS) as study:
         study.set_user_attr("schema_version", 1)
-    with pytest.raises(UsageError, match="deletes none"), open_study(tmp_path, url, DIRECTIONS, fresh=True):
+    with pytest.raises(UsageError, match="does not delete"), open_study(tmp_path, url, DIRECTIONS, fresh=True):
         pass
     with open_study(tmp_path, url, DIRECTIONS, joins=True) as study:
         assert study.user_attrs == {"schema_version": 1}
+
+
+def test_opening_a_storage_disables_no_logger(url: str, tmp_path: Path) -> None:
+    """Optuna's migrations configure logging from a file, which would disable every logger that exists."""
+    logger = logging.getLogger("evaluators.perplexity")
+    with open_study(tmp_path, url, DIRECTIONS):
+        assert not logger.disabled
 
 
 def test_every_storage_lets_one_process_at_a_time_claim_a_plan(url: str, tmp_path: Path) -> None:
