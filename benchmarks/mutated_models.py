@@ -89,7 +89,7 @@ def drop_tensor(folder: Path, draw: random.Random) -> str:
 def rename_tensor(folder: Path, draw: random.Random) -> str:
     tensors = _tensors(folder)
     name = draw.choice(sorted(tensors))
-    new = draw.choice([name.replace("weight", "wieght"), f"x.{name}", name.replace(".0.", ".7."), f"{name}.0"])
+    new = draw.choice([name.replace("weight", "wt"), f"x.{name}", name.replace(".0.", ".7."), f"{name}.0"])
     tensors[new] = tensors.pop(name)
     _save(folder, tensors)
     return f"{name} -> {new}"
