@@ -368,7 +368,7 @@ def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, pro
 def compare(
     folders: Sequence[str | Path | Study], *, whole: bool = False, output: str | Path | None = None
 ) -> pd.DataFrame:
-    """Put several studies side by side: one row a recommended trial, the columns of trials.csv, ``model`` first.
+    """Put several studies side by side: one row a recommended trial, the columns of trials.csv, ``study`` first.
 
     Args:
         folders: studies' folders, or `Study` objects.
@@ -381,8 +381,8 @@ def compare(
 
     Example:
         >>> table = autotune.compare(["reports/demo", "reports/demo"])
-        >>> table["model"].unique().tolist()
-        ['demo/model', 'demo/model (2)']
+        >>> table["study"].unique().tolist()
+        ['demo/model, demo', 'demo/model, demo (2)']
     """
     from autotune.reporting.compare import compare as side_by_side
     from autotune.reporting.compare import write_comparison

@@ -38,9 +38,9 @@ def test_the_study_folder_holds_what_it_should(searched: Done, workplace: Path) 
     assert [name for name in names if not (folder / name).is_file()] == []
     assert (folder / "plots" / "front.png").read_bytes().startswith(b"\x89PNG")
     found = rows(folder)
-    assert list(found[0])[:9] == (
-        ["trial", "state", "plan", "mode", "group_size", "ratio", "backup_mode", "sensitivity_metric", "all_layers"]
-    )
+    assert list(found[0])[:6] == ["trial", "settings", "state", "on_front", "knee", "feasible"]
+    named = ("plan", "mode", "group_size", "ratio", "backup_mode", "sensitivity_metric", "all_layers", "scored_on")
+    assert {*named} <= {*found[0]}
     complete = [row for row in found if row["state"] == "COMPLETE" and not row["duplicate_of"]]
     assert len(complete) == 8
     assert all(float(row["kl_divergence"]) >= 0 for row in complete)
