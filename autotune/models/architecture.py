@@ -169,24 +169,7 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
                 reason(error),
             )
             return
-        if odd := _odd_shapes(tensors):
-            raise ConfigError(
-                f"{folder}: the checkpoint is damaged: {some(odd)}, other than most tensors of this name in other "
-                "layers or experts. Download it again.",
-                key="model",
-            ) from error
-        if absent := _absent(tensors):
-            verb = "is" if len(absent) == 1 else "are"
-            raise ConfigError(
-                f"{folder}: the checkpoint is incomplete: {some(absent)} {verb} missing, "
-                "and the same tensors of other layers or experts are there. Download it again.",
-                key="model",
-            ) from error
-        raise ConfigError(
-            f"transformers cannot build the model that this file describes ({_first_lines(error)}). Download it "
-            "again, or correct it if you edited it.",
-            file=folder / CONFIG,
-        ) from error
+        raise _cannot_build(folder, tensors, error) from error
     missing = sorted(info["missing_keys"])
     unexpected = sorted(key for key in info["unexpected_keys"] if not _is_harmless(key, tensors.get(key)))
     mismatched = sorted(
@@ -206,6 +189,28 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         f"{folder}: the weights do not fit the {config.model_type} model that {CONFIG} describes, so that the "
         f"exported model would not be the original. {'; '.join(found)}. {looks}",
         key="model",
+    )
+
+
+def _cannot_build(folder: Path, tensors: Mapping[str, StoredTensor], error: Exception) -> ConfigError:
+    """Explain why transformers could not build the model: damaged or missing tensors, or a wrong configuration."""
+    if odd := _odd_shapes(tensors):
+        return ConfigError(
+            f"{folder}: the checkpoint is damaged: {some(odd)}, other than most tensors of this name in other "
+            "layers or experts. Download it again.",
+            key="model",
+        )
+    if absent := _absent(tensors):
+        verb = "is" if len(absent) == 1 else "are"
+        return ConfigError(
+            f"{folder}: the checkpoint is incomplete: {some(absent)} {verb} missing, "
+            "and the same tensors of other layers or experts are there. Download it again.",
+            key="model",
+        )
+    return ConfigError(
+        f"transformers cannot build the model that this file describes ({_first_lines(error)}). Download it "
+        "again, or correct it if you edited it.",
+        file=folder / CONFIG,
     )
 
 

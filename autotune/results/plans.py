@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 WRAPPERS = re.compile(r"(^self\.|^__module\.|\._openvino_orig_weight$|[./]weight$|/?(MatMul|ov_ext::linear).*$)")
 """Parts of weights' names that exporters add."""
 
-WEIGHT_NAME = re.compile(r"[\w./]*_openvino_orig_weight|__module[\w./]+|[\w./]+\.weight\b")
-"""Names of weights in a sentence."""
-
 
 def read_plan(folder: Path, key: str | None) -> Mapping[str, Any] | None:
     """Read a plan that a search wrote into the study's folder; None if it is missing or unreadable."""
