@@ -5,7 +5,8 @@
     python benchmarks/error_catalogue.py --root FOLDER   # another checkout
 
 `place` is the file, key or name in the message: the argument `file=` or `key=`, or a placeholder. `remedy` is the
-instruction in the message. Both are found by their words, so check each "no" by reading it.
+instruction in the message, found by its words, so check each "no" by reading it. A message that only wraps the text of
+another error is "passed on": the remedy is in that text.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ COLLECTED = {"Finding": "ConfigError", "Invalid": "ConfigError", "Problem": "Pla
 
 PLACES = ("file", "key", "path", "source")
 REMEDIES = """
-add allow ask check choose clear compress continue copy delete download export free give install join keep leave lower
-make move name open pass raise reduce remove rename report run save set shorten start stop take try uninstall update use
-wait write calibrate select search
+add allow ask check choose clear compress continue copy correct delete download export free give install join keep leave
+lower make move name open pass raise reduce remove rename report run save set shorten start stop take try uninstall
+update use wait write calibrate select search
 must needs? expected available known supports? allowed accepts? nearest larger smaller fewer
 """
 REMEDY = re.compile(rf"\b({'|'.join(REMEDIES.split())}|did you mean|one of|at least|at most)\b", re.IGNORECASE)
@@ -55,6 +56,11 @@ class Site(NamedTuple):
         found = REMEDY.search(self.message)
         return self.message[found.start() :] if found else ""
 
+    @property
+    def passed_on(self) -> bool:
+        """Return True if the message holds no words of its own."""
+        return not re.search(r"[a-z]{3}", re.sub(r"`?\{[^{}]*\}`?|`[a-z_]+`|ignored_scope", "", self.message))
+
 
 def template(node: ast.expr | None, strings: dict[str, ast.expr]) -> str:
     """Return the text of an expression, with names in braces for what is filled in."""
@@ -65,8 +71,10 @@ def template(node: ast.expr | None, strings: dict[str, ast.expr]) -> str:
             return text
         case ast.JoinedStr():
             return "".join(template(part, strings) for part in node.values)
+        case ast.FormattedValue(value=ast.IfExp() | ast.Name() as value):
+            return template(value, {key: text for key, text in strings.items() if key.isupper() or key[0] == "_"})
         case ast.FormattedValue(value=value):
-            return template(value, {}) if isinstance(value, ast.IfExp) else f"{{{ast.unparse(value)}}}"
+            return f"{{{ast.unparse(value)}}}"
         case ast.BinOp(op=ast.Add()):
             return template(node.left, strings) + template(node.right, strings)
         case ast.IfExp():
@@ -83,11 +91,11 @@ def sites(path: Path, root: Path) -> Iterator[Site]:
     functions = [each for each in ast.walk(tree) if isinstance(each, (ast.FunctionDef, ast.Module))]
     owner: dict[ast.AST, ast.AST] = {}
     for function in functions:  # outer ones come first, so that an inner one wins
-        strings[function] = {}
+        strings[function] = dict(strings.get(tree, {}))
         for node in ast.walk(function):
             owner[node] = function
             match node:
-                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                case ast.Assign(targets=[ast.Name(id=name)], value=value) if function is not tree or node in tree.body:
                     strings[function].setdefault(name, value)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for call in sorted(calls, key=lambda each: (each.lineno, each.col_offset)):
@@ -122,10 +130,12 @@ def main() -> None:
     print("| where | class | place | remedy | message |\n|---|---|---|---|---|")
     for site in found:
         if not (arguments.missing and site.place and site.remedy):
-            cells = (site.where, site.kind, site.place or "no", "yes" if site.remedy else "no", site.message)
+            remedy = "yes" if site.remedy else "passed on" if site.passed_on else "no"
+            cells = (site.where, site.kind, site.place or "no", remedy, site.message)
             print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     places, remedies = (sum(bool(getattr(site, name)) for site in found) for name in ("place", "remedy"))
-    print(f"\n{len(found)} sites: {places} name a place, {remedies} a remedy.")
+    passed_on = sum(site.passed_on and not site.remedy for site in found)
+    print(f"\n{len(found)} sites: {places} name a place, {remedies} a remedy, {passed_on} pass another error on.")
 
 
 if __name__ == "__main__":

@@ -156,13 +156,13 @@ def read_yaml(path: Path) -> Source:
         ConfigError: no such file, not UTF-8, or not YAML.
     """
     if path.is_dir():
-        raise ConfigError("is a folder; a YAML file is needed", file=path)
+        raise ConfigError("is a folder; name a YAML file", file=path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError("no such file", file=path) from None
+        raise ConfigError("no such file; check the path", file=path) from None
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", file=path) from None
+        raise ConfigError(f"cannot be read: {error.strerror}; check its permissions", file=path) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"is not UTF-8 text (byte {error.start}); save it as UTF-8", file=path, line=line) from None
@@ -180,7 +180,7 @@ def parse_yaml(text: str, *, file: Path | None = None) -> Source:
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, file) from None
     except RecursionError:
-        raise ConfigError("is nested too deeply to be a configuration", file=file) from None
+        raise ConfigError("is nested too deeply to be a configuration; remove levels", file=file) from None
     source = Source(file, None)
     if node is not None:
         source.lines[()] = node.start_mark.line + 1
@@ -238,7 +238,10 @@ class _Reader:
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count += 1
         if self.count > NODE_LIMIT:
-            raise ConfigError(f"holds more than {NODE_LIMIT} values", file=self.source.file)
+            raise ConfigError(
+                f"holds more than {NODE_LIMIT} values; shorten it",
+                file=self.source.file,
+            )
         if any(node is around for around in self.open):
             self.problem(path, "an alias that refers to what it is part of")
             return None
@@ -307,7 +310,7 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: Path | None) -> Config
     context = getattr(error, "context", None)
     lines: Sequence[str] = text.splitlines()
     shown = lines[line - 1].strip() if line is not None and line <= len(lines) else ""
-    hint = ""
+    hint = "; correct this line or the one before it"
     if re.search(r"(:\s+|^)>=", shown):
         hint = '; put quotes around a limit with >=, as in ">= 0.9"'
     elif "\t" in (lines[line - 1] if line is not None and line <= len(lines) else ""):

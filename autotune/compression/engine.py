@@ -29,7 +29,7 @@ from autotune.compression.ir.weights import Weight, compressed_already
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
 from autotune.compression.settings import ALGORITHMS, Settings
 from autotune.compression.variants import Treatment, compress_weight
-from autotune.errors import PlanError
+from autotune.errors import CompressionError, PlanError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -280,7 +280,10 @@ class Engine:
             moment: Array = self.statistics.array(weight.activations[0], "second_moment")
             if scale is not None:
                 moment = moment / np.outer(scale, scale)
-            spread = None if activation_order is None else propagation(moment, activation_order=activation_order)
+            try:
+                spread = None if activation_order is None else propagation(moment, activation_order=activation_order)
+            except CompressionError as error:
+                raise CompressionError(f"{weight.name}: {error}") from error
             self._scaled = (key, moment, spread)
         return self._scaled[1], self._scaled[2]
 

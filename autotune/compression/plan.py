@@ -190,7 +190,10 @@ def _ignored(patterns: Iterable[str], weights: Sequence[Weight]) -> set[str]:
         try:
             expression = re.compile(pattern)
         except re.error as error:
-            raise PlanError(f"ignored_scope: {pattern!r} is not a regular expression ({error})") from error
+            raise PlanError(
+                f"ignored_scope: {pattern!r} is not a regular expression ({error}); write a backslash before each "
+                "special character of a name"
+            ) from error
         matched = {
             weight.name
             for weight in weights

@@ -43,9 +43,13 @@ def create_evaluator(name: str, options: Mapping[str, Any] | None = None) -> Eva
     try:
         evaluator = kind(**values)
     except TypeError as error:
-        raise ConfigError(f"invalid options: {error}.", key=f"evaluators.{name}") from error
+        raise ConfigError(f"invalid options: {error}. Correct or remove them.", key=f"evaluators.{name}") from error
     if not isinstance(evaluator, Evaluator):
-        raise ConfigError(f"{_describe(kind)} does not create an evaluator.", key=f"evaluators.{name}")
+        raise ConfigError(
+            f"{_describe(kind)} does not create an evaluator. Name a class with the methods of "
+            "autotune.evaluation.Evaluator.",
+            key=f"evaluators.{name}",
+        )
     return evaluator
 
 

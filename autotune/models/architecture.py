@@ -92,7 +92,8 @@ def find_exporter(config: Any, file: Path) -> Exporter:
     supported = TasksManager.get_supported_model_type_for_task(TASK, "openvino")
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(
-            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) can be tuned.", file=file
+            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) can be tuned. Choose one.",
+            file=file,
         )
     if kind not in supported:
         raise ConfigError(

@@ -87,7 +87,7 @@ def check_content(file: Path) -> None:
         with file.open("rb") as stream:
             start = stream.read(len(_POINTER))
     except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror}).", file=file) from error
+        raise ConfigError(f"cannot be read ({error.strerror}). Check its permissions.", file=file) from error
     if not start:
         raise ConfigError(f"is empty. {_AGAIN}.", file=file)
     if start == _POINTER:
@@ -154,7 +154,10 @@ def check_folder(folder: Path) -> dict[str, StoredTensor]:
         ConfigError: a file is missing, cut off, a Git LFS pointer, or not valid JSON.
     """
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder", key="model")
+        raise ConfigError(
+            f"{folder} has no {CONFIG}; it is not a Hugging Face model folder. Name the folder with config.json",
+            key="model",
+        )
     config = check_json(folder / CONFIG)
     for name in _JSON_FILES:
         if (folder / name).is_file():

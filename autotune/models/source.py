@@ -360,4 +360,6 @@ def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool) -
             "openvino` under other versions and name that folder"
         ) from error
     if not (out / MODEL_FILE).is_file():
-        raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; only text models can be tuned")
+        raise PrerequisiteError(
+            f"optimum-intel exported {model} without {MODEL_FILE}; choose a model that generates text"
+        )

@@ -105,7 +105,7 @@ def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> S
         record = results.records.get(wish.trial)
         if record is None or record.plan is None:
             on_front = ", ".join(map(str, results.front)) or "none"
-            raise UsageError(f"{where} has no finished trial {wish.trial}; the trials on its front are {on_front}")
+            raise UsageError(f"{where} has no finished trial {wish.trial}; name one of its front: {on_front}")
         return Selection(wish.trial, "named by its number")
     if results.knee is None:
         nearest = results.least_infeasible
@@ -129,7 +129,10 @@ def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> S
     if not fits:
         least = min(sizes, key=lambda number: sizes[number])
         smallest = f"trial {least} with {size(sizes[least])}"
-        raise UsageError(f"no model of {where} fits {size(wish.max_size)}; the smallest is {smallest}")
+        raise UsageError(
+            f"no model of {where} fits {size(wish.max_size)}; the smallest is {smallest}. Allow that "
+            "size, or search a space with smaller formats"
+        )
     metric = _metric(results, wish, where)
     if wish.max_drop is None:
         return _within_size(results, wish, metric, fits)

@@ -80,7 +80,7 @@ def presets() -> list[Preset]:
 
 def _file(path: Path) -> SearchSpace:
     if not path.exists():
-        raise Invalid(Finding((), f"no such file: {path}"))
+        raise Invalid(Finding((), f"no such file: {path}; check the path, or name a preset (see `autotune spaces`)"))
     try:
         source = read_yaml(path)
     except ConfigError as error:

@@ -33,10 +33,10 @@ def read_prompts(path: str | Path) -> list[str]:
     try:
         prompts = [prompt.strip() for prompt in reader(text)]
     except ValueError as error:
-        raise ConfigError(f"invalid prompts: {error}.", file=path) from error
+        raise ConfigError(f"invalid prompts: {error}. Correct the file.", file=path) from error
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise ConfigError("the file contains no prompts.", file=path)
+        raise ConfigError("the file contains no prompts. Write one prompt on each line.", file=path)
     return prompts
 
 
@@ -44,11 +44,13 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError("the file of prompts does not exist.", file=path) from None
+        raise ConfigError("the file of prompts does not exist. Check the path.", file=path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 text (byte {error.start}); save it as UTF-8.", file=path) from error
     except OSError as error:
-        raise ConfigError(f"the file of prompts cannot be read: {error.strerror or error}.", file=path) from error
+        raise ConfigError(
+            f"the file of prompts cannot be read: {error.strerror or error}. Check its permissions.", file=path
+        ) from error
 
 
 def _json_lines(text: str) -> list[str]:

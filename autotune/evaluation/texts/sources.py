@@ -241,13 +241,15 @@ def _read_file(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError("the text file does not exist.", file=path) from None
+        raise ConfigError("the text file does not exist. Check the path.", file=path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 text (byte {error.start}); save it as UTF-8.", file=path) from error
     except OSError as error:
-        raise ConfigError(f"the text file cannot be read: {error.strerror or error}.", file=path) from error
+        raise ConfigError(
+            f"the text file cannot be read: {error.strerror or error}. Check its permissions.", file=path
+        ) from error
     if not text.strip():
-        raise ConfigError("the text file is empty.", file=path)
+        raise ConfigError("the text file is empty. Give a file with text.", file=path)
     return text
 
 

@@ -126,7 +126,10 @@ def as_study_error(error: Exception) -> Exception:
     from autotune.errors import StudyError
 
     logging.getLogger(__name__).debug("%s", "".join(traceback.format_exception(error)))
-    return StudyError(f"the worker process failed: {type(error).__name__}: {error}")
+    return StudyError(
+        f"the worker process failed: {type(error).__name__}: {error}. Finished trials are kept; run the same command "
+        "with --debug to see where it failed"
+    )
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ class WorkerPool:
             stderr_tail = f"; last lines of its stderr: {answer.stderr_tail}" if answer.stderr_tail else ""
             raise StudyError(
                 f"the worker process died ({exit_text(answer.status)}) while it prepared the study{stderr_tail}"
-                f"{out_of_memory(answer.status)}"
+                f"{out_of_memory(answer.status)}. Run the same command with --workers 0 to see where it fails"
             )
         assert isinstance(answer, Description)
         self._source = SetSource(answer.source)
