@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,6 @@ class LmEval:
         try:
             import lm_eval
             from lm_eval.api.model import TemplateLM
-            from lm_eval.tasks import TaskManager
         except ImportError as error:
             raise PrerequisiteError(
                 "the evaluator lm_eval needs the package lm_eval: pip install 'ov-autotune[lm-eval]'"
@@ -97,7 +96,7 @@ class LmEval:
                 num_fewshot=options.num_fewshot,
                 limit=options.limit,
                 bootstrap_iters=0,
-                task_manager=TaskManager(include_path=folder),
+                task_manager=_task_manager(folder),
             )
         except KeyError as error:
             raise EvaluationError(f"lm_eval has no task {error}; use a task that `lm-eval ls tasks` lists.") from error
@@ -115,6 +114,14 @@ class LmEval:
         filtered = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
         in_order = sorted(filtered, key=lambda sample: sample["doc_id"])
         return np.array([float(sample[name]) for sample in in_order], np.float64)
+
+
+@cache
+def _task_manager(folder: str | None) -> Any:
+    """Index lm_eval's tasks and those of `folder`, once in a process: reading lm_eval's own takes 7 s."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder)
 
 
 def _measurements(scores: Reference, originals: Reference) -> dict[str, Measurement]:

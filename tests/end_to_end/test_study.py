@@ -79,7 +79,7 @@ def test_the_same_command_again_finds_nothing_left_to_do(searched: Done, workpla
 
 def test_a_second_study_starts_warm(searched: Done, workplace: Path, run: Command) -> None:
     """The same space in a new folder computes no statistics, no reference and no variant again."""
-    warm = run("search", "model.yaml", "--output", "warm")
+    warm = run("search", "model.yaml", "--output", "warm", *IN_PROCESS)
     assert warm.returncode == 0, warm.stderr
     counts = re.findall(r"(\w+) (\d+) computed, (\d+) reused", warm.stderr)
     assert {what: int(computed) for what, computed, _ in counts} == {"statistics": 0, "references": 0, "variants": 0}
@@ -134,7 +134,7 @@ def test_a_killed_search_goes_on_without_repeating_a_trial(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    continued = run("search", "model.yaml", folder=tmp_path)
+    continued = run("search", "model.yaml", *IN_PROCESS, folder=tmp_path)
     assert continued.returncode == 0, continued.stderr
     found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]]
     plans = [row["plan"] for row in found]
@@ -155,7 +155,7 @@ def test_a_damaged_cache_is_never_read(tmp_path: Path, workplace: Path, tiny_lla
         if index % 2:
             data[len(data) // 2] ^= 1
         path.write_bytes(data if index % 2 else data[: len(data) // 2])
-    done = run_here(tmp_path, "search", "model.yaml", cache=tmp_path / "cache")
+    done = run_here(tmp_path, "search", "model.yaml", *IN_PROCESS, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert "damaged" in done.stderr
     scores = {row["plan"]: (row["kl_divergence"], row["similarity"]) for row in rows(workplace / "study")}

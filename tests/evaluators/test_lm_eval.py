@@ -99,7 +99,7 @@ def peer(tiny_llama_hf: Path, tasks: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         harness = HFLM(str(tiny_llama_hf), device="cpu", dtype="float32", batch_size=1, max_length=64)
-        manager = TaskManager(include_path=str(tasks))
+        manager = TaskManager(include_path=str(tasks), include_defaults=False)
         results = lm_eval.simple_evaluate(harness, tasks=list(TASKS), bootstrap_iters=0, task_manager=manager)
     return dict(results["results"])
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from search_fakes import FakeConfig, StudyOptions, open_faulty, search
+from search_fakes import FakeConfig, StudyOptions, open_faulty, search, undisturbed
 from stored import current_trials, trials_of
 
 from autotune.errors import StudyError
@@ -38,9 +38,7 @@ def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: i
     finished = [trial for trial in trials_of(tmp_path / "study") if trial.state.is_finished()]
     assert 0 < len(finished) < 30
     subprocess.run(command, check=True, capture_output=True)
-    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=30))
-    search(whole)
-    assert current_trials(tmp_path / "study") == current_trials(whole.output)
+    assert current_trials(tmp_path / "study") == undisturbed(trials=30)
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
@@ -52,9 +50,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
         connection.execute("UPDATE trials SET datetime_start = '2106-02-07 06:28:16' WHERE number = 2")
     connection.close()
     assert search(config, report=rebuild_report).finished == 12
-    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=12))
-    search(whole)
-    assert current_trials(config.output) == current_trials(whole.output)
+    assert current_trials(config.output) == undisturbed(trials=12)
     assert len((config.output / "trials.csv").read_text().splitlines()) == 13
 
 

@@ -30,6 +30,7 @@ from search_fakes import (
     score,
     search,
     space,
+    undisturbed,
 )
 from stored import current_trials, trials_of
 
@@ -80,12 +81,10 @@ def test_a_study_writes_what_its_schema_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_continued_study_equals_one_that_never_stopped(tmp_path: Path, sampler: str) -> None:
     """Stopped after any number of trials, the study goes on trial by trial as if it had not been stopped."""
-    whole = FakeConfig(tmp_path / "whole", study=StudyOptions(trials=23, sampler=sampler))
-    search(whole)
-    parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=23, sampler=sampler))
-    for trials in (1, 4, 11, 12, 23):
+    parts = FakeConfig(tmp_path / "parts", study=StudyOptions(trials=16, sampler=sampler))
+    for trials in (1, 11, 12, 16):
         assert search(parts, trials=trials).finished == trials
-    assert current_trials(parts.output) == current_trials(whole.output)
+    assert current_trials(parts.output) == undisturbed(trials=16, sampler=sampler)
 
 
 def test_another_seed_is_another_study(tmp_path: Path) -> None:
@@ -265,7 +264,7 @@ def test_a_wrong_setup_stops_the_search_instead_of_failing_every_trial(tmp_path:
     assert (outcome.finished, outcome.failed) == (12, 0)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, number: int) -> None:
     """No trial is failed for want of room; after the repair the study is the undisturbed one."""
     config = FakeConfig(tmp_path / "study")
@@ -280,9 +279,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, number: 
     with pytest.raises(StudyError, match="No space left"):
         search(config, session)
     assert search(config).failed == 0
-    undisturbed = FakeConfig(tmp_path / "undisturbed")
-    search(undisturbed)
-    assert current_trials(config.output) == current_trials(undisturbed.output)
+    assert current_trials(config.output) == undisturbed(trials=config.study.trials)
 
 
 def test_a_storage_that_fails_is_told_with_what_to_do(tmp_path: Path) -> None:
@@ -328,14 +325,12 @@ def test_ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing(tmp_path
     assert reported == [config.output]
     assert outcome.finished == at - 1
     search(config)
-    undisturbed = FakeConfig(tmp_path / "undisturbed", study=StudyOptions(trials=14))
-    search(undisturbed)
-    assert current_trials(config.output) == current_trials(undisturbed.output)
+    assert current_trials(config.output) == undisturbed(trials=14)
     again = [trial for trial in trials_of(config.output) if "retry_of" in trial.user_attrs]
     assert len(again) <= 1
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int) -> None:
     """Killed at awkward moments and run again: no finished trial is repeated, and the study is that of one worker."""
     log = tmp_path / "log.txt"
@@ -344,7 +339,7 @@ def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int)
         *(str(tmp_path / "study"), str(log), "24", "0.02", str(workers)),
     ]
     kills = 0
-    for wait in (0.0, 0.13, 0.31, 0.55):
+    for wait in (0.0, 0.13, 0.31):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
@@ -361,9 +356,7 @@ def test_sigkill_loses_at_most_the_trial_in_flight(tmp_path: Path, workers: int)
         kills += process.returncode == -signal.SIGKILL
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert kills >= 3
-    undisturbed = FakeConfig(tmp_path / "undisturbed", study=StudyOptions(trials=24))
-    search(undisturbed)
-    assert current_trials(tmp_path / "study") == current_trials(undisturbed.output)
+    assert current_trials(tmp_path / "study") == undisturbed(trials=24)
     scored = log.read_text().splitlines()
     assert len(scored) - len(set(scored)) <= kills * max(1, workers)
 

@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from stored import current_trials
 
 from autotune.common.files import fingerprint
 from autotune.common.threads import thread_limit
@@ -336,6 +339,14 @@ def search(config: FakeConfig, session: FakeSession | None = None, **options: An
     session = FakeSession() if session is None else session
     made = {"listener": Recorder(), "report": lambda folder: None, "open_session": lambda config, stage: session}
     return run_search(config, **{**made, **options})  # type: ignore[arg-type]
+
+
+@cache
+def undisturbed(**study: Any) -> list[tuple[Any, ...]]:
+    """Return the trials of a study with these options that ran from end to end in one process, once for all tests."""
+    with TemporaryDirectory() as folder:
+        search(FakeConfig(Path(folder) / "study", study=StudyOptions(**study)))
+        return current_trials(Path(folder) / "study")
 
 
 def main() -> None:
