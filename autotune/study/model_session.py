@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
 from autotune.common.threads import thread_limit
-from autotune.errors import AutotuneError, ConfigError
+from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 
 if TYPE_CHECKING:
+    import openvino as ov
+
     from autotune.allocation.planner import BudgetPlanner
     from autotune.allocation.probe import MeasuringInputs
     from autotune.compression.calibration.calibrate import Depth
@@ -226,10 +229,40 @@ class ModelSession:
                 self.model,
                 bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
+
+    def _distil(self, compressed: ov.Model, weights: Collection[str]) -> None:
+        """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
+        from autotune.compression.bank import Bank
+        from autotune.distillation.distil import distil
+
+        distil(
+            self.model,
+            compressed,
+            weights,
+            self.calibration_windows,
+            bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=False),
+            scratch=self.cache.distillation,
+            stage=self.stage,
+        )
+
+    def check_distillation(self) -> None:
+        """Refuse a model that cannot be distilled, on this machine or without calibration texts.
+
+        Raises:
+            PlanError: with the reason.
+        """
+        from autotune.common.machine import available_memory
+        from autotune.distillation.distil import check
+
+        if not self.needs_calibration:
+            raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
+        limits = [available_memory(), self.config.study.memory_limit]
+        check(self.model, self.calibration_windows, min(limit for limit in limits if limit is not None))
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
@@ -237,7 +270,11 @@ class ModelSession:
         Raises:
             PlanError: the settings cannot be used, with or without this model.
         """
-        return self.engine.plan(settings) if settings.budget is None else self.planner.plan(settings.budget)
+        if settings.distillation:
+            self.check_distillation()
+        if settings.budget is None:
+            return self.engine.plan(settings)
+        return replace(self.planner.plan(settings.budget), distilled=settings.distillation)
 
     @property
     def planner(self) -> BudgetPlanner:
