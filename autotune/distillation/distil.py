@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import openvino as ov
 
-    from autotune.distillation.graph import Graph
-
 VERSION = 1
 """Part of every key in the bank; changes whenever a trained model's bytes change."""
 
@@ -63,8 +61,6 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
     Raises:
         PlanError: the graph is not supported, there are too few windows, or the memory does not suffice.
     """
-    from autotune.distillation.graph import Graph
-
     windows, length = tokens.shape
     if windows < LEAST_WINDOWS or windows * length < LEAST_TOKENS:
         raise PlanError(
@@ -72,7 +68,7 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
             f"check the result on others; use at least {LEAST_WINDOWS} windows and {LEAST_TOKENS} tokens (samples, "
             "sequence_length)"
         )
-    needed = memory_needed(Graph(original), windows, length)
+    needed = training_memory(original, windows, length)
     if needed > memory:
         raise PlanError(
             f"distillation needs about {needed / 1e9:.1f} GB of memory with {cores()} threads, and {memory / 1e9:.1f} "
@@ -80,16 +76,33 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
         )
 
 
-def memory_needed(original: Graph, windows: int, length: int) -> int:
+def trained_tokens(windows: int, length: int) -> int:
+    """Return the tokens of all training steps on so many windows; checks on held-out windows are a small addition."""
+    from autotune.distillation.training import Recipe
+
+    return Recipe().epochs * (windows - held_out(windows)) * length
+
+
+def held_out(windows: int) -> int:
+    """Return how many of the windows, the last ones, are held out."""
+    return max(LEAST_HELD_OUT, windows // HELD_OUT)
+
+
+def training_memory(original: ov.Model, windows: int, length: int) -> int:
     """Estimate the bytes that the training of a model takes, from the original's shapes.
 
     The constants of both models are held in float32. A thread holds its dequantized weights, the activations that its
     gradient needs, and logits.
+
+    Raises:
+        PlanError: the graph is not supported.
     """
+    from autotune.distillation.graph import Graph
     from autotune.distillation.training import LOGITS_BYTES, SHARE_TOKENS
 
-    fixed, each = original.nbytes(max(SHARE_TOKENS, length))
-    hidden = 4 * windows * length * original.width
+    graph = Graph(original)
+    fixed, each = graph.nbytes(max(SHARE_TOKENS, length))
+    hidden = 4 * windows * length * graph.width
     return BASE_BYTES + 2 * fixed + cores() * (fixed + each + 4 * LOGITS_BYTES) + hidden
 
 
@@ -135,11 +148,11 @@ def distil(
     with locked(path):
         entry = bank.get_or_compute(key, lambda: _trained(original, compressed, weights, tokens, recipe, path, stage))
     path.unlink(missing_ok=True)
-    held_out = entry["held_out"]
+    before, after = entry["held_out"].mean(axis=1)
     kept = len(entry) > 1
     if kept:
         _replace(compressed, {int(name): data for name, data in entry.items() if name != "held_out"})
-    return Outcome(float(held_out[0].mean()), float(held_out[1].mean()), kept)
+    return Outcome(float(before), float(after), kept)
 
 
 def _trained(
@@ -166,7 +179,7 @@ def _trained(
     student = Student(reference, graph, trainables, torch.from_numpy(np.ascontiguousarray(tokens)))
     student.prepare()
     count, share = student.windows, student.share
-    split = (count - max(LEAST_HELD_OUT, count // HELD_OUT)) // share * share
+    split = (count - held_out(count)) // share * share
     saved = begun = time.monotonic()
     state = _load(path, student.size)
     first = None if state is None else state.step
