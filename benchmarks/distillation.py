@@ -22,7 +22,8 @@ from common import DEMO
 
 import autotune
 
-HEAD = "| model | bytes | KL, 1e-3 nats/token | perplexity | similarity | s | peak GB |\n|---|---:|---:|---:|---:|---:|---:|"
+HEAD = "| model | bytes | KL, 1e-3 nats/token | perplexity | similarity | s | peak GB |"
+RULE = "|---|---:|---:|---:|---:|---:|---:|"
 INT4: dict[str, Any] = {"mode": "int4_asym", "group_size": 64, "gptq": True, "scale_estimation": True}
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cache = options.cache or Path(folder)
-        print(HEAD)
+        print(HEAD, RULE, sep="\n", flush=True)
         for name, arguments in plans(options):
             for distillation in (False, True):
                 started = time.perf_counter()
@@ -76,11 +77,11 @@ def row(name: str, model: Any, seconds: float, options: argparse.Namespace, cach
             continue
         evaluators: dict[str, Any] = {"perplexity": {"path": text, "sequence_length": 512, "samples": 32}}
         if options.similarity and text == options.report:
-            evaluators["similarity"] = {"embedder": "minilm", "decode": "all", "max_new_tokens": 64}
+            evaluators["similarity"] = {"embedder": "minilm", "decode": "always", "max_new_tokens": 64}
         scores = autotune.evaluate(
             model.model, reference=options.model, evaluators=evaluators, cache=cache, progress=False
         )
-        kl, similarity = scores["kl_divergence"], scores["similarity"] if "similarity" in scores else None
+        kl, similarity = scores["kl_divergence"], scores.get("similarity")
         shown = "" if similarity is None else f"{similarity.value:.4f} ± {similarity.stderr or 0:.4f}"
         spent = f"{seconds:.0f} | {peak:.1f}" if text == options.report else " | "
         lines.append(
