@@ -1,4 +1,4 @@
-"""What distillation gains, by size: divergence, perplexity and similarity before and after, seconds and peak memory.
+"""Gain and cost of distillation by size: divergence, perplexity, similarity, seconds and peak memory, with and without.
 
     python benchmarks/distillation.py                                  # the demo model, int4_asym g64 GPTQ SE
     python benchmarks/distillation.py --model DIR --calibration FILE --report FILE --other FILE
@@ -83,10 +83,10 @@ def row(name: str, model: Any, seconds: float, options: argparse.Namespace, cach
         )
         kl, similarity = scores["kl_divergence"], scores.get("similarity")
         shown = "" if similarity is None else f"{similarity.value:.4f} ± {similarity.stderr or 0:.4f}"
-        spent = f"{seconds:.0f} | {peak:.1f}" if text == options.report else " | "
+        cost = f"{seconds:.0f} | {peak:.1f}" if text == options.report else " | "
         lines.append(
             f"| {label} | {model.footprint:,} | {1000 * kl.value:.3f} ± {1000 * kl.stderr:.3f} | "
-            f"{scores['perplexity'].value:.3f} | {shown} | {spent} |"
+            f"{scores['perplexity'].value:.3f} | {shown} | {cost} |"
         )
     return "\n".join(lines)
 

@@ -80,7 +80,7 @@ def trained_tokens(windows: int, length: int) -> int:
     """Return the tokens of all training steps on so many windows; checks on held-out windows are a small addition."""
     from autotune.distillation.training import Recipe
 
-    return Recipe().epochs * (windows - held_out(windows)) * length
+    return Recipe().tokens((windows - held_out(windows)) * length)
 
 
 def held_out(windows: int) -> int:

@@ -23,7 +23,7 @@ POINTWISE = frozenset({"Add", "Convert", "Divide", "MatMul", "Multiply", "Result
 
 
 VIEWS = frozenset({"Assign", "Broadcast", "Convert", "ReadValue", "Reshape", "Result", "Split", "Squeeze", "Transpose"})
-"""Operations whose outputs take no memory of their own, as a rule."""
+"""Operations whose outputs usually take no memory of their own."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Graph:
         self.result = self._logits()
         self.hidden = self._hidden()
         self._parameters: tuple[int, ...] = ()
-        self._known: dict[int, Any] = {}
+        self._constants: dict[int, Any] = {}
         self._length: tuple[int, int] = (0, 0)
 
     def _logits(self) -> int:
@@ -154,7 +154,7 @@ class Graph:
         )
         self.chunkable = all(self.steps[i].kind in POINTWISE for i in self._head)
         read = {source for i in (*body, *self._head) for source, _ in self.steps[i].inputs}
-        self._known = {i: v for i, v in values.items() if i in read and i not in variable}
+        self._constants = {i: v for i, v in values.items() if i in read and i not in variable}
         last: dict[int, int] = {}
         for index in body:
             last.update({source: index for source, _ in self.steps[index].inputs if source in variable})
@@ -164,7 +164,7 @@ class Graph:
     def keep_head(self) -> None:
         """Forget what only `body` needs; `prepare` computes it again."""
         read = {source for index in self._head for source, _ in self.steps[index].inputs}
-        self._known = {index: values for index, values in self._known.items() if index in read}
+        self._constants = {index: values for index, values in self._constants.items() if index in read}
         self._length = (0, 0)
 
     @property
@@ -210,7 +210,7 @@ class Graph:
             tokens: int64 [B, T], as prepared.
             parameters: values of the parameters, by step.
         """
-        values: dict[int, Any] = {**self._known, **parameters}
+        values: dict[int, Any] = {**self._constants, **parameters}
         for index, names in enumerate(self._names):
             if "input_ids" in names and self.steps[index].kind == "Parameter":
                 values[index] = tokens
@@ -222,7 +222,7 @@ class Graph:
 
     def head(self, given: Mapping[int, Tensor]) -> Tensor:
         """Compute logits, float32 [B, t, V], from the outputs of `body` for all tokens or some."""
-        values: dict[int, Any] = {**self._known, **given}
+        values: dict[int, Any] = {**self._constants, **given}
         for index in self._head:
             values[index] = self._apply(self.steps[index], values)
         logits: Tensor = values[self.result]

@@ -189,16 +189,22 @@ class Recipe:
     """How long and how fast a model is trained.
 
     Attributes:
-        epochs: passes over the training windows.
+        most_tokens: tokens of all steps, repeated ones included.
+        epochs: most passes over the training windows.
         batch_tokens: tokens of a step.
         rate: largest learning rate, in relative changes of a step.
         checks: how often the held-out windows are scored.
     """
 
+    most_tokens: int = 200_000
     epochs: int = 8
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     rate: float = 1e-3
     checks: int = 8
+
+    def tokens(self, distinct: int) -> int:
+        """Return the tokens of all steps where the training windows have so many distinct ones."""
+        return min(self.most_tokens, self.epochs * distinct)
 
 
 def train(
@@ -221,7 +227,7 @@ def train(
     shares = min(len(windows) // student.share, max(1, recipe.batch_tokens // (student.share * student.length)))
     batch = shares * student.share
     per_epoch = len(windows) // batch
-    steps = recipe.epochs * per_epoch
+    steps = max(1, recipe.tokens(len(windows) * student.length) // (batch * student.length))
     checks = {round(steps * (i + 1) / recipe.checks) for i in range(recipe.checks)}
     if state is None:
         zeros = torch.zeros(student.size)

@@ -165,7 +165,7 @@ def distillation(config: Config, session: Session) -> tuple[float, float]:
         return 0.0, 0.0
     from autotune.distillation.distil import trained_tokens, training_memory
 
-    windows, length = session.calibration_windows.shape
+    windows, length = session.training_windows.shape
     operations = 2.0 * sum(weight.size for weight in session.engine.weights if weight.kind == "matmul")
     # The backward pass computes the gradients of activations and of weights, each as large as the forward pass.
     seconds = 3 * trained_tokens(windows, length) * operations / (EFFICIENCY * _speed(session.engine))
