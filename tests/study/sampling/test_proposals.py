@@ -29,7 +29,7 @@ def test_a_point_that_was_tried_is_drawn_again_with_another_seed() -> None:
 
 
 def test_distillation_is_tried_on_the_front_last() -> None:
-    """The last quarter of the trials distils the points of the front, the middle one first; none before is distilled."""
+    """The last quarter of the trials distils the points of the front, the middle one first."""
     searched = space(mode=["int4_asym", "nf4"], ratio=(0.5, 1.0, None), distillation=[False, True])
     proposer = Proposer(searched, directions=["minimize", "minimize"], sampler="random", budget=16, seed=0)
     trials: list[Any] = []
