@@ -52,6 +52,7 @@ def compress(
     gptq_act_order: bool = True,
     lora_correction: bool = False,
     lora_rank: int = 8,
+    distillation: bool = False,
     ignored_scope: Sequence[str] = (),
     group_size_fallback: str = "adjust",
     calibration: Texts | None = None,
@@ -74,9 +75,7 @@ def compress(
 
     Args:
         model: a Hugging Face id, a Hugging Face folder, an OpenVINO folder, or an `ov.Model` in memory; not changed.
-        mode, group_size, codebook, ratio, backup_mode, sensitivity_metric, all_layers, awq, awq_data_free,
-            scale_estimation, gptq, gptq_act_order, lora_correction, lora_rank, ignored_scope, group_size_fallback:
-            settings of the compression.
+        mode, group_size, ..., group_size_fallback: settings of the compression.
         calibration: texts for the settings that look at activations.
         samples: calibration windows.
         sequence_length: tokens of each.
@@ -126,7 +125,7 @@ def compress(
             session,
             limit,
             text=text_source(evaluation, "evaluation"),
-            ignored_scope=settings.ignored_scope,
+            options=settings,
             small=tuple(allow),
             runtime_compressed=runtime_compressed,
             output=written,
