@@ -13,11 +13,11 @@ from autotune.reporting.front_table import front_heading, front_table
 from autotune.reporting.html.drawings import (
     front_drawings,
     front_marks,
-    inline_svg,
     progress_drawing,
     setting_drawings,
     theme_css,
 )
+from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.style import SCREEN, sentence
 from autotune.reporting.report import Report
 from autotune.results.records import StudyResults
