@@ -31,6 +31,7 @@ from autotune.results.decision import (
     choices,
     context_metrics,
     decision_sentence,
+    languages_sentence,
     saving,
 )
 from autotune.results.held_out import held_out_sentences
@@ -87,17 +88,19 @@ class PlanMap:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers of one trial that differ most from the original's.
+    """Answers of one trial beside the original's.
 
     Attributes:
         count, same: number of prompts, and of answers that are equal word for word.
-        different: ``prompt``, ``original``, ``answer`` and ``score`` of the others that were kept.
+        different: ``place``, ``prompt``, ``original``, ``answer`` and ``score`` of the others that were kept.
+        languages: sentence on prompts in English and others; empty if all are of one kind.
     """
 
     trial: int
     count: int
     same: int
     different: tuple[Mapping[str, Any], ...]
+    languages: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +336,11 @@ def _maps(results: StudyResults, plans: Mapping[str, Mapping[str, Any]]) -> tupl
 def _answers(results: StudyResults) -> Answers | None:
     """Return the answers of the first choice; None if none were kept."""
     picks = choices(results)
-    kept = results.records[picks[0].trial].answers if picks else None
-    return Answers(picks[0].trial, kept["count"], kept["same"], tuple(kept["different"])) if kept else None
+    record = results.records[picks[0].trial] if picks else None
+    kept = None if record is None else record.answers
+    if record is None or not kept:
+        return None
+    return Answers(record.number, kept["count"], kept["same"], tuple(kept["different"]), languages_sentence(record))
 
 
 def _unmeasured(results: StudyResults) -> str:

@@ -137,9 +137,23 @@ def decision_sentence(results: StudyResults) -> str:
     limit = acceptance(results)
     if limit is not None:
         sentence += f" Its similarity to the original is {results.score_text(found.trial, GUARD)}."
+        languages = languages_sentence(results.records[found.trial])
+        sentence += f" {languages}" if languages else ""
     elif not any(name not in SIZE_COLUMNS for name in results.constraints):
         sentence += " Similarity was not scored and no constraint limits the accuracy: check its answers."
     return sentence
+
+
+def languages_sentence(record: TrialRecord) -> str:
+    """Return the similarity on English prompts and on the others; empty if all prompts are of one kind."""
+    found = (record.answers or {}).get("other_languages")
+    if not found:
+        return ""
+    return (
+        f"Of the {(record.answers or {})['count']} prompts {found['count']} are not in English: their mean is "
+        f"{found['score']:.3f}, that of the others {found['english']:.3f}. For a model of one language, name prompts "
+        "in it with `evaluators.similarity.prompts`."
+    )
 
 
 def _sizes_text(results: StudyResults, trial: int) -> str:

@@ -9,15 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autotune.common.formatting import DASH, is_missing, label, score
+from autotune.common.formatting import DASH, is_missing, label, printed_unit, score
 from autotune.common.units import Constraint
 from autotune.compression.describe import describe_settings
 from autotune.evaluation import Direction, Measurement, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MILLI = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,8 @@ class TrialRecord:
         partial: the scores of a trial that racing stopped, on the first ``scored_sequences`` of the texts; not in
             `metrics`, since they do not compare with scores on all texts.
         scored_sequences: see `partial`; None if the trial was not stopped.
-        answers: ``count``, ``same`` and ``different``: the answers that differ most from the original's.
+        answers: ``count``, ``same``, ``different``: some answers that differ from the original's, and with prompts in
+            English and others ``other_languages``: their ``count`` and ``score``, and the score of ``english`` ones.
     """
 
     number: int
@@ -236,12 +235,11 @@ class StudyResults:
 
     def scale(self, name: str) -> float:
         """Return the unit in which scores are printed, in the metric's unit: a thousandth for divergences, else 1."""
-        return MILLI if name in self.metrics and self.metrics[name].unit.startswith("nats") else 1.0
+        return printed_unit(self.metrics[name].unit)[0] if name in self.metrics else 1.0
 
     def unit(self, name: str) -> str:
         """Return the name of the unit in which `score_text` prints; empty if the score itself has it (MB, %)."""
-        unit = self.metrics[name].unit if name in self.metrics else ""
-        return "" if unit in ("%", "bytes") else f"1e-3 {unit}" if self.scale(name) == MILLI else unit
+        return printed_unit(self.metrics[name].unit)[1] if name in self.metrics else ""
 
     def heading(self, name: str) -> str:
         """Return a metric's name and unit for a column or an axis."""
