@@ -392,11 +392,11 @@ def evaluate(
     if source is not None:
         session.source = source
     if not isinstance(model, (str, Path)):
-        return Scores(session.scorer.model(model.model if isinstance(model, CompressedModel) else model))
+        return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()
     if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score. Name a model's folder"
         )
     candidate = resolve_model(str(model), cache=session.cache, trust_remote_code=config.trust_remote_code)
-    return Scores(session.scorer.model(candidate.read()))
+    return session.scores_of(candidate.read())

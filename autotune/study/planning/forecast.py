@@ -110,7 +110,7 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         session: its model, texts and evaluators.
         measuring: seconds of what else is measured once, before the first trial that needs it.
     """
-    session.stage("measuring how long a study takes")
+    session.stage("forecast: reading calibration windows")
     rng = np.random.default_rng(config.study.seed)
     begin = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
     first = [without_budget(config.space.settings(anchor.point)) for anchor in begin][: config.study.trials]
@@ -121,9 +121,11 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         calibration, statistics_bytes, engine = calibrated(session, Path(folder))
         with limited_to(share(workers)):
             compression = Compression(engine)
-            seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
+            seconds = {}
             training, training_memory = distillation(config, session)
-            seconds = {s: t + training if s.distillation else t for s, t in seconds.items()}
+            for place, settings in enumerate(tried := list(dict.fromkeys([*first, *drawn]))):
+                session.stage(f"forecast: compressing a layer of each shape, {place + 1} of {len(tried)} settings")
+                seconds[settings] = compression.seconds(settings) + (training if settings.distillation else 0.0)
             scoring, compiling, left, missing = scored(session, engine)
         kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
@@ -267,13 +269,15 @@ def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float,
             if not isinstance(evaluator, Shrinking):
                 missing.append(name)
                 continue
+            session.stage(f"forecast: the original's reference for {name}")
             small, times = evaluator.shrunk(original)
             started = time.perf_counter()
             reference = small.reference(original)
             references[name] = (small, reference, times, time.perf_counter() - started)
     model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
     # Its answers differ from the original's, so that some have to be decoded.
-    for _ in range(3):  # the first leaves behind what is there for all models, the others what each one does
+    for turn in range(3):  # the first leaves behind what is there for all models, the others what each one does
+        session.stage(f"forecast: scoring a compressed model, {turn + 1} of 3 times")
         started = time.perf_counter()
         with session.compiled(model) as candidate:
             compiling = time.perf_counter() - started
