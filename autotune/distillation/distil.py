@@ -50,6 +50,15 @@ class Outcome:
     after: float
     kept: bool
 
+    def describe(self) -> str:
+        """Describe the gain in a sentence."""
+        if not self.kept:
+            return "distillation: no gain on the held-out windows beyond their noise; the model is left as it was"
+        return (
+            f"distillation: divergence on the held-out windows {self.before:.6f} before and {self.after:.6f} after "
+            f"({100 * (self.after / self.before - 1):+.1f}%)"
+        )
+
 
 def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> None:
     """Refuse what cannot be distilled, before any work.

@@ -29,21 +29,21 @@ _DECODED: Mapping[str, Callable[[Any], Any]] = {
     "f4e2m1": decode_e2m1,
     "f8e4m3": decode_e4m3,
     "f8e8m0": decode_e8m0,
-    "i4": lambda codes: (codes ^ 8).astype(np.int64) - 8,
+    "i4": lambda codes: (codes ^ 8).astype(np.int8) - np.int8(8),
 }
 
 
 def read_constant(node: ov.Node) -> Tensor:
-    """Return a Constant's values: float32, int64 or bool."""
+    """Return a Constant's values: float32, bool, int8 and uint8 for numbers of at most 8 bits, else int64."""
     kind, shape = type_name(node), list(node.get_output_shape(0))
     if kind in FLOAT_TYPES:
         return torch.from_numpy(np.array(read_f32(node)))
     if kind in _DECODED or kind in ("u2", "u3", "u4"):
         codes = unpack(raw_bytes(node), BITS[kind], int(np.prod(shape, dtype=np.int64)))
-        values = _DECODED[kind](codes) if kind in _DECODED else codes.astype(np.int64)
+        values = _DECODED[kind](codes) if kind in _DECODED else codes
         return torch.from_numpy(np.array(values)).reshape(shape)
     values = np.array(node.data)
-    return torch.from_numpy(values if values.dtype == np.bool_ else values.astype(np.int64)).reshape(shape)
+    return torch.from_numpy(values if values.itemsize == 1 else values.astype(np.int64)).reshape(shape)
 
 
 def operation(node: ov.Node) -> Operation | None:
@@ -79,7 +79,7 @@ def _gather(attributes: Mapping[str, Any]) -> Operation:
         if attributes.get("batch_dims", 0):
             raise NotImplementedError("Gather with batch_dims")
         dim = int(axis) % values.ndim
-        flat = indices.reshape(-1)
+        flat = indices.reshape(-1).to(torch.int64)
         flat = torch.where(flat < 0, flat + values.shape[dim], flat)
         shape = (*values.shape[:dim], *indices.shape, *values.shape[dim + 1 :])
         return values.index_select(dim, flat).reshape(shape)

@@ -45,6 +45,7 @@ class ModelSession:
         cache: stores everything that is computed once.
         shared: entered around work that all trials of a study share; see `warm_up`.
         needs_calibration: whether the engine has calibration statistics; otherwise no calibration text is read.
+        distillation_notes: gain of the last distillation, in a sentence.
         runtime_properties: properties of the model compiled last, as OpenVINO reports them.
     """
 
@@ -72,6 +73,7 @@ class ModelSession:
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
         self.needs_calibration = config.space.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
+        self.distillation_notes: tuple[str, ...] = ()
         self._depth = depth
         self._weights_in_memory = weights_in_memory
 
@@ -254,7 +256,7 @@ class ModelSession:
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
 
-        distil(
+        outcome = distil(
             self.model,
             compressed,
             weights,
@@ -263,6 +265,7 @@ class ModelSession:
             scratch=self.cache.distillation,
             stage=self.stage,
         )
+        self.distillation_notes = (outcome.describe(),)
 
     def check_distillation(self) -> None:
         """Refuse a model that cannot be distilled, on this machine or without calibration texts.

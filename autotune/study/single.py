@@ -188,10 +188,10 @@ def _finish(session: ModelSession, plan: Plan, record: Mapping[str, Any], output
     engine = session.engine
     settings = record.get("settings") or record["allocation"]
     model = engine.apply(plan)
-    saved = None
-    if output is not None:
-        saved = write_model(model, plan, session.source, output, engine.sizes.original, record)
-    return CompressedModel(model, settings, session.source, engine.sizes.original, plan, record, saved)
+    plan = replace(plan, notes=(*plan.notes, *session.distillation_notes))
+    original = engine.sizes.original
+    saved = None if output is None else write_model(model, plan, session.source, output, original, record)
+    return CompressedModel(model, settings, session.source, original, plan, record, saved)
 
 
 def open_model(

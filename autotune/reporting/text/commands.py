@@ -119,6 +119,8 @@ class Equivalent:
 
 def _no_equivalent(settings: Mapping[str, Any]) -> str | None:
     """Return why neither tool has such settings; None if they have."""
+    if settings.get("distillation"):
+        return "neither tool trains a model's scales after the compression"
     mode = settings.get("mode")
     if mode not in WEIGHT_FORMATS:
         if mode in (None, MIXED):
