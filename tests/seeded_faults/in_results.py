@@ -43,6 +43,20 @@ RESULTS = [
         "tests/evaluators/test_statistics.py::test_standard_error_is_that_of_the_mean",
     ),
     Fault(
+        "published-paths",
+        "autotune/reporting/text/places.py",
+        "SHARED = 3",
+        "SHARED = 2",
+        "tests/reporting/test_commands.py::test_a_relative_path_names_no_folder_near_the_root",
+    ),
+    Fault(
+        "printed-unit",
+        "autotune/results/records.py",
+        "score(measurement.value / scale, error",
+        "score(measurement.value, error",
+        "tests/reporting/test_html.py::test_every_number_equals_trials_csv",
+    ),
+    Fault(
         "pareto-dominators",
         "autotune/results/pareto.py",
         "(cost < cost[row]).any(axis=1)",
