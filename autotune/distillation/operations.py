@@ -51,6 +51,8 @@ def operation(node: ov.Node) -> Operation | None:
     kind = node.get_type_name()
     if kind in _PLAIN:
         return _PLAIN[kind]
+    if kind == "Convert":
+        return _convert(node.get_input_element_type(0).get_type_name(), type_name(node))
     return _MAKERS[kind](node.get_attributes()) if kind in _MAKERS else None
 
 
@@ -62,6 +64,14 @@ def _dtype(name: str) -> torch.dtype:
     if name == "boolean":
         return torch.bool
     return torch.float32 if name in FLOAT_TYPES else torch.int64
+
+
+def _convert(source: str, destination: str) -> Operation:
+    kind = _dtype(destination)
+    if (source, destination) != ("f32", "f16"):
+        return lambda values: values.to(kind)
+    # Rounded as in OpenVINO where no gradient passes: the scales of NVFP4 are products in float32.
+    return lambda values: (values if values.requires_grad else values.half()).to(kind)
 
 
 def _reshape(attributes: Mapping[str, Any]) -> Operation:
@@ -259,7 +269,6 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Operation]] = {
     "Broadcast": _broadcast,
     "Clamp": lambda a: lambda values: values.clamp(a["min"], a["max"]),
     "Concat": lambda a: lambda *values: torch.cat(values, a["axis"]),
-    "Convert": lambda a: lambda values: values.to(_dtype(a["destination_type"])),
     "Gather": _gather,
     "Gelu": _gelu,
     "MVN": _mvn,
