@@ -48,7 +48,7 @@ def test_divergence_falls_at_the_same_size(trained: Callable[..., Any], compress
     before, _ = compressed(**INT4)
     model, outcome = trained()
     assert outcome.kept
-    assert outcome.after < 0.97 * outcome.before
+    assert outcome.after < 0.99 * outcome.before
     assert sizes(model) == sizes(before)
     assert model_digest(model) != model_digest(before)
 
@@ -141,5 +141,5 @@ def test_refused_before_work(llama: Any, tokens: Any) -> None:
     with pytest.raises(PlanError, match="at least 16 windows"):
         check(llama, tokens[:4], 1 << 40)
     with pytest.raises(PlanError, match=r"needs about .* GB of memory"):
-        check(llama, tokens, 1 << 20)
-    check(llama, tokens, 1 << 40)
+        check(llama, np.tile(tokens, (2, 1)), 1 << 20)
+    check(llama, np.tile(tokens, (2, 1)), 1 << 40)
