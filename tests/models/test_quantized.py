@@ -169,19 +169,21 @@ def test_a_float_model_is_no_quantized_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "missing", "message"),
+    ("part", "rows", "message"),
     [
-        ({}, "qweight", "no safetensors file holds a qweight"),
-        ({}, "scales", "layer a is not stored as config.json says .*scales is missing"),
-        ({"bits": 8}, None, "layer a is not stored as config.json says .*codes"),
+        ("qweight", 0, "no safetensors file holds a qweight"),
+        ("scales", 0, "layer a is not stored as config.json says .*scales is missing"),
+        ("scales", 1, r"layer a is not stored as config.json says .*codes \[16, 32\], scales \[16, 1\], zero points"),
+        ("qweight", 3, r"layer a is not stored as config.json says .*codes \[16, 24\]|channels differ in size"),
     ],
 )
-def test_a_damaged_layer_is_named(tmp_path: Path, changed: dict[str, Any], missing: str | None, message: str) -> None:
-    """Missing tensors, and tensors of other bits than config.json says."""
+def test_a_damaged_layer_is_named(tmp_path: Path, part: str, rows: int, message: str) -> None:
+    """Tensors that are missing or cut."""
     kind = gptq_kind({"quant_method": "gptq"}, group=16)
     _, arrays = kind.pack(np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32))
-    tensors = {part: value for part, value in as_tensors(arrays, kind.section).items() if part != missing}
-    folder = folder_of(tmp_path, {**kind.section, **changed}, tensors)
+    tensors = as_tensors(arrays, kind.section)
+    tensors[part] = tensors[part][:rows].clone()
+    folder = folder_of(tmp_path, dict(kind.section), {k: v for k, v in tensors.items() if rows or k != part})
 
     def read() -> None:
         checkpoint = Checkpoint.open(folder)

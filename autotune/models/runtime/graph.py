@@ -12,14 +12,14 @@ _EXPORT = "optimum-cli export openvino --task text-generation-with-past"
 
 
 def why_not_scorable(
-    inputs: Iterable[Any], outputs: Iterable[Any], *, states: int | None = None, known: Collection[str] = ()
+    inputs: Iterable[Any], outputs: Iterable[Any], *, states: int | None = None, fed: Collection[str] = ()
 ) -> str | None:
     """Return why logits and answers of a model cannot be computed, and what to do; None if they can.
 
     Args:
         inputs, outputs: ports of an `ov.Model` or a compiled one.
         states: number of its state variables; None if that is not known.
-        known: further inputs that the caller feeds.
+        fed: further inputs that the caller feeds.
     """
     ports = {port.get_any_name(): port for port in inputs}
     names = {name for port in ports.values() for name in port.get_names()}
@@ -41,7 +41,7 @@ def why_not_scorable(
             "has the input cache_position, as the exports of Mamba and Falcon Mamba. Search, evaluation, calibration "
             "and OpenVINO GenAI do not support it; compression without texts works."
         )
-    unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | set(known))]
+    unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | set(fed))]
     if unknown or "input_ids" not in names or "logits" not in results:
         return (
             f"is not a stateful causal language model: its inputs are {', '.join(sorted(ports))} and its outputs "

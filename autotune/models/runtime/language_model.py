@@ -123,7 +123,7 @@ class OpenVINOLanguageModel:
         self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
 
     def _check_ports(self, compiled: Any) -> None:
-        problem = why_not_scorable(compiled.inputs, compiled.outputs, known=self._constants.keys())
+        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys())
         if problem is not None:
             raise EvaluationError(f"{self._name} {problem}")
 

@@ -280,9 +280,9 @@ def test_recurrent_states_get_whole_sequences_and_single_tokens(tokenizer: Any) 
     table = ops.constant(rng.normal(size=(vocabulary, width)).astype(np.float32))
     batch = ops.gather(ops.shape_of(ids), ops.constant(np.array([0])), zero)
     start = ops.broadcast(ops.constant(np.float32(0)), ops.concat([batch, ops.constant(np.array([width]))], 0))
-    variable = ov.op.util.Variable(
-        ov.op.util.VariableInfo(ov.PartialShape([-1, width]), ov.Type.f32, "recurrent")
-    )  # fmt: skip
+    info = ov.op.util.VariableInfo()
+    info.data_shape, info.data_type, info.variable_id = ov.PartialShape([-1, width]), ov.Type.f32, "recurrent"
+    variable = ov.op.util.Variable(info)
     read = ops.gather(ops.read_value(start, variable), rows, zero)
     sums = ops.add(ops.cum_sum(ops.gather(table, ids, zero), ops.constant(np.int64(1))), ops.unsqueeze(read, 1))
     last = ops.gather(sums, ops.constant(np.int64(-1)), ops.constant(np.int64(1)))
