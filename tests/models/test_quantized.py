@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "2:4": ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format marlin-24; only pack-quantized"),
     "fp4": (
         {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
-        r"type fp4.* call `model\.dequantize\(\)`, save it with `save_pretrained`",
+        "type fp4; of its 4-bit types only nf4 can be kept: name the original",
     ),
     "hqq": ({"quant_method": "hqq"}, "by hqq, which OpenVINO has no format for"),
     "new": ({"quant_method": "brand-new"}, "unknown to autotune"),
