@@ -105,7 +105,17 @@ class ModelSession:
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         self.check_windows(source.positions)
+        self.check_graph(source)
         return source
+
+    def check_graph(self, source: SourceModel) -> None:
+        """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
+
+        Raises:
+            ConfigError: it is stateless, of a fixed shape, or no decoder.
+        """
+        if self.needs_calibration:
+            source.check_scorable(cache=False)
 
     def check_windows(self, positions: int | None) -> None:
         """Refuse texts whose sequences are longer than the model's positions; None is no limit.

@@ -266,10 +266,11 @@ def evaluate(
     """
     from autotune.models.source import MODEL_FILE, resolve_model
 
-    session = Session(config, stage)
+    session = Session(config, stage, calibrated=False)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
     if source is not None:
         session.source = source
+    _ = session.source  # the original is checked before the other model is exported
     if not isinstance(model, (str, Path)):
         return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()
