@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.output import Json, print_json, print_saved
+from autotune.cli.output import Json, LogFile, Quiet, print_json, print_saved
 from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
 
 SETTING = "Settings"
@@ -34,6 +35,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     vars(command)["__signature__"] = signature.replace(parameters=parameters)
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
+
+
+def starting_with(choices: Sequence[str], incomplete: str) -> list[str]:
+    """Complete a value in the shell."""
+    return [choice for choice in choices if choice.startswith(incomplete)]
 
 
 def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
@@ -64,6 +70,7 @@ def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
             help=" ".join(texts),
             metavar=metavar,
             min=info.minimum,
+            autocompletion=partial(starting_with, info.choices) if info.choices else None,
             rich_help_panel=ALGORITHM if {name, info.requires} & {*ALGORITHMS} else SETTING,
         ),
     ]
@@ -130,6 +137,8 @@ def compress(
         bool,
         typer.Option("--trust-remote-code", help="Allow code that comes with the model to run.", rich_help_panel=MODEL),
     ] = False,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -147,6 +156,7 @@ def compress(
         runtime_compressed=runtime_compressed,
         output=out,
         trust_remote_code=trust_remote_code,
+        progress=not quiet,
         **given_settings(options),
     )
     assert compressed.saved is not None
@@ -174,6 +184,8 @@ def evaluate(
     evaluators: Annotated[
         list[str] | None,
         typer.Option(
+            "--evaluators",
+            "--evaluator",
             metavar="NAME",
             help="An evaluator, or module:attribute. Repeatable. Default: those of --config, else similarity and "
             "perplexity.",
@@ -233,6 +245,8 @@ def evaluate(
             rich_help_panel=EVALUATORS,
         ),
     ] = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Score one model against its original."""
@@ -251,5 +265,7 @@ def evaluate(
             "max_new_tokens": max_new_tokens,
         },
     }
-    scores = api.evaluate(model, reference=reference, config=config, evaluators=evaluators, options=options)
+    scores = api.evaluate(
+        model, reference=reference, config=config, evaluators=evaluators, options=options, progress=not quiet
+    )
     print_json(scores.as_dict()) if as_json else print(scores)

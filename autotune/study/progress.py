@@ -5,6 +5,8 @@ The module also converts trials to the rows that progress shows, and finds the f
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import sys
 import time
@@ -20,8 +22,12 @@ from autotune.models.hub import import_progress_bars
 from autotune.study.storage.rows import Row
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console, RenderableType
     from rich.table import Table
+
+    from autotune.reporting.html.live import LivePage
 
 FRONT_ROWS = 8
 SHORT = {"kl_divergence": "kl", "answer_kl_divergence": "answer kl", "top1_agreement": "top-1", "perplexity": "ppl"}
@@ -82,11 +88,43 @@ class SilentListener:
         return lambda *args, **kwargs: None
 
 
+class Listeners:
+    """Listener that passes everything on to several others, in order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        methods = [getattr(listener, name) for listener in self._listeners]
+
+        def call(*args: Any, **kwargs: Any) -> None:
+            for method in methods:
+                method(*args, **kwargs)
+
+        return call
+
+
+LOG = logging.getLogger("autotune.progress")
+"""Receives the lines of `PlainListener` at level INFO, whether or not progress is shown."""
+
+
+class LogStream(io.StringIO):
+    """Text stream that writes to `LOG`."""
+
+    def write(self, text: str) -> int:
+        """Log a line."""
+        if text.strip():
+            LOG.info(text.rstrip())
+        return len(text)
+
+
 @contextmanager
 def listening(progress: bool = True) -> Iterator[Listener]:
     """Yield a listener that shows progress on stderr, or one that shows nothing; closed at the end."""
     import_progress_bars()
     listener: Listener = make_listener() if progress else SilentListener()
+    if LOG.isEnabledFor(logging.INFO):
+        listener = Listeners(listener, PlainListener(LogStream()))
     try:
         yield listener
     finally:
@@ -300,3 +338,60 @@ def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
     if len(rows) <= limit:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
+
+
+class PageListener:
+    """Listener that keeps the report's page up to date while a search runs."""
+
+    def __init__(self, page: LivePage) -> None:
+        self.page = page
+        self.info: StudyInfo | None = None
+        self.count = 0
+        self.is_over = False
+
+    def show(self, stage: str) -> None:
+        """Write the page with the number of trials, the time left and a stage."""
+        status = "preparing the search"
+        if self.info is not None:
+            left = self.info.remaining()
+            status = f"{self.count} of {self.info.total} trials"
+            status += "" if left is None else f", about {duration(round(left))} left"
+        self.page.write(status, stage, begun=self.info is not None)
+
+    def stage(self, message: str, trial: int | None = None) -> None:
+        """See `Listener`."""
+        if trial is None:
+            self.show(message)
+
+    def started(self, info: StudyInfo) -> None:
+        """See `Listener`."""
+        self.info, self.count = info, info.done
+        self.show("")
+
+    def trial_finished(self, row: Row, front: Sequence[Row], eta: float | None) -> None:
+        """See `Listener`."""
+        self.count = row.count
+        self.show("")
+
+    def finished(self, message: str) -> None:
+        """See `Listener`; the report has replaced the page."""
+        self.is_over = True
+
+    def close(self) -> None:
+        """See `Listener`; after an error there is no report."""
+        if not self.is_over:
+            self.page.write("the search ended with an error, which the terminal shows", "", begun=False, running=False)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def with_page(listener: Listener, folder: Path, model: str, storage: str | None) -> Listener:
+    """Open the page of a search in the browser; return a listener that also keeps it up to date."""
+    from autotune.reporting.html.live import LivePage, open_in_browser
+
+    page = PageListener(LivePage(folder, model, storage))
+    page.show("preparing")
+    if not open_in_browser(page.page.path):
+        listener.note(f"no browser was found; open {page.page.path} yourself, which follows the search")
+    return Listeners(listener, page)

@@ -20,7 +20,7 @@ from autotune.cli.compress import compress, given_settings
 from autotune.compression.settings import SETTINGS
 from autotune.study.view import Study
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = [command.name for command in app.registered_commands if command.name]
 
 
 def parsed(*arguments: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_no_option_is_cut_off_at_80_columns(
 def test_examples_are_valid_and_fit_on_one_line(_panel: str, command: Any, example: str) -> None:
     """Each example has the command's name and options that it accepts; it can be copied in one piece."""
     program, name, *arguments = shlex.split(example)
-    assert (program, name) == ("autotune", command.__name__)
+    assert (program, name) == ("autotune", command.__name__.removesuffix("_"))
     assert len(example) <= 76
     if ">" in arguments:
         del arguments[arguments.index(">") :]
