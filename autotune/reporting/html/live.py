@@ -16,12 +16,12 @@ from autotune.results.load import load_results
 SECONDS = 3
 """Time after which the page reloads itself."""
 
+PAUSE = 30
+"""The next page waits this many times as long as the last one took: writing takes at most 3% of the time."""
+
 
 class LivePage:
-    """The page of one running search, in place of its report.
-
-    Writing takes at most about 3% of the time: the next page waits 30 times as long as the last one took.
-    """
+    """The page of one running search, in place of its report."""
 
     def __init__(self, folder: Path, model: str, storage: str | None) -> None:
         """Take the study's folder, the model's name, and the URL of the storage, None for the folder's own."""
@@ -54,7 +54,7 @@ class LivePage:
         )
         with atomic_write(self.path, durable=False) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
-        self._next = time.monotonic() + max(SECONDS, 30 * (time.monotonic() - now))
+        self._next = time.monotonic() + max(SECONDS, PAUSE * (time.monotonic() - now))
 
 
 def open_in_browser(path: Path) -> bool:
