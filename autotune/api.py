@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import UsageError
 from autotune.study.view import Study, load_study
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def compare(
         report: also write compare.html there: settings by model, the best within each size, geometric means.
 
     Raises:
-        UsageError: there are no folders.
+        UsageError: there are no folders, or `report` without `output`.
         StudyError: a study cannot be read.
 
     Example:
@@ -374,6 +375,8 @@ def compare(
     """
     from autotune.reporting import compare as comparing
 
+    if report and output is None:
+        raise UsageError("`report` needs `output`, the folder for the page")
     if isinstance(folders, (str, Path)):
         folders = [folders]
     studies = [load_study(each).results if isinstance(each, (str, Path)) else each.results for each in folders]

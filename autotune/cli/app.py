@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli import compress, listing, results, search
-from autotune.cli.output import LOG, close_logs
+from autotune.cli.output import LOG, close_logs, log_error
 from autotune.common.version import __version__
 from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
@@ -157,13 +157,13 @@ def _run(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, click.Abort) as stop:
         print("interrupted", file=sys.stderr)
-        LOG.error("interrupted")
+        log_error("interrupted")
         return 128 + getattr(stop, "signal", 2)
     except AutotuneError as error:
         if debug:
             raise
         print(f"autotune: {with_options(str(error))}", file=sys.stderr)
-        LOG.error(with_options(str(error)))
+        log_error(with_options(str(error)))
         return error.exit_code
     except BrokenPipeError:
         # stdout was closed, as by `| head`.
@@ -173,7 +173,7 @@ def _run(arguments: list[str]) -> int:
         if debug:
             raise
         text = " ".join(str(error).split()) or "no message"
-        LOG.exception("an unexpected error")
+        log_error("an unexpected error", exc_info=True)
         print(
             f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
             "package under it; `autotune --debug ...` shows the traceback: please report it",

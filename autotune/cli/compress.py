@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +36,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def starting_with(choices: Sequence[str], incomplete: str) -> list[str]:
-    """Complete a value in the shell."""
-    return [choice for choice in choices if choice.startswith(incomplete)]
+def completion(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a function that completes one of these values in the shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
@@ -70,7 +73,7 @@ def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
             help=" ".join(texts),
             metavar=metavar,
             min=info.minimum,
-            autocompletion=partial(starting_with, info.choices) if info.choices else None,
+            autocompletion=completion(info.choices) if info.choices else None,
             rich_help_panel=ALGORITHM if {name, info.requires} & {*ALGORITHMS} else SETTING,
         ),
     ]
@@ -184,8 +187,6 @@ def evaluate(
     evaluators: Annotated[
         list[str] | None,
         typer.Option(
-            "--evaluators",
-            "--evaluator",
             metavar="NAME",
             help="An evaluator, or module:attribute. Repeatable. Default: those of --config, else similarity and "
             "perplexity.",

@@ -14,8 +14,6 @@ from autotune.errors import AutotuneError, UsageError
 EvaluatorNames = Annotated[
     list[str] | None,
     typer.Option(
-        "--evaluators",
-        "--evaluator",
         metavar="NAME",
         help="An evaluator that needs no options, or module:attribute. Repeatable. Default: similarity and perplexity.",
         rich_help_panel="Evaluators",

@@ -82,6 +82,12 @@ def open_log(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def log_error(text: str, *, exc_info: bool = False) -> None:
+    """Write an error into the files of `open_log`; stderr has it already."""
+    if _LOGS:
+        LOG.error(text, exc_info=exc_info)
+
+
 def close_logs() -> None:
     """Close the files of `open_log`."""
     while _LOGS:

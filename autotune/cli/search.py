@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.compress import starting_with
+from autotune.cli.compress import completion
 from autotune.cli.output import (
     ConfigFile,
     Json,
@@ -113,7 +112,7 @@ def search(
         typer.Option(
             metavar="NAME",
             help="Log every trial to wandb, mlflow or tensorboard. Repeatable.",
-            autocompletion=partial(starting_with, TRACKERS),
+            autocompletion=completion(TRACKERS),
             rich_help_panel="Output",
         ),
     ] = None,

@@ -69,7 +69,7 @@ def config_file(config: str | Path, note: Callable[[str], None]) -> Path:
     try:
         folder = local_model(model, Path.cwd())
     except ValueError as error:
-        raise UsageError(f"{model} {error}; give a model.yaml, a Hugging Face id, or the folder of a model") from None
+        raise UsageError(f"{model}: {error}; give a model.yaml, a Hugging Face id, or the folder of a model") from None
     file = Path(f"{slug(model)}.yaml")
     if file.exists():
         data = read_yaml(file).data

@@ -218,12 +218,15 @@ def init(
     _check(choices, file.absolute().parent)
     intake = read_intake(str(model))
     if intake is None:
-        logger.warning(
-            "%s is no local folder, and the hub could not be reached, so %s has the defaults. To work without the hub: "
-            "autotune init FOLDER --calibration synthetic --text synthetic --embedder minilm",
-            model,
-            file,
+        problem = (
+            "its files could not be read"
+            if Path(model).is_dir()
+            else (
+                "it is no local folder, and the hub could not be reached. To work without the hub: autotune init FOLDER "
+                "--calibration synthetic --text synthetic --embedder minilm"
+            )
         )
+        logger.warning("%s has the defaults, since nothing is known of %s: %s", file, model, problem)
     with atomic_write(file.with_name(SCHEMA_FILE)) as temporary:
         temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
     named = str(_relative_to(file.parent, model))

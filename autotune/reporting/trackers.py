@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,7 +112,7 @@ class WeightsAndBiasesCallback(Tracker):
     def _open(self, study: optuna.Study) -> Any:
         import wandb
 
-        folder, identity = folder_of(study), study.user_attrs.get("wandb_run") or wandb.util.generate_id()
+        folder, identity = folder_of(study), study.user_attrs.get("wandb_run") or uuid.uuid4().hex[:8]
         study.set_user_attr("wandb_run", identity)
         given = {
             "project": os.environ.get("WANDB_PROJECT", "autotune"),

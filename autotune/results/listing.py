@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATABASE = "study.db"
+DEPTH = 3
+"""Levels of folders that are looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class StudySummary:
 
 
 def list_studies(folder: str | Path = "reports") -> pd.DataFrame:
-    """List the studies in a folder and the folders inside it, the latest first. Needs no OpenVINO.
+    """List the studies in a folder and up to three levels of folders inside it, the latest first. Needs no OpenVINO.
 
     Returns:
         One row a study with the columns of `StudySummary`; empty if there is none.
@@ -85,13 +87,13 @@ def summaries(folder: Path) -> list[StudySummary]:
     return sorted(found, key=lambda summary: (summary.age is None, summary.age or 0.0, summary.folder))
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def _folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     """Yield the folders of studies, without looking inside of them."""
     if (folder / DATABASE).is_file():
         yield folder
-        return
-    for inner in sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")):
-        yield from _folders(inner)
+    elif depth:
+        for inner in sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")):
+            yield from _folders(inner, depth - 1)
 
 
 def _summary(folder: Path) -> StudySummary:

@@ -380,7 +380,7 @@ class PageListener:
     def close(self) -> None:
         """See `Listener`; after an error there is no report."""
         if not self.is_over:
-            self.page.write("the search ended with an error, which the terminal shows", "", begun=False, running=False)
+            self.page.write("the search ended without a report; the terminal shows why", "", begun=False, running=False)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: None

@@ -12,6 +12,8 @@ import typer
 from commands import run_here
 
 from autotune.cli.app import app
+from autotune.cli.search import TRACKERS
+from autotune.reporting import trackers
 
 PROGRAM = "import sys; sys.argv[0] = 'autotune'; from autotune.cli.app import main; main()"
 SILENT = {"init", "list", "report", "compare", "cache", "spaces", "evaluators", "schema"}
@@ -32,6 +34,7 @@ def test_completion_offers_commands_options_and_values() -> None:
     assert {"--max-size", "--max-drop"} <= complete("autotune export --max")
     assert {"int4_asym", "int4_sym"} <= complete("autotune compress model out --mode int4")
     assert complete("autotune search --track m") == {"mlflow"}
+    assert set(TRACKERS) == set(trackers.TRACKERS)
 
 
 def test_completion_is_installed(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,8 +20,6 @@ from autotune.reporting import trackers
 from autotune.reporting.trackers import TRACKERS, numbers_of, settings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of third parties
-
-Finish = Callable[[Any], None]
 
 
 @pytest.fixture
@@ -80,8 +79,6 @@ def logged(study: Any, name: str) -> list[Any]:
 def test_wandb(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """One offline run with a row for each trial, and a second search continues it; nothing on stdout."""
     pytest.importorskip("wandb")
-    from wandb.sdk.internal.datastore import DataStore
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "study").mkdir()
     trials = logged(study, "wandb")
@@ -89,24 +86,32 @@ def test_wandb(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     files = sorted((tmp_path / "study" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     assert len({file.name for file in files}) == 1  # the same run
-    rows = list(history(DataStore, files[0]))
+    rows = list(history(files[0]))
     assert [row["trial"] for row in rows] == [trial.number for trial in trials]
     assert [row.get("kl_divergence") for row in rows] == [numbers_of(trial).get("kl_divergence") for trial in trials]
     assert rows[0]["mode"] == settings_of(trials[0])["mode"]
     assert capfd.readouterr().out == ""
 
 
-def history(store: Any, file: Path) -> Any:
-    """Yield the rows of an offline run."""
+def history(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an offline run, whose file is a LevelDB log: blocks of 32 KiB, records in one or more parts."""
     from wandb.proto import wandb_internal_pb2
 
-    opened = store()
-    opened.open_for_scan(str(file))
-    while (data := opened.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+    data, at, parts = file.read_bytes(), 7, b""  # after the file's own header
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # the whole record, or its last part
+            record = wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+            if record.HasField("history"):
+                yield {
+                    each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in record.history.item
+                }
 
 
 def test_mlflow(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_after_an_error_it_stops_reloading(tmp_path: Path, opened: list[str]) ->
         search(FakeConfig(tmp_path), open_page=True, open_session=refuse)
     text = (tmp_path / "report.html").read_text()
     assert REFRESH not in text
-    assert "ended with an error" in text
+    assert "ended without a report" in text
 
 
 def test_without_a_browser_the_path_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

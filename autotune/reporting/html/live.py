@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import webbrowser
@@ -12,6 +13,8 @@ from autotune.reporting.front_table import front_table
 from autotune.reporting.html.drawings import front_drawings, front_marks, theme_css
 from autotune.reporting.html.page import template
 from autotune.results.load import load_results
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 3
 """Time after which the page reloads itself."""
@@ -40,9 +43,18 @@ class LivePage:
         now = time.monotonic()
         if running and now < self._next:
             return
+        try:
+            text = self._text(status, stage, begun, running)
+            with atomic_write(self.path, durable=False) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+        except Exception:  # a page must not end a search
+            logger.debug("the page of the running search was not written", exc_info=True)
+        self._next = time.monotonic() + max(SECONDS, PAUSE * (time.monotonic() - now))
+
+    def _text(self, status: str, stage: str, begun: bool, running: bool) -> str:
         results = load_results(self.path.parent, self.storage) if begun else None
         front = results if results is not None and results.front else None
-        text = template("live.html").render(
+        return template("live.html").render(
             model=self.model,
             status=status,
             stage=stage,
@@ -52,9 +64,6 @@ class LivePage:
             table=None if front is None else front_table(front),
             theme=theme_css(),
         )
-        with atomic_write(self.path, durable=False) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-        self._next = time.monotonic() + max(SECONDS, PAUSE * (time.monotonic() - now))
 
 
 def open_in_browser(path: Path) -> bool:
