@@ -218,14 +218,12 @@ def init(
     _check(choices, file.absolute().parent)
     intake = read_intake(str(model))
     if intake is None:
-        problem = (
-            "its files could not be read"
-            if Path(model).is_dir()
-            else (
-                "it is no local folder, and the hub could not be reached. To work without the hub: autotune init FOLDER "
-                "--calibration synthetic --text synthetic --embedder minilm"
+        problem = "its files could not be read"
+        if not Path(model).is_dir():
+            problem = (
+                "it is no local folder, and the hub could not be reached. To work without the hub: "
+                "autotune init FOLDER --calibration synthetic --text synthetic --embedder minilm"
             )
-        )
         logger.warning("%s has the defaults, since nothing is known of %s: %s", file, model, problem)
     with atomic_write(file.with_name(SCHEMA_FILE)) as temporary:
         temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
