@@ -9,6 +9,8 @@ import typer
 
 from autotune.cli.output import (
     Json,
+    LogFile,
+    Quiet,
     Storage,
     StudyFolder,
     print_equivalents,
@@ -33,14 +35,20 @@ FigureFormat = Annotated[
 
 
 def report(
-    folder: StudyFolder, storage: Storage = None, figure_format: FigureFormat = None, as_json: Json = False
+    folder: StudyFolder,
+    storage: Storage = None,
+    figure_format: FigureFormat = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open report.html in the browser.", rich_help_panel="Output")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
     from autotune import api
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     study = api.load_study(folder, storage)
-    paths = study.write_report(figure_formats=figure_format or ())
+    paths = study.write_report(figure_formats=figure_format or (), open_page=open_page)
     if as_json:
         print_json({**outcome_json(study.results), "folder": str(folder)})
         return
@@ -85,6 +93,17 @@ def export(
         ),
     ] = None,
     storage: Storage = None,
+    upload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPO",
+            help="Check the folder for the Hugging Face hub without network, and print the command that uploads it to "
+            "this repository, such as me/model-int4-ov. Default: no check.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Write the model of one trial of a study as a deployable folder; by default the recommended trial."""
@@ -93,24 +112,37 @@ def export(
     if knee and (trial, max_drop, max_size) != (None, None, None):
         raise UsageError("--knee chooses one model; leave out --trial, --max-drop and --max-size")
     study = api.load_study(folder, storage)
-    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
+    saved = study.export(
+        out,
+        trial=trial,
+        max_drop=max_drop,
+        metric=metric,
+        max_size=max_size,
+        knee=knee,
+        upload=upload,
+        progress=not quiet,
+    )
     if as_json:
         print_json(saved.as_dict())
         return
     print_saved(saved)
     print_equivalents(saved)
+    if upload is not None:
+        print(f"\nchecked for the hub; after `hf auth login`, upload it with:\n{saved.upload_command(upload)}")
 
 
 def reproduce(
     folder: StudyFolder,
     trial: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the trial.", rich_help_panel=CHOICE)],
     storage: Storage = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild the model of a trial from its inputs and compare the bytes; print the inputs that changed."""
     from autotune import api
 
-    outcome = api.reproduce(folder, trial, storage=storage)
+    outcome = api.reproduce(folder, trial, storage=storage, progress=not quiet)
     if as_json:
         print_json(outcome.as_dict())
     elif outcome.same:
@@ -149,6 +181,15 @@ def compare(
         ),
     ] = None,
     figure_format: FigureFormat = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Also write compare.html, one page for all models: settings by model, the best within each size, and "
+            "geometric means with their errors; and its table as compare-settings.tex and .csv.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare several studies in one table and one plot: Markdown, LaTeX, CSV and PNG."""
@@ -156,9 +197,11 @@ def compare(
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     studies = [api.load_study(folder) for folder in folders]
-    api.compare(studies, whole=whole, names=name or (), output=output, figure_formats=figure_format or ())
+    api.compare(
+        studies, whole=whole, names=name or (), output=output, report=report, figure_formats=figure_format or ()
+    )
     if as_json:
         print_json({"studies": [outcome_json(study.results) for study in studies], "folder": str(output)})
         return
     print((output / "compare.md").read_text(encoding="utf-8"))
-    print(f"written: {', '.join(str(path) for path in sorted(output.glob('compare.*')))}")
+    print(f"written: {', '.join(str(path) for path in sorted(output.glob('compare*')))}")

@@ -16,6 +16,7 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
+from autotune.models.hub import check_repository, check_upload
 from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
@@ -57,6 +58,10 @@ class SavedModel:
         share = 100 * self.plan.footprint / self.original_footprint
         return f"SavedModel({self.folder}: {trial}{self.plan.footprint:,} bytes, {share:.1f}% of the original)"
 
+    def upload_command(self, repository: str) -> str:
+        """Return the command that uploads the folder to a repository of the Hugging Face hub."""
+        return shlex.join(["hf", "upload", repository, str(self.folder)])
+
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
@@ -94,7 +99,15 @@ def write_model(
     return SavedModel(out, plan, original_footprint)
 
 
-def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Callable[[str], None]) -> SavedModel:
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    wish: Wish,
+    storage: str | None,
+    upload: str | None = None,
+    stage: Callable[[str], None],
+) -> SavedModel:
     """Rebuild the model of one trial of a study and write it as a folder that loads everywhere.
 
     Args:
@@ -102,17 +115,21 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         out: a folder that does not exist yet or is empty.
         wish: selects the trial.
         storage: an Optuna storage URL instead of the folder's `study.db`.
+        upload: a repository of the hub, for which name, card and files are checked.
         stage: receives progress messages.
 
     Raises:
-        UsageError: `out` is not empty, or no trial matches the wish.
-        StudyError: the study cannot be read, or the model, texts or engine changed so that the plan is another one.
+        UsageError: `out` is not empty, no trial matches the wish, or `upload` is no repository's name.
+        StudyError: the study cannot be read, the hub would refuse the folder, or the model, texts or engine changed so
+            that the plan is another one.
     """
     from autotune.config.config import load_config
     from autotune.reporting.text.model_card import model_card
     from autotune.results.load import load_results
 
     check_empty(out)
+    if upload is not None:
+        check_repository(upload)
     results = load_results(folder, storage)
     selection = choose(results, wish, where=str(folder))
     number = selection.trial
@@ -140,6 +157,9 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         saved = write_model(engine.apply(plan), plan, session.source, new, engine.sizes.original, about)
         add_hashes(new)
         (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+        if upload is not None:
+            stage("checking the folder for the hub")
+            check_upload(new)
     return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
 
 

@@ -254,7 +254,7 @@ class FakeConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "model": "fake",
+            "model": self.model,
             "space": self.space.as_dict(),
             "objectives": dict(self.objectives),
             "constraints": {name: limit.text for name, limit in self.constraints.items()},
