@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -322,10 +324,33 @@ def quiet() -> Iterator[None]:
     # OpenVINO logs an error where it traces a model in another way than the first it tries.
     logging.getLogger("openvino.frontend.pytorch.utils").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _library_output_dropped():
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _library_output_dropped() -> Iterator[None]:
+    """Drop what libraries write to the process's stdout, where results go.
+
+    The package tokenizers prints the holes of a vocabulary there: one number for each missing token.
+    """
+    try:
+        saved = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
