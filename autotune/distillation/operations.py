@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Operation = Callable[..., Any]
 """Inputs of a node -> its output, or a sequence of outputs."""
 
+HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
+
 _DECODED: Mapping[str, Callable[[Any], Any]] = {
     "nf4": lambda codes: np.array(NF4_LEVELS, np.float32)[codes],
     "f4e2m1": decode_e2m1,
@@ -62,6 +64,13 @@ def _dtype(name: str) -> torch.dtype:
     if name == "boolean":
         return torch.bool
     return torch.float32 if name in FLOAT_TYPES else torch.int64
+
+
+def _convert(attributes: Mapping[str, Any]) -> Operation:
+    kind = attributes["destination_type"]
+    if kind in HALVES:  # products of stored numbers, as the scales of nvfp4, are rounded to the type
+        return lambda values: values.to(HALVES[kind]).to(torch.float32)
+    return lambda values: values.to(_dtype(kind))
 
 
 def _reshape(attributes: Mapping[str, Any]) -> Operation:
@@ -259,7 +268,7 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Operation]] = {
     "Broadcast": _broadcast,
     "Clamp": lambda a: lambda values: values.clamp(a["min"], a["max"]),
     "Concat": lambda a: lambda *values: torch.cat(values, a["axis"]),
-    "Convert": lambda a: lambda values: values.to(_dtype(a["destination_type"])),
+    "Convert": _convert,
     "Gather": _gather,
     "Gelu": _gelu,
     "MVN": _mvn,

@@ -186,7 +186,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and how fast a model is trained.
+    """Length and speed of a training.
 
     Attributes:
         most_tokens: tokens of all steps, repeated ones included.
