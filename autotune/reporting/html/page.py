@@ -49,7 +49,7 @@ def notebook_html(results: StudyResults) -> str:
     table, figure = front_table(results), front_figure(results, sheet=SCREEN)
     # Several studies in one notebook need different ids in their drawings.
     name = f"front-{zlib.crc32(repr((results.model, table)).encode()):08x}"
-    drawing = "" if figure is None else inline_svg(figure, name, alternative="The front")
+    drawing = "" if figure is None else inline_svg(figure, name, alternative="The front", styled=False)
     return template("notebook.html").render(
         model=results.model, heading=front_heading(results), table=table, drawing=drawing
     )
