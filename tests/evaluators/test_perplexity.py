@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from autotune.errors import ConfigError, EvaluationError
-from autotune.evaluation import Evaluator
+from autotune.evaluation import Evaluator, looks, scoring_order
 from autotune.evaluation.stores import ReferenceStore
 from autotune.testing import EvaluatorConformance, FakeLanguageModel
 from evaluators import perplexity
@@ -111,13 +112,42 @@ def test_a_single_window_has_no_standard_error(text: Path) -> None:
 
 
 def test_samples_are_the_first_windows(text: Path) -> None:
-    """A limit on windows scores the beginning of the text, window for window as without it."""
+    """A limit on windows scores the beginning of the text, window for window with the same numbers as without it."""
     every, some = Perplexity(path=text, sequence_length=32), Perplexity(path=text, sequence_length=32, samples=5)
     original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.4)
     long, short = every.reference(original), some.reference(original)
     np.testing.assert_array_equal(short["tokens"], long["tokens"][:5])
-    values = [one.evaluate(candidate, ref)["kl_divergence"].values for one, ref in ((every, long), (some, short))]
-    assert values[0][:5] == values[1]
+    in_order = []
+    for one, reference in ((every, long), (some, short)):
+        values = np.array(one.evaluate(candidate, reference)["kl_divergence"].values)
+        in_order.append(values[np.argsort(scoring_order(len(values)))])
+    np.testing.assert_array_equal(in_order[0][:5], in_order[1])
+
+
+def test_a_stage_is_the_score_of_its_windows(text: Path) -> None:
+    """Each stage has the numbers of the windows before it, which later stages do not change."""
+    evaluator = Perplexity(path=text, sequence_length=32)
+    stages = list(evaluator.stages(FakeLanguageModel(noise=0.4), evaluator.reference(FakeLanguageModel())))
+    for name in ("kl_divergence", "perplexity", "perplexity_increase"):
+        every = stages[-1][name].values
+        assert len(stages) == len(looks(len(every))) > 2
+        for stop, scores in zip(looks(len(every)), stages, strict=True):
+            assert scores[name].values == every[:stop]
+
+
+def test_a_long_text_has_a_compact_reference(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit the reference is small, and the score is the same within a few thousandths."""
+    evaluator = Perplexity(path=text, sequence_length=32, samples=8)
+    model = partial(FakeLanguageModel, vocabulary_size=2000)
+    exact = evaluator.reference(model())
+    monkeypatch.setattr(perplexity, "_EXACT_BYTES", 1)
+    compact = evaluator.reference(model())
+    sizes = [sum(array.nbytes for array in reference.values()) for reference in (exact, compact)]
+    assert sizes[1] < 0.2 * sizes[0]
+    candidate = model(noise=0.4)
+    first, second = (evaluator.evaluate(candidate, each)["kl_divergence"] for each in (exact, compact))
+    assert second.value == pytest.approx(first.value, rel=0.01)
+    assert evaluator.part_key(exact, 0) != evaluator.part_key(compact, 0)
 
 
 def test_the_held_out_windows_are_the_next_ones(text: Path) -> None:
@@ -195,15 +225,6 @@ def test_another_models_reference_is_refused(text: Path) -> None:
     reference = evaluator.reference(FakeLanguageModel())
     with pytest.raises(EvaluationError, match="not versions of one model"):
         evaluator.evaluate(FakeLanguageModel(vocabulary_size=120), reference)
-
-
-def test_a_large_reference_is_announced(
-    text: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A reference of gigabytes is logged, with the option that makes it smaller."""
-    monkeypatch.setattr(perplexity, "_LARGE_REFERENCE", 1)
-    Perplexity(path=text, sequence_length=32).reference(FakeLanguageModel())
-    assert "option samples" in caplog.text
 
 
 def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) -> None:
