@@ -258,7 +258,7 @@ def _record(
         windows=attributes.get("windows"),
         tokens=attributes.get("tokens") or {},
         stages=attributes.get("stages") or (),
-        algorithms=attributes.get("algorithms") or {},
+        algorithms=attributes.get("seconds_by_algorithm") or {},
     )
 
 

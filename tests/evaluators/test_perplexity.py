@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from autotune.errors import ConfigError, EvaluationError
-from autotune.evaluation import Evaluator, looks, scoring_order
-from autotune.evaluation.stores import ReferenceStore
+from autotune.evaluation import Evaluator, Reference, looks, scoring_order
+from autotune.evaluation.stores import PartedReference, ReferenceStore
 from autotune.testing import EvaluatorConformance, FakeLanguageModel
 from evaluators import perplexity
 from evaluators.perplexity import Perplexity
@@ -133,6 +133,37 @@ def test_a_stage_is_the_score_of_its_windows(text: Path) -> None:
         assert len(stages) == len(looks(len(every))) > 2
         for stop, scores in zip(looks(len(every)), stages, strict=True):
             assert scores[name].values == every[:stop]
+
+
+def test_parts_of_the_reference_are_computed_when_needed(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a block of windows only their parts exist; the scores are those with the whole reference, to the bit."""
+    monkeypatch.setattr(perplexity, "_PART_TOKENS", 64)
+    evaluator, original, store = (
+        Perplexity(path=text, sequence_length=32),
+        FakeLanguageModel(),
+        ReferenceStore(tmp_path),
+    )
+    outline, made = evaluator.outline(original), []
+
+    def create(part: int) -> Reference:
+        made.append(part)
+        key = evaluator.part_key(outline, part)
+        return store.get_or_create(key, lambda: evaluator.part(original, outline, part))[0]
+
+    lazy, candidate = PartedReference(outline, create), FakeLanguageModel(noise=0.4)
+    stages = evaluator.stages(candidate, lazy)
+    next(stages)
+    first = {window // 2 for window in scoring_order(len(outline["tokens"]))[:4].tolist()}
+    assert set(made) == first | {0}  # the first part has the self-noise
+    *_, last = stages
+    assert len(made) == len(set(made)) == len(list(tmp_path.glob("*.safetensors"))) == -(-len(outline["tokens"]) // 2)
+    assert last == evaluator.evaluate(candidate, evaluator.reference(original))
+    some = Perplexity(path=text, sequence_length=32, samples=4)
+    shorter = some.outline(original)
+    assert some.part_key(shorter, 1) == evaluator.part_key(outline, 1)
+    assert some.part_key(shorter, 0) != evaluator.part_key(outline, 1)
 
 
 def test_a_long_text_has_a_compact_reference(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,8 +166,8 @@ SEARCH = [
     Fault(
         "trial-duplicate-cost",
         f"{STUDY}/trials/trial.py",
-        'if not key.startswith(("seconds_", "variants_"))',
-        'if not key.startswith("seconds_")',
+        'COSTS = ("seconds_", "variants_", "tokens")',
+        'COSTS = ("seconds_", "tokens")',
         f"{TESTS}/trials/test_trial.py::test_a_repeated_plan_has_the_values_and_not_the_cost",
     ),
     Fault(

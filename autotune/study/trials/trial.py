@@ -47,6 +47,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ANSWER_CHARACTERS = 2000
 SHOWN_ANSWERS = 4
 COUNTERS = ("variants_computed", "variants_reused")
+COSTS = ("seconds_", "variants_", "tokens")
+"""Beginnings of the attributes that a repeated plan does not take from its trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,7 @@ def scored(
         if candidate.digest is not None:
             attrs["digest"] = candidate.digest
         attrs["tokens"] = dict(candidate.tokens)
-        attrs["algorithms"] = candidate.algorithms()
+        attrs["seconds_by_algorithm"] = candidate.algorithms()
     if dominated is not None:
         return stopped(dominated, attrs, violations, site)
     deciding = [name for name in (*site.objectives, *site.limits) if name in measured]
@@ -323,7 +325,9 @@ def shown_answers(examples: Sequence[Example]) -> dict[str, Any]:
 
 def duplicate(number: int, earlier: TrialResult) -> TrialResult:
     """Make the result of a trial that repeats an earlier trial's plan: its values without its cost."""
-    attrs = {key: value for key, value in earlier.attrs.items() if not key.startswith(("seconds_", "variants_"))}
+    attrs = {
+        key: value for key, value in earlier.attrs.items() if not key.startswith(("seconds_", "variants_", "tokens"))
+    }
     return TrialResult(earlier.state, earlier.values, {**attrs, "duplicate_of": number}, earlier.constraints)
 
 
