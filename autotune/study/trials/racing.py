@@ -152,12 +152,10 @@ class Race:
         slope = float(common @ own / (common @ common)) if common.any() else 0.0
         mean = own.mean() + slope * (every.mean() - every[:count].mean())
         residuals = own - own.mean() - slope * common
-        error = math.hypot(
-            float(residuals.std(ddof=2)) / math.sqrt(count), slope * float(every.std(ddof=1)) / math.sqrt(len(every))
-        )
-        value = float(scale.inverse(mean))
-        stretch = abs(float(scale.inverse(mean + error)) - value)
-        return replace(measured, value=value, stderr=stretch)
+        variance = float(residuals.var(ddof=2)) / count + slope**2 * float(every.var(ddof=1)) / len(every)
+        share = math.sqrt(variance * count / float(own.var(ddof=1))) if own.std() else 1.0
+        stderr = None if measured.stderr is None else share * measured.stderr
+        return replace(measured, value=float(scale.inverse(mean)), stderr=stderr)
 
     @property
     def main(self) -> str | None:
@@ -199,8 +197,8 @@ class Race:
     def _strongest(self, raced: Sequence[str]) -> list[Rival]:
         """Return the rivals that can dominate the trial, without those that another one of them dominates.
 
-        With one measured objective that is one rival, the best of those that are no worse by the plan. A trial that
-        another rival dominates is dominated by it, too, so that no evidence is divided among rivals.
+        With one measured objective that is one rival, the best of those that are no worse by the plan. If a dropped
+        rival dominates the trial, so does one of these. Evidence is divided among as few rivals as possible.
         """
         front = [rival for rival in self.rivals if rival.on_front]
         able = [r for r in front if all(self._loss(n, v, r.values[n]) >= 0 for n, v in self.of_plan.items())]

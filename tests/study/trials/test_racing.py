@@ -26,7 +26,7 @@ OBJECTIVES: dict[str, Direction] = {"kl_divergence": "minimize", "footprint": "m
 
 def measurement(values: np.ndarray) -> Measurement:
     """The mean of some sequences."""
-    return Measurement(float(np.mean(values)), None, tuple(values.tolist()))
+    return Measurement(float(np.mean(values)), float(values.std(ddof=1)) / len(values) ** 0.5, tuple(values.tolist()))
 
 
 def race(rival: np.ndarray, footprint: float = 100, own: float = 100) -> Race:
