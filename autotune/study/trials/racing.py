@@ -201,9 +201,9 @@ class Race:
         rival dominates the trial, so does one of these. Evidence is divided among as few rivals as possible.
         """
         front = [rival for rival in self.rivals if rival.on_front]
-        able = [r for r in front if all(self._loss(n, v, r.values[n]) >= 0 for n, v in self.of_plan.items())]
+        eligible = [r for r in front if all(self._loss(n, v, r.values[n]) >= 0 for n, v in self.of_plan.items())]
         chosen: list[Rival] = []
-        for rival in sorted(able, key=lambda r: [self._loss(n, r.values[n], 0.0) for n in raced]):
+        for rival in sorted(eligible, key=lambda r: [self._loss(n, r.values[n], 0.0) for n in raced]):
             if not any(all(self._loss(n, rival.values[n], c.values[n]) >= 0 for n in raced) for c in chosen):
                 chosen.append(rival)
         return chosen
