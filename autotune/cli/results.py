@@ -57,7 +57,7 @@ def report(
 
 def print_profile(results: StudyResults, folder: Path, *, as_json: bool) -> None:
     """Print where the time of a study went, and write its Chrome trace into the folder."""
-    from autotune.results.profile import chrome_trace, profile_frame, profile_text
+    from autotune.reporting.profile import chrome_trace, profile_frame, profile_text
 
     if as_json:
         print_json(profile_frame(results).to_dict("records"))

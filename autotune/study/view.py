@@ -137,7 +137,7 @@ class Study:
             ``trial`` (-1 for the preparation), ``stage``, ``start`` (seconds since the epoch), ``seconds``, ``tokens``
             (in forward passes of the trial's model).
         """
-        from autotune.results.profile import profile_frame
+        from autotune.reporting.profile import profile_frame
 
         return profile_frame(self.results)
 

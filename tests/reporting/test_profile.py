@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from search_fakes import FakeConfig, FakeSession, StudyOptions, search
 
+from autotune.reporting.profile import chrome_trace, profile_frame, profile_text, stage_table
 from autotune.results.load import load_results
-from autotune.results.profile import chrome_trace, profile_frame, profile_text, stage_table
 from autotune.study.trials.clock import StageClock, stage_name
 
 
