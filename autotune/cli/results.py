@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from autotune.cli.output import (
     print_saved,
 )
 from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.results.records import StudyResults
 
 CHOICE = "Choice of trials"
 
@@ -41,6 +45,14 @@ def report(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open report.html in the browser.", rich_help_panel="Output")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print seconds and tokens by stage and trial instead, and write profile.json, a Chrome trace.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
@@ -48,12 +60,28 @@ def report(
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     study = api.load_study(folder, storage)
+    if profile:
+        print_profile(study.results, study.folder, as_json=as_json)
+        return
     paths = study.write_report(figure_formats=figure_format or (), open_page=open_page)
     if as_json:
         print_json({**outcome_json(study.results), "folder": str(folder)})
         return
     print_front(study.results)
     print_paths(study.results, paths)
+
+
+def print_profile(results: StudyResults, folder: Path, *, as_json: bool) -> None:
+    """Print where the time of a study went, and write its Chrome trace into the folder."""
+    from autotune.reporting.profile import chrome_trace, profile_frame, profile_text
+
+    if as_json:
+        print_json(profile_frame(results).to_dict("records"))
+        return
+    path = folder / "profile.json"
+    path.write_text(json.dumps(chrome_trace(results)), encoding="utf-8")
+    print(profile_text(results))
+    print(f"\n{path}: open it in chrome://tracing or https://ui.perfetto.dev")
 
 
 def export(

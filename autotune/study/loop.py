@@ -18,6 +18,7 @@ import numpy as np
 
 from autotune.common.files import atomic_write
 from autotune.common.formatting import duration
+from autotune.common.units import parse_precision
 from autotune.evaluation import Direction
 from autotune.results.pareto import costs, hypervolume
 from autotune.study.planning.eta import Expected, RunForecast
@@ -166,7 +167,9 @@ class Search:
         self.forecast.started(info.total, info.done, len(info.front), deadline)
         self.listener.started(info)
         objectives = dict(self.config.objectives)
-        self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.plan_status)
+        precision = None if self.config.study.precision is None else parse_precision(self.config.study.precision)
+        site = Site(self.folder, objectives, self.config.constraints, info.original, precision)
+        self.pool.open(site, self.plan_status)
         gc.collect()
         gc.freeze()  # the collection after each trial then skips every imported module
         try:
@@ -250,7 +253,9 @@ class Search:
         count = len(history.finished) + len(self._at_work)
         self.forecast.trial_started(trial.number)
         self.listener.trial_started(trial.number, count, settings.as_dict())
-        rivals = rivals_of(front_trials(history.before_next(self.lag), self.directions), list(info.objectives))
+        before = history.before_next(self.lag)
+        scored = before.finished if self.config.study.precision is not None else ()
+        rivals = rivals_of(front_trials(before, self.directions), list(info.objectives), scored)
         self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
 
     def plan_status(self, number: int, plan: str) -> PlanStatus | Later:

@@ -134,6 +134,17 @@ class Study:
 
         return effects_frame(self.results)
 
+    def profile(self) -> pd.DataFrame:
+        """Return where the time went: one row for each stage of each trial.
+
+        Returns:
+            ``trial`` (-1 for the preparation), ``stage``, ``start`` (seconds since the epoch), ``seconds``, ``tokens``
+            (in forward passes of the trial's model).
+        """
+        from autotune.reporting.profile import profile_frame
+
+        return profile_frame(self.results)
+
     def plot_front(self) -> Figure:
         """Draw the front of accuracy against footprint.
 

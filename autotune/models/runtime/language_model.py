@@ -60,6 +60,7 @@ class OpenVINOLanguageModel:
         properties: the effective runtime properties, read back from the compiled model, as strings.
         source: the `ov.Model` or the path of the .xml file that was compiled.
         end_token_ids: the tokens that end an answer.
+        tokens: number of tokens in forward passes so far, padding included.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class OpenVINOLanguageModel:
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
         check_precision(self.properties, device, config)
+        self.tokens = 0
         self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
         shape = compiled.output("logits").get_partial_shape()
@@ -321,6 +323,7 @@ class OpenVINOLanguageModel:
         Row i continues row ``rows[i]`` of the cache (row i by default). With `fresh` the cache is emptied first.
         """
         request = self._open_request()
+        self.tokens += tokens.size
         if fresh:
             request.reset_state()
         values = {
