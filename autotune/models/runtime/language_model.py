@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from autotune.evaluation import Choose, FloatArray, IntArray
 
-_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
+_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "cache_position", "beam_idx"})
+_RECURRENT = (".conv.", ".ssm.")
+"""Parts of the names that optimum-intel gives to states of recurrent layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class OpenVINOLanguageModel:
 
         Args:
             model: a stateful causal language model as optimum-intel exports it (input_ids, and attention_mask,
-                position_ids, beam_idx where it has them; output logits), or the path of its .xml or of its folder.
+                position_ids, cache_position, beam_idx where it has them; output logits), or the path of its .xml or of
+                its folder.
             tokenizer: the `transformers` tokenizer.
             device: an OpenVINO device.
             ov_config: runtime properties, laid over `SCORING_CONFIG`; a value of None leaves that property to
@@ -116,6 +119,8 @@ class OpenVINOLanguageModel:
         shape = compiled.output("logits").get_partial_shape()
         width = shape[-1]
         self._vocabulary_size = width.get_length() if width.is_static else None
+        # The state of such a layer forgets no token that is rejected or padding, and starts from one whole text.
+        self._is_recurrent = any(part in state.name for state in self._request.query_state() for part in _RECURRENT)
         caches = [[size for size in state.state.shape if size] for state in self._request.query_state()]
         self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
 
@@ -152,10 +157,15 @@ class OpenVINOLanguageModel:
         return np.array(finite(self._fresh(tokens), self._name), dtype=np.float32)
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
-        """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
-        for batch in self._scan_batches([len(sequence) for sequence in sequences]):
+        """Logits along sequences in bounded memory; see `LanguageModel.scan`.
+
+        A model with recurrent layers gets whole sequences, so the logits of one sequence are the least memory.
+        """
+        lengths = [len(sequence) for sequence in sequences]
+        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self._is_recurrent else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
+            columns = tokens.shape[1] if self._is_recurrent else columns
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]
@@ -222,12 +232,12 @@ class OpenVINOLanguageModel:
     ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
 
-        A model without the inputs attention_mask, position_ids and beam_idx cannot mask padding and decodes prompts
-        one by one.
+        A model without the inputs attention_mask, position_ids and beam_idx, or with recurrent layers, cannot mask
+        padding and rejected tokens, and decodes prompts one by one.
         """
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt needs at least one token")
-        if not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
+        if self._is_recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
             return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
@@ -329,6 +339,7 @@ class OpenVINOLanguageModel:
             "input_ids": np.ascontiguousarray(tokens, dtype=np.int64),
             "attention_mask": np.ascontiguousarray(mask, dtype=np.int64),
             "position_ids": np.ascontiguousarray(positions, dtype=np.int64),
+            "cache_position": np.ascontiguousarray(positions[0], dtype=np.int64),
             "beam_idx": (np.arange(len(tokens)) if rows is None else rows).astype(np.int32),
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
