@@ -184,7 +184,10 @@ def formats() -> str:
     for name, each in FORMATS.items():
         scale = {"f16": "float16", "f8e8m0": "power of two (E8M0)", "f8e4m3": "E4M3 × one float32"}[each.scale_storage]
         group = "one row" if each.group_size == -1 else str(each.group_size)
-        kept = ", ".join({"matmul": "MatMul", "embedding": "embedding"}[kind] for kind in each.runtime_compressed)
+        kept = ", ".join(
+            {"matmul": "MatMul", "embedding": "embedding", "experts": "experts"}[kind]
+            for kind in each.runtime_compressed
+        )
         rows.append(
             [
                 f"`{name}`",

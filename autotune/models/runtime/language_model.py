@@ -78,7 +78,8 @@ class OpenVINOLanguageModel:
 
         Args:
             model: a stateful causal language model as optimum-intel exports it (input_ids, and attention_mask,
-                position_ids, beam_idx where it has them; output logits), or the path of its .xml or of its folder.
+                position_ids, cache_position, beam_idx where it has them; output logits), or the path of its .xml or of
+                its folder.
             tokenizer: the `transformers` tokenizer.
             device: an OpenVINO device.
             ov_config: runtime properties, laid over `SCORING_CONFIG`; a value of None leaves that property to
@@ -330,6 +331,7 @@ class OpenVINOLanguageModel:
             "input_ids": np.ascontiguousarray(tokens, dtype=np.int64),
             "attention_mask": np.ascontiguousarray(mask, dtype=np.int64),
             "position_ids": np.ascontiguousarray(positions, dtype=np.int64),
+            "cache_position": np.ascontiguousarray(positions[0], dtype=np.int64),
             "beam_idx": (np.arange(len(tokens)) if rows is None else rows).astype(np.int32),
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
