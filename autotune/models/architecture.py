@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ TASK = "text-generation-with-past"
 _QUANTIZED_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
 _SCALES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+_dropping = threading.Lock()
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -339,13 +341,11 @@ def _library_output_dropped() -> Iterator[None]:
 
     The package tokenizers prints the holes of a vocabulary there: one number for each missing token.
     """
-    try:
-        saved = os.dup(1)
-    except OSError:  # there is no stdout
+    if not _dropping.acquire(blocking=False):  # already dropped, by a caller or another thread, which restores it
         yield
         return
     sys.stdout.flush()
-    null = os.open(os.devnull, os.O_WRONLY)
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 1)
         yield
@@ -354,3 +354,4 @@ def _library_output_dropped() -> Iterator[None]:
         os.dup2(saved, 1)
         os.close(saved)
         os.close(null)
+        _dropping.release()
