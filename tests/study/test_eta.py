@@ -7,7 +7,7 @@ import pytest
 from autotune.study import eta
 from autotune.study.eta import Expected, RunForecast
 
-REFERENCE, CALIBRATION, SINGLE, VERIFY, TRIAL, SCORED, WRITING = 8.0, 8.0, 1.5, 6.0, 10.0, 6.0, 6.0
+REFERENCE, CALIBRATION, SINGLE, VERIFY, TRIAL, SCORED, WRITING = 8.0, 8.0, 1.5, 6.0, 10.0, 6.0, 4.0
 
 
 class Simulation:
