@@ -62,8 +62,8 @@ def comparison_figure(
         }
         axes.errorbar(
             points[:, 0], points[:, 1], yerr=points[:, 2], markersize=6.5 if sheet.headed else 4.5, linewidth=1.4,
-            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7 if sheet.headed else 0.3, label=name,
-            drawstyle="steps-pre", **style,
+            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7 if sheet.headed else 0.3,
+            label=name, drawstyle="steps-pre", **style,
         )  # fmt: skip
     values = list(np.concatenate([points[:, 1] for _, _, points in lines]))
     log = is_wide(np.array(values))
