@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,7 +175,8 @@ def print_plan(planned: DryRun, space: str) -> None:
             print(f"\n{title}")
         for finding in found:
             more = f" and {len(finding.settings) - 3} more" if len(finding.settings) > 3 else ""
-            print(f"  {readable(finding.text)} ({', '.join(finding.settings[:3])}{more})")
+            text = f"{readable(finding.text)} ({', '.join(finding.settings[:3])}{more})"
+            print("\n".join(_wrapped(text, "  ")))
 
 
 def _points(planned: DryRun) -> list[str]:
@@ -181,22 +184,32 @@ def _points(planned: DryRun) -> list[str]:
     from autotune.results.plans import readable
 
     notes: dict[str, int] = {}
-    rows = [["first trials", "bytes", "fp32/size", "bits per weight", "expanded in memory"]]
+    header = ["first trials", "bytes", "fp32/size", "bits/weight", "expanded in memory"]
+    rows = []
     for point in planned.points:
         marks = "".join(f" ({notes.setdefault(readable(note), len(notes) + 1)})" for note in point.notes)
         if point.footprint is None:
-            rows.append([f"{point.label}{marks}", "impossible", "", "", ""])
+            rows.append([f"{point.label}{marks}", "impossible", "", "", "-"])
             continue
         about = "" if point.exact else "<= " if point.settings.get("budget") is not None else "about "
         expanded = f"{point.expanded_percent:.0f}%" if point.expanded_percent else "-"
         numbers = [f"{point.compression_rate:.2f}x", f"{point.bits_per_weight:.2f}", expanded]
         rows.append([f"{point.label}{marks}", f"{about}{point.footprint:,}", *numbers])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return [*(line.rstrip() for line in lines), *(f"({mark}) {note}" for note, mark in notes.items())]
+    columns = len(header) - all(row[-1] == "-" for row in rows)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(1, columns)]
+    first = min(max(len(row[0]) for row in [header, *rows]), 80 - sum(widths) - 2 * len(widths))
+    lines = []
+    for row in [header, *rows]:
+        name, *rest = textwrap.wrap(row[0], first, subsequent_indent="  ")
+        cells = (cell.rjust(width) for cell, width in zip(row[1:columns], widths, strict=True))
+        lines += ["  ".join([name.ljust(first), *cells]).rstrip(), *rest]
+    return [*lines, *(line for note, mark in notes.items() for line in _wrapped(f"({mark}) {note}"))]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """Break a line for a terminal, which breaks inside words otherwise; in a pipe it stays whole."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=f"{indent}    ")
 
 
 def print_forecast(planned: DryRun) -> None:

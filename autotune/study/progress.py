@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from autotune.common.formatting import duration, label, score, size
+from autotune.common.formatting import duration, label, printed_unit, score, size
 from autotune.compression.describe import describe_settings
 from autotune.evaluation import Metric
 from autotune.models.hub import import_progress_bars
@@ -369,11 +369,18 @@ class LiveListener:
         table.add_column("trial", justify="right")
         table.add_column("settings", no_wrap=True)
         for name in objectives:
-            table.add_column(label(name), justify="right")
+            unit = printed_unit(objectives[name].unit)[1]
+            table.add_column(f"{label(name)} ({unit})" if unit else label(name), justify="right")
+
+        def cell(value: float | None, error: float | None, name: str) -> str:
+            scale = printed_unit(objectives[name].unit)[0]
+            scaled = [None if number is None else number / scale for number in (value, error)]
+            return score(*scaled, name=name, metric=objectives[name])
+
         original = self.info.original if self.info else {}
-        table.add_row("", "original", *(score(original.get(n), name=n, metric=m) for n, m in objectives.items()))
+        table.add_row("", "original", *(cell(original.get(name), None, name) for name in objectives))
         for row in thinned(self.front, FRONT_ROWS):
-            cells = (score(row.values[n], row.errors.get(n), name=n, metric=m) for n, m in objectives.items())
+            cells = (cell(row.values[name], row.errors.get(name), name) for name in objectives)
             table.add_row(str(row.number), describe_settings(row.settings, short=True), *cells)
         return table
 

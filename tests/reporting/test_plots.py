@@ -106,7 +106,7 @@ def test_a_figure_for_a_paper_fits_a_column_and_has_no_title(make: Make, tmp_pat
     """Twice the same bytes, 3.4 inches wide, the legend inside, and no text below 8 points."""
     pictures = []
     for _ in range(2):
-        drawn = dict(figures(make(trials=10), COLUMN))
+        drawn = dict(figures(make(trials=24), COLUMN))
         front = drawn["front"]
         assert front.get_size_inches()[0] == COLUMN.width
         assert front.texts == []
@@ -117,6 +117,11 @@ def test_a_figure_for_a_paper_fits_a_column_and_has_no_title(make: Make, tmp_pat
         for figure in drawn.values():
             texts = [text for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, *axes.get_xticklabels())]
             assert min(text.get_fontsize() for text in texts if text.get_text()) >= 8
+            figure.canvas.draw()
+            titles = [text.get_window_extent() for axes in figure.axes for text in (axes._left_title, axes.xaxis.label)]
+            titles += [text.get_window_extent() for text in figure.texts]
+            assert all(page.x0 <= title.x0 and title.x1 <= page.x1 for title in titles)
+            assert not any(a.overlaps(b) for a, b in combinations([t for t in titles if t.width], 2))
         pictures.append(save_figure(front, tmp_path / f"front.{kind}").read_bytes())
     assert pictures[0] == pictures[1]
 

@@ -62,8 +62,8 @@ def comparison_figure(
         }
         axes.errorbar(
             points[:, 0], points[:, 1], yerr=points[:, 2], markersize=6.5 if sheet.headed else 4.5, linewidth=1.4,
-            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7, label=name,
-            drawstyle="steps-pre", **style,
+            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7 if sheet.headed else 0.3,
+            label=name, drawstyle="steps-pre", **style,
         )  # fmt: skip
     values = list(np.concatenate([points[:, 1] for _, _, points in lines]))
     log = is_wide(np.array(values))
@@ -76,10 +76,12 @@ def comparison_figure(
     axes.set_ylim(low, high)
     plain_axis(axes.xaxis)
     arrow = "↓ lower" if studies[0].metrics[metric].direction == "minimize" else "↑ higher"
-    heading = f"{sentence(studies[0].heading(metric))}   {arrow} is better"
+    way = f"{arrow} is better" if sheet.headed else f"{arrow[0]} better"
+    heading = f"{sentence(studies[0].heading(metric))}   {way}"
     top_heading(axes, heading, x=0.0 if sheet.headed else -0.5 / sheet.width / box[2])
     axes.set_xlabel(
-        f"Compression rate{', fp32 size over size' if sheet.headed else ''}   → higher is better", labelpad=8
+        "Compression rate, fp32 size over size   → higher is better" if sheet.headed else "Compression rate   → better",
+        labelpad=8,
     )
     tidy(axes)
     if sheet.headed:

@@ -88,7 +88,10 @@ def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTUR
         bottom = inches - head - 0.1 - PANEL * row - 1.6
         across = width * span + gap * (span - 1)
         box = (left + column * (width + gap)) / sheet.width, bottom / inches, across / sheet.width, 1.55 / inches
-        _panel(figure.add_axes(box), trials, name, scale, first=column == 0)
+        axes = figure.add_axes(box)
+        _panel(axes, trials, name, scale, first=column == 0)
+        title = "sensitivity" if sheet.small and name == "sensitivity_metric" else label(name)
+        axes.set_title(title, loc="left", fontsize=9 if sheet.small else 10, fontweight="bold", pad=6)
     return figure
 
 
@@ -156,7 +159,6 @@ def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: 
     else:
         plain_axis(axes.yaxis, 7)
     axes.set_ylim(*scale.limits)
-    axes.set_title(label(name), loc="left", fontsize=10, fontweight="bold", pad=6)
     tidy(axes, grid="y")
     if not first:
         axes.tick_params(labelleft=False)

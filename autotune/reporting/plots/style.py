@@ -320,7 +320,7 @@ def axis_text(scale: Scale, *, vertical: bool, small: bool = False) -> str:
     what = sentence(long if scale.name == "footprint" else label(scale.name))
     unit = f" ({scale.unit})" if scale.unit else ""
     word = ("larger" if better_up else "smaller") if scale.name == "footprint" else "higher" if better_up else "lower"
-    return f"{what}{unit}   {arrow} {word} is better"
+    return f"{what}{unit}   {arrow} better" if small else f"{what}{unit}   {arrow} {word} is better"
 
 
 def in_units(trials: pd.DataFrame, scales: Scales) -> tuple[Any, Any]:
