@@ -78,7 +78,7 @@ def open_log(context: typer.Context, path: Path | None) -> Path | None:
     _LOGS.append(handler)
     if not LOG.isEnabledFor(logging.INFO):
         LOG.setLevel(logging.INFO)
-    LOG.info("%s, version %s", context.command_path, __version__)
+    LOG.info("autotune %s, version %s", context.info_name, __version__)
     return path
 
 
