@@ -10,6 +10,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from yaml import YAMLError
+
 from autotune.errors import PrerequisiteError, StudyError, UsageError, reason
 
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
@@ -121,13 +123,13 @@ def check_upload(folder: Path) -> None:
             validate_repo_id(data["base_model"])
         for index in data.get("model-index", ()):
             _, results = model_index_to_eval_results([index])
-            if not all(math.isfinite(result.metric_value) for result in results):
+            if any(isinstance(each.metric_value, float) and not math.isfinite(each.metric_value) for each in results):
                 raise ValueError("a score of model-index is not a finite number")
         for where in sorted(path for path in folder.rglob("*") if path.is_file()):
             if where.suffix == ".json":
                 json.loads(where.read_text(encoding="utf-8"))
             CommitOperationAdd(path_in_repo=where.relative_to(folder).as_posix(), path_or_fileobj=where)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, YAMLError) as error:
         raise StudyError(f"{where}: the hub would refuse this file: {reason(error)}") from error
     missing = [
         name for name in ("config.json", "openvino_model.xml", "openvino_model.bin") if not (folder / name).is_file()

@@ -51,7 +51,7 @@ def test_the_command_prints_a_line_for_each(reports: Path, capsys: pytest.Captur
     assert "KL divergence" in text
     assert run(["list", str(reports), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert data == json.loads(autotune.list_studies(reports).to_json(orient="records")) or len(data) == 3
+    assert [each["folder"] for each in data] == autotune.list_studies(reports)["folder"].tolist()
     assert run(["list", str(reports / "comparison")]) == 0
     assert capsys.readouterr().out.startswith("no study in ")
     with pytest.raises(StudyError, match="no such folder"):
