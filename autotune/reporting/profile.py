@@ -1,4 +1,4 @@
-"""Where a study's time went: seconds and tokens by stage and trial, as a table, as text and as a Chrome trace."""
+"""Time and tokens of a study by stage and trial: as a table, as text and as a Chrome trace."""
 
 from __future__ import annotations
 
