@@ -127,7 +127,7 @@ def mean(values: Any) -> Measurement:
 
 
 def is_as_good(other: Scored, trial: Scored, objectives: dict[str, Any], name: str) -> bool:
-    """Whether the other trial is no larger and tied with this one."""
+    """Test if the other trial is no larger and tied with this one."""
     sizes = [n for n in objectives if n != name]
     return all(other.values[n] <= trial.values[n] for n in sizes) and not are_separated(
         other.windows[name], trial.windows[name]

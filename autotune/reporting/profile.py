@@ -1,8 +1,8 @@
-"""Where a study's time went: seconds and tokens by stage and trial, as a table, as text and as a Chrome trace."""
+"""Time and tokens of a study by stage and trial: as a table, as text and as a Chrome trace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import duration
@@ -71,17 +71,27 @@ def profile_text(results: StudyResults) -> str:
         bar = "█" * max(1, round(BAR * row["seconds"] / longest)) if row["seconds"] else ""
         tokens = f"{int(row['tokens']):,}" if row["tokens"] else ""
         lines.append(f"{name:{width}}  {duration(row['seconds']):>8}  {share:>6}  {tokens:>11}  {bar}".rstrip())
-    lines += ["", f"{'trial':>5}  {'time':>8}  {'tokens':>11}  stages, in the order of time"]
     of_trials = frame[frame["trial"] != PREPARATION]
+    letters = _letters(of_trials["stage"].unique())
+    legend = ", ".join(f"{letter} {stage}" for stage, letter in letters.items())
+    lines += ["", f"{'trial':>5}  {'time':>8}  {'tokens':>11}  {legend}"]
     order = of_trials.groupby("trial")["seconds"].sum().sort_values(ascending=False, kind="stable")
     scale = BAR / max(float(order.max()), 1e-12) if len(order) else 0.0
     for trial, seconds in order.head(10).items():
         rows = of_trials[of_trials["trial"] == trial].sort_values("start")
         stages = zip(rows["stage"], rows["seconds"], strict=True)
-        bar = "".join(str(stage)[0] * round(scale * part) for stage, part in stages)
+        bar = "".join(letters[stage] * round(scale * part) for stage, part in stages)
         total = f"{int(rows['tokens'].sum()):,}"
         lines.append(f"{trial:>5}  {duration(seconds):>8}  {total:>11}  {bar}".rstrip())
     return "\n".join(lines)
+
+
+def _letters(stages: Iterable[str]) -> dict[str, str]:
+    """Return a letter for each stage: the first of its name that no other stage has."""
+    letters: dict[str, str] = {}
+    for stage in stages:
+        letters[stage] = next((each for each in stage if each not in (" ", *letters.values())), "?")
+    return letters
 
 
 def chrome_trace(results: StudyResults) -> dict[str, Any]:

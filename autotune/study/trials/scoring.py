@@ -107,8 +107,9 @@ class Scorer:
         """Yield an evaluator's measurements on more and more of the texts: stored ones, then new ones."""
         evaluator = self.evaluators[name]
         if not is_repeatable(evaluator):
+            model = compiled()
             self.stage(f"scoring: {name}")
-            yield from stages(evaluator, compiled(), self.references()[name], preview=preview)
+            yield from stages(evaluator, model, self.references()[name], preview=preview)
             return
         key = self.key(name, candidate.plan)
         stored = self.store.get(key)
@@ -118,9 +119,10 @@ class Scorer:
         if stored.complete:
             self.store.counters["reused"] += 1
             return
+        model = compiled()
         self.stage(f"scoring: {name}")
         self.store.counters["measured"] += 1
-        model, record = compiled(), Recorded(digest=candidate.digest or "")
+        record = Recorded(digest=candidate.digest or "")
         # Scores that begin with a preview continue after it.
         preview = preview or bool(stored.stages)
         for measurements in stages(evaluator, model, self.references()[name], preview=preview):

@@ -165,8 +165,8 @@ class Candidate:
     def algorithms(self) -> dict[str, float]:
         """Return the seconds of the variants computed since the candidate was created, by their algorithms."""
         now = getattr(self._engine, "seconds", {})
-        spent = {name: seconds - self._seconds_before.get(name, 0.0) for name, seconds in now.items()}
-        return {name: seconds for name, seconds in spent.items() if seconds > 0}
+        elapsed = {name: seconds - self._seconds_before.get(name, 0.0) for name, seconds in now.items()}
+        return {name: seconds for name, seconds in elapsed.items() if seconds > 0}
 
     def counted(self) -> dict[str, int]:
         """Count the variants computed and reused since the candidate was created."""

@@ -167,7 +167,7 @@ def test_a_study_with_a_precision_scores_fewer_texts(tmp_path: Path) -> None:
         (t.values, t.user_attrs.get("windows")) for t in resumed
     ]
     assert {t.user_attrs["windows"] for t in whole if t.state.name == "COMPLETE"} >= {8, 32}
-    with pytest.raises(StudyError, match=r"the precision of the scores changed .*--set .study\.precision=20%"):
+    with pytest.raises(StudyError, match=r"the precision of the scores changed .*--set .study\.precision=\"20%\""):
         search(replace(config("whole", 25), study=StudyOptions(trials=25, precision="10%")))
 
 
