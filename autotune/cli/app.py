@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli import compress, listing, results, search
+from autotune.common.formatting import printable
 from autotune.common.version import __version__
 from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
@@ -146,7 +147,7 @@ def run(arguments: list[str]) -> int:
     except AutotuneError as error:
         if debug:
             raise
-        print(f"autotune: {with_options(str(error))}", file=sys.stderr)
+        print(f"autotune: {printable(with_options(str(error)))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # stdout was closed, as by `| head`.
@@ -155,7 +156,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split()) or "no message"
+        text = printable(" ".join(str(error).split())) or "no message"
         print(
             f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
             "package under it; `autotune --debug ...` shows the traceback: please report it",

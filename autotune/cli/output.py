@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.common.formatting import printable
+
 if TYPE_CHECKING:
     from autotune.evaluation import Metric
     from autotune.reporting.folder import ReportPaths
@@ -42,7 +44,7 @@ StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a st
 
 def print_json(data: Any) -> None:
     """Print one JSON value."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(printable(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def print_front(results: StudyResults) -> None:

@@ -163,11 +163,25 @@ class SourceModel:
 
 
 def companions(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that belong to `COPIED_FILES`, each once."""
+    """Yield the files of a folder that belong to `COPIED_FILES`, each once.
+
+    Raises:
+        ConfigError: one is a link out of the folder. Its content, such as a private key, would be part of every export.
+    """
     found: dict[Path, None] = {}
     for pattern in COPIED_FILES:
         found |= dict.fromkeys(sorted(file for file in folder.glob(pattern) if file.is_file()))
-    yield from found
+    whole = folder.resolve()
+    allowed = (whole, whole.parents[1] / "blobs") if len(whole.parents) > 1 else (whole,)  # the hub's cache has links
+    for file in found:
+        target = file.resolve()
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise ConfigError(
+                f"is a link to {target}, outside the model's folder. Compressed models get a copy of this file, so "
+                "replace the link by the file itself if it belongs to the model.",
+                file=file,
+            )
+        yield file
 
 
 def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.common.formatting import is_missing, label, markdown_table
+from autotune.common.formatting import csv_cell, is_missing, label, markdown_table, markdown_text
 from autotune.errors import UsageError
 from autotune.reporting.folder import write_text
 from autotune.reporting.front_table import (
@@ -99,8 +99,8 @@ class Comparison:
         """Write `frame` as CSV."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(self.frame.columns)
-        writer.writerows([_text(value) for value in row] for row in self.frame.itertuples(index=False))
+        writer.writerow(map(csv_cell, self.frame.columns))
+        writer.writerows([_text(csv_cell(value)) for value in row] for row in self.frame.itertuples(index=False))
         return stream.getvalue()
 
 
@@ -158,7 +158,7 @@ def _common_metric(studies: Sequence[StudyResults]) -> str | None:
 def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
     """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes."""
     table = comparison.table()
-    text = f"# {', '.join(comparison.names)}\n\n{markdown_table(*table)}\n"
+    text = f"# {markdown_text(', '.join(comparison.names))}\n\n{markdown_table(*table)}\n"
     figure = comparison_figure(comparison)
     plot = None if figure is None else save_png(figure, folder / "compare.png")
     differing = differing_texts(comparison.studies)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.common.files import atomic_write
+from autotune.common.paths import file_name
 from autotune.common.yaml import dump_yaml
 from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.html.page import report_html
@@ -53,7 +54,7 @@ def write_report(results: StudyResults, folder: Path) -> ReportPaths:
     from autotune.reporting.plots.style import save_png
 
     folder = Path(folder)
-    plots = tuple(save_png(figure, folder / "plots" / f"{name}.png") for name, figure in figures(results))
+    plots = tuple(save_png(figure, folder / "plots" / f"{file_name(name)}.png") for name, figure in figures(results))
     report = build_report(results, folder)
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autotune.common.formatting import printable_data, without_password
 from autotune.common.units import Constraint
 from autotune.errors import StudyError
 from autotune.evaluation import Direction, Measurement, Metric
@@ -51,7 +52,7 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
     from sqlalchemy.exc import SQLAlchemyError
 
     database = Path(folder) / "study.db"
-    where = str(database if storage is None else storage)
+    where = str(database) if storage is None else without_password(str(storage))
     if storage is None and not database.is_file():
         raise StudyError(
             f"{database}: there is no study here. Give the folder that `autotune search` wrote (`output` in "
@@ -113,7 +114,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     Raises:
         StudyError: the study was not written by autotune, or by a newer one.
     """
-    attributes = study.user_attrs
+    attributes = printable_data(study.user_attrs)
     version = attributes.get("schema_version")
     if version is None or "objectives" not in attributes:
         raise StudyError(
@@ -207,10 +208,10 @@ def _records(
     by_number = {trial.number: trial for trial in trials}
     records = {}
     for number, trial in sorted(by_number.items()):
-        attributes = dict(trial.user_attrs)
+        attributes = printable_data(trial.user_attrs)
         source = by_number.get(attributes.get("duplicate_of", -1))
         if source is not None:
-            copied = {key: source.user_attrs[key] for key in COPIED if key in source.user_attrs}
+            copied = {key: printable_data(source.user_attrs[key]) for key in COPIED if key in source.user_attrs}
             attributes = {**copied, **attributes}
         records[number] = _record(trial, attributes, names, constraints)
     return records
@@ -235,7 +236,7 @@ def _record(
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
-        settings=effective_settings(attributes.get("settings") or dict(trial.params)),
+        settings=effective_settings(attributes.get("settings") or printable_data(trial.params)),
         sampled=frozenset(trial.params),
         plan=attributes.get("plan"),
         footprint=None if footprint is None else int(footprint),

@@ -177,6 +177,17 @@ class ModelSession:
                 ov_config={"device": runtime.device, **runtime.ov_config},
             )
 
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint everything that affects the compressed models, by subject."""
+        from autotune.compression.engine import ENGINE_VERSION
+
+        return {
+            "model": self.source.fingerprint,
+            "tokenizer": self.source.tokenizer_fingerprint,
+            **({"calibration": self.calibration_fingerprint} if self.needs_calibration else {}),
+            "engine": fingerprint(ENGINE_VERSION),
+        }
+
     @cached_property
     def calibration_fingerprint(self) -> str:
         """Changes with the calibration texts and their windows."""

@@ -214,8 +214,8 @@ def read_codebook(path: Path) -> tuple[float, ...]:
         raise ValueError(f"no such file: {path}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error})") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not a list of numbers ({error})") from None
+    except (ValueError, ArithmeticError, EOFError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{path} is not a list of numbers ({error or type(error).__name__})") from None
     words = re.sub(r"#.*", "", text).replace(",", " ").replace(";", " ").split()
     try:
         return tuple(float(word) for word in words)
@@ -226,7 +226,8 @@ def read_codebook(path: Path) -> tuple[float, ...]:
 def _load_npy(path: Path) -> Any:
     import numpy as np
 
-    return np.load(path, allow_pickle=False).tolist()
+    array = np.load(path, allow_pickle=False)
+    return array.tolist() if isinstance(array, np.ndarray) else None  # None: an archive of arrays
 
 
 def _numbers(data: Any) -> tuple[float, ...]:

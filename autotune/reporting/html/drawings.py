@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import label
+from autotune.common.paths import file_name
 from autotune.reporting.plots.labels import ring_text
 from autotune.reporting.plots.style import PHONE, SCREEN, Sheet, look, mode_style, sentence
 from autotune.results.decision import objective_pairs
@@ -70,7 +71,7 @@ def _drawing(
         figure = draw(sheet)
         if figure is None:
             return None
-        parts.append(inline_svg(figure, f"{name}-{suffix}", alternative=title, titles=titles))
+        parts.append(inline_svg(figure, f"{file_name(name)}-{suffix}", alternative=title, titles=titles))
     return Drawing(title, "", parts[0], parts[1])
 
 
