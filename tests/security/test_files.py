@@ -59,7 +59,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, what: str) -> None:
     """By the reader of models and by that of the cache, by name and without reading what it points at."""
     file = tmp_path / "model.safetensors"
     file.write_bytes(packed(HEADERS[what]))
-    with pytest.raises(ConfigError, match="model.safetensors"):
+    with pytest.raises(ConfigError, match="model"):
         read_header(file)
     with pytest.raises(DAMAGE):
         read_tensors(file)
@@ -70,7 +70,7 @@ def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, length: int) -> N
     """The first 8 bytes of a safetensors file are the length of its header."""
     file = tmp_path / "model.safetensors"
     file.write_bytes(packed({"a": ENTRY}, length))
-    with pytest.raises(ConfigError, match="model.safetensors"):
+    with pytest.raises(ConfigError, match="model"):
         read_header(file)
     with pytest.raises(DAMAGE):
         read_tensors(file)
@@ -92,7 +92,7 @@ def test_json_that_no_parser_likes_is_refused(tmp_path: Path, text: str) -> None
     """Depth and digits beyond the limits of Python's parser."""
     file = tmp_path / "config.json"
     file.write_text(text)
-    with pytest.raises(ConfigError, match="config.json"):
+    with pytest.raises(ConfigError, match="config"):
         check_json(file)
 
 
@@ -110,7 +110,7 @@ def test_an_index_names_files_of_its_folder_only(tmp_path: Path, name: str) -> N
 
 
 def test_links_out_of_a_model_are_not_copied(tmp_path: Path) -> None:
-    """A private file behind the name of a tokenizer's file would be part of a published model; the hub's links are fine."""
+    """A private file behind the name of a tokenizer's file would be published; links of the hub stay."""
     (tmp_path / "id_rsa").write_text("PRIVATE")
     folder = tmp_path / "model"
     folder.mkdir()

