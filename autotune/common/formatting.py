@@ -58,6 +58,17 @@ def without_password(url: str) -> str:
     return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*", r"\1PASSWORD", url)
 
 
+def problem_of(error: BaseException, url: str) -> str:
+    """Return the first line of a database's error without the password of its URL, or what a driver took for parts."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    secrets = re.findall(r"(?s)://[^/@:]*:(.*)@", url)
+    secrets += re.findall(r"(?i)[?&][^=&]*(?:pass|secret|token)[^=&]*=([^&]*)", url)
+    parts = {part for secret in secrets for part in re.split("[@/:?]", secret) if part}
+    for part in sorted(parts, key=len, reverse=True):
+        text = text.replace(part, "…")
+    return text
+
+
 def csv_cell(value: Any) -> Any:
     """Put an apostrophe before a text that spreadsheets would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -207,7 +207,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConfigError(f"has no `weight_map`, so it names no file with weights. {_AGAIN}.", file=found)
     names = sorted({str(name) for name in weight_map.values()})
-    foreign = [name for name in names if Path(name).name != name or "\\" in name]
+    foreign = [name for name in names if Path(name).name != name or name == ".." or "\\" in name]
     if foreign:
         raise ConfigError(
             f"names files outside the model's folder: {some(foreign)}. Move them into the folder and name them without "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autotune.common.formatting import printable_data, without_password
+from autotune.common.formatting import printable_data, problem_of, without_password
 from autotune.common.units import Constraint
 from autotune.errors import StudyError
 from autotune.evaluation import Direction, Measurement, Metric
@@ -69,8 +69,8 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
             "trial, run `autotune search` again; otherwise check the folder or the --storage URL."
         ) from error
-    except (OptunaError, SQLAlchemyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OptunaError, SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
+        reason = problem_of(error, where if storage is None else str(storage))
         raise StudyError(
             f"{where}: this is not a readable Optuna storage ({reason}). Check the path or URL and that the "
             "study was written by Optuna 5; a damaged file can only be restored from a copy."

@@ -116,7 +116,7 @@ def test_a_pickled_checkpoint_is_read_without_running_it(tiny_llama_hf: Path, tm
     (folder / "model.safetensors").unlink()
     payload = {"model.norm.weight": Payload(tmp_path / "ran")}
     torch.save(payload, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(PrerequisiteError):
+    with pytest.raises(ConfigError, match="which may run code"):
         resolve_model(str(folder), cache=Cache(tmp_path / "cache"))
     assert not (tmp_path / "ran").exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
@@ -156,7 +156,7 @@ def test_the_current_folder_is_no_place_for_modules(tmp_path: Path, tiny_llama: 
     before = Path.cwd()
     os.chdir(here)
     try:
-        with Latency(prompt_tokens=4, new_tokens=2)._worker(tiny_llama / "openvino_model.xml") as measure:
+        with Latency(prompt_tokens=4, new_tokens=4)._worker(tiny_llama / "openvino_model.xml") as measure:
             assert len(measure()) == 3
     finally:
         os.chdir(before)
@@ -173,7 +173,7 @@ def test_a_studys_folder_chooses_no_code(
     monkeypatch.syspath_prepend(str(tmp_path))
     (study / "model.yaml").write_text(f"model: {tiny_llama}\nevaluators: {{'evil_evaluator:Evil': {{}}}}\n")
     fake.build(f"sqlite:///{study / 'study.db'}", trials=3, config={"evaluators": {"evil_evaluator:Evil": {}}})
-    api.load_study(study).to_html()
+    api.load_study(study).to_html(tmp_path / "report.html")
     assert load_model_config(study / "model.yaml").model == str(tiny_llama)
     with pytest.raises(Exception, match="plan"):
         api.load_study(study).export(tmp_path / "out", trial=0)

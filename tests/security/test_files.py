@@ -18,7 +18,7 @@ from autotune.common.paths import slug
 from autotune.errors import ConfigError, UsageError
 from autotune.models.checkpoint import check_json, check_openvino, read_header, weight_files
 from autotune.models.source import companions
-from autotune.reporting.folder import write_report
+from autotune.reporting.folder import write_report, write_text
 from autotune.results.plans import plan_file, read_plan
 
 HUGE = 2**63
@@ -165,8 +165,11 @@ def test_a_plans_key_stays_in_the_studys_folder(tmp_path: Path, key: str) -> Non
     assert read_plan(study, key) is None
 
 
-def test_names_of_metrics_and_models_stay_in_the_studys_folder(tmp_path: Path, make: Any) -> None:
+def test_names_of_metrics_and_models_stay_in_the_studys_folder(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Plots are named after metrics, folders after models."""
+    monkeypatch.setattr("autotune.reporting.plots.style.save_png", lambda figure, path: write_text(path, "drawn"))
     evil = "../../../evil"
     results = make(trials=8, failing=(), objectives={evil: "maximize", "footprint": "minimize"}, extra_metrics=(evil,))
     inside = tmp_path / "a" / "b" / "study"
