@@ -254,6 +254,15 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
 def _open_openvino(model: str, folder: Path, cache: Cache, trust_remote_code: bool) -> SourceModel:
     """Check the files of an OpenVINO folder; its values are checked once and a marker is kept in the cache."""
     check_openvino(folder / MODEL_FILE, folder / WEIGHTS_FILE)
+    record = folder / "autotune.json"
+    hashes = check_json(record).get("files") if record.is_file() else None
+    for name in (MODEL_FILE, WEIGHTS_FILE):
+        if isinstance(hashes, dict) and hashes.get(name) != fingerprint_file(folder / name):
+            raise ConfigError(
+                "is not what `autotune export` wrote: it is damaged or was changed. Export the model again, or, if you "
+                f"changed it on purpose, delete `files` from {record.name}.",
+                file=folder / name,
+            )
     if (folder / CONFIG).is_file():
         check_json(folder / CONFIG)
     source = SourceModel(model, folder, trust_remote_code)

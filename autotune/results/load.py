@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autotune.common.files import fingerprint
 from autotune.common.formatting import printable_data, problem_of, without_password
 from autotune.common.units import Constraint
 from autotune.errors import StudyError
@@ -26,11 +28,17 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "autotune"
 SCHEMA_VERSION = 1
+INTERRUPTED = "interrupted"
+"""Error type of a trial that ended with its process. Such a trial does not count, and is repeated."""
+
 ENOUGH_FOR_IMPORTANCES = 50
 """Fewest complete trials for which PED-ANOVA's importances of a conditional space are more than noise."""
 
 NUMBERS = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
 """The attributes that `TrialRecord.numbers` holds."""
+
+CHECKSUM = "checksum"
+"""Attribute of a trial with the checksum of everything else in it; databases have none of their own."""
 
 COPIED = ("plan", "metrics", *SIZE_COLUMNS)
 """The attributes that a repeat takes from the trial that it repeats."""
@@ -48,9 +56,6 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
     Raises:
         StudyError: there is no study, or autotune did not write it, or a newer autotune did.
     """
-    from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
-
     database = Path(folder) / "study.db"
     where = str(database) if storage is None else without_password(str(storage))
     if storage is None and not database.is_file():
@@ -69,7 +74,9 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
             "trial, run `autotune search` again; otherwise check the folder or the --storage URL."
         ) from error
-    except (OptunaError, SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
+    except StudyError:
+        raise
+    except Exception as error:  # of the driver, SQLAlchemy, Optuna, or Python's: damage shows in many ways
         reason = problem_of(error, where if storage is None else str(storage))
         raise StudyError(
             f"{where}: this is not a readable Optuna storage ({reason}). Check the path or URL and that the "
@@ -133,7 +140,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     }
     metrics = _metrics(attributes, objectives)
     names = list(study.metric_names or objectives)
-    records = _records(study.get_trials(deepcopy=False), names, constraints)
+    records = _records(check_study(study, where), names, constraints)
     frame = build_frame(records, objectives, metrics)
     front, knee, least_infeasible = _judge(frame, records, objectives, constraints)
     original = attributes.get("original")
@@ -156,6 +163,52 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         manifest=attributes.get("manifest") or {},
         held_out=held_out,
     )
+
+
+def trial_checksum(params: Mapping[str, Any], values: Sequence[float] | None, attributes: Mapping[str, Any]) -> str:
+    """Hash a trial's parameters, values and attributes, as the storage returns them: 32 hex digits."""
+    kept = {key: value for key, value in attributes.items() if key != CHECKSUM}
+    return fingerprint(params, None if values is None else [float(value) for value in values], kept)
+
+
+def study_checksums(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, str]:
+    """Hash each attribute of a study, by name; "trials" is the first letter of each finished trial's state."""
+    states = "".join(trial.state.name[0] if trial.state.is_finished() else "." for trial in trials)
+    kept = {key: value for key, value in study.user_attrs.items() if key != CHECKSUM}
+    return {"trials": states, **{key: fingerprint(value) for key, value in kept.items()}}
+
+
+def check_study(study: optuna.Study, where: str) -> list[FrozenTrial]:
+    """Compare a study and its trials with the checksums that the search wrote; return the trials.
+
+    A study has checksums only while no search runs. Trials and attributes that were added later are not compared.
+
+    Raises:
+        StudyError: an attribute or a trial is not what the search wrote.
+    """
+    trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
+    stored = study.user_attrs.get(CHECKSUM) or {}
+    found = study_checksums(study, trials) if stored else {}
+    differing = [f"the attribute {name}" for name in stored if name != "trials" and found.get(name) != stored[name]]
+    pairs = zip_longest(stored.get("trials", ""), found.get("trials", ""))
+    differing += [f"the state of trial {i}" for i, (old, now) in enumerate(pairs) if old not in (None, ".", now)]
+    differing += [f"trial {trial.number}" for trial in trials if not _is_as_written(trial)]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise StudyError(
+            f"{where}: {', '.join(differing[:3])}{more} changed since the search: the storage is damaged or was "
+            "edited. Restore it from a copy, or start again with --fresh, which keeps the old study aside."
+        )
+    return trials
+
+
+def _is_as_written(trial: FrozenTrial) -> bool:
+    """Compare a trial with its checksum; interrupted trials and those of other programs have none."""
+    attributes = trial.user_attrs
+    interrupted = (attributes.get("error") or {}).get("type") == INTERRUPTED
+    if CHECKSUM not in attributes or interrupted or not trial.state.is_finished():
+        return True
+    return bool(attributes[CHECKSUM] == trial_checksum(trial.params, trial.values, attributes))
 
 
 def _metrics(attributes: Mapping[str, Any], objectives: Mapping[str, Direction]) -> dict[str, Metric]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
-from autotune.common.files import atomic_write, fingerprint_file
+from autotune.common.files import DAMAGE, atomic_write, fingerprint_file
 from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
@@ -145,12 +145,25 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
 
 
 def rebuild_plan(session: ModelSession, folder: Path, record: TrialRecord) -> Plan:
-    """Plan a trial's settings again; a budget's plan is read, since planning it takes the study's measurements."""
+    """Plan a trial's settings again; a budget's plan is read, since planning it takes the study's measurements.
+
+    Raises:
+        StudyError: the file of the plan is damaged.
+    """
     settings = Settings.from_dict(record.settings)
     path = plan_file(folder, record.plan)
-    if settings.allocation == "budget" and path.is_file():
-        return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    return session.plan(settings)
+    if settings.allocation != "budget" or not path.is_file():
+        return session.plan(settings)
+    try:
+        plan = Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if plan.key != record.plan:
+            raise ValueError("it is another plan")
+    except (*DAMAGE, AttributeError, RecursionError) as error:
+        raise StudyError(
+            f"{path}: the plan of trial {record.number} is damaged ({error}). Restore the file from a copy, delete "
+            "it to plan the trial again, or choose another trial with --trial."
+        ) from error
+    return plan
 
 
 def add_hashes(out: Path) -> None:

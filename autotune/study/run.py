@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
+from autotune.results.load import CHECKSUM, check_study, study_checksums
 from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, make_listener
@@ -135,6 +136,9 @@ def run_search(
                 open_pool_for(study, config, open_session, listener) as pool,
                 stop_signals(pool),
             ):
+                check_study(study, str(folder))
+                if CHECKSUM in study.user_attrs:
+                    study.set_user_attr(CHECKSUM, {})  # until the search ends, also if it is killed
                 with open_sharing(study, storage) as sharing:
                     search = Search(
                         config,
@@ -152,6 +156,8 @@ def run_search(
                     if reason != "interrupted":
                         reason = finish(search, listener, reason)
                 history = History(study.get_trials(deepcopy=False))
+                if storage is None:  # other processes may still write to a shared one
+                    study.set_user_attr(CHECKSUM, study_checksums(study, history.trials))
             listener.stage("writing the report")
             written = (report or default_report(storage))(folder)
             message = search.summary(reason, history)

@@ -44,11 +44,13 @@ def test_prompts_that_parsers_do_not_like(tmp_path: Path, name: str, content: by
     from autotune.evaluation.texts.prompts import read_prompts
 
     (tmp_path / name).write_bytes(content)
-    try:
+    if name.endswith(".csv") and len(content) < 100_000:
         assert read_prompts(tmp_path / name)
-    except ConfigError as error:
-        assert str(tmp_path / name) in str(error)
-        assert "\n" not in str(error)
+        return
+    with pytest.raises(ConfigError, match="invalid prompts") as caught:
+        read_prompts(tmp_path / name)
+    assert caught.value.file == tmp_path / name
+    assert "\n" not in str(caught.value)
 
 
 def test_the_check_finds_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

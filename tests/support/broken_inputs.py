@@ -284,7 +284,7 @@ def make_text(folder: Path, dice: random.Random) -> Path:
         case 1:
             text = yaml.safe_dump({"prompts": text[:300].split()}) + dice.choice(("", "- 2024-01-01\n", "? [a]\n"))
     encoding = "utf-8" if dice.random() < 0.4 else dice.choice(ENCODINGS)
-    content = text.encode(encoding, "surrogatepass" if dice.random() < 0.1 else "ignore")
+    content = text.encode(encoding, "surrogatepass" if encoding == "utf-8" and dice.random() < 0.2 else "ignore")
     file = folder / f"text{dice.choice(SUFFIXES)}"
     file.write_bytes(mutated(content, dice) if dice.random() < 0.4 and len(content) < 10**6 else content)
     return file
