@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEXTS := autotune evaluators search_spaces tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
+TEXTS := autotune evaluators search_spaces tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 REFUSED := GNU General Public License;GNU Affero;GPL-2.0;GPL-3.0;AGPL;Commercial;UNKNOWN
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 

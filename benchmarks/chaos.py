@@ -168,7 +168,7 @@ def trials_of(folder: Path) -> History:
 
 
 def difference(lab: Lab, folder: Path) -> tuple[str, int]:
-    """What a disturbed study lacks of the undisturbed one, and how many trials were done again."""
+    """Compare a disturbed study with the undisturbed one; return problems, and the number of repeated trials."""
 
     def essence(history: History) -> list[Any]:
         trials = [(t.params, t.values, t.state.name, t.user_attrs.get("plan")) for t in history.begun]

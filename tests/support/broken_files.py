@@ -56,10 +56,10 @@ def scores(file: Path, folder: Path) -> Any:
 
 def statistics(file: Path, folder: Path) -> Any:
     try:
-        opened = Statistics.open(file.parent, "key")
+        found = Statistics.open(file.parent, "key")
     except CompressionError:
         return None
-    return [opened.tokens, opened.depth, opened._index["activations"]]
+    return [found.tokens, found.depth, found._index["activations"]]
 
 
 def exported(file: Path, folder: Path) -> Any:
@@ -68,7 +68,7 @@ def exported(file: Path, folder: Path) -> Any:
 
 
 def study(file: Path, folder: Path) -> Any:
-    """What decides in a study: attributes, parameters, values and states; as `report` and `search` read it."""
+    """Read what decides in a study, attributes, parameters, values and states, as `report` and `search` do."""
     load_results(folder / "study")
     storage = connect(database_url(file))
     try:
@@ -85,7 +85,7 @@ def deployed(file: Path, folder: Path) -> Any:
 
 @dataclass(frozen=True)
 class Probe:
-    """Where files of a kind are, and how autotune reads one: its content, None if it is computed again, or an error."""
+    """Files of a kind, and their reader: it returns the content, or None if it is computed again."""
 
     pattern: str
     read: Callable[[Path, Path], Any]
