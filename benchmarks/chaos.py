@@ -10,6 +10,7 @@ Groups:
     files     a flipped bit, or a truncation, in every kind of file that autotune reads back: detected, never used
     kills     SIGKILL at random moments of searches, their workers, exports, compressions and reports
     signals   SIGTERM, SIGHUP, one and two Ctrl-C, and SIGSTOP of a worker
+    disks     a file system under the study or the cache that is full or read-only, then not any more (needs root)
 
 Each injection has a seed and is recorded in ``STATE/injections.jsonl``, so that a run continues the last one. The table
 counts all of them. Exit code 1 if one was not survived.
@@ -364,7 +365,50 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
     shutil.rmtree(folder)
 
 
-GROUPS = {"inputs": inputs, "files": files, "kills": kills, "signals": signals}
+def disks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
+    for part in ("study", "cache"):
+        for state in ("full", "read-only"):
+            fault = f"disk {state} under the {part}"
+            for seed in range(journal.count(fault), round(5 * lab.options.share + 0.5)):
+                yield lambda part=part, state=state, seed=seed: unwritable(journal, lab, part, state, seed)
+
+
+def unwritable(journal: Journal, lab: Lab, part: str, state: str, seed: int) -> None:
+    """Let a small file system fill up, or become read-only, during a search; then give it room and continue.
+
+    It needs the right to mount.
+    """
+    fault, dice = f"disk {state} under the {part}", random.Random(f"{part} {state} {seed}")
+    folder = lab.prepare(f"disk-{os.getpid()}", workers=dice.choice((0, 2)))
+    place, lost, repeated = folder / part, "", 0
+    place.mkdir()
+    kilobytes = dice.randint(200, 3000) if part == "cache" else dice.randint(300, 900)
+    size = f"size={kilobytes}k" if state == "full" else "size=200m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "chaos", str(place)], check=True)
+    try:
+        process = start(folder, "search", "model.yaml")
+        if state == "read-only":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(dice.uniform(lab.seconds / 4, lab.seconds / 2))
+            subprocess.run(["mount", "-o", "remount,ro", str(place)], check=False, capture_output=True)
+        stderr = process.communicate()[1].decode()
+        if process.returncode not in (0, 1) or "Traceback" in stderr or "is a defect" in stderr:
+            lost = f"exit code {process.returncode}: {stderr[-300:]}"
+        subprocess.run(["mount", "-o", "remount,rw,size=200m", str(place)], check=True)
+        started = time.monotonic()
+        finish(start(folder, "search", "model.yaml"))
+        seconds = time.monotonic() - started
+        problem, repeated = difference(lab, folder)
+        lost = lost or problem
+    except RuntimeError as error:
+        lost, seconds = lost or str(error), None
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    journal.add(Injection(fault, seed, lost, seconds, repeated))
+    shutil.rmtree(folder)
+
+
+GROUPS = {"disks": disks, "inputs": inputs, "files": files, "kills": kills, "signals": signals}
 
 
 def main() -> None:

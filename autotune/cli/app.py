@@ -5,11 +5,13 @@ Results go to stdout, progress and logs to stderr.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -42,6 +44,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+"""Errors of the operating system that are no defects: full, read-only, failing disks, and permissions."""
 
 PARAMETERS = {
     *SETTINGS,
@@ -132,6 +137,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         code = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk is reported, rather than at the end of Python
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2
@@ -156,6 +162,16 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in DISK:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds would fail again
+            what = printable(str(error.filename)) if error.filename else "a file or the output of this command"
+            print(
+                f"autotune: {what} cannot be read or written ({error.strerror}). Free disk space or correct the "
+                "permissions, then run the same command again",
+                file=sys.stderr,
+            )
+            return 1
         text = printable(" ".join(str(error).split())) or "no message"
         print(
             f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
