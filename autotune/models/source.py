@@ -172,7 +172,9 @@ def companions(folder: Path) -> Iterator[Path]:
     for pattern in COPIED_FILES:
         found |= dict.fromkeys(sorted(file for file in folder.glob(pattern) if file.is_file()))
     whole = folder.resolve()
-    allowed = (whole, whole.parents[1] / "blobs") if len(whole.parents) > 1 else (whole,)  # the hub's cache has links
+    allowed = (
+        (whole, (whole.parents[1] / "blobs").resolve()) if len(whole.parents) > 1 else (whole,)
+    )  # the hub's cache has links
     for file in found:
         target = file.resolve()
         if not any(target.is_relative_to(place) for place in allowed):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autotune.common.files import fingerprint
 from autotune.common.formatting import printable_data, problem_of, without_password
 from autotune.common.units import Constraint
-from autotune.errors import StudyError
+from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
 from autotune.results import pareto
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_held_out, build_frame, effective_settings
@@ -74,7 +74,7 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
             "trial, run `autotune search` again; otherwise check the folder or the --storage URL."
         ) from error
-    except StudyError:
+    except AutotuneError:
         raise
     except Exception as error:  # of the driver, SQLAlchemy, Optuna, or Python's: damage shows in many ways
         reason = problem_of(error, where if storage is None else str(storage))
@@ -171,11 +171,11 @@ def trial_checksum(params: Mapping[str, Any], values: Sequence[float] | None, at
     return fingerprint(params, None if values is None else [float(value) for value in values], kept)
 
 
-def study_checksums(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, str]:
-    """Hash each attribute of a study, by name; "trials" is the first letter of each finished trial's state."""
+def study_checksums(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """Hash each of a study's ``attributes``; ``states`` has the first letter of each finished trial's state."""
     states = "".join(trial.state.name[0] if trial.state.is_finished() else "." for trial in trials)
-    kept = {key: value for key, value in study.user_attrs.items() if key != CHECKSUM}
-    return {"trials": states, **{key: fingerprint(value) for key, value in kept.items()}}
+    attributes = {key: fingerprint(value) for key, value in study.user_attrs.items() if key != CHECKSUM}
+    return {"states": states, "attributes": attributes}
 
 
 def check_study(study: optuna.Study, where: str) -> list[FrozenTrial]:
@@ -187,11 +187,12 @@ def check_study(study: optuna.Study, where: str) -> list[FrozenTrial]:
         StudyError: an attribute or a trial is not what the search wrote.
     """
     trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
-    stored = study.user_attrs.get(CHECKSUM) or {}
-    found = study_checksums(study, trials) if stored else {}
-    differing = [f"the attribute {name}" for name in stored if name != "trials" and found.get(name) != stored[name]]
-    pairs = zip_longest(stored.get("trials", ""), found.get("trials", ""))
-    differing += [f"the state of trial {i}" for i, (old, now) in enumerate(pairs) if old not in (None, ".", now)]
+    stored, found = study.user_attrs.get(CHECKSUM) or {}, study_checksums(study, trials)
+    hashes, states = found["attributes"], zip_longest(stored.get("states", ""), found["states"])
+    differing = [
+        f"the attribute {key}" for key, value in stored.get("attributes", {}).items() if hashes.get(key) != value
+    ]
+    differing += [f"the state of trial {i}" for i, (old, now) in enumerate(states) if old not in (None, ".", now)]
     differing += [f"trial {trial.number}" for trial in trials if not _is_as_written(trial)]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

@@ -22,7 +22,7 @@ from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, make_listener
 from autotune.study.session import Session
-from autotune.study.storage.attributes import own_fingerprints
+from autotune.study.storage.attributes import own_fingerprints, remove_checksums
 from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study
 from autotune.study.storage.history import History
@@ -137,8 +137,7 @@ def run_search(
                 stop_signals(pool),
             ):
                 check_study(study, str(folder))
-                if CHECKSUM in study.user_attrs:
-                    study.set_user_attr(CHECKSUM, {})  # until the search ends, also if it is killed
+                remove_checksums(study)
                 with open_sharing(study, storage) as sharing:
                     search = Search(
                         config,
@@ -222,6 +221,7 @@ def run_worker(
             stop_signals(pool),
             open_sharing(study, storage) as sharing,
         ):
+            remove_checksums(study)
             budget = study.user_attrs["config"].get("study", {}).get("trials", config.study.trials)
             search = Search(config, study, folder, listener, pool, sharing, budget=budget)
             reason = search.run(config.study.timeout, joins=True)
