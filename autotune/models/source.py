@@ -172,12 +172,10 @@ def companions(folder: Path) -> Iterator[Path]:
     for pattern in COPIED_FILES:
         found |= dict.fromkeys(sorted(file for file in folder.glob(pattern) if file.is_file()))
     whole = folder.resolve()
-    allowed = (
-        (whole, (whole.parents[1] / "blobs").resolve()) if len(whole.parents) > 1 else (whole,)
-    )  # the hub's cache has links
+    allowed = [whole, *(parent.parent / "blobs" for parent in whole.parents[:1])]  # the hub's cache has links
     for file in found:
         target = file.resolve()
-        if not any(target.is_relative_to(place) for place in allowed):
+        if not any(target.is_relative_to(place.resolve()) for place in allowed):
             raise ConfigError(
                 f"is a link to {target}, outside the model's folder. Compressed models get a copy of this file, so "
                 "replace the link by the file itself if it belongs to the model.",

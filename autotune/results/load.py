@@ -188,10 +188,9 @@ def check_study(study: optuna.Study, where: str) -> list[FrozenTrial]:
     """
     trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
     stored, found = study.user_attrs.get(CHECKSUM) or {}, study_checksums(study, trials)
-    hashes, states = found["attributes"], zip_longest(stored.get("states", ""), found["states"])
-    differing = [
-        f"the attribute {key}" for key, value in stored.get("attributes", {}).items() if hashes.get(key) != value
-    ]
+    hashes, before = found["attributes"], stored.get("attributes", {})
+    states = zip_longest(stored.get("states", ""), found["states"])
+    differing = [f"the attribute {key}" for key, value in before.items() if hashes.get(key) != value]
     differing += [f"the state of trial {i}" for i, (old, now) in enumerate(states) if old not in (None, ".", now)]
     differing += [f"trial {trial.number}" for trial in trials if not _is_as_written(trial)]
     if differing:
