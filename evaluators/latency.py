@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,8 @@ class Latency:
         options = self.options
         arguments = [str(path), options.device, str(options.prompt_tokens), str(options.new_tokens)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "evaluators._latency_worker", *arguments],
+            [sys.executable, "-P", "-m", "evaluators._latency_worker", *arguments],  # -P: no modules of this folder
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -16,6 +16,7 @@ SOURCES = ("autotune", "evaluators", "search_spaces", "tests", "benchmarks", "do
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "CHANGELOG.md",
     "docs/**/*.md",
     "search_spaces/*.yaml",
@@ -203,6 +204,7 @@ def test_documents_are_read() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in files()}
     assert {
         "README.md",
+        "SECURITY.md",
         "docs/glossary.md",
         "search_spaces/int4.yaml",
         "evaluators/latency.py",

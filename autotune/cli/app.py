@@ -18,6 +18,7 @@ import typer
 
 from autotune.cli import compress, listing, results, search
 from autotune.cli.output import LOG, close_logs, log_error
+from autotune.common.formatting import printable
 from autotune.common.version import __version__
 from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
@@ -44,6 +45,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+"""Errors of the operating system that are no defects: full, read-only, failing disks, and permissions."""
 
 PARAMETERS = {
     *SETTINGS,
@@ -148,7 +152,7 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         code = app(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
+        sys.stdout.flush()  # here, where a full disk is reported, rather than at the end of Python
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2
@@ -165,7 +169,7 @@ def _run(arguments: list[str]) -> int:
     except AutotuneError as error:
         if debug:
             raise
-        print(f"autotune: {with_options(str(error))}", file=sys.stderr)
+        print(f"autotune: {printable(with_options(str(error)))}", file=sys.stderr)
         log_error(with_options(str(error)))
         return error.exit_code
     except BrokenPipeError:
@@ -175,10 +179,17 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"autotune: {_no_space(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in DISK:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds would fail again
+            what = printable(str(error.filename)) if error.filename else "a file or the output of this command"
+            print(
+                f"autotune: {what} cannot be read or written ({error.strerror}). Free disk space or correct the "
+                "permissions, then run the same command again",
+                file=sys.stderr,
+            )
             return 1
-        text = " ".join(str(error).split()) or "no message"
+        text = printable(" ".join(str(error).split())) or "no message"
         log_error("an unexpected error", exc_info=True)
         print(
             f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
@@ -187,12 +198,3 @@ def _run(arguments: list[str]) -> int:
         )
         return 1
     return code if isinstance(code, int) else 0
-
-
-def _no_space(error: OSError) -> str:
-    """Say that a disk is full, and drop what stdout still holds, which would fail again at exit."""
-    if error.filename is None:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return f"the output could not be written ({error.strerror}): free space on the disk it goes to"
-    return f"{error.filename} could not be written ({error.strerror}): free space on its disk"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.common.formatting import printable
 from autotune.common.version import __version__
 from autotune.errors import UsageError
 
@@ -113,7 +114,7 @@ StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a st
 
 def print_json(data: Any) -> None:
     """Print one JSON value."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(printable(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def print_front(results: StudyResults) -> None:

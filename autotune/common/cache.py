@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Cache:
         A relative path starts from the current folder, ``~`` is the user's home.
 
         Raises:
-            UsageError: there is a file where the folder should be.
+            UsageError: there is a file where the folder should be, or every user of the machine can write into it.
         """
         chosen = directory or os.environ.get(ENVIRONMENT)
         if not chosen:
@@ -45,6 +46,12 @@ class Cache:
         path = Path(chosen).expanduser().absolute()
         if path.exists() and not path.is_dir():
             raise UsageError(f"the cache folder {path} is a file; name a folder by cache.directory or {ENVIRONMENT}")
+        # Everything read from the cache is trusted, and a checksum does not show who wrote a file.
+        if os.name == "posix" and path.is_dir() and path.stat().st_mode & stat.S_IWOTH:
+            raise UsageError(
+                f"the cache folder {path} can be written by every user of this machine, who could exchange the models "
+                f"in it. Run `chmod o-w {path}`, or set {ENVIRONMENT} to a folder inside it such as {path / 'autotune'}"
+            )
         return cls(path, limit)
 
     @property

@@ -130,6 +130,13 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     Raises:
         ValueError, KeyError, TypeError, OSError: the file is damaged.
     """
+    try:
+        return _read_tensors(path, mapped)
+    except (AttributeError, OverflowError, RecursionError) as error:  # a header of other kinds of JSON
+        raise ValueError(f"its header cannot be read ({type(error).__name__})") from error
+
+
+def _read_tensors(path: Path, mapped: bool) -> dict[str, npt.NDArray[Any]]:
     import numpy as np
 
     if mapped:
@@ -149,7 +156,7 @@ def read_tensors(path: Path, *, mapped: bool = True) -> dict[str, npt.NDArray[An
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         dtype = np.dtype(_DTYPES[entry["dtype"]])
-        if end - begin != math.prod(entry["shape"]) * dtype.itemsize or 8 + length + end > size:
+        if begin < 0 or end - begin != math.prod(entry["shape"]) * dtype.itemsize or 8 + length + end > size:
             raise ValueError(f"the array {name} is cut off")
         arrays[name] = plain[8 + length + begin : 8 + length + end].view(dtype).reshape(entry["shape"])
     if _checksum(arrays.items()) != expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Protocol
 
 DASH = "\N{EN DASH}"
@@ -31,6 +32,51 @@ LABELS = {
     "lora_correction": "LoRA correction",
     "lora_rank": "LoRA rank",
 }
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, line separators, and those that reverse the order of letters."""
+
+
+def printable(text: str) -> str:
+    """Replace characters that control a terminal by their codes, such as ``\\u001b``, which JSON reads as well."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def printable_data(data: Any) -> Any:
+    """Apply `printable` to every text of plain data, keys included."""
+    if isinstance(data, str):
+        return printable(data)
+    if isinstance(data, dict):
+        return {printable_data(key): printable_data(value) for key, value in data.items()}
+    return [printable_data(item) for item in data] if isinstance(data, list) else data
+
+
+def without_password(url: str) -> str:
+    """Replace the password of a storage URL by ``PASSWORD``: before the host, or among the options."""
+    url = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:PASSWORD@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*", r"\1PASSWORD", url)
+
+
+def problem_of(error: BaseException, url: str) -> str:
+    """Return the first line of a database's error without the password of its URL, or what a driver took for parts."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    secrets = re.findall(r"(?s)://[^/@:]*:(.*)@", url)
+    secrets += re.findall(r"(?i)[?&][^=&]*(?:pass|secret|token)[^=&]*=([^&]*)", url)
+    parts = {part for secret in secrets for part in re.split("[@/:?]", secret) if part}
+    for part in sorted(parts, key=len, reverse=True):
+        text = text.replace(part, "…")
+    return text
+
+
+def csv_cell(value: Any) -> Any:
+    """Put an apostrophe before a text that spreadsheets would run as a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def markdown_text(text: str) -> str:
+    """Make text that may come from a model harmless in Markdown: no HTML, links, images or further lines."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.splitlines())).replace("](", "]\\(").replace("][", "]\\[")
 
 
 def label(name: str) -> str:
@@ -140,7 +186,7 @@ def markdown_table(header: list[str], rows: list[list[str]], align: str = "") ->
 
     `align` holds ``l`` or ``r`` for each column; the default is ``l``.
     """
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    cells = [[markdown_text(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     align = align.ljust(len(header), "l")
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
 
@@ -165,6 +211,8 @@ LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "[": "{[}",  # after \\ it would begin an argument
+    "]": "{]}",
     "±": r"$\pm$",
     "★": r"$\star$",
     "→": r"$\to$",

@@ -86,6 +86,11 @@ def local_or_hub(name: str, base_dir: Path) -> str:
     return name
 
 
+def file_name(text: str) -> str:
+    """Turn a text, such as a metric's name, into a file's name: no separators, and no dot in front."""
+    return re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-"
+
+
 def slug(model: str) -> str:
     """Turn a model's name into a folder's name: ``HuggingFaceTB/SmolLM2-135M`` gives ``smollm2-135m``."""
     last: Any = re.split(r"[/\\]", model.rstrip("/\\"))[-1]

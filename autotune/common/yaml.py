@@ -306,6 +306,8 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: Path | None) -> Config
     """Convert an error of the YAML parser to one line, with a hint for common mistakes."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = None if mark is None else mark.line + 1
+    if isinstance(error, yaml.reader.ReaderError):  # a character that YAML does not allow
+        line = text.count("\n", 0, int(error.position)) + 1
     problem = getattr(error, "problem", None) or str(getattr(error, "reason", None) or error).splitlines()[0]
     context = getattr(error, "context", None)
     lines: Sequence[str] = text.splitlines()

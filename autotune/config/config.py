@@ -258,6 +258,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return _checked(source)
 
 
+def load_model_config(path: str | Path) -> Config:
+    """Read the model.yaml of a study without what concerns scores, for work that builds models only.
+
+    Its evaluators are not imported, so that a study from elsewhere does not choose code that runs; those of the result
+    are the defaults.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    source = _read(path, ())
+    scores = ("evaluators", "report", "objectives", "constraints")
+    return _checked(replace(source, data={key: value for key, value in source.data.items() if key not in scores}))
+
+
 def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
     """Read a model.yaml that may name several models, and return one configuration for each of them.
 

@@ -199,6 +199,12 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
 
 def _cannot_build(folder: Path, tensors: Mapping[str, StoredTensor], error: Exception) -> ConfigError:
     """Explain why transformers could not build the model: damaged or missing tensors, or a wrong configuration."""
+    if type(error).__name__ == "UnpicklingError":
+        return ConfigError(
+            f"{folder}: the checkpoint holds other Python objects than tensors, which may run code when they are "
+            "loaded, or it is damaged. Use the model's safetensors files, or download it from a source that you trust.",
+            key="model",
+        )
     if odd := _odd_shapes(tensors):
         return ConfigError(
             f"{folder}: the checkpoint is damaged: {some(odd)}, other than most tensors of this name in other "

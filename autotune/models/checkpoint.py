@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, reason
 
 CONFIG = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -30,6 +30,8 @@ _JSON_FILES = (
 _COMPANIONS = ("*.model", "*.tiktoken", "merges.txt", "*.jinja")
 _POINTER = b"version https://git-lfs"
 _AGAIN = "Download it again"
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions from a safetensors header that is JSON of another kind."""
 _BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64}
 _BITS |= {f"{kind}{bits}": bits for kind in "UI" for bits in (8, 16, 32, 64)}
 _BITS |= {"F16": 16, "BF16": 16, "F32": 32, "F64": 64}
@@ -72,6 +74,8 @@ def check_json(file: Path) -> dict[str, Any]:
             "you edited it.",
             file=file,
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets
+        raise ConfigError(f"is JSON that cannot be read ({reason(error)}). {_AGAIN}.", file=file) from error
     if not isinstance(data, dict):
         raise ConfigError(f"must hold a JSON object, found {type(data).__name__}. {_AGAIN}.", file=file)
     return data
@@ -115,7 +119,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         try:
             header = json.loads(stream.read(length).decode("utf-8")) if length < 2**32 else None
             return _tensors(header, file, 8 + length, size)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _BROKEN as error:
             raise ConfigError(f"is not a safetensors file: its header cannot be read. {_AGAIN}.", file=file) from error
 
 
@@ -126,6 +130,8 @@ def _tensors(header: Any, file: Path, start: int, size: int) -> dict[str, Stored
             continue
         begin, end = entry["data_offsets"]
         shape = tuple(int(length) for length in entry["shape"])
+        if type(begin) is not int or type(end) is not int or not 0 <= begin <= end or min(shape, default=0) < 0:
+            raise ValueError(name)
         tensors[name] = StoredTensor(str(entry["dtype"]), shape, file, start + begin, end - begin)
     reached = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].size)):
@@ -201,6 +207,13 @@ def weight_files(folder: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConfigError(f"has no `weight_map`, so it names no file with weights. {_AGAIN}.", file=found)
     names = sorted({str(name) for name in weight_map.values()})
+    foreign = [name for name in names if Path(name).name != name or name == ".." or "\\" in name]
+    if foreign:
+        raise ConfigError(
+            f"names files outside the model's folder: {some(foreign)}. Move them into the folder and name them without "
+            "a path, or download the model again.",
+            file=found,
+        )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
@@ -241,7 +254,8 @@ def _check_pickle(file: Path) -> None:
         raise ConfigError(f"is cut off: it is a zip archive without its end. {_AGAIN}.", file=file)
 
 
-_CONSTANT = re.compile(rb'offset="(\d+)"\s+size="(\d+)"')
+_TAG = re.compile(rb"<data\b[^>]*>")
+_NUMBER = {name: re.compile(rb"""\b%s\s*=\s*["']\s*(\d+)""" % name) for name in (b"offset", b"size")}
 
 
 def check_openvino(model: Path, weights: Path) -> None:
@@ -256,7 +270,8 @@ def check_openvino(model: Path, weights: Path) -> None:
     content = model.read_bytes()
     if not content.rstrip().endswith(b"</net>"):
         raise ConfigError(f"is cut off: it does not end with </net>. {_AGAIN}, or export the model again.", file=model)
-    needed = max((int(offset) + int(size) for offset, size in _CONSTANT.findall(content)), default=0)
+    found_in = [[pattern.search(tag) for pattern in _NUMBER.values()] for tag in _TAG.findall(content)]
+    needed = max((sum(int(number[1]) for number in pair if number) for pair in found_in if all(pair)), default=0)
     if needed:
         check_content(weights)
     found = weights.stat().st_size

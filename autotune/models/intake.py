@@ -66,7 +66,7 @@ class Intake:
 
     def lines(self) -> list[str]:
         """Describe the model in a few lines for the terminal."""
-        from autotune.common.formatting import size
+        from autotune.common.formatting import printable, size
 
         def rounded(count: int) -> str:
             return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
@@ -84,7 +84,7 @@ class Intake:
         if self.exporter:
             versions = f", which works with transformers {self.transformers}" if self.transformers else ""
             lines.append(f"  exported by {self.exporter}{versions}")
-        return lines
+        return [printable(line) for line in lines]
 
 
 def read_intake(model: str, *, exporter: bool = False) -> Intake | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import CompressionError
-from autotune.models.source import MODEL_FILE, SourceModel, companions
+from autotune.models.companions import companions
+from autotune.models.source import MODEL_FILE, SourceModel
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from autotune.common.files import atomic_write, fingerprint, fingerprint_file, g
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some
+from autotune.models.companions import companions
 from autotune.models.finite import check_model, check_stored
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
@@ -36,33 +37,6 @@ _log = logging.getLogger(__name__)
 
 MODEL_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
-COPIED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "*.tiktoken",
-    "*.spm",
-    "*.model",
-    "additional_chat_templates/*.jinja",
-    "*.py",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
-"""Files and patterns of a Hugging Face folder that a compressed model's folder has as well."""
-
 _EXPORT_VERSION = 4
 _EXPORT_RECORD = "autotune_export.txt"
 _HF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
@@ -184,14 +158,6 @@ class SourceModel:
         return True
 
 
-def companions(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that belong to `COPIED_FILES`, each once."""
-    found: dict[Path, None] = {}
-    for pattern in COPIED_FILES:
-        found |= dict.fromkeys(sorted(file for file in folder.glob(pattern) if file.is_file()))
-    yield from found
-
-
 def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
     """Return a model in memory as a source, and an id or path as it is; `parameter` names the argument.
 
@@ -268,6 +234,15 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
 def _open_openvino(model: str, folder: Path, cache: Cache, trust_remote_code: bool) -> SourceModel:
     """Check the files of an OpenVINO folder; its values are checked once and a marker is kept in the cache."""
     check_openvino(folder / MODEL_FILE, folder / WEIGHTS_FILE)
+    record = folder / "autotune.json"
+    hashes = check_json(record).get("files") if record.is_file() else None
+    for name in (MODEL_FILE, WEIGHTS_FILE):
+        if isinstance(hashes, dict) and hashes.get(name) != fingerprint_file(folder / name):
+            raise ConfigError(
+                "is not what `autotune export` wrote: it is damaged or was changed. Export the model again, or, if you "
+                f"changed it on purpose, delete `files` from {record.name}.",
+                file=folder / name,
+            )
     if (folder / CONFIG).is_file():
         check_json(folder / CONFIG)
     source = SourceModel(model, folder, trust_remote_code)

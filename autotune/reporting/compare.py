@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import is_missing, markdown_table
+from autotune.common.formatting import csv_cell, is_missing, markdown_table, markdown_text
 from autotune.errors import UsageError
 from autotune.reporting.folder import check_formats, write_text
 from autotune.reporting.front_table import (
@@ -82,8 +82,8 @@ class Comparison:
         """Write `frame` as CSV."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(self.frame.columns)
-        writer.writerows([_text(value) for value in row] for row in self.frame.itertuples(index=False))
+        writer.writerow(map(csv_cell, self.frame.columns))
+        writer.writerows([_text(csv_cell(value)) for value in row] for row in self.frame.itertuples(index=False))
         return stream.getvalue()
 
 
@@ -159,7 +159,7 @@ def write_comparison(comparison: Comparison, folder: Path, figure_formats: Seque
 
     check_formats(figure_formats)
     table = comparison.table()
-    text = f"# {', '.join(comparison.names)}\n\n{markdown_table(*table)}\n"
+    text = f"# {markdown_text(', '.join(comparison.names))}\n\n{markdown_table(*table)}\n"
     drawn = (comparison.names, comparison.studies, comparison.metric)
     figure = comparison_figure(*drawn)
     plot = None if figure is None else save_figure(figure, folder / "compare.png")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.common.files import atomic_write
+from autotune.common.paths import file_name
 from autotune.common.yaml import dump_yaml
 from autotune.errors import UsageError
 from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
@@ -70,10 +71,10 @@ def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[s
 
     check_formats(figure_formats)
     folder = Path(folder)
-    plots = tuple(save_figure(figure, folder / "plots" / f"{name}.png") for name, figure in figures(results))
+    plots = tuple(save_figure(fig, folder / "plots" / f"{file_name(name)}.png") for name, fig in figures(results))
     for kind in figure_formats:
         for name, figure in figures(results, COLUMN):
-            save_figure(figure, folder / "plots" / f"{name}.{kind}")
+            save_figure(figure, folder / "plots" / f"{file_name(name)}.{kind}")
     report = build_report(results, folder)
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from autotune.common.formatting import (
     DASH,
+    csv_cell,
     is_missing,
     label,
     latex_table,
     latex_text,
     markdown_table,
+    markdown_text,
     percent,
     times,
 )
@@ -57,7 +59,10 @@ def front_csv(results: StudyResults) -> str:
 
 def _csv(results: StudyResults, frame: pd.DataFrame) -> str:
     labels = [results.records[int(trial)].describe() for trial in frame["trial"]]
-    text = frame.assign(settings=labels)[csv_columns(results)].to_csv(index=False, lineterminator="\n")
+    cells = frame.assign(settings=labels)[csv_columns(results)].copy()
+    for name in cells.select_dtypes(["object", "string"]):
+        cells[name] = cells[name].map(csv_cell)
+    text = cells.rename(columns=csv_cell).to_csv(index=False, lineterminator="\n")
     assert isinstance(text, str)
     return text
 
@@ -152,8 +157,14 @@ def front_heading(results: StudyResults) -> str:
 
 def front_markdown(results: StudyResults) -> str:
     """Write front.md: the table and the meaning of its columns."""
-    table, legend = front_table(results), [f"- {line}" for line in front_legend(results)]
-    lines = [f"# {results.model}: the front", "", front_heading(results), "", markdown_table(*starred(table))]
+    table, legend = front_table(results), [f"- {markdown_text(line)}" for line in front_legend(results)]
+    lines = [
+        f"# {markdown_text(results.model)}: the front",
+        "",
+        front_heading(results),
+        "",
+        markdown_table(*starred(table)),
+    ]
     return "\n".join([*lines, "", *legend, ""])
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autotune.common.files import fingerprint
+from autotune.common.formatting import printable_data, problem_of, without_password
 from autotune.common.units import Constraint
-from autotune.errors import StudyError
+from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
 from autotune.results import pareto
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_held_out, build_frame, effective_settings
@@ -25,11 +28,17 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "autotune"
 SCHEMA_VERSION = 1
+INTERRUPTED = "interrupted"
+"""Error type of a trial that ended with its process. Such a trial does not count, and is repeated."""
+
 ENOUGH_FOR_IMPORTANCES = 50
 """Fewest complete trials for which PED-ANOVA's importances of a conditional space are more than noise."""
 
 NUMBERS = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
 """The attributes that `TrialRecord.numbers` holds."""
+
+CHECKSUM = "checksum"
+"""Attribute of a trial with the checksum of everything else in it; databases have none of their own."""
 
 COPIED = ("plan", "metrics", "sequences", "windows", *SIZE_COLUMNS)
 """The attributes that a repeat takes from the trial that it repeats."""
@@ -47,11 +56,8 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
     Raises:
         StudyError: there is no study, or autotune did not write it, or a newer autotune did.
     """
-    from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
-
     database = Path(folder) / "study.db"
-    where = str(database if storage is None else storage)
+    where = str(database) if storage is None else without_password(str(storage))
     if storage is None and not database.is_file():
         raise StudyError(
             f"{database}: there is no study here. Give the folder that `autotune search` wrote (`output` in "
@@ -68,8 +74,10 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
             f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
             "trial, run `autotune search` again; otherwise check the folder or the --storage URL."
         ) from error
-    except (OptunaError, SQLAlchemyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except AutotuneError:
+        raise
+    except Exception as error:  # of the driver, SQLAlchemy, Optuna, or Python's: damage shows in many ways
+        reason = problem_of(error, where if storage is None else str(storage))
         raise StudyError(
             f"{where}: this is not a readable Optuna storage ({reason}). Check the path or URL and that the "
             "study was written by Optuna 5; a damaged file can only be restored from a copy."
@@ -113,7 +121,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     Raises:
         StudyError: the study was not written by autotune, or by a newer one.
     """
-    attributes = study.user_attrs
+    attributes = printable_data(study.user_attrs)
     version = attributes.get("schema_version")
     if version is None or "objectives" not in attributes:
         raise StudyError(
@@ -132,7 +140,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     }
     metrics = _metrics(attributes, objectives)
     names = list(study.metric_names or objectives)
-    records = _records(study.get_trials(deepcopy=False), names, constraints)
+    records = _records(check_study(study, where), names, constraints)
     frame = build_frame(records, objectives, metrics)
     front, knee, least_infeasible = _judge(frame, records, objectives, constraints)
     original = attributes.get("original")
@@ -156,6 +164,52 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         held_out=held_out,
         preparation=attributes.get("preparation") or (),
     )
+
+
+def trial_checksum(params: Mapping[str, Any], values: Sequence[float] | None, attributes: Mapping[str, Any]) -> str:
+    """Hash a trial's parameters, values and attributes, as the storage returns them: 32 hex digits."""
+    kept = {key: value for key, value in attributes.items() if key != CHECKSUM}
+    return fingerprint(params, None if values is None else [float(value) for value in values], kept)
+
+
+def study_checksums(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """Hash each of a study's ``attributes``; ``states`` has the first letter of each finished trial's state."""
+    states = "".join(trial.state.name[0] if trial.state.is_finished() else "." for trial in trials)
+    attributes = {key: fingerprint(value) for key, value in study.user_attrs.items() if key != CHECKSUM}
+    return {"states": states, "attributes": attributes}
+
+
+def check_study(study: optuna.Study, where: str) -> list[FrozenTrial]:
+    """Compare a study and its trials with the checksums that the search wrote; return the trials.
+
+    A study has checksums only while no search runs. Trials and attributes that were added later are not compared.
+
+    Raises:
+        StudyError: an attribute or a trial is not what the search wrote.
+    """
+    trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
+    stored, found = study.user_attrs.get(CHECKSUM) or {}, study_checksums(study, trials)
+    hashes, before = found["attributes"], stored.get("attributes", {})
+    states = zip_longest(stored.get("states", ""), found["states"])
+    differing = [f"the attribute {key}" for key, value in before.items() if hashes.get(key) != value]
+    differing += [f"the state of trial {i}" for i, (old, now) in enumerate(states) if old not in (None, ".", now)]
+    differing += [f"trial {trial.number}" for trial in trials if not _is_as_written(trial)]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise StudyError(
+            f"{where}: {', '.join(differing[:3])}{more} changed since the search: the storage is damaged or was "
+            "edited. Restore it from a copy, or start again with --fresh, which keeps the old study aside."
+        )
+    return trials
+
+
+def _is_as_written(trial: FrozenTrial) -> bool:
+    """Compare a trial with its checksum; interrupted trials and those of other programs have none."""
+    attributes = trial.user_attrs
+    interrupted = (attributes.get("error") or {}).get("type") == INTERRUPTED
+    if CHECKSUM not in attributes or interrupted or not trial.state.is_finished():
+        return True
+    return bool(attributes[CHECKSUM] == trial_checksum(trial.params, trial.values, attributes))
 
 
 def _metrics(attributes: Mapping[str, Any], objectives: Mapping[str, Direction]) -> dict[str, Metric]:
@@ -208,10 +262,10 @@ def _records(
     by_number = {trial.number: trial for trial in trials}
     records = {}
     for number, trial in sorted(by_number.items()):
-        attributes = dict(trial.user_attrs)
+        attributes = printable_data(trial.user_attrs)
         source = by_number.get(attributes.get("duplicate_of", -1))
         if source is not None:
-            copied = {key: source.user_attrs[key] for key in COPIED if key in source.user_attrs}
+            copied = {key: printable_data(source.user_attrs[key]) for key in COPIED if key in source.user_attrs}
             attributes = {**copied, **attributes}
         records[number] = _record(trial, attributes, names, constraints)
     return records
@@ -236,7 +290,7 @@ def _record(
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
-        settings=effective_settings(attributes.get("settings") or dict(trial.params)),
+        settings=effective_settings(attributes.get("settings") or printable_data(trial.params)),
         sampled=frozenset(trial.params),
         plan=attributes.get("plan"),
         footprint=None if footprint is None else int(footprint),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.formatting import is_missing, label, size
+from autotune.common.formatting import is_missing, label, printable, printable_data, size
 from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
@@ -28,11 +28,16 @@ WRAPPERS = re.compile(r"(^self\.|^__module\.|\._openvino_orig_weight$|[./]weight
 """Parts of weights' names that exporters add."""
 
 
+def plan_file(folder: Path, key: str | None) -> Path:
+    """Return the file of a plan in a study's folder; the key's last part alone, if it has the form of a path."""
+    return folder / "plans" / f"{Path(str(key)).name}.json"
+
+
 def read_plan(folder: Path, key: str | None) -> Mapping[str, Any] | None:
     """Read a plan that a search wrote into the study's folder; None if it is missing or unreadable."""
     try:
-        data = json.loads((folder / "plans" / f"{key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = printable_data(json.loads(plan_file(folder, key).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) and isinstance(data.get("variants"), dict) else None
 
@@ -175,9 +180,8 @@ def place_of(name: str) -> tuple[str | None, str]:
 
 def readable(text: str) -> str:
     """Replace the names of weights in a text by those of the model's layers: ``layers.0.mlp.down_proj``."""
-    return re.sub(
-        r"[\w./]*_openvino_orig_weight|__module[\w./]+|[\w./]+\.weight\b", lambda m: readable_name(m[0]), text
-    )
+    names = r"[\w./]*_openvino_orig_weight|__module[\w./]+|[\w./]+\.weight\b"
+    return re.sub(names, lambda m: readable_name(m[0]), printable(text))
 
 
 def readable_name(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
-from autotune.common.files import atomic_write, fingerprint_file
+from autotune.common.files import DAMAGE, atomic_write, fingerprint_file
 from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
@@ -19,9 +19,10 @@ from autotune.errors import StudyError, UsageError
 from autotune.models.hub import check_repository, check_upload
 from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
+from autotune.results.plans import plan_file
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
-from autotune.study.session import Session
+from autotune.study.model_session import ModelSession
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -123,7 +124,7 @@ def export(
         StudyError: the study cannot be read, the hub would refuse the folder, or the model, texts or engine changed so
             that the plan is another one.
     """
-    from autotune.config.config import load_config
+    from autotune.config.config import load_model_config
     from autotune.reporting.text.model_card import model_card
     from autotune.results.load import load_results
 
@@ -134,7 +135,7 @@ def export(
     selection = choose(results, wish, where=str(folder))
     number = selection.trial
     record = results.records[number]
-    session = Session(load_config(folder / "model.yaml"), stage)
+    session = ModelSession(load_model_config(folder / "model.yaml"), stage)
     plan = rebuild_plan(session, folder, record)
     if plan.key != record.plan:
         raise StudyError(
@@ -149,7 +150,7 @@ def export(
         "settings": settings,
         "trial": number,
         "scores": scores,
-        "inputs": session.fingerprints(),
+        "inputs": {**(results.manifest.get("hashes") or {}), **session.fingerprints()},
         "versions": results.manifest.get("versions"),
     }
     engine = session.engine
@@ -163,13 +164,26 @@ def export(
     return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
 
 
-def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:
-    """Plan a trial's settings again; a budget's plan is read, since planning it takes the study's measurements."""
+def rebuild_plan(session: ModelSession, folder: Path, record: TrialRecord) -> Plan:
+    """Plan a trial's settings again; a budget's plan is read, since planning it takes the study's measurements.
+
+    Raises:
+        StudyError: the file of the plan is damaged.
+    """
     settings = Settings.from_dict(record.settings)
-    path = folder / "plans" / f"{record.plan}.json"
-    if settings.allocation == "budget" and path.is_file():
-        return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    return session.plan(settings)
+    path = plan_file(folder, record.plan)
+    if settings.allocation != "budget" or not path.is_file():
+        return session.plan(settings)
+    try:
+        plan = Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if plan.key != record.plan:
+            raise ValueError("it is another plan")
+    except (*DAMAGE, AttributeError, RecursionError) as error:
+        raise StudyError(
+            f"{path}: the plan of trial {record.number} is damaged ({error}). Restore the file from a copy, delete "
+            "it to plan the trial again, or choose another trial with --trial."
+        ) from error
+    return plan
 
 
 def add_hashes(out: Path) -> None:
@@ -221,7 +235,7 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
         StudyError: the study cannot be read, or is of an autotune that kept no digests.
     """
     from autotune.compression.ir.constants import model_digest
-    from autotune.config.config import load_config
+    from autotune.config.config import load_model_config
     from autotune.results.load import load_results
 
     results = load_results(folder, storage)
@@ -233,7 +247,7 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
         raise StudyError(
             f"{folder}: trial {number} has no digest of its bytes to compare with; search again with --fresh"
         )
-    config = load_config(folder / "model.yaml")
+    config = load_model_config(folder / "model.yaml")
     with tempfile.TemporaryDirectory(prefix="autotune-") as empty:
         session = uncached_session(config, Path(empty), stage)
         plan = session.plan(Settings.from_dict(record.settings))
@@ -244,9 +258,9 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
     return Reproduction(number, same, plan.key, digest, record.plan, record.digest, changed)
 
 
-def uncached_session(config: Config, empty: Path, stage: Callable[[str], None]) -> Session:
+def uncached_session(config: Config, empty: Path, stage: Callable[[str], None]) -> ModelSession:
     """Open a session on an empty cache; only the original's export comes from the real one."""
-    session = Session(config, stage)
+    session = ModelSession(config, stage)
     _ = session.source  # in the cache that all studies share
     session.cache = Cache(empty, session.cache.limit)
     return session

@@ -187,6 +187,17 @@ class ModelSession:
                 ov_config={"device": runtime.device, **runtime.ov_config},
             )
 
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint everything that affects the compressed models, by subject."""
+        from autotune.compression.engine import ENGINE_VERSION
+
+        return {
+            "model": self.source.fingerprint,
+            "tokenizer": self.source.tokenizer_fingerprint,
+            **({"calibration": self.calibration_fingerprint} if self.needs_calibration else {}),
+            "engine": fingerprint(ENGINE_VERSION),
+        }
+
     @cached_property
     def training_windows(self) -> IntArray:
         """The tokens that distillation trains on, int64 [n, T]: the calibration windows and those that follow them."""

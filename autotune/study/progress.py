@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from autotune.common.formatting import duration, label, printed_unit, score, size
+from autotune.common.formatting import duration, label, printable, printed_unit, score, size
 from autotune.compression.describe import describe_settings
 from autotune.evaluation import Metric
 from autotune.models.hub import import_progress_bars
@@ -168,11 +168,12 @@ class PlainListener:
     def write(self, line: str) -> None:
         """Print one line unbuffered."""
         self.close()
-        print(line, file=self.stream, flush=True)
+        print(printable(line), file=self.stream, flush=True)
 
     def stage(self, message: str, trial: int | None = None) -> None:
         """See `Listener`."""
         if self.info is None and self.in_place:
+            message = printable(message)
             print(f"\r{message:{self.width}}", end="", file=self.stream, flush=True)
             self.width = len(message)
             return
@@ -301,7 +302,7 @@ class LiveListener:
 
     def note(self, message: str) -> None:
         """See `Listener`."""
-        self.console.print(message, markup=False, highlight=False)
+        self.console.print(printable(message), markup=False, highlight=False)
 
     def started(self, info: StudyInfo) -> None:
         """See `Listener`."""
@@ -322,7 +323,7 @@ class LiveListener:
     def finished(self, message: str) -> None:
         """See `Listener`."""
         self.close()
-        self.console.print(message, markup=False, highlight=False)
+        self.console.print(printable(message), markup=False, highlight=False)
 
     def close(self) -> None:
         """See `Listener`."""

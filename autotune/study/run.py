@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
+from autotune.results.load import CHECKSUM, check_study, study_checksums
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.page import with_page
 from autotune.study.planning.eta import Expected, RunForecast, StageTimer
 from autotune.study.progress import Listener, make_listener
 from autotune.study.session import Session
-from autotune.study.storage.attributes import own_fingerprints
+from autotune.study.storage.attributes import own_fingerprints, remove_checksums
 from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study
 from autotune.study.storage.history import History
@@ -139,7 +140,9 @@ def run_search(
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
                 open_sharing(study, storage) as sharing,
             ):
+                check_study(study, str(folder))
                 check_config(study, folder, own_fingerprints(config), config.as_dict())
+                remove_checksums(study)
                 search = Search(
                     config,
                     study,
@@ -158,6 +161,8 @@ def run_search(
                         if reason != "interrupted":
                             reason = finish(search, listener, reason)
                 history = History(study.get_trials(deepcopy=False))
+                if storage is None:  # other processes may still write to a shared one
+                    study.set_user_attr(CHECKSUM, study_checksums(study, history.trials))
             listener.stage("writing the report")
             written = (report or default_report(storage))(folder)
             message = search.summary(reason, history)
@@ -240,6 +245,7 @@ def run_worker(
             open_sharing(study, storage) as sharing,
         ):
             check_config(study, folder, own_fingerprints(config), config.as_dict())
+            remove_checksums(study)
             budget = study.user_attrs["config"].get("study", {}).get("trials", config.study.trials)
             search = Search(config, study, folder, listener, sharing, budget=budget)
             with open_pool(config, open_session, listener) as pool, stop_signals(pool):

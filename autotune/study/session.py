@@ -253,16 +253,8 @@ class Session(ModelSession):
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint everything that affects the scores, by subject; see `storage.database.SUBJECTS`."""
-        from autotune.compression.engine import ENGINE_VERSION
-
-        texts = {"calibration": self.calibration_fingerprint} if self.needs_calibration else {}
-        return {
-            "model": self.source.fingerprint,
-            "tokenizer": self.source.tokenizer_fingerprint,
-            **texts,
-            "engine": fingerprint(ENGINE_VERSION),
-            **{f"evaluators.{name}": evaluator.fingerprint() for name, evaluator in self.evaluators.items()},
-        }
+        evaluators = {f"evaluators.{name}": evaluator.fingerprint() for name, evaluator in self.evaluators.items()}
+        return {**super().fingerprints(), **evaluators}
 
     def manifest(self) -> dict[str, Any]:
         """Make the study's `manifest.json`; statistics and runtime properties only if they were needed by now."""

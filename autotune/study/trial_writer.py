@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.settings import Settings
+from autotune.results.load import CHECKSUM, INTERRUPTED, trial_checksum
 from autotune.study.sampling.proposals import Proposal
 from autotune.study.sampling.sampler import draw, make_sampler, point_of, seed_for
-from autotune.study.storage.history import INTERRUPTED, History
+from autotune.study.storage.history import History
 from autotune.study.trials.trial import TrialResult
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ def write(study: optuna.Study, trial: optuna.Trial, result: TrialResult) -> None
         trial.set_user_attr(key, value)
     for name, violation in result.constraints.items():
         trial.set_constraint(name, violation)
-    if result.state == "complete" and result.values is not None:
-        study.tell(trial, list(result.values))
+    values = list(result.values) if result.state == "complete" and result.values is not None else None
+    stored = study._storage.get_trial(trial._trial_id)
+    trial.set_user_attr(CHECKSUM, trial_checksum(stored.params, values, stored.user_attrs))
+    if values is not None:
+        study.tell(trial, values)
     else:
         study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
 

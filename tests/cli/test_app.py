@@ -217,3 +217,15 @@ def test_a_lost_network_is_called_that() -> None:
     assert reason(wrapped) == "the hub could not be reached"
     assert reason(ValueError("one thing.\nand another")) == "one thing"
     assert reason(ValueError()) == "ValueError"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("arguments", [["spaces"], ["schema"]])
+def test_a_full_disk_under_stdout_is_no_defect(arguments: list[str]) -> None:
+    """Short output fails when it is flushed, long output when it is printed; both in one line, with exit code 1."""
+    command = [sys.executable, "-m", "autotune", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from broken_files import PROBES, try_file
 from commands import Command
 from demo_study import rows, write_config
 from once import built_once
@@ -47,6 +49,24 @@ def test_an_exported_folder_is_complete(exported: tuple[Path, str]) -> None:
     assert matter["library_name"] == "openvino"
     assert "nncf.compress_weights" in printed or "no equivalent in NNCF" in printed
     assert printed.splitlines()[-1] == f"hf upload me/tiny {out}"
+
+
+@pytest.mark.parametrize("kind", PROBES)
+def test_damage_is_noticed(
+    kind: str, exported: tuple[Path, str], workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A flipped bit or a truncation in any kind of file: computed again or refused by name; see benchmarks/chaos.py."""
+
+    def copy(folder: Path) -> None:
+        for part in ("cache", "study"):
+            shutil.copytree(workplace / part, folder / part)
+        shutil.copytree(exported[0], folder / "export")
+
+    folder = built_once(tmp_path_factory, f"damaged-{kind}", copy)
+    for seed in range(3):
+        assert try_file(kind, folder, "truncation", random.Random(seed)) in ("recomputed", "refused")
+        for repeat in range(3):
+            try_file(kind, folder, "flipped bit", random.Random(f"{seed} {repeat}"))
 
 
 def test_the_cards_snippets_run(exported: tuple[Path, str]) -> None:

@@ -219,7 +219,7 @@ def read_codebook(path: Path) -> tuple[float, ...]:
         raise ValueError(f"no such file: {path}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error})") from None
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a list of numbers ({error})") from None
     words = re.sub(r"#.*", "", text).replace(",", " ").replace(";", " ").split()
     try:
@@ -231,7 +231,13 @@ def read_codebook(path: Path) -> tuple[float, ...]:
 def _load_npy(path: Path) -> Any:
     import numpy as np
 
-    return np.load(path, allow_pickle=False).tolist()
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # of numpy, zipfile and tokenize: a damaged header fails in many ways
+        raise ValueError(str(error) or type(error).__name__) from error
+    return array.tolist() if isinstance(array, np.ndarray) else None  # None: an archive of arrays
 
 
 def _numbers(data: Any) -> tuple[float, ...]:

@@ -33,8 +33,9 @@ def read_prompts(path: str | Path) -> list[str]:
     text = _read(path)
     try:
         prompts = [prompt.strip() for prompt in reader(text)]
-    except ValueError as error:
-        raise ConfigError(f"invalid prompts: {error}. Correct the file.", file=path) from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(f"invalid prompts: {problem}. Correct the file.", file=path) from error
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise ConfigError("the file contains no prompts. Write one prompt on each line.", file=path)
@@ -106,7 +107,9 @@ def _prompt(entry: Any) -> str:
     if isinstance(entry, Mapping):
         entry = next((entry[key] for key in _KEYS if key in entry), None)
     if not isinstance(entry, str):
-        raise ValueError(f"a text or an object with the key prompt is needed, got {json.dumps(entry)[:60]}")
+        raise ValueError(
+            f"a text or an object with the key prompt is needed, got {json.dumps(entry, default=str)[:60]}"
+        )
     return entry
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import label
+from autotune.common.paths import file_name
 from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.labels import ring_text
 from autotune.reporting.plots.style import MODES, OTHERS, PHONE, SCREEN, Sheet, mode_style, sentence, tint
@@ -65,7 +66,7 @@ def _drawing(
     if wide is None or narrow is None:
         return None
     drawn = (
-        inline_svg(figure, f"{name}{suffix}", alternative=title, titles=titles)
+        inline_svg(figure, f"{file_name(name)}{suffix}", alternative=title, titles=titles)
         for figure, suffix in ((wide, "w"), (narrow, "n"))
     )
     return Drawing(title, wide.note, *drawn)

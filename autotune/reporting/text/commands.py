@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.common.formatting import without_password
 from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, OUTPUT_ERROR, SETTINGS, Settings
 from autotune.reporting.text.places import relative_path
 from autotune.results.records import StudyResults
@@ -75,7 +75,7 @@ def _storage_option(results: StudyResults, here: Path | None) -> str:
     """Return ``--storage URL`` for a study that is not in its folder; a password is not repeated."""
     if results.storage is None:
         return ""
-    url = re.sub(r"(?<=://)([^/@:]*):[^@]*@", r"\1:PASSWORD@", results.storage)
+    url = without_password(results.storage)
     note = "  # replace PASSWORD" if url != results.storage else ""
     scheme, file = url.partition("///")[::2]
     if here is None and scheme == "sqlite:" and Path(file).is_absolute():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotune.common.formatting import DASH, label, markdown_table
+from autotune.common.formatting import DASH, label, markdown_table, markdown_text
 from autotune.reporting.front_table import Table, starred
 from autotune.reporting.report import Card, Report
 
@@ -28,7 +29,7 @@ def report_markdown(report: Report, plots: Sequence[str] = ()) -> str:
     ]
     progress = [_image(name, "Progress") for name in plots if name == "progress.png"]
     sections = [
-        ["## The decision", report.decision, _cards(report.cards)],
+        ["## The decision", markdown_text(report.decision), _cards(report.cards)],
         ["## The front", *fronts, *_front(report)] if report.front else [],
         ["## On held-out texts", _table(report.held_out), report.held_out_note],
         ["## Budgets", *report.budgets, *_budgets(report)],
@@ -38,7 +39,7 @@ def report_markdown(report: Report, plots: Sequence[str] = ()) -> str:
         ["## How to reproduce", *_commands(report)],
         ["## Metrics and configuration", _table(report.metrics), *_configuration(report)],
     ]
-    blocks = [f"# {report.model}: results of the search", report.counts]
+    blocks = [f"# {markdown_text(report.model)}: results of the search", report.counts]
     for section in sections:
         filled = [block for block in section if block]
         blocks += filled if len(filled) > 1 else []
@@ -54,7 +55,7 @@ def _table(table: Table | None) -> str:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def _cards(cards: Sequence[Card]) -> str:
@@ -105,7 +106,9 @@ def _commands(report: Report) -> list[str]:
 
 
 def _code(lines: Sequence[str]) -> str:
-    return "\n".join(["```sh", *lines, "```"])
+    text = "\n".join(lines)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}sh\n{text}\n{fence}"
 
 
 def _configuration(report: Report) -> list[str]:

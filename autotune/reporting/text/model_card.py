@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from autotune.common.formatting import DASH, label, markdown_table, percent, size, times
+from autotune.common.formatting import DASH, label, markdown_table, markdown_text, percent, size, times
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
 from autotune.compression.settings import SETTINGS
@@ -59,13 +59,13 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
     original = results.original_score("footprint")
     footprint = results.value(trial, "footprint")
     smaller = f", {saving(footprint, original.value)} than the original" if original is not None else ""
-    source = f"[{origin}](https://huggingface.co/{origin})" if origin else results.model
+    source = f"[{origin}](https://huggingface.co/{origin})" if origin else markdown_text(results.model)
     lines = [
         "---",
         dump_yaml(matter).rstrip(),
         "---",
         "",
-        f"# {name} in OpenVINO, {record.describe()}",
+        f"# {markdown_text(name)} in OpenVINO, {markdown_text(record.describe())}",
         "",
         f"{source} with its weights compressed for OpenVINO: {size(footprint)}{smaller}. autotune searched "
         "the settings and measured the scores below. The licence of the base model applies.",
@@ -77,7 +77,7 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
         "Scores compare with the original on the same texts. Both compute in f32, so they measure the weights alone. "
         "± is one standard error.",
         "",
-        *(f"- {line}" for line in texts(results)),
+        *(f"- {markdown_text(line)}" for line in texts(results)),
         "",
         "## Settings",
         "",

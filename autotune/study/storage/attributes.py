@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.files import fingerprint
 from autotune.common.validation import nearest
 from autotune.errors import ConfigError, StudyError
+from autotune.results.load import CHECKSUM
 from autotune.study.storage.database import check_unchanged
 from autotune.study.trials.trial import PLAN_METRICS, RELATIVE_ERROR, RELATIVE_TO
 
@@ -105,6 +106,12 @@ def describe_study(
     if "schema_version" not in stored:
         study.set_user_attr("schema_version", SCHEMA_VERSION)
     return description
+
+
+def remove_checksums(study: optuna.Study) -> None:
+    """Remove the checksums of a study's attributes until its search ends, even if that is killed."""
+    if study.user_attrs.get(CHECKSUM):
+        study.set_user_attr(CHECKSUM, {})
 
 
 def record_manifest(study: optuna.Study, manifest: Mapping[str, Any]) -> None:

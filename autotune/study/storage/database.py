@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.formatting import problem_of
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import Direction
 from autotune.results.load import enabled_loggers
@@ -201,7 +202,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
             )
     except Exception as error:  # SQLAlchemy's, the driver's or Optuna's own, all without a common base
         where = url if sqlite else f"{url.partition(':')[0]}://…"  # the rest may hold a password
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        problem = problem_of(error, url)
         raise StudyError(
             f"{where}: the study's storage cannot be opened ({problem}). If the file is damaged, run with --fresh, "
             "which moves the old study aside."

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from autotune.results.load import INTERRUPTED
 from autotune.study.trials.trial import TrialResult
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-INTERRUPTED = "interrupted"
-"""Error type of a trial that ended with its process. Such a trial does not count, and is repeated."""
 
 
 def point_key(params: Mapping[str, Any]) -> str:
