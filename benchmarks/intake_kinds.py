@@ -248,7 +248,7 @@ def _stateless(folder: Path) -> None:
 
 @kind("OpenVINO model without a cache", evaluate)
 def _cacheless(folder: Path) -> None:
-    _openvino(folder, use_cache=False)
+    _openvino(folder, use_cache=False, stateful=False)
 
 
 @kind("OpenVINO model of a fixed shape", evaluate)
