@@ -373,6 +373,7 @@ def compare(
         >>> table["study"].unique().tolist()
         ['demo/model, demo', 'demo/model, demo (2)']
     """
+    from autotune.reporting import across
     from autotune.reporting import compare as comparing
 
     if report and output is None:
@@ -382,7 +383,9 @@ def compare(
     studies = [load_study(each).results if isinstance(each, (str, Path)) else each.results for each in folders]
     comparison = comparing.compare(studies, whole=whole)
     if output is not None:
-        comparing.write_comparison(comparison, Path(output), report=report)
+        comparing.write_comparison(comparison, Path(output))
+        if report:
+            across.write_report(comparison, Path(output))
     return comparison.frame
 
 

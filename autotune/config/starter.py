@@ -87,7 +87,7 @@ SAMPLES = "  # samples: how many windows; more of them make the error bars small
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What replaces the defaults of the file; None keeps the default.
+    """Values that replace the defaults of the file; None keeps the default.
 
     Attributes:
         space: a preset, or a YAML file relative to the file's folder.
@@ -149,8 +149,8 @@ def starter_yaml(
     limit = size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB"
     constraints = f'# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}'
     if choices.max_size is not None:
-        wanted = choices.max_size if isinstance(choices.max_size, str) else f"{choices.max_size} B"
-        constraints = f"constraints: {yaml_flow({'footprint': f'<= {wanted}'})}"
+        largest = choices.max_size if isinstance(choices.max_size, str) else f"{choices.max_size} B"
+        constraints = f"constraints: {yaml_flow({'footprint': f'<= {largest}'})}"
     return TEMPLATE.format(
         schema=f"# {hint}",
         file=file,

@@ -155,15 +155,8 @@ def _common_metric(studies: Sequence[StudyResults]) -> str | None:
     return next((name for name in names if all(study.has_scores(name) for study in studies)), None)
 
 
-def write_comparison(comparison: Comparison, folder: Path, *, report: bool = False) -> ComparisonPaths:
-    """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes.
-
-    With `report` also the page of `across.write_report`.
-    """
-    if report:
-        from autotune.reporting.across import write_report
-
-        write_report(comparison, folder)
+def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
+    """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes."""
     table = comparison.table()
     text = f"# {', '.join(comparison.names)}\n\n{markdown_table(*table)}\n"
     figure = comparison_figure(comparison)

@@ -1,4 +1,4 @@
-"""What commands share: shell completion, `--quiet`, `--log-file`."""
+"""Shell completion, `--quiet` and `--log-file` of all commands."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_command_with_progress_can_be_quiet_and_log() -> None:
 
 
 def test_a_log_has_progress_and_errors_with_times(tmp_path: Path, tiny_llama: Path) -> None:
-    """Appended, one line each; the terminal has the same with its progress, and nothing but the error if quiet."""
+    """Appended, one line each; the terminal has the same with its progress, and only the error if quiet."""
     words = ("compress", str(tiny_llama), "out", "--mode", "int8_asym", "--log-file", "run.log")
     shown = run_here(tmp_path, *words, cache=tmp_path / "cache")
     assert shown.returncode == 0, shown.stderr

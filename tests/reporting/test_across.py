@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from autotune.evaluation import Measurement
-from autotune.reporting.across import geometric_mean, mean_score, settings_table, shared_settings, sizes_table
-from autotune.reporting.compare import compare, write_comparison
+from autotune.reporting.across import (
+    geometric_mean,
+    mean_score,
+    settings_table,
+    shared_settings,
+    sizes_table,
+    write_report,
+)
+from autotune.reporting.compare import compare
 from autotune.reporting.front_table import POINTS, POINTS_A_CHARACTER
 from autotune.results.records import StudyResults
 
@@ -58,7 +65,7 @@ def test_the_page_shows_settings_by_model(make: Make, tmp_path: Path) -> None:
     ]
     assert rates == sorted(rates)
     for name in ("a", "b"):
-        write_comparison(comparison, tmp_path / name, report=True)
+        write_report(comparison, tmp_path / name)
     for name in ("compare.html", "compare-settings.tex", "compare-settings.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     page = (tmp_path / "a" / "compare.html").read_text()
@@ -78,6 +85,6 @@ def test_studies_of_other_spaces_have_no_shared_settings(make: Make, tmp_path: P
     one, two = make(trials=8), make(trials=8, seed=1, config={"model": "org/other"})
     for record in two.records.values():
         object.__setattr__(record, "settings", {**record.settings, "group_size_fallback": "ignore"})
-    write_comparison(compare([one, two]), tmp_path, report=True)
+    write_report(compare([one, two]), tmp_path)
     assert "No settings on a front were scored by every study" in (tmp_path / "compare.html").read_text()
     assert not (tmp_path / "compare-settings.tex").exists()

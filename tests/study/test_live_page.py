@@ -15,18 +15,18 @@ REFRESH = 'http-equiv="refresh"'
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that a browser was opened with; pages are written without pauses."""
-    addresses: list[str] = []
-    browser = SimpleNamespace(open=lambda address: addresses.append(address) is None)
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that a browser was given; pages are written without pauses."""
+    found: list[str] = []
+    browser = SimpleNamespace(open=lambda address: found.append(address) is None)
     monkeypatch.setattr(live.webbrowser, "get", lambda: browser)
     monkeypatch.setattr(live, "PAUSE", 0)
     monkeypatch.setattr(live, "SECONDS", 0.01)
-    return addresses
+    return found
 
 
-def test_the_page_follows_the_search(tmp_path: Path, opened: list[str]) -> None:
-    """It is opened once; after each trial it has the front so far and reloads itself; the report replaces it."""
+def test_the_page_follows_the_search(tmp_path: Path, addresses: list[str]) -> None:
+    """A browser gets it once; after each trial it has the front so far and reloads itself; the report replaces it."""
     page, pages = tmp_path / "report.html", []
     search(
         FakeConfig(tmp_path, study=StudyOptions(trials=4)),
@@ -34,7 +34,7 @@ def test_the_page_follows_the_search(tmp_path: Path, opened: list[str]) -> None:
         callbacks=[lambda study, trial: pages.append(page.read_text())],
         report=lambda folder: (folder / "report.html").write_text("the report"),
     )
-    assert opened == [page.as_uri()]
+    assert addresses == [page.as_uri()]
     assert all(REFRESH in text for text in pages)
     assert "4 of 4 trials" in pages[-1]
     assert "The front so far" in pages[-1]
@@ -42,7 +42,7 @@ def test_the_page_follows_the_search(tmp_path: Path, opened: list[str]) -> None:
     assert page.read_text() == "the report"
 
 
-def test_after_an_error_it_stops_reloading(tmp_path: Path, opened: list[str]) -> None:
+def test_after_an_error_it_stops_reloading(tmp_path: Path, addresses: list[str]) -> None:
     """The last page says so."""
 
     def refuse(config: Any, stage: Any) -> FakeSession:
