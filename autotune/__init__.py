@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from autotune.config.config import Config
     from autotune.config.starter import init
     from autotune.evaluation.scores import Scores
+    from autotune.reporting.listing import list_studies
     from autotune.reporting.trackers import MLflowCallback, TensorBoardCallback, WeightsAndBiasesCallback
-    from autotune.results.listing import list_studies
     from autotune.study.single import CompressedModel
     from autotune.study.view import Study
 
@@ -54,7 +54,7 @@ _HOMES = {
     "Scores": "autotune.evaluation.scores",
     "Study": "autotune.study.view",
     "init": "autotune.config.starter",
-    "list_studies": "autotune.results.listing",
+    "list_studies": "autotune.reporting.listing",
 }
 
 

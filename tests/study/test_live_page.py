@@ -16,17 +16,17 @@ REFRESH = 'http-equiv="refresh"'
 
 @pytest.fixture
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that a browser was opened with; pages are written without pauses."""
-    addresses: list[str] = []
-    browser = SimpleNamespace(open=lambda address: addresses.append(address) is None)
+    """The addresses that a browser was given; pages are written without pauses."""
+    found: list[str] = []
+    browser = SimpleNamespace(open=lambda address: found.append(address) is None)
     monkeypatch.setattr(live.webbrowser, "get", lambda: browser)
     monkeypatch.setattr(live, "PAUSE", 0)
     monkeypatch.setattr(live, "SECONDS", 0.01)
-    return addresses
+    return found
 
 
 def test_the_page_follows_the_search(tmp_path: Path, addresses: list[str]) -> None:
-    """It is opened once; after each trial it has the front so far and reloads itself; the report replaces it."""
+    """A browser gets it once; after each trial it has the front so far and reloads itself; the report replaces it."""
     page, pages = tmp_path / "report.html", []
     search(
         FakeConfig(tmp_path, study=StudyOptions(trials=4)),
