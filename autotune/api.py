@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from autotune.study.single import CompressedModel
     from autotune.study.view import Study
 
+    Target = str | Sequence[str] | None
     Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 __all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"]
@@ -61,6 +62,7 @@ def compress(
     evaluation: Texts | None = None,
     allow: Sequence[str] = (),
     runtime_compressed: bool = True,
+    target: Target = None,
     output: str | Path | None = None,
     tokenizer: Any = None,
     cache: str | Path | None = None,
@@ -78,13 +80,13 @@ def compress(
             scale_estimation, gptq, gptq_act_order, lora_correction, lora_rank, ignored_scope, group_size_fallback:
             settings of the compression.
         calibration: texts for the settings that look at activations.
-        samples: calibration windows.
-        sequence_length: tokens of each.
+        samples, sequence_length: number of calibration windows, and tokens of each.
         max_size: largest size of `openvino_model.bin`, in bytes or as ``"90 MB"``.
         evaluation: texts on which divergences from the original are measured; needed with `max_size`, and other texts
             than `calibration`.
         allow: with `max_size`, formats of fewer than 4 bits that may be used: ``"int2"``, ``"int3"``.
         runtime_compressed: with `max_size`, use only formats that the CPU keeps compressed after loading.
+        target: devices that the model must run on: CPU, GPU, NPU or a list of them; restricts the settings.
         output: a new folder to write the model to; refused before any work if it is not empty.
         tokenizer: the `transformers` tokenizer of an `ov.Model`, if texts are needed.
         cache: folder for what is computed once; by default AUTOTUNE_CACHE or the user's cache folder.
@@ -104,12 +106,12 @@ def compress(
     from autotune.study import single
 
     settings = single.read_settings(locals())
-    from autotune.config.config import calibration_from
+    from autotune.config.config import calibration_from, read_targets
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
     from autotune.study.progress import listening
 
-    limit = single.read_size(settings, max_size, evaluation, allow, runtime_compressed)
+    limit, targets = single.read_size(settings, max_size, evaluation, allow, runtime_compressed), read_targets(target)
     written = None if output is None else Path(output)
     with listening(progress) as listener:
         session = single.open_model(
@@ -119,6 +121,7 @@ def compress(
             stage=listener.stage,
             trust_remote_code=trust_remote_code,
             depth=None if limit is not None else lambda engine: engine.depth(settings),
+            targets=targets,
         )
         if limit is None or evaluation is None:
             return single.compress(session, settings, output=written)
@@ -155,9 +158,7 @@ def evaluate(
             those of `config`, or similarity and perplexity.
         options: name -> options that replace some of those of `evaluators` or `config`.
         tokenizer: the tokenizer of a `reference` in memory.
-        cache: folder for what is computed once; by default AUTOTUNE_CACHE or the user's cache folder.
-        trust_remote_code: whether code that comes with the original may run.
-        progress: show progress on stderr.
+        cache, trust_remote_code, progress: as for `compress`.
 
     Returns:
         A measurement for each metric, with ``value`` and ``stderr`` in the metric's unit.
@@ -207,6 +208,7 @@ def search(
     seed: int | None = None,
     overrides: Sequence[str] = (),
     start_from: str | Path | None = None,
+    target: Target = None,
     fresh: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -220,9 +222,9 @@ def search(
         workers: trials at the same time.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         output: the study's folder.
-        seed: of the sampler.
-        overrides: ``a.b=c`` assignments, laid over the configuration.
+        seed, overrides: the sampler's seed; ``a.b=c`` assignments, laid over the configuration.
         start_from: a study's folder, whose front is tried first.
+        target: devices that the models must run on: CPU, GPU, NPU or a list of them; restricts the space.
         fresh: move an existing study to another folder and start a new one.
         callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
         progress: show progress on stderr.
@@ -243,7 +245,7 @@ def search(
     from autotune.study.progress import listening
     from autotune.study.run import run_search
 
-    changes = [*overrides, *_changes(trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    changes = [*overrides, *_changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
     loaded = as_config(config, changes, output)
     with listening(progress) as listener:
         outcome = run_search(
@@ -293,13 +295,14 @@ def plan(
     config: str | Path | Mapping[str, Any] | Config,
     *,
     overrides: Sequence[str] = (),
+    target: Target = None,
     forecast: bool = True,
     progress: bool = True,
 ) -> DryRun:
     """Predict what a search will do: sizes to the byte, adjusted and invalid settings, time, memory and disk.
 
     Args:
-        config, overrides, progress: as for `search`.
+        config, overrides, target, progress: as for `search`.
         forecast: time small pieces of the work to forecast all of it.
 
     Raises:
@@ -314,7 +317,7 @@ def plan(
     from autotune.study.planning.dry_run import dry_run
     from autotune.study.progress import listening
 
-    loaded = as_config(config, overrides)
+    loaded = as_config(config, [*overrides, *_changes(target)])
     with listening(progress) as listener:
         return dry_run(loaded, listener.stage, measure=forecast)
 
@@ -347,8 +350,7 @@ def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, pro
     Args:
         folder: the study's folder.
         trial: number of a complete trial.
-        storage: an Optuna storage URL instead of the folder's `study.db`.
-        progress: show progress on stderr.
+        storage, progress: as for `search`.
 
     Raises:
         UsageError: there is no such trial.
@@ -396,5 +398,6 @@ def compare(
     return comparison.frame
 
 
-def _changes(**options: Any) -> list[str]:
-    return [f"study.{key}={value}" for key, value in options.items() if value is not None]
+def _changes(target: Target = None, **options: Any) -> list[str]:
+    devices = [] if target is None else [f"target={[target] if isinstance(target, str) else [*target]}"]
+    return [*devices, *(f"study.{key}={value}" for key, value in options.items() if value is not None)]

@@ -29,6 +29,14 @@ Set = Annotated[
         rich_help_panel="Study",
     ),
 ]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Device that the model must run on: CPU, GPU or NPU; restricts the settings. Repeatable. Default: as "
+        "in the file, else none.",
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -97,6 +105,8 @@ def print_plan(planned: DryRun, space: str) -> None:
         f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
     )
     print(f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study\n")
+    if planned.devices:
+        print("\n".join([*planned.devices, *(f"left out of the space: {each}" for each in planned.left_out), ""]))
     print("\n".join(_points(planned)))
     for impossible, title in ((True, "impossible with this model"), (False, "adjusted or left out")):
         found = [finding for finding in planned.findings if finding.impossible == impossible]

@@ -14,6 +14,7 @@ from autotune.cli.output import (
     Json,
     Set,
     Storage,
+    Target,
     print_forecast,
     print_front,
     print_json,
@@ -72,6 +73,7 @@ def search(
         ),
     ] = None,
     set_: Set = None,
+    target: Target = None,
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +98,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for the front of accuracy against footprint; continue the study if it exists."""
-    options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers}
+    options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers, "target": target}
     configs = _load(file, set_, {**options, "output": output, "study.seed": seed})
     if storage is not None and len(configs) > 1:
         raise UsageError("--storage is for one study, and this file names several models; leave it out")
@@ -164,6 +166,7 @@ def worker(
 def plan(
     file: ConfigFile,
     set_: Set = None,
+    target: Target = None,
     forecast: Annotated[
         bool,
         typer.Option(
@@ -175,7 +178,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Print what a search would do: exact sizes, adjusted and impossible settings, time, memory and disk."""
-    for config in _load(file, set_, {}):
+    for config in _load(file, set_, {"target": target}):
         _print_plan(config, as_json, forecast)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -36,9 +36,19 @@ from autotune.config.evaluators import (
     read_objectives,
     read_report,
 )
-from autotune.config.sections import CacheOptions, Calibration, Name, RuntimeOptions, Section, StudyOptions, base_dir
+from autotune.config.sections import (
+    CacheOptions,
+    Calibration,
+    Device,
+    Name,
+    RuntimeOptions,
+    Section,
+    StudyOptions,
+    base_dir,
+)
 from autotune.config.space.parse import space_schema
 from autotune.config.space.presets import read_space
+from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError, UsageError
 from autotune.evaluation.texts.sources import Texts, text_source
@@ -55,6 +65,9 @@ DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
 }
 
 
+_DEVICE = {"enum": list(get_args(Device))}
+
+
 def _evaluator_names(info: ValidationInfo) -> list[str] | None:
     """Return the names of the study's evaluators, also if one of their options is wrong; None if they are unknown."""
     valid = info.data.get("evaluators")
@@ -62,7 +75,13 @@ def _evaluator_names(info: ValidationInfo) -> list[str] | None:
 
 
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
-    return read_space(value, base_dir=base_dir(info))
+    return restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
+
+
+def _targets(value: Any) -> Any:
+    """Return target devices as a list without repeats; one may be given alone, and null is none."""
+    listed = [value] if isinstance(value, str) else value
+    return () if listed is None else tuple(dict.fromkeys(listed)) if isinstance(listed, (list, tuple)) else listed
 
 
 class Config(Section):
@@ -92,6 +111,13 @@ class Config(Section):
     """The study's folder, relative to the current folder; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
     """The texts that calibrate the compression algorithms; different from the texts of the evaluators."""
+    target: Annotated[
+        tuple[Device, ...],
+        BeforeValidator(_targets),
+        WithJsonSchema({"anyOf": [_DEVICE, {"type": "array", "items": _DEVICE}, {"type": "null"}]}),
+    ] = ()
+    """The devices that the compressed model must run on: CPU, GPU, NPU, or a list of them; they restrict the space.
+    null: no restriction."""
     space: Annotated[
         SearchSpace,
         BeforeValidator(_space),
@@ -190,6 +216,7 @@ class Config(Section):
             "model": self.model,
             "output": str(self.output),
             "calibration": sections["calibration"],
+            **({"target": list(self.target)} if self.target else {}),
             "space": self.space.as_dict(),
             "evaluators": {name: dict(options) for name, options in self.evaluators.items()},
             **({} if self.report is None else {"report": self.report}),
@@ -245,6 +272,19 @@ def as_config(
     if not isinstance(config, (str, Path)):
         raise UsageError(f"`config` must be a path, a mapping or an autotune.Config, got {type(config).__name__}")
     return load_config(config, overrides)
+
+
+def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
+    """Check the devices that the Python API was given in any form.
+
+    Raises:
+        UsageError: an unknown device.
+    """
+    targets: tuple[Device, ...] = _targets(target)
+    for name in targets:
+        if name not in get_args(Device):
+            raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
+    return targets
 
 
 def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:

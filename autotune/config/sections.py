@@ -24,6 +24,7 @@ from autotune.evaluation import SCORING_CONFIG
 from autotune.evaluation.texts.sources import TextSource
 
 Sampler = Literal["tpe", "nsga2", "gp", "random", "grid"]
+Device = Literal["CPU", "GPU", "NPU"]
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "gp", "random", "grid")
 
 

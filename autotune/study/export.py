@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
+from autotune.models.runtime.devices import check_on_targets
 from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
@@ -75,13 +76,26 @@ def check_empty(out: Path | None) -> None:
 
 
 def write_model(
-    model: ov.Model, plan: Plan, source: SourceModel, out: Path, original_footprint: int, about: Mapping[str, Any]
+    model: ov.Model,
+    plan: Plan,
+    source: SourceModel,
+    out: Path,
+    original_footprint: int,
+    about: Mapping[str, Any],
+    targets: Sequence[str] = (),
 ) -> SavedModel:
-    """Write the complete folder of a compressed model; `about` becomes part of its `autotune.json`.
+    """Write the complete folder of a compressed model, and check it against its target devices.
+
+    Args:
+        model, plan: the compressed model.
+        source, original_footprint: the original.
+        out: a folder that does not exist yet or is empty.
+        about: becomes part of the folder's `autotune.json`.
+        targets: names of the devices.
 
     Raises:
         UsageError: `out` is not empty.
-        CompressionError: it cannot be written.
+        CompressionError: it cannot be written, or does not fit a device.
     """
     check_empty(out)
     record = {
@@ -90,7 +104,10 @@ def write_model(
         **about,
         "plan": plan.as_dict(),
     }
-    save_model(model, source, out, record=record)
+    with new_folder(out) as new:
+        save_model(model, source, new, record=record)
+        if targets:
+            amend_record(new, target=check_on_targets(new, targets))
     return SavedModel(out, plan, original_footprint)
 
 
@@ -137,8 +154,9 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
     }
     engine = session.engine
     with new_folder(out) as new:
-        saved = write_model(engine.apply(plan), plan, session.source, new, engine.sizes.original, about)
-        add_hashes(new)
+        sizes, targets = engine.sizes.original, session.config.target
+        saved = write_model(engine.apply(plan), plan, session.source, new, sizes, about, targets)
+        amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
         (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
     return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
 
@@ -152,10 +170,9 @@ def rebuild_plan(session: Session, folder: Path, record: TrialRecord) -> Plan:
     return session.plan(settings)
 
 
-def add_hashes(out: Path) -> None:
-    """Write the hashes of the model's two files into the folder's ``autotune.json``."""
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    record["files"] = {name: fingerprint_file(out / name) for name in (MODEL_FILE, WEIGHTS_FILE)}
+def amend_record(out: Path, **values: Any) -> None:
+    """Add values to the ``autotune.json`` of a folder."""
+    record = {**json.loads((out / RECORD).read_text(encoding="utf-8")), **values}
     with atomic_write(out / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -227,6 +227,7 @@ class ModelSession:
                 bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
+                targets=self.config.target,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.compression.targets import fitted, target_problems
 from autotune.errors import ConfigError, PlanError, UsageError
 from autotune.evaluation.scores import Scores
 from autotune.study.export import SavedModel, check_empty, write_model
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.config.config import Config
-    from autotune.config.sections import Calibration
+    from autotune.config.sections import Calibration, Device
     from autotune.models.source import SourceModel
 
 Stage = Callable[[str], None]
@@ -46,6 +47,7 @@ class CompressedModel:
         source: the original model.
         original_footprint: bytes of the original's `openvino_model.bin`.
         saved: the folder it was written to; None if no `output` was given.
+        targets: the devices that it must run on.
 
     Example:
         >>> import autotune
@@ -64,6 +66,7 @@ class CompressedModel:
     _plan: Plan = field(repr=False)
     _record: Mapping[str, Any] = field(repr=False)
     saved: SavedModel | None = None
+    targets: tuple[str, ...] = ()
 
     @property
     def footprint(self) -> int:
@@ -97,7 +100,8 @@ class CompressedModel:
             UsageError: the folder is not empty.
             CompressionError: it cannot be written.
         """
-        return write_model(self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
+        parts = (self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
+        return write_model(*parts, self.targets)
 
     def evaluate(self, evaluators: Mapping[str, Mapping[str, Any]], *, stage: Stage = lambda text: None) -> Scores:
         """Score the model against its original.
@@ -134,7 +138,8 @@ def compress(session: ModelSession, settings: Settings, *, output: Path | None =
         UsageError: `output` is not empty.
         PlanError: the settings contradict each other, or do not fit this model.
     """
-    for problem in settings.problems():
+    targets = session.config.target
+    for problem in [*settings.problems(), *target_problems(fitted(settings, targets), targets)]:
         raise PlanError(f"`{problem.key}`: {problem.message}")
     check_empty(output)
     plan = session.engine.plan(settings)
@@ -249,10 +254,9 @@ def _finish(session: ModelSession, plan: Plan, record: Mapping[str, Any], output
     engine = session.engine
     settings = record.get("settings") or record["allocation"]
     model = engine.apply(plan)
-    saved = None
-    if output is not None:
-        saved = write_model(model, plan, session.source, output, engine.sizes.original, record)
-    return CompressedModel(model, settings, session.source, engine.sizes.original, plan, record, saved)
+    targets = session.config.target
+    compressed = CompressedModel(model, settings, session.source, engine.sizes.original, plan, record, targets=targets)
+    return compressed if output is None else replace(compressed, saved=compressed.save(output))
 
 
 def open_model(
@@ -263,6 +267,7 @@ def open_model(
     stage: Stage,
     trust_remote_code: bool = False,
     depth: Callable[[Engine], Depth] | None = None,
+    targets: tuple[Device, ...] = (),
 ) -> ModelSession:
     """Open a model for one compression; the calibration texts are read at once, statistics when they are needed.
 
@@ -273,6 +278,7 @@ def open_model(
         stage: receives progress messages.
         trust_remote_code: whether code that comes with the model may run.
         depth: returns the depth of the calibration statistics.
+        targets: the devices that compressed models must run on.
 
     Raises:
         ConfigError, PrerequisiteError: a calibration text cannot be read.
@@ -282,6 +288,7 @@ def open_model(
 
     # Not validated: errors should name the arguments of the call rather than keys of a model.yaml.
     options: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
+    options["target"] = targets
     options["cache"] = CacheOptions.model_construct(directory=cache)
     name = source if isinstance(source, str) else source.name
     config = Config.model_construct(model=name, trust_remote_code=trust_remote_code, **options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
 from autotune.models.intake import Intake, read_intake
+from autotune.models.runtime.devices import describe_devices
 from autotune.study.budget_planner import allowed_menus
 from autotune.study.planning.forecast import Forecast, Measuring, forecast, forecast_measuring
 from autotune.study.planning.survey import (
@@ -69,6 +70,8 @@ class DryRun:
             They differ where calibration chooses layers.
         trials: how many trials the study is to have.
         points: those that it begins with.
+        left_out: values of the space that the target devices do not take, each with the reason.
+        devices: for each target device, whether this machine has it, as a sentence.
         findings: what is adjusted, left out or impossible anywhere in the space.
         forecast: of time, memory and disk; None unless requested.
         measuring: cost of measuring the errors that budget allocation needs; None without budgets.
@@ -88,6 +91,8 @@ class DryRun:
     forecast: Forecast | None = None
     measuring: Measuring | None = None
     intake: Intake | None = None
+    left_out: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         settings = "a continuous space" if self.distinct_settings is None else f"{self.distinct_settings} settings"
@@ -197,4 +202,6 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         forecast=study_forecast,
         measuring=measuring,
         intake=read_intake(config.model, exporter=True),
+        left_out=config.space.left_out,
+        devices=tuple(describe_devices(config.target)) if config.target else (),
     )
