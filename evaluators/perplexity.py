@@ -172,6 +172,11 @@ class Perplexity(TextEvaluator[Options]):
         shape = reference["tokens"].shape
         return _measurements(np.asarray(reference["likelihoods"]), reference, np.zeros(shape), np.ones(shape))
 
+    def scored(self, reference: Reference) -> str:
+        """Return the number of windows and tokens; see `autotune.evaluation.Describing`."""
+        count, length = reference["tokens"].shape
+        return f"{count} windows of {length} tokens, {count * (length - 1):,} predicted"
+
 
 def _likelihoods(
     logits: npt.NDArray[np.float32], window: npt.NDArray[np.int64], start: int, out: npt.NDArray[np.float64]

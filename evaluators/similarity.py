@@ -16,7 +16,16 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Example, LanguageModel, Measurement, Metric, Reference, fingerprint, read_prompts
+from autotune.evaluation import (
+    Example,
+    LanguageModel,
+    Measurement,
+    Metric,
+    Reference,
+    fingerprint,
+    is_english,
+    read_prompts,
+)
 from evaluators import _teacher_forcing
 from evaluators._embedder import embed, embedder_fingerprint
 from evaluators._statistics import mean, ratio
@@ -203,6 +212,12 @@ class Similarity:
         return stated | {
             "answer_ties": _teacher_forcing.original_ties(reference, list(accumulate(counts.tolist(), initial=0)))
         }
+
+    def scored(self, reference: Reference) -> str:
+        """Return the number of prompts and of answer tokens; see `autotune.evaluation.Describing`."""
+        others = sum(not is_english(prompt) for prompt in self._prompts)
+        languages = f", {others} of them not in English" if others else ""
+        return f"{len(self._prompts)} prompts{languages}, {int(reference['lengths'].sum()):,} tokens of answers"
 
     def _tokenised(self, model: LanguageModel) -> list[list[int]]:
         template = self.options.use_chat_template

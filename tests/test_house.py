@@ -20,6 +20,7 @@ FORBIDDEN = {
     "Inside the engine": ("autotune/compression/ir/sizes.py", "autotune.compression.engine"),
     "Inside the study": ("autotune/study/trials/racing.py", "autotune.study.loop"),
     "The engine needs OpenVINO and NumPy, and no study library": ("autotune/compression/bank.py", "optuna"),
+    "Only models and distillation import torch": ("autotune/allocation/planner.py", "torch"),
     "A study is read and drawn without OpenVINO": ("autotune/reporting/tables.py", "openvino"),
     "Evaluators use the public protocol": ("evaluators/latency.py", "autotune.common.files"),
     "The command line calls the API": ("autotune/cli/results.py", "autotune.models.save"),

@@ -101,7 +101,7 @@ def cache(
         return
     print(found.directory if freed is None else f"{found.directory}: {size(freed)} freed")
     for room, used in sizes.items():
-        print(f"  {room:10}  {size(used)}")
+        print(f"  {room:12}  {size(used)}")
 
 
 def spaces(as_json: Json = False) -> None:

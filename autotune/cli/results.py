@@ -22,13 +22,25 @@ from autotune.errors import UsageError
 CHOICE = "Choice of trials"
 
 
-def report(folder: StudyFolder, storage: Storage = None, as_json: Json = False) -> None:
+FigureFormat = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="Also write the plots as svg or pdf, for one column of a paper, without titles. Repeatable.",
+        rich_help_panel="Output",
+    ),
+]
+
+
+def report(
+    folder: StudyFolder, storage: Storage = None, figure_format: FigureFormat = None, as_json: Json = False
+) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
     from autotune import api
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     study = api.load_study(folder, storage)
-    paths = study.write_report()
+    paths = study.write_report(figure_formats=figure_format or ())
     if as_json:
         print_json({**outcome_json(study.results), "folder": str(folder)})
         return
@@ -127,6 +139,16 @@ def compare(
             rich_help_panel=CHOICE,
         ),
     ] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of a study in table and plot, once for each folder in their order. Default: its model and, "
+            "where models are equal, its folder.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    figure_format: FigureFormat = None,
     as_json: Json = False,
 ) -> None:
     """Compare several studies in one table and one plot: Markdown, LaTeX, CSV and PNG."""
@@ -134,7 +156,7 @@ def compare(
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     studies = [api.load_study(folder) for folder in folders]
-    api.compare(studies, whole=whole, output=output)
+    api.compare(studies, whole=whole, names=name or (), output=output, figure_formats=figure_format or ())
     if as_json:
         print_json({"studies": [outcome_json(study.results) for study in studies], "folder": str(output)})
         return

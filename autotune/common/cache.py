@@ -13,7 +13,7 @@ ENVIRONMENT = "AUTOTUNE_CACHE"
 """Environment variable with the cache folder, used if no other is given."""
 
 DEFAULT_LIMIT = 20 * 1000**3
-ROOMS = ("models", "statistics", "references", "bank")
+ROOMS = ("models", "statistics", "references", "bank", "distillation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,11 @@ class Cache:
     def bank(self) -> Path:
         """Folder of the compressed weights."""
         return self.directory / "bank"
+
+    @property
+    def distillation(self) -> Path:
+        """Folder of the checkpoints of distillations that are not finished."""
+        return self.directory / "distillation"
 
     def sizes(self) -> dict[str, int]:
         """Measure the bytes of files in each subfolder."""

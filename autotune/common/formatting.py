@@ -98,6 +98,16 @@ def times(value: float | None) -> str:
     return DASH if value is None or is_missing(value) else f"{float(value):.1f}x"
 
 
+def printed_unit(unit: str) -> tuple[float, str]:
+    """Return the unit in which values are printed, as (its size, its name): divergences in thousandths of a nat.
+
+    The name is empty if `score` prints it with the value, as for sizes and percentages.
+    """
+    if unit.startswith("nats"):
+        return 1e-3, f"1e-3 {unit}"
+    return 1.0, "" if unit in ("%", "percent", "bytes") else unit
+
+
 class HasUnit(Protocol):
     """Anything with a unit, such as a metric."""
 

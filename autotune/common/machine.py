@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Files with a container's limits; the system's own numbers are those of the whole machine."""
 
 
 def machine() -> dict[str, Any]:
@@ -37,3 +41,14 @@ def memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def available_memory() -> int:
+    """Measure the memory in bytes that is free without swapping, within a container's limit."""
+    import psutil
+
+    limits = [int(psutil.virtual_memory().available)]
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        most, used = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+        limits.append(int(most) - int(used))
+    return max(0, min(limits))

@@ -9,7 +9,13 @@ from autotune.common.formatting import DASH, is_missing, size
 from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import MOST_BITS
 
-SHORT_NAMES = {"awq": "AWQ", "scale_estimation": "SE", "gptq": "GPTQ", "lora_correction": "LoRA"}
+SHORT_NAMES = {
+    "awq": "AWQ",
+    "scale_estimation": "SE",
+    "gptq": "GPTQ",
+    "lora_correction": "LoRA",
+    "distillation": "distillation",
+}
 """Usual abbreviations of the algorithms, in the order in which they are applied."""
 
 
@@ -27,6 +33,8 @@ def describe_settings(settings: Mapping[str, Any], *, short: bool = False) -> st
     mode = str(given["mode"])
     if given.get("allocation") == "budget" and "budget" in given:
         text = describe_budget(float(given["budget"]))
+        if given.get("distillation"):
+            mode += " distillation" if short else " with distillation"
         return f"{mode} {text.replace(' bits a weight', 'b').replace(' ', '')}" if short else f"{mode}, at most {text}"
     parts = [mode]
     if "group_size" in given and not (mode in FORMATS and FORMATS[mode].fixed_group_size):

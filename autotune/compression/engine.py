@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ class Engine:
         *,
         bank: Bank | None = None,
         statistics: Callable[[], Statistics] | None = None,
+        distil: Callable[[ov.Model, Collection[str]], None] | None = None,
         model_fingerprint: str = "",
         block_elements: int = BLOCK_ELEMENTS,
         targets: Sequence[str] = (),
@@ -65,6 +66,8 @@ class Engine:
             model: the original.
             bank: keeps variants; by default only small ones, in memory.
             statistics: returns the calibration statistics when they are first needed; None if there is no text.
+            distil: trains a compressed model, in place, whose compressed weights have these names; None if there is
+                no text.
             model_fingerprint: recorded in the compressed model.
             block_elements: elements of a weight that are compressed at a time; the result does not depend on it.
             targets: devices that every plan of this engine must fit, of `targets.TARGETS`.
@@ -76,6 +79,7 @@ class Engine:
         self.counters = {"variants_computed": 0, "variants_reused": 0}
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
+        self._distil = distil
         self._model_fingerprint = model_fingerprint
         self._targets = tuple(targets)
         self._scaled: tuple[tuple[str, bytes, bool | None], Array, Propagation | None] | None = None
@@ -163,7 +167,12 @@ class Engine:
             )
         plan = self.plan_of(variants, scalings, notes)
         measured = {"metric": settings.sensitivity_metric, "values": scores} if scores else {}
-        return replace(plan, sensitivity=measured, awq_data_free=bool(scalings) and settings.awq_data_free)
+        return replace(
+            plan,
+            sensitivity=measured,
+            awq_data_free=bool(scalings) and settings.awq_data_free,
+            distilled=settings.distillation and bool(variants),
+        )
 
     def plan_of(
         self, variants: Mapping[str, Variant], scalings: Sequence[Scaling] = (), notes: Sequence[str] = ()
@@ -196,6 +205,8 @@ class Engine:
             PlanError: the plan is one for another model.
             CompressionError: a weight holds values that cannot be compressed.
         """
+        if plan.distilled and self._distil is None:
+            raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
         unknown_inputs = set(plan.awq) - set(self.channel_scales.groups) if plan.awq else set()
         for name in (*(plan.variants.keys() - self._source.weights.keys()), *unknown_inputs):
             raise PlanError(f"the plan is for another model: it compresses {name}, which this one does not have")
@@ -227,7 +238,11 @@ class Engine:
         ]
         recorded = replace(plan, sensitivity={}).as_dict()
         record = {"version": __version__, "model": self._model_fingerprint, "plan": recorded}
-        return assemble(self.model, compressed(), divided, inserted, record)
+        model = assemble(self.model, compressed(), divided, inserted, record)
+        if plan.distilled:
+            assert self._distil is not None
+            self._distil(model, plan.variants)
+        return model
 
     def restored(self, weight: Weight, variant: Variant) -> Array:
         """Return the values that a weight has when it is compressed, float32 [R, K]."""

@@ -36,6 +36,7 @@ class Plan:
         awq: activations that are divided by a channel scale -> ``merged`` into the constants and weights before them,
             or ``inserted`` as a Multiply.
         awq_data_free: those scales come from the weights alone.
+        distilled: scales, norm gains and biases are trained after the compression.
         notes: adjustments and algorithms that were not applied, with the weight's name and the reason.
         footprint: bytes of `openvino_model.bin`.
         bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
@@ -58,19 +59,21 @@ class Plan:
     int8_percent: float
     expanded_percent: float
     awq_data_free: bool = False
+    distilled: bool = False
     sensitivity: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """Equal exactly where the models are equal (for one original and one set of statistics)."""
         variants = {name: variant.as_dict() for name, variant in self.variants.items()}
-        return fingerprint(variants, dict(self.awq), self.awq_data_free)[:16]
+        after = ["distilled"] if self.distilled else []
+        return fingerprint(variants, dict(self.awq), self.awq_data_free, *after)[:16]
 
     @property
     def depends_on_calibration(self) -> bool:
         """Return True if the bytes of the model depend on calibration statistics."""
         scaled = bool(self.awq) and not self.awq_data_free
-        return scaled or any(variant.looks_at_activations for variant in self.variants.values())
+        return scaled or self.distilled or any(variant.looks_at_activations for variant in self.variants.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `Plan.from_dict` is its inverse."""
@@ -84,6 +87,7 @@ class Plan:
             "expanded_percent": self.expanded_percent,
             "awq": dict(self.awq),
             "awq_data_free": self.awq_data_free,
+            "distilled": self.distilled,
             "notes": list(self.notes),
             "variants": {name: variant.as_dict() for name, variant in self.variants.items()},
             **({"sensitivity": dict(self.sensitivity)} if self.sensitivity else {}),

@@ -178,6 +178,14 @@ class Settings:
         default=8, metadata=describe("Rank of the adapters.", minimum=1, requires="lora_correction", search_order=2)
     )
     lora_iterations: int = 3
+    distillation: bool = field(
+        default=False,
+        metadata=describe(
+            "Train scales, norm gains and biases of the compressed model on the calibration text, so that it answers "
+            "like the original. Same size.",
+            search_order=2,
+        ),
+    )
     ignored_scope: tuple[str, ...] = field(
         default=(),
         metadata=describe(
@@ -235,7 +243,7 @@ class Settings:
     @property
     def needs_calibration(self) -> bool:
         """Return True if planning or applying these settings reads calibration statistics; for `resolved` settings."""
-        if self.allocation == "budget" or self.ranks_by_activations:
+        if self.allocation == "budget" or self.ranks_by_activations or self.distillation:
             return True
         algorithms = {name for name in ALGORITHMS if getattr(self, name)}
         return self.ratio > 0 and bool(algorithms - ({"awq"} if self.awq_data_free else set()))
@@ -243,7 +251,7 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON and tables; with a budget, without the settings that it replaces."""
         if self.allocation == "budget":
-            kept = ("mode", "allocation", "budget", "group_size_fallback")
+            kept = ("mode", "allocation", "budget", "group_size_fallback", "distillation")
             return {**{name: getattr(self, name) for name in kept}, "ignored_scope": list(self.ignored_scope)}
         backup = self.effective_backup_mode if self.mode in MODES else self.backup_mode
         lists = {"ignored_scope": list(self.ignored_scope), "codebook": list(self.codebook)}

@@ -2,7 +2,7 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `HeldOut`, `Previewing` and `StagedEvaluator` are optional extensions.
+- `Evaluator` is what to implement; `Describing`, `HeldOut`, `Previewing` and `StagedEvaluator` are optional extensions.
 - `LanguageModel` is what an evaluator scores, `Reference` what it keeps of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
 - `follow_draft` reads a greedy answer off one forward pass along a draft.
@@ -13,7 +13,7 @@ Texts (imported when first used, as they need NumPy and pydantic):
 
 - `TextSource` are the options of a text source; `read_texts`, `read_windows` and `describe_source` use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
-- `read_prompts` reads prompts from text, CSV, YAML or JSON.
+- `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
 
 Fingerprints and storage:
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
+    Describing,
     Direction,
     Evaluator,
     Example,
@@ -51,12 +52,13 @@ if TYPE_CHECKING:
     from autotune.evaluation.protocol import IntArray as IntArray
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
-    from autotune.evaluation.texts.prompts import read_prompts
+    from autotune.evaluation.texts.prompts import is_english, read_prompts
     from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, read_windows, token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
     "SCORING_CONFIG",
+    "Describing",
     "Direction",
     "Evaluator",
     "Example",
@@ -76,6 +78,7 @@ __all__ = [
     "fingerprint_file",
     "follow_draft",
     "generate_windows",
+    "is_english",
     "read_prompts",
     "read_texts",
     "read_windows",
@@ -87,7 +90,7 @@ _LAZY = {
     "autotune.common.files": ("fingerprint", "fingerprint_file"),
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
-    "autotune.evaluation.texts.prompts": ("read_prompts",),
+    "autotune.evaluation.texts.prompts": ("is_english", "read_prompts"),
     "autotune.evaluation.texts.sources": (
         "TextSource",
         "describe_source",

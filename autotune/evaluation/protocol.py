@@ -227,6 +227,14 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class Describing(Protocol):
+    """An evaluator that says how much it scored, for `autotune evaluate`."""
+
+    def scored(self, reference: Reference) -> str:
+        """Return the number of texts and tokens behind the scores, as a phrase."""
+
+
+@runtime_checkable
 class Previewing(Protocol):
     """An evaluator with cheap metrics for every model, and others that are measured for models on the front only.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from autotune.evaluation.protocol import Measurement
+from autotune.evaluation.protocol import Measurement, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,24 @@ class Scores(Mapping[str, Measurement]):
         ['value', 'stderr']
     """
 
-    def __init__(self, measurements: Mapping[str, Measurement]) -> None:
+    def __init__(
+        self,
+        measurements: Mapping[str, Measurement],
+        *,
+        original: Mapping[str, Measurement] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        scored: Mapping[str, str] | None = None,
+    ) -> None:
+        """Collect the scores.
+
+        Args:
+            measurements: of the model.
+            original: the original's.
+            metrics: the meaning of each metric, for its unit.
+            scored: evaluator -> what it scored, such as the number of tokens.
+        """
         self._measurements = dict(measurements)
+        self.original, self.metrics, self.scored = dict(original or {}), dict(metrics or {}), dict(scored or {})
 
     def __getitem__(self, name: str) -> Measurement:
         return self._measurements[name]
@@ -51,10 +67,32 @@ class Scores(Mapping[str, Measurement]):
         return {name: {"value": m.value, "stderr": m.stderr} for name, m in self.items()}
 
     def __repr__(self) -> str:
-        from autotune.common.formatting import score
+        rows = [["metric", "model", "original", "difference", "unit"], *(self._row(name) for name in self)]
+        used = [place for place in range(len(rows[0])) if any(row[place] for row in rows[1:])] or [0]
+        widths = [max(len(row[place]) for row in rows) for place in used]
+        lines = ["  ".join(row[p].ljust(w) for p, w in zip(used, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"{name}: {what}" for name, what in self.scored.items())])
 
-        width = max(map(len, self), default=0)
-        return "\n".join(f"{name:{width}}  {score(m.value, m.stderr, name=name)}" for name, m in self.items())
+    def _row(self, name: str) -> list[str]:
+        """Format a metric's name, score, the original's score, the difference with its standard error, and the unit."""
+        from autotune.common.formatting import MINUS, is_missing, printed_unit, score
+
+        measured, original, metric = self[name], self.original.get(name), self.metrics.get(name)
+        scale, unit = printed_unit("" if metric is None else metric.unit)
+        error = None if measured.stderr is None or is_missing(measured.stderr) else measured.stderr / scale
+
+        def text(value: float, error: float | None) -> str:
+            return score(value / scale, error, name=name, metric=metric)
+
+        if original is None:
+            return [name, text(measured.value, error), "", "", unit]
+        # The error belongs to the difference: it comes from the differences on the same texts.
+        change = text(measured.value - original.value, error)
+        change = change.replace("-", MINUS) if change.startswith("-") else f"+{change}"
+        value = text(measured.value, error).partition(" ±")[0]
+        percent = "%" if metric is not None and metric.unit == "%" else ""
+        decimals = len(value.rstrip("%").partition(".")[2])
+        return [name, value.rstrip("%") + percent, f"{original.value / scale:.{decimals}f}{percent}", change, unit]
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html())

@@ -165,8 +165,8 @@ def check_folder(folder: Path) -> dict[str, StoredTensor]:
     for pattern in _COMPANIONS:
         for file in folder.glob(pattern):
             check_content(file)
-    gptq = quantization(config) == "gptq"  # read from all safetensors files, whatever their names
-    files = sorted(folder.glob("*.safetensors")) if gptq else []
+    quantized = quantization(config) is not None  # read from all safetensors files, whatever their names
+    files = sorted(folder.glob("*.safetensors")) if quantized else []
     files = files or weight_files(folder)
     tensors: dict[str, StoredTensor] = {}
     for file in files:
@@ -175,7 +175,7 @@ def check_folder(folder: Path) -> dict[str, StoredTensor]:
         else:
             _check_pickle(file)
     index = folder / SAFETENSORS_INDEX
-    if tensors and index.is_file() and not gptq and not (folder / _WEIGHTS[0]).is_file():
+    if tensors and index.is_file() and not quantized and not (folder / _WEIGHTS[0]).is_file():
         missing = sorted(set(check_json(index)["weight_map"]) - set(tensors))
         if missing:
             raise ConfigError(
@@ -266,6 +266,8 @@ def check_openvino(model: Path, weights: Path) -> None:
 def quantization(config: Mapping[str, Any]) -> str | None:
     """Return the method by which a checkpoint is quantized, as config.json names it; None if it is not."""
     section = config.get("quantization_config")
+    if isinstance(config.get("quantization"), dict) and "quant_method" not in (section or {}):
+        return "mlx"
     return str(section.get("quant_method", "unknown")) if isinstance(section, dict) else None
 
 

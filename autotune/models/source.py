@@ -19,9 +19,11 @@ from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, Usage
 from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino
 from autotune.models.finite import check_model, check_stored
-from autotune.models.gptq_checkpoint import Checkpoint, keep_integers, write_float_copy
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
+from autotune.models.quantized.checkpoint import Checkpoint, write_float_copy
+from autotune.models.quantized.keep import keep_codes
+from autotune.models.quantized.methods import packing_of
 from autotune.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -286,8 +288,9 @@ def _hub_revision(model: str) -> str:
 
 
 def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool) -> None:
-    """Check a Hugging Face model and export it into the folder `out`; the integers of a GPTQ checkpoint are kept."""
+    """Check a Hugging Face model and export it into the folder `out`; the codes of a quantized checkpoint are kept."""
     folder = Path(model).expanduser() if revision is None else download(model, revision, weights=False)
+    packing_of(check_json(folder / CONFIG), folder / CONFIG)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     find_exporter(config, folder / CONFIG)
     load_tokenizer(folder, trust_remote_code=trust_remote_code, vocabulary=getattr(config, "vocab_size", None))
@@ -305,7 +308,7 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
             config = load_config(Path(files), trust_remote_code=trust_remote_code)
             check_tensors(Path(files), config, check_folder(Path(files)), trust_remote_code=trust_remote_code)
             _export_float(model, Path(files), out, trust_remote_code)
-        _keep_integers(checkpoint, out)
+        _keep_codes(checkpoint, out)
     for file in companions(folder):
         target = out / file.relative_to(folder)
         if not target.exists():
@@ -316,11 +319,11 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
     (out / _EXPORT_RECORD).write_text(_content_of(source), encoding="utf-8")
 
 
-def _keep_integers(checkpoint: Checkpoint, out: Path) -> None:
+def _keep_codes(checkpoint: Checkpoint, out: Path) -> None:
     import openvino as ov
 
     whole = out / "kept"
-    kept = keep_integers(ov.Core().read_model(out / MODEL_FILE), checkpoint)
+    kept = keep_codes(ov.Core().read_model(out / MODEL_FILE), checkpoint)
     ov.save_model(kept, whole / MODEL_FILE, compress_to_fp16=False)
     # The float export is still memory-mapped; replacing its files keeps the mapping valid until it is released.
     for name in (MODEL_FILE, WEIGHTS_FILE):

@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from autotune.common.formatting import is_missing, label, markdown_table
+from autotune.common.formatting import is_missing, markdown_table
 from autotune.errors import UsageError
-from autotune.reporting.folder import write_text
+from autotune.reporting.folder import check_formats, write_text
 from autotune.reporting.front_table import (
     STAR,
     Table,
@@ -24,28 +22,13 @@ from autotune.reporting.front_table import (
     optional_columns,
     units_in_header,
 )
-from autotune.reporting.plots.style import (
-    INK,
-    MODES,
-    OTHERS,
-    log_axis,
-    new_figure,
-    padded,
-    plain_axis,
-    save_png,
-    sentence,
-    styled,
-    tidy,
-)
 from autotune.results.decision import baseline, choices
 from autotune.results.frame import SIZE_COLUMNS, front_frame
-from autotune.results.pareto import is_wide
 from autotune.results.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +97,20 @@ class ComparisonPaths:
     plot: Path | None
 
 
-def compare(studies: Sequence[StudyResults], *, whole: bool = False) -> Comparison:
-    """Collect studies for a comparison.
+def compare(studies: Sequence[StudyResults], *, whole: bool = False, names: Sequence[str] = ()) -> Comparison:
+    """Collect studies for a comparison; `names` replace those of `study_names`.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no studies, or not one name of its own for each.
     """
     if not studies:
         raise UsageError("name at least one study's folder")
-    return Comparison(study_names(studies), tuple(studies), _common_metric(studies), whole)
+    if names and (len(names) != len(studies) or len(set(names)) != len(names)):
+        raise UsageError(
+            f"{len(studies)} studies need {len(studies)} different names, got {', '.join(names)}: give one for each "
+            "study in the order of the folders, or none"
+        )
+    return Comparison(tuple(names) or study_names(studies), tuple(studies), _common_metric(studies), whole)
 
 
 def study_names(studies: Sequence[StudyResults]) -> tuple[str, ...]:
@@ -155,12 +143,30 @@ def _common_metric(studies: Sequence[StudyResults]) -> str | None:
     return next((name for name in names if all(study.has_scores(name) for study in studies)), None)
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> ComparisonPaths:
-    """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes."""
+def write_comparison(comparison: Comparison, folder: Path, figure_formats: Sequence[str] = ()) -> ComparisonPaths:
+    """Write compare.md, compare.tex, compare.csv and compare.png; the same studies give the same bytes.
+
+    Args:
+        comparison: the studies.
+        folder: receives the files.
+        figure_formats: ``svg``, ``pdf``: also write the plot for one column of a paper, without a title.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    from autotune.reporting.plots.compare import comparison_figure
+    from autotune.reporting.plots.style import COLUMN, save_figure
+
+    check_formats(figure_formats)
     table = comparison.table()
     text = f"# {', '.join(comparison.names)}\n\n{markdown_table(*table)}\n"
-    figure = comparison_figure(comparison)
-    plot = None if figure is None else save_png(figure, folder / "compare.png")
+    drawn = (comparison.names, comparison.studies, comparison.metric)
+    figure = comparison_figure(*drawn)
+    plot = None if figure is None else save_figure(figure, folder / "compare.png")
+    for kind in figure_formats if plot is not None else ():
+        small = comparison_figure(*drawn, sheet=COLUMN)
+        assert small is not None
+        save_figure(small, folder / f"compare.{kind}")
     differing = differing_texts(comparison.studies)
     if differing:
         text += (
@@ -182,60 +188,6 @@ def comparison_latex(table: Table) -> str:
     plain = Table(table.header[1:], [row[1:] for row in table.rows], table.align[1:])
     caption = f"Models of {len(groups)} studies, the originals included. {STAR}: recommended. ±: one standard error."
     return latex_float(fitting(units_in_header(plain)), caption, "tab:comparison", groups)
-
-
-@styled
-def comparison_figure(comparison: Comparison) -> Figure | None:
-    """Draw the fronts over the compression rate, one line a study; None if the studies share no accuracy metric."""
-    metric = comparison.metric
-    if metric is None:
-        return None
-    lines = []
-    for name, study in zip(comparison.names, comparison.studies, strict=True):
-        values = [
-            (study.value(n, "compression_rate"), study.value(n, metric), study.stderr(n, metric)) for n in study.front
-        ]
-        measured = sorted(
-            (float(x), float(y), float(e or 0.0)) for x, y, e in values if x is not None and y is not None
-        )
-        if measured:
-            lines.append((name, study.model, np.array(measured)))
-    if not lines:
-        return None
-    figure = new_figure(9.6, 5.4)
-    axes = figure.add_axes((0.08, 0.11, 0.66, 0.74))
-    every = np.concatenate([points for _, _, points in lines])
-    looks = [*MODES.values(), *OTHERS]
-    models = list(dict.fromkeys(model for _, model, _ in lines))
-    for position, (name, model, points) in enumerate(lines):
-        color = looks[models.index(model) % len(looks)][0]  # one colour a model, one marker a study
-        marker = looks[position % len(looks)][1]
-        style = ("-", "--", ":", "-.")[[m for _, m, _ in lines[:position]].count(model) % 4]
-        axes.errorbar(
-            points[:, 0], points[:, 1], yerr=points[:, 2], color=color, marker=marker, markersize=6.5, linewidth=1.4,
-            elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.7, label=name, linestyle=style,
-            drawstyle="steps-pre",
-        )  # fmt: skip
-    if is_wide(every[:, 1]):
-        axes.set_yscale("log")
-        low, high = padded(list(every[:, 1]), log=True)
-        log_axis(axes.yaxis, low, high)
-    else:
-        low, high = padded(list(every[:, 1]), log=False)
-        plain_axis(axes.yaxis)
-    axes.set_ylim(low, high)
-    plain_axis(axes.xaxis)
-    study = comparison.studies[0]
-    meaning = study.metrics[metric]
-    arrow = "↓ lower" if meaning.direction == "minimize" else "↑ higher"
-    unit = f" ({meaning.unit})" if meaning.unit else ""
-    title = f"{sentence(label(metric))}{unit}   {arrow} is better"
-    axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=9)
-    axes.set_xlabel("Compression rate, fp32 size over size   → higher is better", labelpad=8)
-    tidy(axes)
-    figure.text(0.02, 0.955, "The fronts", fontsize=13.5, fontweight="bold", color=INK, va="center")
-    figure.legend(loc="upper left", bbox_to_anchor=(0.76, 0.86))
-    return figure
 
 
 def _text(value: Any) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.common.files import atomic_write
 from autotune.common.yaml import dump_yaml
+from autotune.errors import UsageError
 from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.html.page import report_html
 from autotune.reporting.report import build_report
@@ -19,8 +20,10 @@ from autotune.results.load import load_results
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from optuna.storages import BaseStorage
+
+    from autotune.reporting.plots.figure import NotebookFigure
+    from autotune.reporting.plots.style import Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,25 @@ def rebuild_report(folder: Path, storage: str | BaseStorage | None = None) -> Re
     return write_report(load_results(folder, storage), folder)
 
 
-def write_report(results: StudyResults, folder: Path) -> ReportPaths:
-    """Write all files, each atomically; the same study gives the same bytes."""
-    from autotune.reporting.plots.style import save_png
+def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[str] = ()) -> ReportPaths:
+    """Write all files, each atomically; the same study gives the same bytes.
 
+    Args:
+        results: the study.
+        folder: receives the files.
+        figure_formats: ``svg``, ``pdf``: also write the plots for one column of a paper, without titles.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    from autotune.reporting.plots.style import COLUMN, save_figure
+
+    check_formats(figure_formats)
     folder = Path(folder)
-    plots = tuple(save_png(figure, folder / "plots" / f"{name}.png") for name, figure in figures(results))
+    plots = tuple(save_figure(figure, folder / "plots" / f"{name}.png") for name, figure in figures(results))
+    for kind in figure_formats:
+        for name, figure in figures(results, COLUMN):
+            save_figure(figure, folder / "plots" / f"{name}.{kind}")
     report = build_report(results, folder)
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))
@@ -72,24 +88,36 @@ def write_report(results: StudyResults, folder: Path) -> ReportPaths:
     )
 
 
-def figures(results: StudyResults) -> Iterator[tuple[str, Figure]]:
+FIGURE_FORMATS = ("svg", "pdf")
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise UsageError if there is a format that figures are not written in."""
+    unknown = [name for name in formats if name not in FIGURE_FORMATS]
+    if unknown:
+        raise UsageError(f"figures are written as {' or '.join(FIGURE_FORMATS)} beside the PNG, not as {unknown[0]!r}")
+
+
+def figures(results: StudyResults, sheet: Sheet | None = None) -> Iterator[tuple[str, NotebookFigure]]:
     """Draw every plot: ``front`` (then ``front-Y-against-X``), ``settings-OBJECTIVE`` and ``progress``, by name.
 
-    A pair or objective without trials is left out.
+    A pair or objective without trials is left out. `sheet` None is that of a PNG file.
     """
     from autotune.reporting.plots.front import front_figure
     from autotune.reporting.plots.progress import progress_figure
     from autotune.reporting.plots.settings import settings_figure
+    from autotune.reporting.plots.style import PICTURE
 
+    sheet = PICTURE if sheet is None else sheet
     for position, (x, y) in enumerate(objective_pairs(results)):
-        figure = front_figure(results, x, y)
+        figure = front_figure(results, x, y, sheet)
         if figure is not None:
             yield ("front" if position == 0 else f"front-{y}-against-{x}", figure)
     for name in results.objectives:
-        figure = settings_figure(results, name)
+        figure = settings_figure(results, name, sheet)
         if figure is not None:
             yield f"settings-{name}", figure
-    figure = progress_figure(results)
+    figure = progress_figure(results, sheet)
     if figure is not None:
         yield "progress", figure
 

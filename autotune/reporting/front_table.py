@@ -14,7 +14,6 @@ from autotune.common.formatting import (
     latex_text,
     markdown_table,
     percent,
-    score,
     times,
 )
 from autotune.results.frame import MEASURE_COLUMNS, SIZE_COLUMNS, front_frame
@@ -36,9 +35,6 @@ OPTIONAL = {
     "relative_error": "average relative error",
 }
 """Columns of NNCF's accuracy/footprint tables, which follow the scores; left out if all trials have the same cell."""
-
-MILLI = "1e-3 "
-"""Prefix of the unit of divergences in tables of the front."""
 
 
 class Table(NamedTuple):
@@ -89,7 +85,7 @@ def front_table(results: StudyResults, metrics: list[str] | None = None, columns
     """
     metrics = front_metrics(results) if metrics is None else metrics
     columns = optional_columns([(results, trial) for trial in results.shown]) if columns is None else columns
-    header = [*LEADING.values(), *(metric_header(results, name) for name in metrics)]
+    header = [*LEADING.values(), *(results.heading(name) for name in metrics)]
     header += [OPTIONAL[name] for name in columns]
     trials = [*([] if results.original is None else [None]), *results.shown]
     rows = [front_row(results, trial, metrics, columns) for trial in trials]
@@ -108,29 +104,12 @@ def optional_columns(shown: Sequence[tuple[StudyResults, int]]) -> list[str]:
     return [name for name, found in cells.items() if len(found) > 1 or (len(shown) == 1 and found != {DASH})]
 
 
-def metric_header(results: StudyResults, name: str) -> str:
-    """Return the header of a score: its name and unit; divergences are in thousandths."""
-    unit = results.metrics[name].unit
-    unit = f"{MILLI}{unit}" if unit.startswith("nats") else unit
-    return f"{label(name)} ({unit})" if unit and unit != "%" else label(name)
-
-
-def metric_cell(results: StudyResults, trial: int | None, name: str) -> str:
-    """Return a score in the unit of `metric_header`; `trial` None is the original model."""
-    measured = results.original_score(name) if trial is None else None
-    value = results.value(trial, name) if trial is not None else None if measured is None else measured.value
-    if value is None or not results.metrics[name].unit.startswith("nats"):
-        return results.score_text(trial, name)
-    error = results.stderr(trial, name) if trial is not None else None
-    return score(1e3 * value, None if error is None else 1e3 * error, name=name, metric=results.metrics[name])
-
-
 def front_row(results: StudyResults, trial: int | None, metrics: Sequence[str], columns: Sequence[str]) -> list[str]:
     """Return a row under the header of `front_table`; `trial` None is the original; the recommended one has a star."""
     row = [front_cell(results, trial, column) for column in LEADING]
     if trial is not None and trial == recommend(results).trial:
         row[0] = f"{row[0]} {STAR}"
-    row += [metric_cell(results, trial, name) for name in metrics]
+    row += [results.score_text(trial, name) for name in metrics]
     return row + [front_cell(results, trial, column) for column in columns]
 
 

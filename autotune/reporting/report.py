@@ -22,6 +22,7 @@ from autotune.reporting.tables import (
     trials_table,
 )
 from autotune.reporting.text.commands import compress_command, export_command
+from autotune.reporting.text.places import shown
 from autotune.results.budgets import budget_sentences, prediction_sentence, protected_weights
 from autotune.results.decision import (
     Choice,
@@ -30,6 +31,7 @@ from autotune.results.decision import (
     choices,
     context_metrics,
     decision_sentence,
+    languages_sentence,
     saving,
 )
 from autotune.results.held_out import held_out_sentences
@@ -42,10 +44,13 @@ PAIRED = (
     "In the plots, the other settings vary too. The table compares pairs of trials that differ in one setting only: "
     "the median change over the pairs, and its range."
 )
-EXPORTS = "`autotune export` builds the model of a trial with the study's own texts and statistics:"
+EXPORTS = (
+    "Run these commands in the study's folder, where this report is. `autotune export` builds the model of a trial "
+    "with the study's own texts and statistics:"
+)
 COMMANDS = (
-    "Every model of the front. `autotune compress` needs only the original model and the calibration text; "
-    "`autotune export` also needs the study's folder:"
+    "Every model of the front, in the same folder. `autotune compress` reads only the original model and the "
+    "calibration text; `autotune export` reads the study, too:"
 )
 
 
@@ -83,17 +88,19 @@ class PlanMap:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers of one trial that differ most from the original's.
+    """Answers of one trial beside the original's.
 
     Attributes:
         count, same: number of prompts, and of answers that are equal word for word.
-        different: ``prompt``, ``original``, ``answer`` and ``score`` of the others that were kept.
+        different: ``place``, ``prompt``, ``original``, ``answer`` and ``score`` of the others that were kept.
+        languages: sentence on prompts in English and others; empty if all are of one kind.
     """
 
     trial: int
     count: int
     same: int
     different: tuple[Mapping[str, Any], ...]
+    languages: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +204,7 @@ def build_report(results: StudyResults, folder: Path | None = None) -> Report:
         commands=tuple(compress_command(results, trial) for trial in results.front),
         metrics=metrics_table(results),
         described={
-            key: results.config[key]
+            key: shown(results.config[key], results.folder)
             for key in ("calibration", "evaluators", "report", "runtime", "study")
             if results.config.get(key)
         },
@@ -253,7 +260,7 @@ def _cards(results: StudyResults) -> tuple[Card, ...]:
         cards.append(_card(results, Choice(other, (f"to compare: {mode}",)), other, metrics, offer=False))
     if results.original_score("footprint") is not None:
         scored = [name for name in metrics if results.original_score(name) is not None]
-        rows = tuple((label(name), results.score_text(None, name, stderr=False), "") for name in scored)
+        rows = tuple((results.heading(name), results.score_text(None, name, stderr=False), "") for name in scored)
         size = results.score_text(None, "footprint")
         cards.append(Card("to compare: the original", None, results.model, size, rows))
     return tuple(cards)
@@ -271,7 +278,7 @@ def _card(results: StudyResults, pick: Choice, other: int | None, metrics: list[
         remark = ""
         if other is not None and eight and name == metrics[0] and results.value(other, name) is not None:
             remark = f"{eight}: {results.score_text(other, name, stderr=False)}"
-        rows.append((label(name), results.score_text(pick.trial, name), remark))
+        rows.append((results.heading(name), results.score_text(pick.trial, name), remark))
     if offer and not results.front:
         rows.append(("outside", "; ".join(broken_limits(results, pick.trial)), ""))
     return Card(
@@ -329,8 +336,11 @@ def _maps(results: StudyResults, plans: Mapping[str, Mapping[str, Any]]) -> tupl
 def _answers(results: StudyResults) -> Answers | None:
     """Return the answers of the first choice; None if none were kept."""
     picks = choices(results)
-    kept = results.records[picks[0].trial].answers if picks else None
-    return Answers(picks[0].trial, kept["count"], kept["same"], tuple(kept["different"])) if kept else None
+    record = results.records[picks[0].trial] if picks else None
+    kept = None if record is None else record.answers
+    if record is None or not kept:
+        return None
+    return Answers(record.number, kept["count"], kept["same"], tuple(kept["different"]), languages_sentence(record))
 
 
 def _unmeasured(results: StudyResults) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
-from autotune.reporting.front_table import Table, front_cell, metric_cell, metric_header
+from autotune.reporting.front_table import Table, front_cell
+from autotune.reporting.text.places import without_folders
 from autotune.results.budgets import measured_errors
 from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
@@ -29,11 +30,11 @@ def sizes_table(results: StudyResults) -> Table | None:
         [
             size(limit),
             *(front_cell(results, trial, column) for column in ("trial", "settings", "footprint")),
-            metric_cell(results, trial, metric),
+            results.score_text(trial, metric),
         ]
         for limit, trial in choices
     ]
-    return Table(["at most", "trial", "settings", "footprint", metric_header(results, metric)], rows, "rrlrr")
+    return Table(["at most", "trial", "settings", "footprint", results.heading(metric)], rows, "rrlrr")
 
 
 def held_out_table(results: StudyResults) -> Table | None:
@@ -43,7 +44,7 @@ def held_out_table(results: StudyResults) -> Table | None:
         return None
     header, rows = ["trial", "settings"], []
     for name in names:
-        header += [f"{label(name)}, search texts", "report texts", "worse by"]
+        header += [f"{results.heading(name)}, search texts", "report texts", "worse by"]
     for trial in trials:
         row = [front_cell(results, trial, column) for column in ("trial", "settings")]
         for name in names:
@@ -117,7 +118,7 @@ def failures_table(results: StudyResults) -> Table | None:
     """Return the trials without scores, with reason and remedy; None without such trials."""
     rows = []
     for record in failures(results):
-        why = reason(results, record)
+        why = without_folders(reason(results, record), results)
         why = why if len(why) <= REASON else f"{why[: REASON - 3]}..."
         rows.append(
             [str(record.number), record.describe(), _state(results, record.number, None), why, remedy(results, record)]
@@ -132,7 +133,7 @@ def metrics_table(results: StudyResults) -> Table | None:
         if name in results.trials.columns and results.trials[name].notna().any():
             better = "lower" if metric.direction == "minimize" else "higher"
             value = results.score_text(None, name)
-            rows.append([name, metric.unit or DASH, better, value, metric.description or DASH])
+            rows.append([name, results.unit(name) or metric.unit or DASH, better, value, metric.description or DASH])
     return Table(["metric", "unit", "better", "original", "what it is"], rows, "lllrl") if rows else None
 
 
@@ -163,12 +164,11 @@ def trials_table(results: StudyResults) -> TrialsTable:
     titles = {"seconds_compress": "compressing", "seconds_evaluate": "scoring", "compression_rate": "rate"}
     columns = [("trial", "", True), ("state", "", False), ("settings", "", False)]
     for name in names:
-        unit = results.metrics[name].unit if name in results.metrics else ""
-        unit = "s" if name.startswith("seconds_") else "" if unit in ("%", "bytes") else unit
+        unit = "s" if name.startswith("seconds_") else results.unit(name)
         columns.append((titles.get(name, label(name)), unit, True))
     rows, chosen = [], recommend(results).trial
     for trial, record in results.records.items():
-        state, settings = _state(results, trial, chosen), record.describe()
+        state, settings = _state(results, trial, chosen), record.describe(short=True)
         cells = [(str(trial), str(trial)), (state, state), (settings, settings)]
         cells += [_trial_cell(results, trial, name) for name in names]
         flags = {"front": trial in results.front, "knee": trial == chosen, "unscored": not record.complete}

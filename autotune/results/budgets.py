@@ -58,8 +58,8 @@ def budget_sentences(results: StudyResults) -> list[str]:
             ours, other = (results.records[n].describe() for n in (trial, rival))
             lines.append(
                 f"Trial {trial} ({ours}, {size(bytes_)}) is not the best of its size: it has {label(metric)} "
-                f"{results.score_text(trial, metric)}, and trial {rival} ({other}) has "
-                f"{results.score_text(rival, metric)}."
+                f"{results.sentence_text(trial, metric)}, and trial {rival} ({other}) has "
+                f"{results.sentence_text(rival, metric)}."
             )
     if not compared:
         return ["No other trial is as small as the plans from budgets."]

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
-from autotune.common.formatting import DASH, label, size
+from autotune.common.formatting import DASH, label, score, size
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.recommendation import GUARD, acceptance, accuracy_metric, most_accurate, recommend
 from autotune.results.records import StudyResults, TrialRecord
@@ -137,9 +137,23 @@ def decision_sentence(results: StudyResults) -> str:
     limit = acceptance(results)
     if limit is not None:
         sentence += f" Its similarity to the original is {results.score_text(found.trial, GUARD)}."
+        languages = languages_sentence(results.records[found.trial])
+        sentence += f" {languages}" if languages else ""
     elif not any(name not in SIZE_COLUMNS for name in results.constraints):
         sentence += " Similarity was not scored and no constraint limits the accuracy: check its answers."
     return sentence
+
+
+def languages_sentence(record: TrialRecord) -> str:
+    """Return the similarity on English prompts and on the others; empty if all prompts are of one kind."""
+    found = (record.answers or {}).get("other_languages")
+    if not found:
+        return ""
+    return (
+        f"Of the {(record.answers or {})['count']} prompts {found['count']} are not in English: their mean is "
+        f"{found['score']:.3f}, that of the others {found['english']:.3f}. For a model of one language, name prompts "
+        "in it with `evaluators.similarity.prompts`."
+    )
 
 
 def _sizes_text(results: StudyResults, trial: int) -> str:
@@ -160,9 +174,8 @@ def _accuracy_text(results: StudyResults, trial: int) -> str:
     metric, other = accuracy_metric(results), baseline(results)
     if metric is None or results.value(trial, metric) is None:
         return ""
-    unit = results.metrics[metric].unit
-    text = f", {label(metric)} {results.score_text(trial, metric)}{f' {unit}' if unit not in ('', '%') else ''}"
-    compared = []
+    text = f", {label(metric)} {results.score_text(trial, metric)}"
+    compared = [f"in {results.unit(metric)}"] if results.unit(metric) else []
     if other is not None and other != trial and results.value(other, metric) is not None:
         compared.append(f"{results.records[other].settings['mode']}: {results.score_text(other, metric)}")
     if results.original_score(metric) is not None:
@@ -171,9 +184,9 @@ def _accuracy_text(results: StudyResults, trial: int) -> str:
 
 
 def broken_limits(results: StudyResults, trial: int) -> list[str]:
-    """Return ``perplexity increase 1.57% (limit <= 1.2%)`` for every limit that a trial breaks."""
+    """Return ``perplexity increase 1.57% (limit <= 1.2%)`` for every limit that a trial breaks, in the limit's unit."""
     return [
-        f"{label(name)} {results.score_text(trial, name, stderr=False)} "
+        f"{label(name)} {score(results.value(trial, name), name=name, metric=results.metrics.get(name))} "
         f"(limit {results.constraints[name].text if name in results.constraints else '?'})"
         for name, beyond in results.records[trial].violations.items()
         if beyond > 0

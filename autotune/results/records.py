@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autotune.common.formatting import DASH, is_missing, score
+from autotune.common.formatting import DASH, is_missing, label, printed_unit, score
 from autotune.common.units import Constraint
 from autotune.compression.describe import describe_settings
 from autotune.evaluation import Direction, Measurement, Metric
@@ -49,7 +49,8 @@ class TrialRecord:
         partial: the scores of a trial that racing stopped, on the first ``scored_sequences`` of the texts; not in
             `metrics`, since they do not compare with scores on all texts.
         scored_sequences: see `partial`; None if the trial was not stopped.
-        answers: ``count``, ``same`` and ``different``: the answers that differ most from the original's.
+        answers: ``count``, ``same``, ``different``: some answers that differ from the original's, and with prompts in
+            English and others ``other_languages``: their ``count`` and ``score``, and the score of ``english`` ones.
     """
 
     number: int
@@ -232,8 +233,21 @@ class StudyResults:
         perfect = self.metrics[name].perfect if name in self.metrics else None
         return None if perfect is None else Measurement(perfect)
 
+    def scale(self, name: str) -> float:
+        """Return the unit in which scores are printed, in the metric's unit: a thousandth for divergences, else 1."""
+        return printed_unit(self.metrics[name].unit)[0] if name in self.metrics else 1.0
+
+    def unit(self, name: str) -> str:
+        """Return the name of the unit in which `score_text` prints; empty if the score itself has it (MB, %)."""
+        return printed_unit(self.metrics[name].unit)[1] if name in self.metrics else ""
+
+    def heading(self, name: str) -> str:
+        """Return a metric's name and unit for a column or an axis."""
+        unit = self.unit(name)
+        return f"{label(name)} ({unit})" if unit else label(name)
+
     def score_text(self, trial: int | None, name: str, *, stderr: bool = True) -> str:
-        """Return a score as every table prints it.
+        """Return a score as every table prints it, in the unit of `heading`.
 
         Args:
             trial: None is the original model.
@@ -242,12 +256,19 @@ class StudyResults:
         """
         if trial is None:
             return self.measurement_text(self.original_score(name), name, stderr=stderr)
-        error = self.stderr(trial, name) if stderr else None
-        return score(self.value(trial, name), error, name=name, metric=self.metrics.get(name))
+        value = self.value(trial, name)
+        measured = None if value is None else Measurement(value, self.stderr(trial, name))
+        return self.measurement_text(measured, name, stderr=stderr)
 
     def measurement_text(self, measurement: Measurement | None, name: str, *, stderr: bool = True) -> str:
         """Return a measurement of a metric as `score_text` does."""
         if measurement is None:
             return DASH
-        error = measurement.stderr if stderr else None
-        return score(measurement.value, error, name=name, metric=self.metrics.get(name))
+        scale = self.scale(name)
+        error = measurement.stderr / scale if stderr and measurement.stderr is not None else None
+        return score(measurement.value / scale, error, name=name, metric=self.metrics.get(name))
+
+    def sentence_text(self, trial: int | None, name: str, *, stderr: bool = True) -> str:
+        """Return a score with its unit, for a sentence."""
+        text, unit = self.score_text(trial, name, stderr=stderr), self.unit(name)
+        return f"{text} ({unit})" if unit and text != DASH else text

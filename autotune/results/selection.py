@@ -144,14 +144,16 @@ def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> S
         within = within.replace(" of at most", " within")
         raise UsageError(
             f"no model of {where} keeps {label(metric)} that close to the original{within}; nearest is trial {least} "
-            f"({results.score_text(least, metric, stderr=False)}, {size(sizes[least])}). Allow more, or search longer"
+            f"({results.sentence_text(least, metric, stderr=False)}, {size(sizes[least])}). Allow "
+            "more, or search longer"
         )
     chosen = min(close, key=lambda number: (sizes[number], drops[number], number))
     limit = f"{wish.max_drop:g}{'%' if wish.relative else f' {results.metrics[metric].unit}'.rstrip()}"
     return Selection(
         chosen,
         f"the smallest model on the front{within} whose {label(metric)} is at most {limit} worse than the original: "
-        f"{results.score_text(chosen, metric)} (original: {results.score_text(None, metric, stderr=False)})",
+        f"{results.sentence_text(chosen, metric)}, the original has "
+        f"{results.score_text(None, metric, stderr=False)}",
     )
 
 
@@ -160,7 +162,7 @@ def _within_size(results: StudyResults, wish: Wish, metric: str, fits: list[int]
     costs = {number: cost for number in fits if (cost := results.cost(number, metric)) is not None}
     best = min(costs, key=lambda number: (costs[number], results.value(number, "footprint") or 0.0, number))
     chosen = best if wish.metric is not None else smallest_tied(results, best, costs)
-    score = f"{label(metric)} {results.score_text(chosen, metric)}"
+    score = f"{label(metric)} {results.sentence_text(chosen, metric)}"
     reason = f"the most accurate model on the front of at most {size(wish.max_size)}: {score}"
     if chosen != best:
         reason += f", tied with trial {best} and smaller"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autotune.study.budget_planner import PLAN_TOKENS, SINGLE_TOKENS
+from autotune.study.progress import COUNT
 
 if TYPE_CHECKING:
     from autotune.config.config import Config
@@ -39,8 +40,6 @@ SHARED = re.compile(r"calibrating|measuring|verifying|errors of|the model writes
 
 MOST_SLOWED = 3.0
 """At a load of 9 a core, the report took between 2 and 7 times its processor time."""
-
-COUNT = re.compile(r"(\d+) of (\d+)")
 
 
 @dataclass(frozen=True)

@@ -191,15 +191,50 @@ def trial_line(row: Row, info: StudyInfo | None) -> str:
     return "  ".join(parts)
 
 
+COUNT = re.compile(r"(\d+) of (\d+)")
+"""Steps of a stage, as its message counts them."""
+
+BAR = 24
+"""Characters of a bar."""
+
+REMEMBERED = 1.0
+"""Seconds from which a stage of the preparation leaves a line."""
+
+
+def with_bar(text: str, steps: tuple[int, int] | None, after: str = "", *, style: str = "") -> RenderableType:
+    """Return one line: a text, a bar of `steps` (done, total), and what follows; without steps the bar moves."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Table.grid(padding=(0, 1), expand=False)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_column(width=BAR)
+    line.add_column(no_wrap=True)
+    done, total = steps or (0, 0)
+    bar = ProgressBar(total=total or None, completed=done, width=BAR, pulse=not total, complete_style="green")
+    line.add_row(Text(text, style=style), bar, Text(after))
+    return line
+
+
+def steps_in(message: str) -> tuple[int, int] | None:
+    """Return (done, total) of a stage's message; None if it counts no steps."""
+    found = COUNT.search(message)
+    return (int(found[1]), int(found[2])) if found and int(found[2]) else None
+
+
 class LiveListener:
-    """Listener that redraws a status line, the current trials and the best rows of the front in place."""
+    """Listener that redraws the current stage with a bar, then a status line, the trials and the front, in place.
+
+    Stages of the preparation that took at least a second leave a line with their time.
+    """
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
 
         self.console = console
         self.info: StudyInfo | None = None
-        self.begun = time.monotonic()
+        self.begun = self.since = time.monotonic()
         self.doing = ""
         self.current: dict[int, tuple[str, str]] = {}  # trial -> its settings in short, what it is at
         self.count = 0
@@ -212,11 +247,22 @@ class LiveListener:
     def stage(self, message: str, trial: int | None = None) -> None:
         """See `Listener`."""
         if trial is None:
-            self.doing = message
+            self._change(message)
         elif trial in self.current:
             self.current[trial] = (self.current[trial][0], message)
         if not self.live.is_started:
             self.live.start()
+
+    def _change(self, message: str) -> None:
+        """Begin a stage; a step of the current one is none."""
+        if VARYING.sub("", message) != VARYING.sub("", self.doing):
+            seconds = time.monotonic() - self.since
+            if self.doing and self.info is None and seconds >= REMEMBERED:
+                steps = COUNT.search(self.doing)
+                name = self.doing if steps is None else self.doing.replace(steps[0], steps[2])
+                self.note(f"{name}: {duration(seconds)}")
+            self.since = time.monotonic()
+        self.doing = message
 
     def note(self, message: str) -> None:
         """See `Listener`."""
@@ -224,8 +270,8 @@ class LiveListener:
 
     def started(self, info: StudyInfo) -> None:
         """See `Listener`."""
-        self.info, self.count, self.front, self.begun = info, info.done, info.front, time.monotonic()
         self.stage("")
+        self.info, self.count, self.front, self.begun = info, info.done, info.front, time.monotonic()
 
     def trial_started(self, number: int, count: int, settings: Mapping[str, Any]) -> None:
         """See `Listener`."""
@@ -254,12 +300,14 @@ class LiveListener:
         from rich.text import Text
 
         if self.info is None:
-            return Text(f"{self.doing} … {duration(time.monotonic() - self.begun)}")
-        lines: list[RenderableType] = [Text(self.status(), style="bold")]
+            return with_bar(self.doing, steps_in(self.doing), duration(time.monotonic() - self.since))
+        done = self.info.done if not self.count else max(self.count - len(self.current), 0)
+        lines: list[RenderableType] = [with_bar(self.status(), (done, self.info.total), style="bold")]
         if self.doing:
-            lines.append(Text(self.doing))
+            lines.append(with_bar(self.doing, steps_in(self.doing)))
         for now in list(self.current.values()):  # one line a worker
-            lines.append(Text(": ".join(part for part in now if part)))
+            text, steps = ": ".join(part for part in now if part), steps_in(now[1])
+            lines.append(Text(text) if steps is None else with_bar(text, steps))
         if self.front:
             lines.append(self.table())
         return Group(*lines)

@@ -8,7 +8,8 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
-from autotune.evaluation import Evaluator, Measurement, Metric, Reference
+from autotune.evaluation import Describing, Evaluator, Measurement, Metric, Reference
+from autotune.evaluation.scores import Scores
 from autotune.evaluation.stores import ScoreStore
 from autotune.study.model_session import ModelSession, window_length
 from autotune.study.storage.attributes import Description
@@ -76,6 +77,17 @@ class Session(ModelSession):
     def score(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
         """Score a trial's model with the study's evaluators; see `Scorer.candidate`."""
         return self.scorer.candidate(candidate, race)
+
+    def scores_of(self, model: Any) -> Scores:
+        """Score a model that has no plan, beside the original."""
+        measured = self.scorer.model(model)
+        original: dict[str, Measurement] = {}
+        scored: dict[str, str] = {}
+        for name, evaluator in self.evaluators.items():
+            original |= evaluator.original(self.references[name])
+            if isinstance(evaluator, Describing):
+                scored[name] = evaluator.scored(self.references[name])
+        return Scores(measured, original=original, metrics=self.metrics, scored=scored)
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -142,7 +142,7 @@ def compress(session: ModelSession, settings: Settings, *, output: Path | None =
     for problem in [*settings.problems(), *target_problems(fitted(settings, targets), targets)]:
         raise PlanError(f"`{problem.key}`: {problem.message}")
     check_empty(output)
-    plan = session.engine.plan(settings)
+    plan = session.plan(settings)
     return _finish(session, plan, {"settings": session.engine.resolve(settings).as_dict()}, output)
 
 
@@ -199,7 +199,7 @@ def read_size(
         raise UsageError("`allow` int3: the CPU expands it when it loads a model; add `runtime_compressed=False`")
     if evaluation is None:
         raise UsageError("`max_size` measures the error of each format and needs a text for it: add `evaluation`")
-    default = type(settings)(ignored_scope=settings.ignored_scope)
+    default = type(settings)(ignored_scope=settings.ignored_scope, distillation=settings.distillation)
     for name in type(settings).__dataclass_fields__:
         if getattr(settings, name) != getattr(default, name):
             raise UsageError(f"`max_size` chooses format and algorithms of each weight; leave out `{name}`")
@@ -211,7 +211,7 @@ def compress_to_size(
     max_size: int,
     *,
     text: Mapping[str, Any],
-    ignored_scope: Sequence[str] = (),
+    options: Settings,
     small: Sequence[str] = (),
     runtime_compressed: bool = True,
     output: Path | None = None,
@@ -223,22 +223,24 @@ def compress_to_size(
         max_size: of `openvino_model.bin`, in bytes.
         text: on which divergences from the original are measured, as options of the evaluator ``perplexity``; not the
             calibration text.
-        ignored_scope: weights to leave alone.
+        options: settings of which `ignored_scope` and `distillation` count.
         small: ``int2``, ``int3``: formats of fewer than 4 bits that may be used.
         runtime_compressed: use only formats that the CPU keeps compressed after loading.
         output: where to write the model; checked before any work.
 
     Raises:
         UsageError: `output` is not empty.
-        PlanError: no model that small can be made.
+        PlanError: no model that small can be made, or it cannot be distilled.
     """
     from autotune.allocation.allocator import open_allocator
     from autotune.allocation.choices import default_settings, make_menus
     from autotune.allocation.probe import FULL, SHORT
 
     check_empty(output)
+    if options.distillation:
+        session.check_distillation()
     engine, data_aware = session.engine, session.needs_calibration
-    settings = default_settings(data_aware=data_aware, ignored_scope=tuple(ignored_scope), small=small)
+    settings = default_settings(data_aware=data_aware, ignored_scope=options.ignored_scope, small=small)
     menus = make_menus(engine, settings, runtime_compressed=runtime_compressed)
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
@@ -246,7 +248,7 @@ def compress_to_size(
     with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
         record = {"allocation": _record(allocator, point, max_size)}
-    return _finish(session, point.plan, record, output)
+    return _finish(session, replace(point.plan, distilled=options.distillation), record, output)
 
 
 def _finish(session: ModelSession, plan: Plan, record: Mapping[str, Any], output: Path | None) -> CompressedModel:
@@ -397,11 +399,11 @@ def evaluate(
     if source is not None:
         session.source = source
     if not isinstance(model, (str, Path)):
-        return Scores(session.scorer.model(model.model if isinstance(model, CompressedModel) else model))
+        return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()
     if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score. Name a model's folder"
         )
     candidate = resolve_model(str(model), cache=session.cache, trust_remote_code=config.trust_remote_code)
-    return Scores(session.scorer.model(candidate.read()))
+    return session.scores_of(candidate.read())

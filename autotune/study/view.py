@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,11 +197,18 @@ class Study:
         with listening(progress) as listener:
             return export(self.folder, Path(folder), wish=wish, storage=self.storage, stage=listener.stage)
 
-    def write_report(self) -> ReportPaths:
-        """Write every table, plot and page of the study's folder again."""
+    def write_report(self, *, figure_formats: Sequence[str] = ()) -> ReportPaths:
+        """Write every table, plot and page of the study's folder again.
+
+        Args:
+            figure_formats: ``"svg"``, ``"pdf"``: also write the plots for one column of a paper, without titles.
+
+        Raises:
+            UsageError: an unknown format.
+        """
         from autotune.reporting.folder import write_report
 
-        return write_report(self.results, self.folder)
+        return write_report(self.results, self.folder, figure_formats)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one page that works offline; return its path."""

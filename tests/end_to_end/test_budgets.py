@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
         evaluators = {"perplexity": EVALUATORS["perplexity"]}
         objectives = {"kl_divergence": "minimize", "footprint": "minimize"}
         write_config(folder, tiny_llama, trials=9, space=SPACE, evaluators=evaluators, objectives=objectives)
-        done = run_here(folder, "search", "model.yaml", cache=folder / "cache")
+        done = run_here(folder, "search", "model.yaml", "--workers", "0", cache=folder / "cache")
         assert done.returncode == 0, done.stderr
 
     return built_once(tmp_path_factory, "budgets", search)

@@ -19,11 +19,11 @@ PROMPT = "Mira keeps eleven hens"
 
 
 @pytest.fixture(scope="module")
-def compressed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path, own_process: Command) -> Path:
+def compressed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path, run: Command) -> Path:
     """The tiny Llama in int4 with AWQ and scale estimation, by the command line."""
 
     def compress(folder: Path) -> None:
-        done = own_process(
+        done = run(
             *("compress", str(tiny_llama_hf), str(folder / "model"), "--mode", "int4_asym", "--group-size", "32"),
             *("--awq", "--scale-estimation", "--calibration", "calibration.txt", "--samples", "8"),
             *("--sequence-length", "32", "--json"),

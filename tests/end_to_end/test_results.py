@@ -20,11 +20,11 @@ Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def exported(searched: Done, own_process: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def exported(searched: Done, run: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The smallest model within 50 percent of perplexity, and what the command printed."""
 
     def export(folder: Path) -> None:
-        done = own_process("export", "study", str(folder / "model"), "--max-drop", "50%")
+        done = run("export", "study", str(folder / "model"), "--max-drop", "50%")
         assert done.returncode == 0, done.stderr
         (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
 
@@ -60,10 +60,10 @@ def test_the_cards_snippets_run(exported: tuple[Path, str]) -> None:
         assert done.stdout.strip()
 
 
-def test_the_exported_folder_scores_as_its_trial(exported: tuple[Path, str], own_process: Command) -> None:
+def test_the_exported_folder_scores_as_its_trial(exported: tuple[Path, str], run: Command) -> None:
     """`autotune evaluate` with the study's evaluators gives the scores that the study found, and the card tells."""
     out, _ = exported
-    done = own_process("evaluate", str(out), "--config", "study/model.yaml", "--json")
+    done = run("evaluate", str(out), "--config", "study/model.yaml", "--json")
     assert done.returncode == 0, done.stderr
     scores = json.loads((out / "autotune.json").read_text(encoding="utf-8"))["scores"]
     found = json.loads(done.stdout)
@@ -132,7 +132,7 @@ def test_every_algorithm_has_the_same_bytes_again(
         assert again.same, (record.settings, again)
 
 
-def test_a_changed_text_is_named(searched: Done, workplace: Path, own_process: Command, tmp_path: Path) -> None:
+def test_a_changed_text_is_named(searched: Done, workplace: Path, run: Command, tmp_path: Path) -> None:
     """One sentence more in the calibration text: other bytes, and the file is named."""
     shutil.copytree(workplace / "study", tmp_path / "study")
     text, file = tmp_path / "calibration.txt", tmp_path / "study" / "model.yaml"
@@ -141,14 +141,14 @@ def test_a_changed_text_is_named(searched: Done, workplace: Path, own_process: C
     text.write_text("A new sentence. " + before.read_text(encoding="utf-8"), encoding="utf-8")
     file.write_text(file.read_text(encoding="utf-8").replace(str(before), str(text)), encoding="utf-8")
     aware = next(row for row in rows(workplace / "study") if row["state"] == "COMPLETE" and row["awq"] == "True")
-    done = own_process("reproduce", str(tmp_path / "study"), "--trial", aware["trial"])
+    done = run("reproduce", str(tmp_path / "study"), "--trial", aware["trial"])
     assert done.returncode == 1, done.stderr
     assert f"calibration changed: {text}" in done.stdout
 
 
-def test_compare_prints_one_table(searched: Done, own_process: Command, tmp_path: Path) -> None:
+def test_compare_prints_one_table(searched: Done, run: Command, tmp_path: Path) -> None:
     """Of one study twice as well: two originals, files in Markdown, LaTeX and CSV, a plot."""
-    done = own_process("compare", "study", "study", "-o", str(tmp_path))
+    done = run("compare", "study", "study", "-o", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| original") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"compare.md", "compare.tex", "compare.csv", "compare.png"}

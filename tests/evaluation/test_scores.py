@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from autotune.evaluation import Example, Measurement
+from autotune.evaluation import Example, Measurement, Metric
+from autotune.evaluation.scores import Scores
 from autotune.evaluation.stores import Recorded, ScoreStore
 
 FIRST = {"kl_divergence": Measurement(0.1 + 0.2, None, (0.1, 1 / 3), 1e-9)}
@@ -40,3 +42,18 @@ def test_a_damaged_file_is_not_read(tmp_path: Path, kind: str, place: int) -> No
     assert store.counters["damaged"] == 1
     store.put("ab", RECORD)
     assert store.get("ab") == RECORD
+
+
+def test_scores_stand_beside_the_original() -> None:
+    """Score, original, difference with the paired error, unit, and what was scored; alone, without empty columns."""
+    metrics = {"kl_divergence": Metric("minimize", "nats/token", perfect=0.0), "increase": Metric("minimize", "%")}
+    measured = {"kl_divergence": Measurement(0.000462, 0.000023), "increase": Measurement(-0.066, 0.02)}
+    original = {"kl_divergence": Measurement(0.0), "increase": Measurement(0.0)}
+    scores = Scores(measured, original=original, metrics=metrics, scored={"perplexity": "64 windows"})
+    assert [line.split("  ") for line in re.sub(" {3,}", "  ", repr(scores)).splitlines()] == [
+        ["metric", "model", "original", "difference", "unit"],
+        ["kl_divergence", "0.462", "0.000", "+0.462 ± 0.023", "1e-3 nats/token"],
+        ["increase", "-0.066%", "0.000%", "−0.066 ± 0.020%"],
+        ["perplexity: 64 windows"],
+    ]
+    assert repr(Scores({"x": Measurement(2.0)})).split() == ["metric", "model", "x", "2.00"]

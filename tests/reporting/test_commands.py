@@ -17,6 +17,7 @@ from commands import run
 
 from autotune.compression.settings import Settings
 from autotune.reporting.text.commands import export_command, nncf_call, optimum_command
+from autotune.reporting.text.places import relative_path, shown
 from autotune.results.load import load_results
 
 SHARED = [
@@ -150,7 +151,7 @@ def printed_commands(text: str) -> list[str]:
 def test_every_printed_command_runs_where_it_is_pasted(
     project: Path, built: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Commands on stdout run in the same shell; those of the files run in any folder."""
+    """Commands on stdout run in the same shell; those of the files run in the study's folder and name no other."""
     monkeypatch.chdir(project)
     assert run(["report", "reports/int4's"]) == 0
     (command,) = printed_commands(capsys.readouterr().out)
@@ -159,26 +160,43 @@ def test_every_printed_command_runs_where_it_is_pasted(
     knee = load_results(project / "reports" / "int4's").knee
     assert built == [project / "reports" / "int4's" / "models" / f"trial-{knee}"]
 
-    elsewhere = project.parent / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
+    monkeypatch.chdir(project / "reports" / "int4's")
     for name in ("report.md", "report.html"):
         text = (project / "reports" / "int4's" / name).read_text(encoding="utf-8")
+        assert str(project.parent) not in text
         commands = printed_commands(text)
         assert any("autotune export" in each for each in commands)
         assert any("autotune compress" in each for each in commands)
         for each in commands:
             assert run(shlex.split(each)[1:]) == 0, (each, capsys.readouterr().err)
-    assert all(path.is_relative_to(project) for path in built)
-    assert not list(elsewhere.iterdir())
+    assert {path.parent for path in built} == {project / "reports" / "int4's" / "models"}
 
 
 def test_a_moved_study_names_its_new_folder(project: Path) -> None:
     """Commands name the folder that was read, not the one that the search wrote."""
     moved = (project / "reports" / "int4's").rename(project / "moved")
     results = load_results(moved)
-    assert shlex.split(export_command(results, 3))[2] == str(moved)
+    assert shlex.split(export_command(results, 3))[2:4] == [".", "models/trial-3"]
     assert shlex.split(export_command(results, 3, here=project))[2] == "moved"
+    assert shlex.split(export_command(results, 3, here=project / "models"))[2] == str(moved)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/home/ann/work/models/m", "../../models/m"),
+        ("/home/ann/work/reports/s/text.txt", "text.txt"),
+        ("/home/bob/models/m", None),
+        ("/data/m", None),
+        ("org/model", "org/model"),
+    ],
+)
+def test_a_relative_path_names_no_folder_near_the_root(path: str, expected: str | None) -> None:
+    """A path is shown from the study's folder on, or not at all."""
+    folder = Path("/home/ann/work/reports/s")
+    assert relative_path(path, folder) == expected
+    listed = shown({"text": [path, 3]}, folder)["text"]
+    assert listed == [f"…/{Path(path).name}" if expected is None else expected, 3]
 
 
 def test_a_password_is_not_repeated(project: Path) -> None:
@@ -189,3 +207,6 @@ def test_a_password_is_not_repeated(project: Path) -> None:
     command = export_command(results, 3)
     assert "secret" not in command
     assert shlex.split(command, comments=True)[-2:] == ["--storage", "postgresql://ann:PASSWORD@host/study"]
+    file = f"sqlite:///{project}/all.db"
+    assert export_command(replace(results, storage=file), 3).endswith("--storage sqlite:///../../all.db")
+    assert "/nfs" not in export_command(replace(results, storage="sqlite:////nfs/ann/all.db"), 3)

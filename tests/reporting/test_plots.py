@@ -11,9 +11,10 @@ import matplotlib
 import pytest
 
 from autotune.reporting.folder import figures
+from autotune.reporting.html.drawings import DARK
 from autotune.reporting.plots.front import front_figure
 from autotune.reporting.plots.settings import settings_figure
-from autotune.reporting.plots.style import look, mode_style, save_png
+from autotune.reporting.plots.style import COLUMN, MODES, OTHERS, contrast, look, mode_style, save_figure, tint
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
@@ -52,7 +53,7 @@ def test_same_study_same_png(make: Make, tmp_path: Path) -> None:
         with matplotlib.rc_context({"font.size": size, "axes.facecolor": "black"}), look():
             figure = front_figure(results, "footprint", "kl_divergence")
             assert figure is not None
-            pictures.append(save_png(figure, tmp_path / f"{size}.png").read_bytes())
+            pictures.append(save_figure(figure, tmp_path / f"{size}.png").read_bytes())
     assert pictures[0] == pictures[1]
     assert pictures[0].startswith(b"\x89PNG")
     assert b"Software" not in pictures[0][:400]
@@ -98,6 +99,47 @@ def test_every_pair_of_objectives_has_its_plot(make: Make, objectives: dict[str,
     assert [name for name in drawn if name.startswith("front")] == names
     assert [name for name in drawn if name.startswith("settings")] == [f"settings-{name}" for name in objectives]
     assert drawn[-1] == "progress"
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_a_figure_for_a_paper_fits_a_column_and_has_no_title(make: Make, tmp_path: Path, kind: str) -> None:
+    """Twice the same bytes, 3.4 inches wide, the legend inside, and no text below 8 points."""
+    pictures = []
+    for _ in range(2):
+        drawn = dict(figures(make(trials=10), COLUMN))
+        front = drawn["front"]
+        assert front.get_size_inches()[0] == COLUMN.width
+        assert front.texts == []
+        assert len(front.legends) == 1
+        front.canvas.draw()
+        box, page = front.legends[0].get_window_extent(), front.bbox
+        assert page.x0 <= box.x0 < box.x1 <= page.x1
+        for figure in drawn.values():
+            texts = [text for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, *axes.get_xticklabels())]
+            assert min(text.get_fontsize() for text in texts if text.get_text()) >= 8
+        pictures.append(save_figure(front, tmp_path / f"front.{kind}").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_dominated_marks_keep_a_contrast_of_three_to_one() -> None:
+    """On white and on the dark page, for every mode."""
+    for color, _ in (*MODES.values(), *OTHERS):
+        assert contrast(tint(color)) >= 3
+        dark = "#" + DARK[color[1:].lower()]
+        assert contrast(tint(dark, "#14181d"), "#14181d") >= 3
+
+
+def test_a_median_needs_two_trials(make: Make) -> None:
+    """A bar stands over the values that two trials or more have, and the axis is that of the front's plot."""
+    results = make()
+    figure = settings_figure(results, "kl_divergence")
+    assert figure is not None
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    panel = next(axes for axes in figure.axes if axes.get_title(loc="left") == "sensitivity metric")
+    counts = results.unique["sensitivity_metric"].dropna().value_counts()
+    bars = [c for c in panel.collections if type(c).__name__ == "LineCollection"]
+    assert len(bars) == sum(count > 1 for count in counts)
+    assert "not shown: int8_asym" in figure.note
 
 
 def test_nothing_to_draw_draws_nothing(make: Make) -> None:

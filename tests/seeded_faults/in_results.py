@@ -128,10 +128,10 @@ RESULTS = [
     ),
     Fault(
         "gptq-checkpoint-order",
-        "autotune/models/gptq_checkpoint.py",
+        "autotune/models/quantized/layer.py",
         "values[:, np.argsort(self.order)]",
         "values[:, self.order]",
-        "tests/models/test_gptq_checkpoint.py::test_a_layer_reads_as_it_was_meant",
+        "tests/models/test_quantized.py::test_a_layer_reads_as_it_was_meant",
     ),
     Fault(
         "texts-overlap",

@@ -136,6 +136,36 @@ def test_the_live_display_shows_trial_time_failures_and_the_front() -> None:
     assert len([line for line in shown.splitlines() if "int4_asym" in line]) == 9
 
 
+def test_a_stage_of_the_preparation_has_a_bar_and_leaves_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar follows the counted steps, the line fits 80 columns, and short stages leave nothing."""
+    now = [0.0]
+    monkeypatch.setattr("autotune.study.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    listener = LiveListener(Console(file=stream, width=80))
+    shown = []
+    try:
+        for message, seconds in (
+            ("opening", 0.2),
+            ("calibrating: 1 of 4 windows", 3.0),
+            ("calibrating: 4 of 4 windows", 2.0),
+        ):
+            listener.stage(message)
+            now[0] += seconds
+            console = Console(file=io.StringIO(), width=80)
+            with console.capture() as capture:
+                console.print(listener.render())
+            shown.append(capture.get())
+        listener.stage("compiling " + "x" * 90)
+        with console.capture() as capture:
+            console.print(listener.render())
+    finally:
+        listener.close()
+    assert len(capture.get().splitlines()) == 1
+    assert shown[1].count("━") < shown[2].count("━")
+    assert "calibrating: 4 windows: 5.0 s" in stream.getvalue()
+    assert "opening" not in stream.getvalue().split("calibrating: 4 windows: 5.0 s")[1]
+
+
 CALLS: dict[str, tuple[Any, ...]] = {
     "stage": ("compressing",),
     "stage of a trial": ("compressing", 6),

@@ -72,7 +72,8 @@ class Format:
         lowest, highest: integer levels (integer families).
         levels: the sorted table (levels).
         largest: largest magnitude of an unscaled element (levels and minifloat).
-        scale_storage: element type of the stored scale of a group; f8e8m0 is a power of two.
+        scale_storage: element type of the stored scale of a group; f8e8m0 is a power of two; f32 is for scales that
+            come with a quantized checkpoint.
         scale_factors: other multiples of the range's scale that plain rounding tries; the least square error of
             the group decides.
         table_storage: element type of the codebook stored with the indices; empty if there is none.
@@ -94,7 +95,7 @@ class Format:
     highest: int = 0
     levels: tuple[float, ...] = ()
     largest: float = 1.0
-    scale_storage: Literal["f16", "f8e8m0", "f8e4m3"] = "f16"
+    scale_storage: Literal["f16", "f32", "f8e8m0", "f8e4m3"] = "f16"
     scale_factors: tuple[float, ...] = ()
     table_storage: Literal["", "f8e4m3", "f16"] = ""
     second_order_scale: float = 0.0

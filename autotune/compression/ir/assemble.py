@@ -6,6 +6,7 @@ The decompression patterns are the ones that OpenVINO's plugins fuse into their 
 
 with Gather(Convert(f16)(codebook), indices) in place of the first step where there is a codebook. Scales of eight bits
 are converted to float16 before the product, those of NVFP4 after a product with the second-order scale in float32.
+With scales in float32, all steps are in float32.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _named(node: ov.Node, name: str) -> ov.Node:
 
 
 def _decompression(weight: Weight, variant: Variant, packed: Packed) -> ov.Node:
-    """Build the subgraph whose output is the weight in float16."""
+    """Build the subgraph whose output is the weight in float16, or in float32 if its scales are."""
     from openvino import opset15 as ops
 
     parts = layout(weight, variant)
@@ -83,32 +84,33 @@ def _decompression(weight: Weight, variant: Variant, packed: Packed) -> ov.Node:
         for name, part in parts.items()
     }
     name, port = weight.name, weight.uses[0].port
+    kind = "f32" if parts["scale"].element_type == "f32" else "f16"
     # The new Constant takes the old one's name, which leaves the model with it.
     if "codebook" in parts:
-        table = _to_f16(_named(constants["codebook"], name))
+        table = _convert(_named(constants["codebook"], name), kind)
         indices = _named(constants["weight"], f"{name}_nncf_codebook_idxs")
         if parts["weight"].element_type == "u4":
             indices = ops.convert(indices, np.uint8)
         node = _named(ops.gather(table, indices, constants["codebook_axis"]), f"{name}_nncf_codebook")
     else:
-        node = _to_f16(_named(constants["weight"], name))
+        node = _convert(_named(constants["weight"], name), kind)
     if "zero_point" in parts:
         zero = _named(constants["zero_point"], f"{name}/zero_point")
-        node = _named(ops.subtract(node, _to_f16(zero)), f"{name}/zero_point/subtract")
+        node = _named(ops.subtract(node, _convert(zero, kind)), f"{name}/zero_point/subtract")
     scale = _named(constants["scale"], f"{name}/scale")
     if "second_order_scale" in parts:
         unit = _named(constants["second_order_scale"], f"{name}/second_order_scale")
         scale = _named(ops.multiply(ops.convert(scale, np.float32), unit), f"{name}/dequantized_scale_{port}")
-    node = _named(ops.multiply(node, _to_f16(scale)), f"{name}/fq_weights_{port}")
+    node = _named(ops.multiply(node, _convert(scale, kind)), f"{name}/fq_weights_{port}")
     if "shape" in parts:
         node = _named(ops.reshape(node, constants["shape"], special_zero=False), f"{name}/fq_weights_{port}/reshape")
     return node
 
 
-def _to_f16(node: ov.Node) -> ov.Node:
+def _convert(node: ov.Node, kind: str) -> ov.Node:
     from openvino import opset15 as ops
 
-    return node if type_name(node) == "f16" else ops.convert(node, np.float16)
+    return node if type_name(node) == kind else ops.convert(node, kind)
 
 
 def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> None:
@@ -119,7 +121,7 @@ def _replace(old: ov.Node, weight: Weight, variant: Variant, packed: Packed) -> 
     restored = _decompression(weight, variant, packed)
     converted = None
     for target in old.output(0).get_target_inputs():
-        if type_name(old) == "f16" or target.get_node().get_type_name() == "Convert":
+        if type_name(old) == type_name(restored) or target.get_node().get_type_name() == "Convert":
             target.replace_source_output(restored.output(0))
             continue
         if converted is None:

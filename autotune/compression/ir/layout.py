@@ -15,7 +15,7 @@ from autotune.compression.formats.quantize import decode, read_scale
 from autotune.compression.formats.table import BITS, FORMATS, Format, codebook_format
 from autotune.compression.ir.weights import Weight
 
-SCALE_DTYPES = {"f16": np.float16, "f8e8m0": np.uint8, "f8e4m3": np.uint8}
+SCALE_DTYPES = {"f16": np.float16, "f32": np.float32, "f8e8m0": np.uint8, "f8e4m3": np.uint8}
 """NumPy's type for each storage type of scales."""
 
 

@@ -81,8 +81,8 @@ class Range:
 def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the parameters that have an effect, in the order in which they are drawn.
 
-    - With allocation ``budget`` only the budget counts. The other parameters of the space list the variants that a
-      plan may use, all of them together. With ``ratio``, or without allocation, there is no budget.
+    - With allocation ``budget`` only the budget and distillation count. The other parameters of the space list the
+      variants that a plan may use, all of them together. With ``ratio``, or without allocation, there is no budget.
     - The int8 modes compress all weights alike: only the mode counts.
     - A mode with a fixed group size (mxfp4, mxfp8_e4m3, nvfp4) has no group_size.
     - The 8-bit floating-point modes leave too little error for algorithms.
@@ -97,7 +97,7 @@ def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str,
     """
     first = ("allocation",) if "allocation" in chosen else ()
     if chosen.get("allocation") == "budget":
-        return (*first, "budget")
+        return (*first, "budget", "distillation")
     if mode is None or mode in INT8_MODES:
         return (*first, "mode")
     ratio = chosen.get("ratio", 1.0)
@@ -109,7 +109,7 @@ def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str,
     if not 0 < ratio < 1:
         inactive.add("sensitivity_metric")
     if ratio == 0:
-        inactive |= {"group_size", "all_layers", *ALGORITHMS}
+        inactive |= {"group_size", "all_layers", "distillation", *ALGORITHMS}
     if chosen.get("gptq") and "gptq" not in inactive:
         inactive.add("lora_correction")
     for name in DRAWN_PARAMETERS:
@@ -166,7 +166,7 @@ class SearchSpace:
     def needs_calibration(self) -> bool:
         """Return True if any point of the space needs calibration statistics."""
         ratios = {ratio if ratio in (0, 1) else 0.5 for ratio in self.values("ratio")}
-        switches = [(name, on) for name in ALGORITHMS for on in self.values(name)]
+        switches = [(name, on) for name in (*ALGORITHMS, "distillation") for on in self.values(name)]
         points = (
             {"mode": mode, "ratio": ratio, "sensitivity_metric": metric, name: on}
             for mode, ratio, metric, (name, on) in product(
@@ -262,6 +262,7 @@ class SearchSpace:
         if point.get("allocation") == "budget":
             kept = {name: fixed[name] for name in ("group_size_fallback",) if name in fixed}
             scope = tuple(fixed.get("ignored_scope", ()))
+            kept["distillation"] = point.get("distillation", self.values("distillation")[0])
             return Settings(mode=MIXED, allocation="budget", budget=point["budget"], ignored_scope=scope, **kept)
         if point["mode"] != "codebook":
             fixed.pop("codebook", None)

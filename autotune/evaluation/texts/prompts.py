@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ def read_prompts(path: str | Path) -> list[str]:
     if not prompts:
         raise ConfigError("the file contains no prompts. Write one prompt on each line.", file=path)
     return prompts
+
+
+ENGLISH = frozenset(
+    {"the", "of", "a", "and", "is", "are", "do", "does", "what", "how", "why", "in", "for", "with", "to"}
+)
+
+
+def is_english(prompt: str) -> bool:
+    """Guess the language of a prompt: without letters beyond ASCII, or with at least two common English words."""
+    return prompt.isascii() or len(ENGLISH & set(re.findall(r"[a-z]+", prompt.lower()))) > 1
 
 
 def _read(path: Path) -> str:

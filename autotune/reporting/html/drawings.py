@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import TYPE_CHECKING
 
 from autotune.common.formatting import label
+from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.labels import ring_text
-from autotune.reporting.plots.style import PHONE, SCREEN, Sheet, look, mode_style, sentence
+from autotune.reporting.plots.style import MODES, OTHERS, PHONE, SCREEN, Sheet, mode_style, sentence, tint
 from autotune.results.decision import objective_pairs
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from autotune.reporting.plots.figure import NotebookFigure
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,94 +34,52 @@ def front_drawings(results: StudyResults) -> list[Drawing]:
 
     titles = {number: _tooltip(results, number) for number, record in results.records.items() if record.complete}
     drawings = []
-    for x, y in objective_pairs(results):
+    for place, (x, y) in enumerate(objective_pairs(results)):
         title = f"{sentence(label(y))} against {label(x)}"
-        drawings.append(_drawing(f"front-{x}-{y}", title, partial(front_figure, results, x, y), titles=titles))
+        drawings.append(_drawing(f"f{place}", title, partial(front_figure, results, x, y), titles=titles))
     return [drawing for drawing in drawings if drawing is not None]
 
 
 def setting_drawings(results: StudyResults) -> list[Drawing]:
     """Draw every objective against every setting."""
-    from autotune.reporting.plots.settings import settings_figure, settings_note
+    from autotune.reporting.plots.settings import settings_figure
 
-    drawings = []
-    for name in results.objectives:
-        drawing = _drawing(f"settings-{name}", sentence(label(name)), partial(settings_figure, results, name))
-        if drawing is not None:
-            drawings.append(replace(drawing, note=settings_note(results, name)))
-    return drawings
+    drawings = [
+        _drawing(f"e{place}", sentence(label(name)), partial(settings_figure, results, name))
+        for place, name in enumerate(results.objectives)
+    ]
+    return [drawing for drawing in drawings if drawing is not None]
 
 
 def progress_drawing(results: StudyResults) -> Drawing | None:
     """Draw the hypervolume of the front over time."""
-    from autotune.reporting.plots.progress import progress_figure, progress_note
+    from autotune.reporting.plots.progress import progress_figure
 
-    drawing = _drawing("progress", "Progress", partial(progress_figure, results))
-    return None if drawing is None else replace(drawing, note=progress_note(results))
+    return _drawing("p", "Progress", partial(progress_figure, results))
 
 
 def _drawing(
-    name: str, title: str, draw: Callable[[Sheet], Figure | None], titles: Mapping[int, str] | None = None
+    name: str, title: str, draw: Callable[[Sheet], NotebookFigure | None], titles: Mapping[int, str] | None = None
 ) -> Drawing | None:
-    parts = []
-    for sheet, suffix in ((SCREEN, "w"), (PHONE, "n")):
-        figure = draw(sheet)
-        if figure is None:
-            return None
-        parts.append(inline_svg(figure, f"{name}-{suffix}", alternative=title, titles=titles))
-    return Drawing(title, "", parts[0], parts[1])
+    wide, narrow = draw(SCREEN), draw(PHONE)
+    if wide is None or narrow is None:
+        return None
+    drawn = (
+        inline_svg(figure, f"{name}{suffix}", alternative=title, titles=titles)
+        for figure, suffix in ((wide, "w"), (narrow, "n"))
+    )
+    return Drawing(title, wide.note, *drawn)
 
 
 def _tooltip(results: StudyResults, number: int) -> str:
     names = ["footprint", *(name for name in results.objectives if name != "footprint")]
     lines = [f"trial {number}: {results.records[number].describe()}"]
     lines += [
-        f"{label(name)} {results.score_text(number, name)}" for name in names if results.value(number, name) is not None
+        f"{results.heading(name)}: {results.score_text(number, name)}"
+        for name in names
+        if results.value(number, name) is not None
     ]
     return "\n".join(lines)
-
-
-COLOR = re.compile(r"#([0-9a-f]{6})\b")
-FONT = re.compile(r"font: (?:(bold|\d{3}) )?([\d.]+)px [^;\"]*")
-ID = re.compile(r'(\bid="|xlink:href="#(?!t\d+")|url\(#)')
-LINK = re.compile(r'<a xlink:href="(#t\d+)"[^>]*>')
-TRIAL = re.compile(r'<g id="[^"]*trial-(\d+)">')
-
-
-def inline_svg(figure: Figure, name: str, *, alternative: str, titles: Mapping[int, str] | None = None) -> str:
-    """Convert a figure to one ``<svg>`` element; the same figure gives the same text.
-
-    Every colour becomes ``var(--x-RRGGBB, #RRGGBB)``, so that a style sheet can replace it in dark mode.
-
-    Args:
-        figure: with marks whose groups have the ids ``trial-NUMBER``.
-        name: prefix of all ids, unique in the page.
-        alternative: text for screen readers.
-        titles: trial number -> tooltip of its mark.
-    """
-    figure.patch.set_visible(False)
-    for axes in figure.axes:
-        axes.patch.set_visible(False)
-    stream = io.StringIO()
-    with look():
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", text, count=1, flags=re.DOTALL)  # meant for a file
-    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
-    text = ID.sub(rf"\g<1>{name}-", text)
-    text = FONT.sub(lambda found: f"font-size: {found[2]}px; font-weight: {found[1] or 'normal'}", text)
-    text = COLOR.sub(r"var(--x-\1, #\1)", text)
-
-    def mark(found: re.Match[str]) -> str:
-        title = (titles or {}).get(int(found[1]))
-        return '<g class="trial">' + ("" if title is None else f"<title>{escape(title)}</title>")
-
-    text = TRIAL.sub(mark, text)
-    text = LINK.sub(r'<a href="\1">', text)  # matplotlib's links open a new window
-    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alternative)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +117,8 @@ def front_marks(results: StudyResults, *, tied: bool) -> list[LegendEntry]:
         if mode in modes
     ]
     found.append(LegendEntry("on the front", MARKS["o"], "var(--muted)", "solid"))
-    found.append(LegendEntry("dominated", MARKS["o"], "var(--muted)", "faint"))
+    if set(results.unique["trial"]) & set(results.feasible["trial"]) - set(results.front):
+        found.append(LegendEntry("dominated", MARKS["o"], "var(--muted)", "faint"))
     if len(results.feasible) < len(results.complete):
         found.append(LegendEntry("outside the limits", MARKS["o"], "var(--muted)", "hollow"))
     if results.knee is not None:
@@ -185,19 +142,25 @@ DARK = {
     "d55e00": "f08a3c",
     "cc79a7": "e3a0c6",
     "0072b2": "4aa3df",
-    "56b4e9": "a5d9fa",
+    "2f93d6": "a5d9fa",
     "009e73": "2fc79a",
-    "e69f00": "f3bd4a",
+    "c98300": "f3bd4a",
     "7f7f7f": "a8a8a8",
     "6a3d9a": "ab7fe0",
     "5b4636": "c7a58c",
-    "9a9a00": "d3d34a",
+    "8f8f00": "d3d34a",
     "444444": "c9c9c9",
+    "b3446c": "e07a9f",
+    "1b7837": "6fbf85",
+    "2b4c7e": "86a8df",
 }
 """Colour of a plot in light mode -> the same in dark mode, both as RRGGBB."""
 
 
 def theme_css() -> str:
     """Return style rules that replace the plots' colours in dark mode, on screens only."""
-    dark = "".join(f"--x-{light}:#{dark};" for light, dark in DARK.items())
+    colors = dict(DARK)
+    for color in [*(color for color, _ in (*MODES.values(), *OTHERS)), "#57606a"]:
+        colors.setdefault(tint(color)[1:], tint("#" + DARK[color[1:].lower()], "#14181d")[1:])
+    dark = "".join(f"--x-{light}:#{dark};" for light, dark in colors.items())
     return f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"

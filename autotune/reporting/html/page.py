@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from difflib import SequenceMatcher
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.common.formatting import DASH
@@ -13,11 +12,11 @@ from autotune.reporting.front_table import front_heading, front_table
 from autotune.reporting.html.drawings import (
     front_drawings,
     front_marks,
-    inline_svg,
     progress_drawing,
     setting_drawings,
     theme_css,
 )
+from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.style import SCREEN, sentence
 from autotune.reporting.report import Report
 from autotune.results.records import StudyResults
@@ -75,20 +74,22 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "sentence": sentence,
-        "strong": partial(_marked, mark="**", tag="strong"),
-        "code": partial(_marked, mark="`", tag="code"),
+        "prose": lambda text: _marked(text, ("**", "strong"), ("`", "code")),
+        "code": lambda text: _marked(text, ("`", "code")),
         "leaves": _leaves,
         "compare": compare_words,
     }
     return environment
 
 
-def _marked(text: str, mark: str, tag: str) -> Any:
-    """Escape a text, and put every second part between the marks into an element."""
+def _marked(text: str, *marks: tuple[str, str]) -> Any:
+    """Escape a text, and put every second part between each mark into its element."""
     from markupsafe import Markup, escape
 
-    parts = str(escape(text)).split(mark)
-    return Markup("".join(f"<{tag}>{part}</{tag}>" if i % 2 else part for i, part in enumerate(parts)))
+    html = str(escape(text))
+    for mark, tag in marks:
+        html = "".join(f"<{tag}>{part}</{tag}>" if i % 2 else part for i, part in enumerate(html.split(mark)))
+    return Markup(html)
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from autotune.common.formatting import is_missing, label
 from autotune.reporting.plots.labels import draw_labels, ring_text
 from autotune.reporting.plots.style import (
+    DPI,
     INK,
     LIMIT,
     MUTED,
-    PHONE,
     PICTURE,
     Scales,
     Sheet,
@@ -25,6 +28,8 @@ from autotune.reporting.plots.style import (
     sentence,
     styled,
     tidy,
+    tint,
+    top_heading,
 )
 from autotune.results.decision import objective_pairs
 from autotune.results.pareto import front_indices
@@ -37,16 +42,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from autotune.evaluation import Direction
+    from autotune.reporting.plots.figure import NotebookFigure
 
 
 @styled
 def front_figure(
     results: StudyResults, x: str | None = None, y: str | None = None, sheet: Sheet = PICTURE
-) -> Figure | None:
+) -> NotebookFigure | None:
     """Draw all complete trials in the plane of two metrics; None if no trial has both.
 
     The front of the pair is a step line through solid points with error bars of ± 1 standard error. Dominated trials
-    are faint, those outside the constraints hollow. The knee is ringed. Neighbours with the same accuracy within the
+    are small, those outside the constraints hollow. The knee is ringed. Neighbours with the same accuracy within the
     errors share one band. If the original is out of view, a note at the edge names it. In an SVG file every trial's
     mark has the id ``trial-NUMBER``.
 
@@ -64,24 +70,26 @@ def front_figure(
         return None
     feasible = drawn[drawn["feasible"].fillna(False).astype(bool)]
     scales = axis_scale(results, x, drawn), axis_scale(results, y, drawn)
-    height = 5.8 if sheet.headed else 4.7
+    below = 0.75 if sheet.legend and not sheet.headed else 0.0
+    height = 5.8 if sheet.headed else 4.7 if not sheet.small else 3.9 if not below else 2.9 + below
     figure = new_figure(sheet.width, height)
-    box = (0.07, 0.11, 0.72, 0.705) if sheet.headed else sheet.axes_box(height, 0.6, 0.12, 0.58, 0.4)
+    box = (0.07, 0.11, 0.72, 0.705) if sheet.headed else sheet.axes_box(height, 0.6, 0.12, 0.58 + below, 0.4)
     axes = figure.add_axes(box)
-    _set_up(axes, results, scales, heading=-0.07 if sheet.headed else -0.5 / sheet.width / box[2])
+    _set_up(axes, results, scales, sheet, heading=-0.07 if sheet.headed else -0.5 / sheet.width / box[2])
     line = _pair_front(feasible, x, y, scales[0].direction, scales[1].direction)
     members = [number for number in results.front if number in drawn.index]
     if len(results.objectives) == 1:
         line = []
     shown = set(members) | set(line)
-    _draw_trials(axes, drawn, scales, shown)
+    figure.note = _draw_trials(axes, drawn, scales, shown, linked=sheet.linked)
     path = _draw_line(axes, drawn.loc[line], scales)
     tied = _draw_ties(axes, results, drawn, scales)
     _draw_limits(axes, results, scales)
-    draw_labels(axes, results, drawn, scales, line or members, path, small=sheet is PHONE, boxed=sheet.headed)
+    draw_labels(axes, results, drawn, scales, line or members, path, small=sheet.small, boxed=sheet.headed)
     if sheet.headed:
         _headings(figure, results, drawn, scales)
-        _legend(figure, drawn, shown, has_line=len(line) > 1, ringed=ring_text(results), tied=tied)
+    if sheet.legend:
+        _legend(figure, drawn, shown, has_line=len(line) > 1, ringed=ring_text(results), tied=tied, beside=sheet.headed)
     return figure
 
 
@@ -92,7 +100,7 @@ def _pair_front(feasible: pd.DataFrame, x: str, y: str, x_way: Direction, y_way:
     return [int(feasible.index[row]) for row in sorted(rows, key=lambda row: (values[row][0], values[row][1]))]
 
 
-def _set_up(axes: Axes, results: StudyResults, scales: Scales, *, heading: float) -> None:
+def _set_up(axes: Axes, results: StudyResults, scales: Scales, sheet: Sheet, *, heading: float) -> None:
     for scale, axis, set_scale, set_limits in (
         (scales[0], axes.xaxis, axes.set_xscale, axes.set_xlim),
         (scales[1], axes.yaxis, axes.set_yscale, axes.set_ylim),
@@ -110,13 +118,14 @@ def _set_up(axes: Axes, results: StudyResults, scales: Scales, *, heading: float
         else:
             plain_axis(axis)
         set_limits(low, high)
-    axes.set_xlabel(axis_text(scales[0], vertical=False), labelpad=8)
-    # The title of y is horizontal and above the axis, where it always fits.
-    axes.set_title(axis_text(scales[1], vertical=True), loc="left", x=heading, fontsize=9.5, color=INK, pad=9)
+    axes.set_xlabel(axis_text(scales[0], vertical=False, small=sheet.small), labelpad=8)
+    top_heading(axes, axis_text(scales[1], vertical=True, small=sheet.small), x=heading)
     tidy(axes)
 
 
-def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[int]) -> None:
+def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[int], *, linked: bool) -> str:
+    """Draw all marks; return the note on their error bars."""
+    bars: list[bool] = []
     styles = mode_style(drawn["mode"].fillna("unknown"))
     allowed = drawn["feasible"].fillna(False).astype(bool)
     on = drawn.index.isin(sorted(members))
@@ -124,20 +133,29 @@ def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[i
         color, marker = styles[str(mode)]
         weight = 1.3 if marker in "^v" else 1.0  # triangles look smaller than discs of one area
         looks: dict[str, dict[str, Any]] = {
-            "faint": {"s": 42 * weight, "c": color, "alpha": 0.28, "linewidths": 0, "zorder": 3},
-            "hollow": {"s": 40 * weight, "facecolors": "none", "edgecolors": color, "alpha": 0.75, "zorder": 3},
-            "solid": {"s": 74 * weight, "c": color, "edgecolors": "white", "linewidths": 0.9, "zorder": 6},
+            "faint": {"s": 24 * weight, "c": tint(color), "linewidths": 0, "zorder": 3},
+            "hollow": {"s": 30 * weight, "facecolors": "none", "edgecolors": tint(color), "zorder": 3},
+            "solid": {"s": MARK * weight, "c": color, "edgecolors": "white", "linewidths": 0.9, "zorder": 6},
         }
         feasible, member = allowed.loc[group.index], on[drawn.index.get_indexer(group.index)]
         states = {"faint": group[feasible & ~member], "hollow": group[~feasible], "solid": group[member]}
-        _error_bars(axes, states["solid"], scales, color)
+        bars += _error_bars(axes, states["solid"], scales, color)
         for state, trials in states.items():
             for number, x, y in zip(trials.index, *in_units(trials, scales), strict=True):
                 mark = axes.scatter([x], [y], marker=marker, gid=f"trial-{number}", **looks[state])
-                mark.set_urls([f"#t{number}"])
+                if linked:
+                    mark.set_urls([f"#t{number}"])
+    if not any(bars):
+        return "± 1 standard error is smaller than the marks" if bars else ""
+    return "bars: ± 1 standard error" + ("" if all(bars) else ", where it is larger than the mark")
 
 
-def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> None:
+MARK = 74
+"""Area of the marks on the front in square points."""
+
+
+def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> list[bool]:
+    """Draw the error bars; return for each trial with a standard error whether its bar is longer than its mark."""
     errors = []
     for scale in scales:
         name = f"{scale.name}_stderr"
@@ -148,6 +166,15 @@ def _error_bars(axes: Axes, solid: pd.DataFrame, scales: Scales, color: str) -> 
         axes.errorbar(
             x, y, xerr=errors[0], yerr=errors[1], fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5, zorder=5
         )
+        at = axes.transData.transform(np.column_stack([x, y]))
+        radius = math.sqrt(MARK / math.pi) * DPI / 72
+        longer = np.zeros(len(solid), bool)
+        for side, error in enumerate(errors):
+            if error is not None:
+                ends = np.column_stack([x + error, y] if side == 0 else [x, y + error])
+                longer |= np.abs(axes.transData.transform(ends) - at)[:, side] > radius
+        return [bool(each) for each in longer]
+    return []
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, scales: Scales) -> list[tuple[float, float]]:
@@ -187,17 +214,25 @@ def _draw_limits(axes: Axes, results: StudyResults, scales: Scales) -> None:
         (axes.axvspan if vertical else axes.axhspan)(*beyond, color=LIMIT, alpha=0.045, linewidth=0, zorder=0)
 
 
-def _headings(figure: Figure, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> None:
+def _headings(figure: NotebookFigure, results: StudyResults, drawn: pd.DataFrame, scales: Scales) -> None:
     title = f"{sentence(label(scales[1].name))} against {label(scales[0].name)}"
     figure.text(0.02, 0.955, title, fontsize=13.5, fontweight="bold", color=INK, va="center")
     parts = [results.model, f"{len(drawn)} model{'s' if len(drawn) > 1 else ''} scored"]
-    if any(results.stderr(int(n), scale.name) is not None for n in drawn["trial"] for scale in scales):
-        parts.append("bars: ± 1 standard error")
+    parts += [figure.note] if figure.note else []
     parts += [f"limit: {label(name)} {limit_text(limit)}" for name, limit in results.constraints.items()]
     figure.text(0.02, 0.905, "  ·  ".join(parts), fontsize=9, color=MUTED, va="center")
 
 
-def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line: bool, ringed: str, tied: bool) -> None:
+def _legend(
+    figure: Figure,
+    drawn: pd.DataFrame,
+    members: set[int],
+    *,
+    has_line: bool,
+    ringed: str,
+    tied: bool,
+    beside: bool,
+) -> None:
     from matplotlib.lines import Line2D
 
     drawn_modes = set(drawn["mode"].fillna("unknown"))
@@ -207,21 +242,31 @@ def _legend(figure: Figure, drawn: pd.DataFrame, members: set[int], *, has_line:
         Line2D([], [], markeredgecolor="white", label=mode, **{**dot, "marker": marker, "color": color})
         for mode, (color, marker) in styles.items()
     ]
-    place: dict[str, Any] = {"loc": "upper left", "alignment": "left"}
-    first = figure.legend(handles=modes, bbox_to_anchor=(0.815, 0.835), title="mode", **place)
     style = "-" if has_line else ""
     allowed = drawn["feasible"].fillna(False).astype(bool)
     states = []
     if members:
         states.append(Line2D([], [], markeredgecolor="white", label="on the front", **{**dot, "linestyle": style}))
     if (allowed & ~drawn.index.isin(sorted(members))).any():
-        states.append(Line2D([], [], alpha=0.3, markeredgewidth=0, label="dominated", **dot))
+        small: dict[str, Any] = {**dot, "markersize": 4.5, "color": tint("#57606a")}
+        states.append(Line2D([], [], markeredgewidth=0, label="dominated", **small))
     if not allowed.all():
-        states.append(Line2D([], [], markerfacecolor="none", label="outside the limits", **dot))
+        states.append(Line2D([], [], markerfacecolor="none", label="outside the limits", **{**dot, "markersize": 5.5}))
     if ringed:
         states.append(Line2D([], [], **{**dot, "color": INK, "markersize": 12}, mfc="none", mew=1.4, label=ringed))
     if tied:
         states.append(Line2D([], [], color=INK, alpha=0.13, linewidth=11, solid_capstyle="round", label="tied"))
+    if not beside:
+        # Below the axes, filled row by row.
+        handles, columns = [*modes, *states], 3
+        by_column = [handle for column in range(columns) for handle in handles[column::columns]]
+        figure.legend(
+            handles=by_column, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=8,
+            columnspacing=1.2, handletextpad=0.4,
+        )  # fmt: skip
+        return
+    place: dict[str, Any] = {"loc": "upper left", "alignment": "left"}
+    first = figure.legend(handles=modes, bbox_to_anchor=(0.815, 0.835), title="mode", **place)
     below = 0.76 - 0.0355 * len(modes)
     second = figure.legend(handles=states, bbox_to_anchor=(0.815, below), title="trial", **place)
     for legend in (first, second):

@@ -14,18 +14,21 @@ from autotune.reporting.plots.style import (
     MUTED,
     PICTURE,
     Sheet,
+    axis_unit,
     new_figure,
     padded,
     plain_axis,
     styled,
     tidy,
+    top_heading,
 )
 from autotune.results.pareto import hypervolume, nondominated, unit_costs
 from autotune.results.records import StudyResults, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from autotune.reporting.plots.figure import NotebookFigure
 
 REFERENCE = 1.1
 """The reference point in units of each objective's range, a tenth beyond the worst, so that the extremes count too."""
@@ -39,7 +42,7 @@ class Progress:
         trials: finished trials so far, 1, 2, ...
         minutes: time so far in which at least one trial was running, without pauses.
         quality: hypervolume of the feasible front so far in percent of the final one; for a single objective the best
-            value so far (NaN before the first).
+            value so far, in the unit of its axis (NaN before the first).
         states: each trial's state.
     """
 
@@ -75,7 +78,8 @@ def progress(results: StudyResults) -> Progress:
                 best = float(better([best, values[row][0]]))
         quality.append(best if len(names) == 1 else last)
     total = quality[-1] if quality and len(names) > 1 and quality[-1] > 0 else None
-    scaled = tuple(100 * value / total for value in quality) if total else tuple(quality)
+    factor = axis_unit(results, names[0], 1e6)[0] if len(names) == 1 else 1.0
+    scaled = tuple(100 * value / total if total else value / factor for value in quality)
     states = tuple(record.state for record in finished)
     return Progress(tuple(range(1, len(finished) + 1)), minutes, scaled, states)
 
@@ -107,7 +111,7 @@ def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
 
 
 @styled
-def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | None:
+def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> NotebookFigure | None:
     """Draw the course over time and, on a wide sheet, over trials; None before two trials and a feasible one."""
     course = progress(results)
     if not len(results.feasible) or len(course.trials) < 2:
@@ -115,12 +119,14 @@ def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | N
     unit, factor = ("minutes", 1.0) if course.minutes[-1] >= 2 else ("seconds", 60.0)
     busy = tuple(minute * factor for minute in course.minutes)
     panels = [(busy, f"{unit} of work"), (course.trials, "trials finished")][: 2 if sheet.columns > 2 else 1]
-    height = 3.6 if sheet.headed else 2.7
+    height = 3.9 if sheet.headed else 3.0
     figure = new_figure(sheet.width, height)
+    figure.note = "dots: trials that moved the front  ·  ticks below: all trials"
+    figure.note += ", crosses: failed" if "FAIL" in course.states else ""
     if sheet.headed:
         figure.text(0.02, 0.93, "Progress", fontsize=13.5, fontweight="bold", va="center")
-        figure.text(0.02, 0.855, progress_note(results), fontsize=9, color=MUTED, va="center")
-    left, gap, top = 0.62, 0.55, 0.9 if sheet.headed else 0.12
+        figure.text(0.02, 0.855, figure.note, fontsize=9, color=MUTED, va="center")
+    left, gap, top = 0.62, 0.55, 1.2 if sheet.headed else 0.42
     width = (sheet.width - left - 0.14 - gap * (len(panels) - 1)) / len(panels)
     for position, (across, title) in enumerate(panels):
         box = (
@@ -129,15 +135,20 @@ def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> Figure | N
             width / sheet.width,
             1 - (0.6 + top) / height,
         )
-        _course(figure.add_axes(box), across, course, title)
+        axes = figure.add_axes(box)
+        _course(axes, across, course, title)
+        if position == 0:
+            top_heading(axes, _heading(results), x=-0.5 / width)
     return figure
 
 
-def progress_note(results: StudyResults) -> str:
-    """Return the figure's caption, one line."""
-    single = f"best {label(next(iter(results.objectives)))} so far"
-    what = single if len(results.objectives) == 1 else "hypervolume of the front, % of the final one"
-    return f"{what}  ·  dots: trials that moved the front  ·  ticks below: all trials, crosses: failed"
+def _heading(results: StudyResults) -> str:
+    """Return the title of the y axis."""
+    if len(results.objectives) > 1:
+        return "Hypervolume of the front (% of the final one)"
+    name = next(iter(results.objectives))
+    unit = axis_unit(results, name, 1e6)[1]
+    return f"Best {label(name)} so far" + (f" ({unit})" if unit else "")
 
 
 def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Progress, title: str) -> None:
@@ -153,9 +164,10 @@ def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Pro
     axes.set_xlim(0, max(x[-1] * 1.03, 1e-9))
     base = axes.get_xaxis_transform()
     failed = np.array([state == "FAIL" for state in course.states])
-    axes.scatter(
-        x[~failed], np.full((~failed).sum(), 0.035), s=30, marker="|", color="#8c959f", lw=0.9, transform=base, zorder=3
-    )
+    # One path for all ticks, not one each.
+    ticks = np.repeat(x[~failed], 3)
+    heights = np.tile([0.015, 0.055, np.nan], (~failed).sum())
+    axes.plot(ticks, heights, color="#8c959f", lw=0.9, transform=base, zorder=3)
     axes.scatter(
         x[failed], np.full(failed.sum(), 0.035), s=24, marker="x", color=LIMIT, lw=1.3, transform=base, zorder=4
     )

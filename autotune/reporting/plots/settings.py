@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotune.common.formatting import label
+from autotune.compression.settings import MIXED
 from autotune.reporting.plots.style import (
     INK,
     MUTED,
@@ -29,7 +29,8 @@ from autotune.results.records import StudyResults
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from autotune.reporting.plots.figure import NotebookFigure
 
 PANEL = 2.3
 """Inches from one row of panels to the next."""
@@ -50,44 +51,57 @@ SHORT = {
 
 
 @styled
-def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTURE) -> Figure | None:
+def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTURE) -> NotebookFigure | None:
     """Draw a panel for each setting that varied: every scored trial, and the median of each value as a bar.
 
     Return None if nothing varied, or fewer than three trials have the objective.
     """
     names = _varied(results, objective)
-    scored, _ = _compared(results, objective)
+    scored, left_out = _compared(results, objective)
     if not names or len(scored) < 3:
         return None
-    scale = axis_scale(results, objective, scored)
+    panels = {name: applicable(results, name).loc[lambda t: t.index.isin(scored.index)] for name in names}
+    # The front's plot of all trials decides whether the axis is logarithmic.
+    every = results.unique.dropna(subset=[objective])
+    scale = axis_scale(results, objective, scored, log=axis_scale(results, objective, every).log)
     columns = min(sheet.columns, len(names)) if len(names) > 2 else min(3, sheet.columns)
-    rows = math.ceil(len(names) / columns)
-    head = 0.85 if sheet.headed else 0.1
-    inches = head + PANEL * rows - (0 if sheet.headed else 0.22)
+    cells = _cells([trials[name].nunique() for name, trials in panels.items()], columns, wide=sheet.small)
+    head = 1.1 if sheet.headed else 0.35
+    inches = head + PANEL * (cells[-1][0] + 1) - (0 if sheet.headed else 0.22)
     figure = new_figure(sheet.width, inches)
+    figure.note = "bar: median of two or more" + ("  ·  hollow: outside the limits" if results.constraints else "")
+    figure.note += f"  ·  not shown: {', '.join(left_out)}" if left_out else ""
     if sheet.headed:
         title = f"Effect of each setting on {label(objective)}"
         figure.text(0.02, 1 - 0.25 / inches, title, fontsize=13.5, fontweight="bold", va="center")
-        note = settings_note(results, objective)
-        figure.text(0.02, 1 - 0.53 / inches, note, fontsize=9, color=MUTED, va="center")
+        figure.text(0.02, 1 - 0.53 / inches, figure.note, fontsize=9, color=MUTED, va="center")
     left, right, gap = 0.72, 0.14, 0.24
+    figure.text(
+        0.18 / sheet.width,
+        1 - (head - 0.2) / inches,
+        axis_text(scale, vertical=True, small=sheet.small),
+        fontsize=9.5,
+        va="center",
+    )
     width = (sheet.width - left - right - gap * (columns - 1)) / columns
-    for position, name in enumerate(names):
-        row, column = divmod(position, columns)
+    for (name, trials), (row, column, span) in zip(panels.items(), cells, strict=True):
         bottom = inches - head - 0.1 - PANEL * row - 1.6
-        box = (left + column * (width + gap)) / sheet.width, bottom / inches, width / sheet.width, 1.55 / inches
-        axes = figure.add_axes(box)
-        trials = applicable(results, name).loc[lambda t: t.index.isin(scored.index)]
-        _panel(axes, trials, name, scale, first=column == 0)
+        across = width * span + gap * (span - 1)
+        box = (left + column * (width + gap)) / sheet.width, bottom / inches, across / sheet.width, 1.55 / inches
+        _panel(figure.add_axes(box), trials, name, scale, first=column == 0)
     return figure
 
 
-def settings_note(results: StudyResults, objective: str) -> str:
-    """Return the figure's caption, one line."""
-    scored, left_out = _compared(results, objective)
-    note = f"{axis_text(axis_scale(results, objective, scored), vertical=True)}  ·  bar: median"
-    note += "  ·  hollow: outside the limits" if results.constraints else ""
-    return note + (f"  ·  without {', '.join(left_out)}" if left_out else "")
+def _cells(categories: list[int], columns: int, *, wide: bool) -> list[tuple[int, int, int]]:
+    """Return (row, column, columns that it spans) of each panel; with `wide`, more than three categories need a row."""
+    cells, row, column = [], 0, 0
+    for count in categories:
+        span = columns if wide and count > FEW_CATEGORIES else 1
+        if column + span > columns:
+            row, column = row + 1, 0
+        cells.append((row, column, span))
+        column += span
+    return cells
 
 
 def _varied(results: StudyResults, objective: str) -> list[str]:
@@ -95,16 +109,20 @@ def _varied(results: StudyResults, objective: str) -> list[str]:
 
 
 def _compared(results: StudyResults, objective: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return the trials of the panels, and the modes left out.
+    """Return the trials of the panels, and names of those left out.
 
-    A mode without further settings (int8) has values so different that it would flatten all other panels.
+    A mode without further settings (int8) has values so different that it would flatten all other panels. A plan from
+    a budget has no settings but its budget.
     """
     trials = applicable(results, "mode")
     others = [applicable(results, name).index for name in _varied(results, objective) if name != "mode"]
     scored = trials.dropna(subset=[objective])
     if others:
         scored = scored[scored.index.isin(sorted(set().union(*others)))]
-    return scored, sorted(set(trials["mode"]) - set(scored["mode"]))
+    left_out = sorted(set(trials["mode"]) - set(scored["mode"]) - {MIXED})
+    every = results.unique.dropna(subset=[objective])
+    budgets = sum(results.records[int(number)].settings.get("allocation") == "budget" for number in every["trial"])
+    return scored, left_out + ([f"{budgets} plan{'s' if budgets > 1 else ''} from budgets"] if budgets else [])
 
 
 def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: bool) -> None:
@@ -120,15 +138,11 @@ def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: 
         plain_axis(axes.xaxis, 4)
     else:
         across = _spread(trials, name, categories)
-        medians = [float(np.median(heights[(trials[name] == value).to_numpy(dtype=bool)])) for value in categories]
-        axes.hlines(
-            medians,
-            np.arange(len(categories)) - 0.32,
-            np.arange(len(categories)) + 0.32,
-            color=INK,
-            linewidth=1.6,
-            zorder=5,
-        )
+        for position, value in enumerate(categories):
+            members = heights[(trials[name] == value).to_numpy(dtype=bool)]
+            if len(members) > 1:
+                median = float(np.median(members))
+                axes.hlines(median, position - 0.32, position + 0.32, color=INK, linewidth=1.6, zorder=5)
         texts = [SHORT.get(_text(value), _text(value).replace("_", "\n")) for value in categories]
         if len(categories) <= FEW_CATEGORIES:
             texts = [text.replace("-\n", "") for text in texts]
@@ -168,9 +182,7 @@ def _dots(axes: Axes, trials: pd.DataFrame, across: Any, heights: Any) -> None:
         color, marker = styles[mode]
         inside, outside = (modes == mode) & allowed, (modes == mode) & ~allowed
         weight = 1.3 if marker in "^v" else 1.0
-        axes.scatter(
-            across[inside], heights[inside], s=26 * weight, c=color, marker=marker, alpha=0.75, linewidths=0, zorder=3
-        )
+        axes.scatter(across[inside], heights[inside], s=26 * weight, c=color, marker=marker, linewidths=0, zorder=3)
         axes.scatter(
             across[outside],
             heights[outside],

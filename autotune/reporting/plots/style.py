@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from autotune.evaluation import Direction
+    from autotune.reporting.plots.figure import NotebookFigure
 
 DPI = 160
 INK = "#1f2328"
@@ -33,19 +34,19 @@ MUTED = "#6e7781"
 GRID = "#e7e9ec"
 LIMIT = "#b3412e"
 
-# Okabe and Ito's colour-blind safe palette (Okabe and Ito, "Color universal design", 2008). Each mode has its own
-# marker, too, so that it can be told apart in black and white.
+# Okabe and Ito's colour-blind safe palette (Okabe and Ito, "Color universal design", 2008); its light blue and orange
+# are darker here, for a contrast of 3:1 to white. Each mode has its own marker, too, for black and white.
 MODES: dict[str, tuple[str, str]] = {
     "int8_asym": ("#D55E00", "s"),
     "int8_sym": ("#CC79A7", "P"),
     "int4_asym": ("#0072B2", "o"),
-    "int4_sym": ("#56B4E9", "D"),
+    "int4_sym": ("#2F93D6", "D"),
     "nf4": ("#009E73", "^"),
-    "mxfp4": ("#E69F00", "v"),
+    "mxfp4": ("#C98300", "v"),
     "mixed": ("#6A3D9A", "h"),
 }
 OTHERS = (
-    *(("#7f7f7f", "X"), ("#5b4636", "p"), ("#9a9a00", "<")),
+    *(("#7f7f7f", "X"), ("#5b4636", "p"), ("#8f8f00", "<")),
     *(("#444444", ">"), ("#b3446c", "d"), ("#1b7837", "*"), ("#2b4c7e", "8")),
 )
 
@@ -74,6 +75,7 @@ LOOK: dict[str, Any] = {
     "savefig.facecolor": "white",
     "svg.hashsalt": "autotune",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # journals refuse Type 3
     "axes.prop_cycle": "cycler('color', ['#0072B2'])",
     "text.parse_math": False,
 }
@@ -86,12 +88,21 @@ class Sheet:
     Attributes:
         width: inches.
         columns: number of small multiples in a row.
-        headed: draw title and legend; a page has them in its own text.
+        headed: draw the title and the note; a page and a paper have them in their own text.
+        legend: draw the legend: beside the axes of a headed figure, else below them.
+        linked: marks are links to the rows of the table of all trials.
     """
 
     width: float
     columns: int
-    headed: bool
+    headed: bool = False
+    legend: bool = False
+    linked: bool = False
+
+    @property
+    def small(self) -> bool:
+        """True if there is no room for the longest labels."""
+        return self.width < 5
 
     def axes_box(self, height: float, left: float, right: float, bottom: float, top: float) -> Box:
         """Return (left, bottom, width, height) in shares of the figure, from margins in inches."""
@@ -100,12 +111,14 @@ class Sheet:
 
 
 Box = tuple[float, float, float, float]
-PICTURE = Sheet(9.6, 4, headed=True)
+PICTURE = Sheet(9.6, 4, headed=True, legend=True)
 """A PNG file, or a figure in a notebook."""
-SCREEN = Sheet(9.4, 4, headed=False)
+SCREEN = Sheet(9.4, 4, linked=True)
 """report.html on a wide screen."""
-PHONE = Sheet(4.6, 2, headed=False)
-"""report.html on a phone."""
+PHONE = Sheet(3.6, 2, linked=True)
+"""report.html on a phone: 8 points are 11 pixels on a screen of 390 pixels."""
+COLUMN = Sheet(3.4, 2, legend=True)
+"""An SVG or PDF file for one column of a paper."""
 
 
 @contextmanager
@@ -133,7 +146,7 @@ def styled(draw: Draw) -> Draw:
     return cast("Draw", inside)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> NotebookFigure:
     """Create a figure of so many inches on an Agg canvas; pyplot does not know it, and no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -144,11 +157,51 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_png(figure: Figure, path: Path) -> Path:
-    """Write a PNG atomically; the same figure gives the same bytes (no date, no version in the file)."""
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Format of a figure -> the entries to leave out, such as the date."""
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure atomically in the format of the suffix; the same figure gives the same bytes.
+
+    An SVG has its texts as outlines, so that it looks the same without the font.
+    """
+    import matplotlib
+
+    kind = path.suffix[1:]
     with look(), atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        matplotlib.rcParams["svg.fonttype"] = "path"
+        figure.savefig(temporary, format=kind, dpi=DPI, metadata=METADATA[kind])
     return path
+
+
+def contrast(color: str, paper: str = "#ffffff") -> float:
+    """Return the contrast of two colours, 1 to 21 (WCAG 2.2, relative luminance of sRGB)."""
+    light, dark = sorted((_luminance(color), _luminance(paper)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def tint(color: str, paper: str = "#ffffff") -> str:
+    """Return the colour faded towards the paper as far as it keeps a contrast of 3:1."""
+    for share in range(60, 0, -5):
+        mixed = (
+            round((int(color[i : i + 2], 16) * (100 - share) + int(paper[i : i + 2], 16) * share) / 100)
+            for i in (1, 3, 5)
+        )
+        faded = "#{:02x}{:02x}{:02x}".format(*mixed)
+        if contrast(faded, paper) >= 3:
+            return faded
+    return color
 
 
 def mode_style(modes: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -172,6 +225,11 @@ def tidy(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.tick_params(which="both", length=0, pad=5)
     axes.grid(False)
     axes.grid(True, axis=grid, which="major")
+
+
+def top_heading(axes: Axes, text: str, *, x: float) -> None:
+    """Write the title of y horizontally above the axis, where it always fits; `x` in shares of the axes."""
+    axes.set_title(text, loc="left", x=x, fontsize=9.5, color=INK, pad=9)
 
 
 def log_axis(axis: Axis, low: float, high: float) -> None:
@@ -231,12 +289,19 @@ Scales = tuple[Scale, Scale]
 """The scales of x and y."""
 
 
-def axis_scale(results: StudyResults, name: str, trials: pd.DataFrame) -> Scale:
-    """Choose unit, limits and scale for these trials: sizes in MB or GB, log if values span more than tenfold."""
+def axis_unit(results: StudyResults, name: str, largest: float) -> tuple[float, str]:
+    """Return the unit of an axis as (factor, name): sizes in MB or GB, divergences in thousandths of a nat."""
+    if results.metrics[name].unit == "bytes":
+        return size_unit(largest)
+    return results.scale(name), results.unit(name) or results.metrics[name].unit
+
+
+def axis_scale(results: StudyResults, name: str, trials: pd.DataFrame, *, log: bool | None = None) -> Scale:
+    """Choose unit, limits and scale for these trials; `log` None is log if values span more than tenfold."""
     values = trials[name].to_numpy(dtype=float, na_value=float("nan"))
     metric = results.metrics[name]
-    factor, unit = size_unit(float(np.nanmax(values))) if metric.unit == "bytes" else (1.0, metric.unit)
-    log = is_wide(values)
+    factor, unit = axis_unit(results, name, float(np.nanmax(values)))
+    log = is_wide(values) if log is None else log
     low, high = padded(list(values / factor), log=log)
     if not log and f"{name}_stderr" in trials.columns:
         # Show the error bars to their ends, unless they take more than a quarter of the range on either side.
@@ -246,11 +311,12 @@ def axis_scale(results: StudyResults, name: str, trials: pd.DataFrame) -> Scale:
     return Scale(name, metric.direction, factor, unit, log, (low, high))
 
 
-def axis_text(scale: Scale, *, vertical: bool) -> str:
-    """Return the axis title: metric, unit, and which way is better."""
+def axis_text(scale: Scale, *, vertical: bool, small: bool = False) -> str:
+    """Return the axis title: metric, unit, and which way is better; `small` for a narrow figure."""
     better_up = scale.direction == "maximize"
     arrow = ("↑" if better_up else "↓") if vertical else ("→" if better_up else "←")
-    what = sentence("size of openvino_model.bin" if scale.name == "footprint" else label(scale.name))
+    long = "size" if small else "size of openvino_model.bin"
+    what = sentence(long if scale.name == "footprint" else label(scale.name))
     unit = f" ({scale.unit})" if scale.unit else ""
     word = ("larger" if better_up else "smaller") if scale.name == "footprint" else "higher" if better_up else "lower"
     return f"{what}{unit}   {arrow} {word} is better"

@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, OUTPUT_ERROR, SETTINGS, Settings
+from autotune.reporting.text.places import relative_path
 from autotune.results.records import StudyResults
 
 TOGGLES = ("all_layers", *ALGORITHMS)
 
 
 def compress_command(results: StudyResults, number: int) -> str:
-    """Return `autotune compress ...` with the settings of a trial, which needs no study.
+    """Return `autotune compress ...` with the settings of a trial, to run in the study's folder; it reads no study.
 
     It is `export_command` if `compress` cannot build the model: with a budget, which needs the study's measurements,
-    and with calibration texts that are no file.
+    with calibration texts that are no file, and with files whose paths would reveal the author's folders.
     """
     settings = results.records[number].settings
-    if settings.get("allocation") == "budget":
+    model = relative_path(str(results.config.get("model", "MODEL")), results.folder)
+    if settings.get("allocation") == "budget" or model is None:
         return export_command(results, number)
-    words = ["autotune", "compress", str(results.config.get("model", "MODEL")), _out_folder(results, number)]
+    words = ["autotune", "compress", model, f"models/trial-{number}"]
     for name, info in SETTINGS.items():
         value, option = settings.get(name), f"--{name.replace('_', '-')}"
         implied = not info.search_order and value == info.default
@@ -45,9 +47,10 @@ def compress_command(results: StudyResults, number: int) -> str:
         calibration = results.config.get("calibration") or {}
         seed = (results.config.get("study") or {}).get("seed", 0)
         text = "synthetic" if calibration.get("synthetic") and seed == 0 else calibration.get("path")
+        text = text and relative_path(str(text), results.folder)
         if not text:
             return export_command(results, number)
-        words += ["--calibration", str(text)]
+        words += ["--calibration", text]
         for name in ("samples", "sequence_length"):
             if calibration.get(name) is not None:
                 words += [f"--{name.replace('_', '-')}", str(calibration[name])]
@@ -61,19 +64,24 @@ def export_command(results: StudyResults, number: int, *, here: Path | None = No
         results: the study.
         number: of the trial.
         here: the current folder of the shell that the command is printed in: paths inside it are relative to it. None
-            is a file that is read anywhere: all paths are absolute.
+            is a file of the study, whose commands run in the study's folder and name no other folder.
     """
-    words = ["autotune", "export", _study_folder(results), _out_folder(results, number)]
-    words = [*words[:2], *(_relative(word, here) for word in words[2:]), "--trial", str(number)]
-    return shlex.join(words) + _storage_option(results)
+    study = "." if here is None else _relative(_study_folder(results), here)
+    out = str(Path(study) / "models" / f"trial-{number}")
+    return shlex.join(["autotune", "export", study, out, "--trial", str(number)]) + _storage_option(results, here)
 
 
-def _storage_option(results: StudyResults) -> str:
+def _storage_option(results: StudyResults, here: Path | None) -> str:
     """Return ``--storage URL`` for a study that is not in its folder; a password is not repeated."""
     if results.storage is None:
         return ""
     url = re.sub(r"(?<=://)([^/@:]*):[^@]*@", r"\1:PASSWORD@", results.storage)
     note = "  # replace PASSWORD" if url != results.storage else ""
+    scheme, file = url.partition("///")[::2]
+    if here is None and scheme == "sqlite:" and Path(file).is_absolute():
+        path = relative_path(file, results.folder)
+        url = f"sqlite:///{path or Path('FOLDER', Path(file).name)}"
+        note = "" if path else "  # replace FOLDER"
     return f" --storage {shlex.quote(url)}{note}"
 
 
@@ -86,13 +94,9 @@ def _study_folder(results: StudyResults) -> str:
     return str(results.config.get("output", "DIR") if results.folder is None else results.folder)
 
 
-def _out_folder(results: StudyResults, number: int) -> str:
-    return str(Path(_study_folder(results)) / "models" / f"trial-{number}")
-
-
-def _relative(path: str, here: Path | None) -> str:
-    inside = here is not None and Path(path).is_absolute() and Path(path).is_relative_to(here)
-    return Path(path).relative_to(here).as_posix() if here is not None and inside else path
+def _relative(path: str, here: Path) -> str:
+    inside = Path(path).is_absolute() and Path(path).is_relative_to(here)
+    return Path(path).relative_to(here).as_posix() if inside else path
 
 
 WEIGHT_FORMATS = {

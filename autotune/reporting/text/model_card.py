@@ -94,7 +94,7 @@ def _scores(results: StudyResults, trial: int) -> str:
     rows = [
         [
             label(name),
-            metric.unit or DASH,
+            results.unit(name) or metric.unit or DASH,
             results.score_text(trial, name),
             _original(results, trial, name),
         ]
@@ -110,7 +110,7 @@ def _original(results: StudyResults, trial: int, name: str) -> str:
     if score is None or "±" not in text:
         return results.score_text(None, name, stderr=False)
     decimals = len(text.partition(" ±")[0].partition(".")[2])
-    return f"{score.value:.{decimals}f}" + ("%" if text.endswith("%") else "")
+    return f"{score.value / results.scale(name):.{decimals}f}" + ("%" if text.endswith("%") else "")
 
 
 def hub_origin(folder: str) -> str | None:

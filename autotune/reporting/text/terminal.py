@@ -101,7 +101,8 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
     def scores(name: str, *, stderr: bool = False) -> Column:
         # The original has no standard error here, as in the tables of the decision.
         cells = (results.score_text(t, name, stderr=stderr and t is not None) for t in trials)
-        return Column(label(name), tuple(cells))
+        unit = results.unit(name).partition("/")[0]
+        return Column(f"{label(name).replace(' divergence', '')}, {unit}" if unit else label(name), tuple(cells))
 
     chosen = recommend(results).trial
     marks = (f"{'*' if trial == chosen else ' '}{trial}" for trial in results.shown)

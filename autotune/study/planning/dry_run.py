@@ -176,6 +176,12 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
             continue
         size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
         points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
+    found = findings(config.space, engine)
+    if True in config.space.values("distillation"):
+        try:
+            session.check_distillation()
+        except PlanError as error:
+            found.append(Finding(str(error), ("distillation",), True))
     all_points = config.space.enumerate(COUNTED)
     plans = count_plans(config.space, engine)
     measuring = forecast_measuring(config, engine) if "budget" in config.space.allocations else None
@@ -198,7 +204,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         plans_at_most=None if plans is None else plans[1],
         trials=config.study.trials,
         points=tuple(relabelled(points)),
-        findings=tuple(findings(config.space, engine)),
+        findings=tuple(found),
         forecast=study_forecast,
         measuring=measuring,
         intake=read_intake(config.model, exporter=True),

@@ -29,7 +29,7 @@ from autotune.compression.bank import MEMORY_LIMIT
 from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, PlanError
 from autotune.study.budget_planner import allowed_menus, windows_of
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
@@ -110,7 +110,7 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         session: its model, texts and evaluators.
         measuring: seconds of what else is measured once, before the first trial that needs it.
     """
-    session.stage("measuring how long a study takes")
+    session.stage("forecast: reading calibration windows")
     rng = np.random.default_rng(config.study.seed)
     begin = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
     first = [without_budget(config.space.settings(anchor.point)) for anchor in begin][: config.study.trials]
@@ -121,7 +121,11 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         calibration, statistics_bytes, engine = calibrated(session, Path(folder))
         with limited_to(share(workers)):
             compression = Compression(engine)
-            seconds = {settings: compression.seconds(settings) for settings in dict.fromkeys([*first, *drawn])}
+            seconds = {}
+            training, training_memory = distillation(config, session)
+            for place, settings in enumerate(tried := list(dict.fromkeys([*first, *drawn]))):
+                session.stage(f"forecast: compressing a layer of each shape, {place + 1} of {len(tried)} settings")
+                seconds[settings] = compression.seconds(settings) + (training if settings.distillation else 0.0)
             scoring, compiling, left, missing = scored(session, engine)
         kept = bank_bytes(config, engine, rng)
     full = compiling + sum(one.candidate for one in scoring.values())
@@ -135,6 +139,7 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
     synthetic = session.needs_calibration and config.calibration.synthetic
     preparation = calibration + measuring + sum(one.reference for one in scoring.values())
     trials = compressing + len(first) * full + later * raced + again
+    rounds = min(config.study.trials, WorkerPool.TRIALS_A_WORKER)
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in [*scoring.values(), *reported])
     return Forecast(
@@ -142,7 +147,7 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         seconds=STARTED + preparation + trials / workers + sum(one.reference for one in reported),
         preparation_seconds=preparation,
         trial_seconds=full + compressing / config.study.trials,
-        memory=round(peak() + min(kept, MEMORY_LIMIT) + left * min(config.study.trials, WorkerPool.TRIALS_A_WORKER)),
+        memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + left * rounds),
         disk=round(kept + statistics_bytes + references + plans + PAGE),
         not_measured=(*(["the calibration"] if synthetic else []), *missing),
     )
@@ -151,6 +156,25 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
 def without_budget(settings: Settings) -> Settings:
     """Replace a budget, whose plan waits for measured errors, by settings that take as long to apply."""
     return settings if settings.budget is None else replace(settings, allocation="ratio", budget=None)
+
+
+def distillation(config: Config, session: Session) -> tuple[float, float]:
+    """Estimate the seconds and bytes of training one compressed model; zero if the space has no distillation.
+
+    The seconds follow from one product of the model's own size.
+    """
+    if True not in config.space.values("distillation") or config.calibration.synthetic:
+        return 0.0, 0.0
+    from autotune.distillation.distil import trained_tokens, training_memory
+
+    windows, length = session.training_windows.shape
+    operations = 2.0 * sum(weight.size for weight in session.engine.weights if weight.kind == "matmul")
+    # The backward pass computes the gradients of activations and of weights, each as large as the forward pass.
+    seconds = 3 * trained_tokens(windows, length) * operations / (EFFICIENCY * _speed(session.engine))
+    try:
+        return seconds, training_memory(session.model, windows, length)
+    except PlanError:  # a finding of the dry run
+        return 0.0, 0.0
 
 
 def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
@@ -208,6 +232,7 @@ class Compression:
     def seconds(self, settings: Settings) -> float:
         """Of a trial with these settings up to its scoring; 0 where it cannot be planned."""
         try:
+            settings = replace(settings, distillation=False)
             return self.nothing + sum(self._of_shape(settings, shape, count) for shape, count in self.counts.items())
         except AutotuneError:
             return 0.0
@@ -244,13 +269,15 @@ def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float,
             if not isinstance(evaluator, Shrinking):
                 missing.append(name)
                 continue
+            session.stage(f"forecast: the original's reference for {name}")
             small, times = evaluator.shrunk(original)
             started = time.perf_counter()
             reference = small.reference(original)
             references[name] = (small, reference, times, time.perf_counter() - started)
     model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
     # Its answers differ from the original's, so that some have to be decoded.
-    for _ in range(3):  # the first leaves behind what is there for all models, the others what each one does
+    for turn in range(3):  # the first leaves behind what is there for all models, the others what each one does
+        session.stage(f"forecast: scoring a compressed model, {turn + 1} of 3 times")
         started = time.perf_counter()
         with session.compiled(model) as candidate:
             compiling = time.perf_counter() - started

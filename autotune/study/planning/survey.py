@@ -74,7 +74,7 @@ def count_plans(space: SearchSpace, engine: Engine) -> tuple[int, int] | None:
         settings = space.settings(point)
         if settings.allocation == "budget":  # two budgets may buy the same, or not
             least.add("budget")
-            most.add((f"budget {settings.budget}", None, False))
+            most.add((f"budget {settings.budget}", None, settings.distillation))
             continue
         try:
             key = plan_without_calibration(engine, settings).key

@@ -46,6 +46,7 @@ DEFAULTS: Mapping[str, Any] = {
     "gptq_act_order": True,
     "lora_correction": False,
     "lora_rank": 8,
+    "distillation": False,
 }
 
 OTHER_4_BIT = ("nf4", "fp4", "nvfp4", "mxfp4", "cb4", "codebook")
@@ -111,12 +112,13 @@ def budgets(space: SearchSpace) -> list[Anchor]:
         values = tuple(parameter.low + step * index for index in range(BUDGETS))
     places = [round(index * (len(values) - 1) / (BUDGETS - 1)) for index in (0, 8, 4, 2, 6, 1, 3, 5, 7)]
     chosen = [values[place] for place in dict.fromkeys(places)]
-    named = "allocation" in space.parameters
-    return [Anchor(f"a budget of {describe_budget(v)}", _budget_point(v, named=named)) for v in chosen]
+    return [Anchor(f"a budget of {describe_budget(v)}", _budget_point(space, v)) for v in chosen]
 
 
-def _budget_point(value: float, *, named: bool = True) -> dict[str, Any]:
-    return {**({"allocation": "budget"} if named else {}), "budget": value}
+def _budget_point(space: SearchSpace, value: float) -> dict[str, Any]:
+    point = {"allocation": "budget"} if "allocation" in space.parameters else {}
+    trained = {"distillation": space.values("distillation")[0]} if "distillation" in space.parameters else {}
+    return {**point, "budget": value, **trained}
 
 
 def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[Anchor]:
@@ -155,7 +157,7 @@ def enqueued(space: SearchSpace, points: Sequence[Mapping[str, Any]]) -> list[An
 def enqueued_budget(space: SearchSpace, target: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Read an entry of `study.enqueue` that has a budget."""
     value, problem = read_budget(target.get("budget"))
-    unused = [name for name in target if name not in BUDGET_PARAMETERS]
+    unused = [name for name in target if name not in (*BUDGET_PARAMETERS, "distillation")]
     if problem is None and nearest_value(space.parameters["budget"], value) != value:
         problem = f"is outside the space: {target['budget']!r}; add it to the space"
     if problem is not None:
@@ -163,7 +165,7 @@ def enqueued_budget(space: SearchSpace, target: Mapping[str, Any], key: str) -> 
     if unused:
         raise ConfigError("has no effect with allocation: budget; remove it", key=f"{key}.{unused[0]}")
     assert value is not None
-    return _budget_point(value)
+    return {**_budget_point(space, value), **{n: target[n] for n in ("distillation",) if n in target}}
 
 
 def from_front(space: SearchSpace, settings: Mapping[str, Mapping[str, Any]]) -> list[Anchor]:

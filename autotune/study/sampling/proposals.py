@@ -13,6 +13,7 @@ from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 from autotune.evaluation import Direction
 from autotune.study.sampling.initial_points import Anchor, anchors
+from autotune.study.sampling.refinement import chooses_distillation, distilled_front, is_late
 from autotune.study.sampling.sampler import Draft, Mirror, draft_of, params_of, seed_for
 from autotune.study.storage.history import History, point_key
 
@@ -88,6 +89,8 @@ class Proposer:
                 f"{ENUMERABLE} points; give its ranges a step, or use the sampler tpe",
                 key="study.sampler",
             )
+        self.budget = budget
+        self.refines = chooses_distillation(space)
         self.listed = self.points is not None and (sampler == "grid" or len(self.points) <= budget)
 
     def next(self, history: History, lag: int | None = None) -> Proposal | None:
@@ -109,6 +112,11 @@ class Proposer:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:
                 return Proposal(mirror.take(params, self.sampler), f"enqueued: {anchor.label}")
+        if self.refines and is_late(history, self.budget):
+            for point in distilled_front(history, self.directions):
+                return Proposal(mirror.take(point, self.sampler), "enqueued: distillation of a point of the front")
+        elif self.refines:
+            untried = [params for params in untried if not params.get("distillation")] or untried
         return self.untried_or_sampled(history, mirror, untried)
 
     def informative(self, history: History, untried: Sequence[Mapping[str, Any]]) -> list[FrozenTrial]:
@@ -135,6 +143,8 @@ class Proposer:
             return Proposal(mirror.take(untried[0], self.sampler), "enqueued: every point of the space")
         for attempt in range(REDRAWS):
             draft = mirror.draw(self.sampler, self.seed, history.position, attempt)
+            if self.refines and draft.params.get("distillation"):
+                draft = mirror.take({**draft.params, "distillation": False}, self.sampler)
             if point_key(draft.params) not in history.points:
                 break
         else:

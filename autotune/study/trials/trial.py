@@ -22,7 +22,7 @@ from autotune.common.files import atomic_write
 from autotune.common.units import Constraint
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
-from autotune.evaluation import Direction, Example, Measurement, Metric
+from autotune.evaluation import Direction, Example, Measurement, Metric, is_english
 from autotune.study.trials.racing import Dominated, Race, Rival
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ RELATIVE_TO = ("similarity", "perplexity")
 TRACEBACK_CHARACTERS = 4000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ANSWER_CHARACTERS = 2000
-SHOWN_ANSWERS = 4
 COUNTERS = ("variants_computed", "variants_reused")
 
 
@@ -283,20 +282,33 @@ def save_plan(plan: Plan, folder: Path) -> str:
 
 
 def shown_answers(examples: Sequence[Example]) -> dict[str, Any]:
-    """Convert the answers that a report shows to plain data: their counts, and those that differ most."""
+    """Convert the answers that a report shows to plain data: counts, scores by language, and some that differ.
+
+    Of those that differ, the two least similar, the median and the most similar one are kept.
+    """
     if not examples:
         return {}
     different = sorted((e for e in examples if e.answer != e.original), key=lambda example: example.score)
+    last = len(different) - 1
+    places = {last: "most similar", last // 2: "median", 1: "second least similar", 0: "least similar"}
     texts = [
         {
+            "place": place,
             "prompt": example.prompt[:ANSWER_CHARACTERS],
             "original": example.original[:ANSWER_CHARACTERS],
             "answer": example.answer[:ANSWER_CHARACTERS],
             "score": example.score,
         }
-        for example in different[:SHOWN_ANSWERS]
+        for index, place in sorted(places.items())
+        if 0 <= index <= last
+        for example in [different[index]]
     ]
-    return {"answers": {"count": len(examples), "same": len(examples) - len(different), "different": texts}}
+    counts: dict[str, Any] = {"count": len(examples), "same": len(examples) - len(different)}
+    groups = [[e.score for e in examples if is_english(e.prompt) is english] for english in (True, False)]
+    if all(groups):
+        english, others = (sum(scores) / len(scores) for scores in groups)
+        counts |= {"other_languages": {"count": len(groups[1]), "score": others, "english": english}}
+    return {"answers": {**counts, "different": texts}}
 
 
 def duplicate(number: int, earlier: TrialResult) -> TrialResult:

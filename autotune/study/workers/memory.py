@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotune.common.machine import available_memory
 from autotune.common.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ WORKER_BYTES = 2_000_000_000
 
 MODELS = 2
 """Upper bound of a worker's models in originals: it holds its compressed model twice, plain and compiled."""
-
-CGROUP = Path("/sys/fs/cgroup")
-"""Files with a container's limits; the system's own numbers are those of the whole machine."""
 
 
 def own_memory(pid: int | None = None) -> int:
@@ -49,14 +45,3 @@ def worker_count(config: Config, original: int) -> int:
         return 1
     needed = config.study.memory_limit or WORKER_BYTES + MODELS * original
     return USUAL_WORKERS if USUAL_WORKERS * needed <= available_memory() else 1
-
-
-def available_memory() -> int:
-    """Measure the memory in bytes that is free without swapping, within a container's limit."""
-    import psutil
-
-    limits = [int(psutil.virtual_memory().available)]
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        most, used = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
-        limits.append(int(most) - int(used))
-    return max(0, min(limits))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import evaluators
 from autotune.errors import ConfigError
-from autotune.evaluation.texts.prompts import read_prompts
+from autotune.evaluation.texts.prompts import is_english, read_prompts
 
 PROMPTS = ["Who?", 'What is "it", then?', "Où est-elle ?"]
 FILES = {
@@ -67,3 +68,11 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_prompts(tmp_path / "latin.txt")
+
+
+@pytest.mark.parametrize("name", ["default", "report"])
+def test_the_languages_of_the_built_in_prompts_are_told_apart(name: str) -> None:
+    """Six of them are in six other languages; "Kraków" in an English sentence is none."""
+    prompts = read_prompts(Path(evaluators.__file__).parent / "prompts" / f"{name}.txt")
+    assert [is_english(prompt) for prompt in prompts].count(False) == 6
+    assert all(is_english(prompt) for prompt in prompts if "Kraków" in prompt)

@@ -10,8 +10,16 @@ from search_fakes import FakeEngine, FakePlan
 
 from autotune.common.units import Constraint
 from autotune.compression.settings import Settings
-from autotune.evaluation import Measurement
-from autotune.study.trials.trial import Site, TrialResult, Workplace, duplicate, run_trial, with_relative_error
+from autotune.evaluation import Example, Measurement
+from autotune.study.trials.trial import (
+    Site,
+    TrialResult,
+    Workplace,
+    duplicate,
+    run_trial,
+    shown_answers,
+    with_relative_error,
+)
 
 SETTINGS = Settings(mode="int8_asym")
 
@@ -67,3 +75,19 @@ def test_a_repeated_plan_has_the_values_and_not_the_cost(tmp_path: Path) -> None
     lost = {name for name in first.attrs if name not in again.attrs}
     assert lost == {"seconds_compress", "seconds_evaluate", "variants_computed", "variants_reused"}
     assert {name: value for name, value in again.attrs.items() if name not in first.attrs} == {"duplicate_of": 3}
+
+
+def test_the_worst_the_median_and_the_best_answer_are_kept() -> None:
+    """Equal answers are counted only, and prompts in other languages have a mean of their own."""
+    different = [Example(f"What is {n}?", "yes", "no", n / 10) for n in range(7)]
+    kept = shown_answers([*different, Example("请用三句话", "a", "b", 0.05), Example("Who?", "a", "a", 1.0)])["answers"]
+    assert (kept["count"], kept["same"]) == (9, 1)
+    assert [(answer["place"], answer["score"]) for answer in kept["different"]] == [
+        ("least similar", 0.0),
+        ("second least similar", 0.05),
+        ("median", 0.2),
+        ("most similar", 0.6),
+    ]
+    assert kept["other_languages"] == {"count": 1, "score": 0.05, "english": pytest.approx(3.1 / 8)}
+    assert [answer["place"] for answer in shown_answers(different[:1])["answers"]["different"]] == ["least similar"]
+    assert "other_languages" not in shown_answers(different)["answers"]

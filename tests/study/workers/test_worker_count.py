@@ -9,10 +9,12 @@ import pytest
 from search_fakes import FakeConfig, Recorder, RuntimeOptions, StudyOptions, open_faulty, search
 from stored import trials_of
 
+from autotune.common import machine as description
+from autotune.common.machine import available_memory
 from autotune.common.threads import usable_cores
 from autotune.study.trials.trial import Site
 from autotune.study.workers import memory
-from autotune.study.workers.memory import MODELS, WORKER_BYTES, available_memory, worker_count
+from autotune.study.workers.memory import MODELS, WORKER_BYTES, worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
 ORIGINAL = 1_000_000_000
@@ -59,7 +61,7 @@ def test_a_container_has_no_more_than_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: str, left: int | None
 ) -> None:
     """Its limit counts where it has one."""
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(description, "CGROUP", tmp_path)
     assert available_memory() > 5000
     (tmp_path / "memory.max").write_text(most)
     (tmp_path / "memory.current").write_text("2000\n")

@@ -7,9 +7,11 @@
   var filter = document.getElementById("filter"), only = document.getElementById("only");
   var shown = document.getElementById("shown");
 
+  function value(cell) { return "v" in cell.dataset ? cell.dataset.v : cell.textContent; }
+
   function compare(column, numeric, sign) {
     return function (a, b) {
-      var x = a.cells[column].dataset.v, y = b.cells[column].dataset.v;
+      var x = value(a.cells[column]), y = value(b.cells[column]);
       if (x === "" || y === "") return (x === "") - (y === "");  // what is missing stays at the end
       return sign * (numeric ? x - y : x.localeCompare(y));
     };
@@ -29,12 +31,12 @@
     });
   });
 
+  rows.forEach(function (row) { row.words = row.textContent.toLowerCase(); });
+
   function apply() {
     var words = filter.value.toLowerCase().split(/\s+/).filter(Boolean), count = 0;
     rows.forEach(function (row) {
-      // "g64" finds "group size 64", as the plots write it
-      var text = row.textContent.toLowerCase().replace(/group size (\d+)/g, "$& g$1").replace(/ratio ([\d.]+)/g, "$& r$1");
-      var kept = words.every(function (word) { return text.indexOf(word) >= 0; }) &&
+      var kept = words.every(function (word) { return row.words.indexOf(word) >= 0; }) &&
         (!only.checked || row.classList.contains("front"));
       row.hidden = !kept;
       count += kept;

@@ -1,0 +1,241 @@
+"""Distillation of one compressed model: trained once, kept in the bank, resumed after an interruption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.common.files import DAMAGE, fingerprint, locked, read_tensors, write_tensors
+from autotune.common.formatting import duration
+from autotune.common.threads import cores
+from autotune.compression.bank import Bank, Entry
+from autotune.compression.ir.constants import constant, model_digest, type_name
+from autotune.errors import PlanError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import openvino as ov
+
+VERSION = 1
+"""Part of every key in the bank; changes whenever a trained model's bytes change."""
+
+LEAST_WINDOWS = 16
+LEAST_TOKENS = 2048
+BASE_BYTES = 500 << 20
+"""Memory of torch and OpenVINO without a model."""
+HELD_OUT = 8
+"""One window of so many is held out, at least `LEAST_HELD_OUT`."""
+LEAST_HELD_OUT = 4
+CONFIDENCE = 2.0
+"""Standard errors of the difference by which a trained model must be better to be kept."""
+SAVED_EVERY = 20.0
+"""Seconds between two checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the training of one model gained, on the held-out windows.
+
+    Attributes:
+        before, after: mean divergence per token from the original, with and without the changes.
+        kept: the model has the changes; otherwise it is as it was.
+    """
+
+    before: float
+    after: float
+    kept: bool
+
+
+def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> None:
+    """Refuse what cannot be distilled, before any work.
+
+    Args:
+        original, tokens: as for `distil`.
+        memory: bytes that may be used.
+
+    Raises:
+        PlanError: the graph is not supported, there are too few windows, or the memory does not suffice.
+    """
+    windows, length = tokens.shape
+    if windows < LEAST_WINDOWS or windows * length < LEAST_TOKENS:
+        raise PlanError(
+            f"distillation: {windows} calibration windows of {length} tokens are too few to train on some and to "
+            f"check the result on others; use at least {LEAST_WINDOWS} windows and {LEAST_TOKENS} tokens (samples, "
+            "sequence_length)"
+        )
+    needed = training_memory(original, windows, length)
+    if needed > memory:
+        raise PlanError(
+            f"distillation needs about {needed / 1e9:.1f} GB of memory with {cores()} threads, and {memory / 1e9:.1f} "
+            "GB can be used; use a machine with more memory, fewer threads (AUTOTUNE_THREADS=1), or no distillation"
+        )
+
+
+def trained_tokens(windows: int, length: int) -> int:
+    """Return the tokens of all training steps on so many windows; checks on held-out windows are a small addition."""
+    from autotune.distillation.training import Recipe
+
+    return Recipe().tokens((windows - held_out(windows)) * length)
+
+
+def held_out(windows: int) -> int:
+    """Return how many of the windows, the last ones, are held out."""
+    return max(LEAST_HELD_OUT, windows // HELD_OUT)
+
+
+def training_memory(original: ov.Model, windows: int, length: int) -> int:
+    """Estimate the bytes that the training of a model takes, from the original's shapes.
+
+    The constants of both models are held in float32. A thread holds its dequantized weights, the activations that its
+    gradient needs, and logits.
+
+    Raises:
+        PlanError: the graph is not supported.
+    """
+    from autotune.distillation.graph import Graph
+    from autotune.distillation.training import LOGITS_BYTES, SHARE_TOKENS
+
+    graph = Graph(original)
+    fixed, each = graph.nbytes(max(SHARE_TOKENS, length))
+    hidden = 4 * windows * length * graph.width
+    return BASE_BYTES + 2 * fixed + cores() * (fixed + each + 4 * LOGITS_BYTES) + hidden
+
+
+def distil(
+    original: ov.Model,
+    compressed: ov.Model,
+    weights: Collection[str],
+    tokens: npt.NDArray[np.int64],
+    *,
+    bank: Bank,
+    scratch: Path,
+    stage: Callable[[str], None] = lambda text: None,
+) -> Outcome:
+    """Train a compressed model's scales, norm gains, biases and adapters against the original.
+
+    The result is the same for any number of threads on one kind of CPU and one version of torch.
+
+    Args:
+        original: the model before compression.
+        compressed: the model that is changed in place; it keeps its size.
+        weights: names of its compressed weights.
+        tokens: int64 [n, T]; the last eighth of the windows is held out.
+        bank: keeps the result.
+        scratch: folder of the checkpoints from which a killed run continues.
+        stage: receives progress messages.
+
+    Raises:
+        PlanError: the graph is not supported; see `check`, which is called before.
+    """
+    from importlib.metadata import version
+
+    from autotune.distillation.training import Recipe
+
+    recipe = Recipe()
+    key = fingerprint(
+        "distillation",
+        [VERSION, version("torch"), asdict(recipe), sorted(weights)],
+        [model_digest(original), model_digest(compressed)],
+        list(tokens.shape),
+        np.ascontiguousarray(tokens).tobytes(),
+    )
+    path = scratch / f"{key}.safetensors"
+    with locked(path):
+        entry = bank.get_or_compute(key, lambda: _trained(original, compressed, weights, tokens, recipe, path, stage))
+    path.unlink(missing_ok=True)
+    before, after = entry["held_out"].mean(axis=1)
+    kept = len(entry) > 1
+    if kept:
+        _replace(compressed, {int(name): data for name, data in entry.items() if name != "held_out"})
+    return Outcome(float(before), float(after), kept)
+
+
+def _trained(
+    original: ov.Model,
+    compressed: ov.Model,
+    weights: Collection[str],
+    tokens: npt.NDArray[np.int64],
+    recipe: Any,
+    path: Path,
+    stage: Callable[[str], None],
+) -> Entry:
+    """Train, and return the new bytes of each changed constant by its position in the graph, with ``held_out``."""
+    import torch
+
+    from autotune.distillation.graph import Graph
+    from autotune.distillation.parameters import find_trainable
+    from autotune.distillation.training import Student, is_better, train
+
+    stage("distillation: reading the models")
+    graph, reference = Graph(compressed), Graph(original)
+    trainables = find_trainable(graph, weights)
+    if not trainables:
+        raise PlanError("distillation: nothing in this model can be trained; compress it without distillation")
+    student = Student(reference, graph, trainables, torch.from_numpy(np.ascontiguousarray(tokens)))
+    student.prepare()
+    count, share = student.windows, student.share
+    split = (count - held_out(count)) // share * share
+    saved = begun = time.monotonic()
+    state = _load(path, student.size)
+    first = None if state is None else state.step
+
+    def report(now: Any, steps: int) -> None:
+        nonlocal saved, first
+        first = now.step - 1 if first is None else first
+        clock = time.monotonic()
+        left = (clock - begun) / (now.step - first) * (steps - now.step)
+        gain = 1 - now.held_out[1].mean() / now.held_out[0].mean()
+        stage(
+            f"distillation: {now.step} of {steps} steps, divergence {-100 * gain:+.1f}% on the held-out windows, "
+            f"about {duration(round(left))} left"
+        )
+        if clock - saved > SAVED_EVERY:
+            _save(path, now)
+            saved = clock
+
+    state = train(student, range(split), range(split, count), recipe, state, report)
+    found: dict[str, Any] = {"held_out": state.held_out}
+    if is_better(state.held_out, CONFIDENCE):
+        for trainable, data in zip(trainables, student.stored(state.best), strict=True):
+            found |= {str(step): data.reshape(-1).view(np.uint8) for step in trainable.steps}
+    return found
+
+
+def _save(path: Path, state: Any) -> None:
+    arrays = {name: getattr(state, name).numpy() for name in ("deltas", "mean", "square", "best")}
+    write_tensors(path, {**arrays, "held_out": state.held_out, "step": np.array([state.step])}, durable=False)
+
+
+def _load(path: Path, size: int) -> Any:
+    """Return the state of an interrupted training; None if there is none, or the file is damaged."""
+    import torch
+
+    from autotune.distillation.training import State
+
+    if not path.is_file():
+        return None
+    try:
+        arrays = read_tensors(path, mapped=False)
+        tensors = {name: torch.from_numpy(arrays[name].copy()) for name in ("deltas", "mean", "square", "best")}
+        state = State(step=int(arrays["step"][0]), held_out=arrays["held_out"].copy(), **tensors)
+    except DAMAGE:
+        return None
+    return state if state.deltas.numel() == size else None
+
+
+def _replace(model: ov.Model, contents: dict[int, npt.NDArray[np.uint8]]) -> None:
+    """Put new bytes into constants, by their position in topological order."""
+    nodes = model.get_ordered_ops()
+    for index, data in contents.items():
+        old = nodes[index]
+        new = constant(data, tuple(old.get_output_shape(0)), type_name(old))
+        name = old.get_friendly_name()
+        old.set_friendly_name(f"{name}/before")
+        new.set_friendly_name(name)
+        for target in old.output(0).get_target_inputs():
+            target.replace_source_output(new.output(0))

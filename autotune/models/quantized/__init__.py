@@ -1,0 +1,1 @@
+"""Quantized checkpoints of Hugging Face, brought into OpenVINO's form without requantization."""

@@ -1,0 +1,95 @@
+"""Gain and cost of distillation by size: divergence, perplexity, similarity, seconds and peak memory, with and without.
+
+    python benchmarks/distillation.py                                  # the demo model, int4_asym g64 GPTQ SE
+    python benchmarks/distillation.py --model DIR --calibration FILE --report FILE --other FILE
+    python benchmarks/distillation.py --sizes 11.83 13.79 --text FILE  # MB; formats are chosen for each weight
+
+A run that is killed continues where it was if `--cache` is the same. Each row has a second line with the scores on
+`--other`, a text of another kind than the calibration text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import DEMO
+
+import autotune
+
+HEAD = "| model | bytes | KL, 1e-3 nats/token | perplexity | similarity | s | peak GB |"
+RULE = "|---|---:|---:|---:|---:|---:|---:|"
+INT4: dict[str, Any] = {"mode": "int4_asym", "group_size": 64, "gptq": True, "scale_estimation": True}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEMO / "model"))
+    parser.add_argument("--calibration", type=Path, default=DEMO / "calibration.txt")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--report", type=Path, default=DEMO / "report.txt")
+    parser.add_argument("--other", type=Path, help="a text of another kind")
+    parser.add_argument("--text", type=Path, default=DEMO / "search.txt", help="for --sizes: measures the formats")
+    parser.add_argument("--sizes", type=float, nargs="*", default=[], help="in MB (1,000,000 bytes)")
+    parser.add_argument("--similarity", action="store_true", help="also score answers to the default prompts")
+    parser.add_argument("--cache", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = options.cache or Path(folder)
+        print(HEAD, RULE, sep="\n", flush=True)
+        for name, arguments in plans(options):
+            for distillation in (False, True):
+                started = time.perf_counter()
+                model = autotune.compress(
+                    options.model,
+                    calibration=options.calibration,
+                    samples=options.samples,
+                    sequence_length=options.sequence_length,
+                    distillation=distillation,
+                    cache=cache,
+                    progress=False,
+                    **arguments,
+                )
+                seconds = time.perf_counter() - started
+                print(row(f"{name}{', distillation' * distillation}", model, seconds, options, cache), flush=True)
+
+
+def plans(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the label and the arguments of each compression."""
+    if not options.sizes:
+        yield "int4_asym g64 GPTQ SE", INT4
+    for size in options.sizes:
+        yield f"at most {size} MB", {"max_size": round(size * 1e6), "evaluation": options.text}
+
+
+def row(name: str, model: Any, seconds: float, options: argparse.Namespace, cache: Path) -> str:
+    """Score a model, and format its line of the table; a second one for the other text."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    lines = []
+    for text, label in ((options.report, name), (options.other, "on the other text")):
+        if text is None:
+            continue
+        evaluators: dict[str, Any] = {"perplexity": {"path": text, "sequence_length": 512, "samples": 32}}
+        if options.similarity and text == options.report:
+            evaluators["similarity"] = {"embedder": "minilm", "decode": "always", "max_new_tokens": 64}
+        scores = autotune.evaluate(
+            model.model, reference=options.model, evaluators=evaluators, cache=cache, progress=False
+        )
+        kl, similarity = scores["kl_divergence"], scores.get("similarity")
+        shown = "" if similarity is None else f"{similarity.value:.4f} ± {similarity.stderr or 0:.4f}"
+        cost = f"{seconds:.0f} | {peak:.1f}" if text == options.report else " | "
+        lines.append(
+            f"| {label} | {model.footprint:,} | {1000 * kl.value:.3f} ± {1000 * kl.stderr:.3f} | "
+            f"{scores['perplexity'].value:.3f} | {shown} | {cost} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

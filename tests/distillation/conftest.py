@@ -1,0 +1,42 @@
+"""A tiny Llama, compressed to 4 bits, and windows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from autotune.compression.engine import Engine
+from autotune.compression.settings import Settings
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_llama: Path) -> ov.Model:
+    import openvino as ov
+    from builders import with_norm_gains
+
+    return with_norm_gains(ov.Core().read_model(tiny_llama / "openvino_model.xml"))
+
+
+@pytest.fixture(scope="session")
+def tokens() -> npt.NDArray[np.int64]:
+    return np.random.default_rng(5).integers(0, 320, (24, 96), dtype=np.int64)
+
+
+@pytest.fixture
+def compressed(llama: ov.Model) -> Callable[..., tuple[ov.Model, tuple[str, ...]]]:
+    """Settings -> a compressed model, and the names of its compressed weights."""
+
+    def compress(**settings: object) -> tuple[ov.Model, tuple[str, ...]]:
+        engine = Engine(llama)
+        plan = engine.plan(Settings(**settings))  # type: ignore[arg-type]
+        return engine.apply(plan), tuple(plan.variants)
+
+    return compress

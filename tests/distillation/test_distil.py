@@ -1,0 +1,124 @@
+"""Distillation of the tiny Llama: what it changes, what it keeps, and that it is repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.common.threads import limited_to
+from autotune.compression.bank import Bank
+from autotune.compression.ir.constants import model_digest, raw_bytes, type_name
+from autotune.compression.ir.sizes import Sizes
+from autotune.distillation import distil as module
+from autotune.distillation.distil import check, distil
+from autotune.distillation.graph import Graph
+from autotune.distillation.parameters import find_trainable
+from autotune.distillation.training import Student
+from autotune.errors import PlanError
+
+INT4 = {"mode": "int4_sym", "group_size": 32}
+
+
+def sizes(model: Any) -> tuple[int, list[tuple[str, int]]]:
+    """Of the file, in which equal constants are written once; and of all constants, with their types."""
+    constants = [n for n in model.get_ordered_ops() if n.get_type_name() == "Constant"]
+    return Sizes(model).original, sorted((type_name(n), raw_bytes(n).nbytes) for n in constants)
+
+
+@pytest.fixture
+def trained(llama: Any, compressed: Callable[..., Any], tokens: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Distil a new compressed model: the model, and the outcome."""
+
+    def run(bank: Bank | None = None, texts: Any = None, **options: Any) -> tuple[Any, Any]:
+        model, names = compressed(**INT4)
+        given = tokens if texts is None else texts
+        outcome = distil(llama, model, names, given, bank=bank or Bank(), scratch=tmp_path / "scratch", **options)
+        return model, outcome
+
+    return run
+
+
+def test_divergence_falls_at_the_same_size(trained: Callable[..., Any], compressed: Callable[..., Any]) -> None:
+    """The held-out windows confirm it; constants keep their types and sizes."""
+    before, _ = compressed(**INT4)
+    model, outcome = trained()
+    assert outcome.kept
+    assert outcome.after < 0.97 * outcome.before
+    assert sizes(model) == sizes(before)
+    assert model_digest(model) != model_digest(before)
+
+
+def test_same_bytes_with_any_threads_and_from_the_bank(trained: Callable[..., Any], tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "bank")
+    with limited_to(1):
+        one, _ = trained(bank)
+    with limited_to(3):
+        three, _ = trained()
+    messages: list[str] = []
+    again, _ = trained(Bank(tmp_path / "bank"), stage=messages.append)
+    assert model_digest(one) == model_digest(three) == model_digest(again)
+    assert messages == []
+
+
+def test_a_killed_run_continues_to_the_same_bytes(
+    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Checkpoints are written as the training goes on; the rest of it starts from the last one."""
+    expected, _ = trained()
+    monkeypatch.setattr(module, "SAVED_EVERY", 0.0)
+
+    def die(message: str) -> None:
+        if "5 of" in message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(stage=die)
+    assert list((tmp_path / "scratch").glob("*.safetensors"))
+    messages: list[str] = []
+    resumed, _ = trained(stage=messages.append)
+    assert model_digest(resumed) == model_digest(expected)
+    assert not any(" 4 of" in message for message in messages)
+    assert list((tmp_path / "scratch").glob("*.safetensors")) == []
+
+
+def test_what_does_not_help_changes_nothing(
+    trained: Callable[..., Any], compressed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes that are not better on the held-out windows with confidence are dropped."""
+    before, _ = compressed(**INT4)
+    monkeypatch.setattr(module, "CONFIDENCE", 1e6)
+    model, outcome = trained()
+    assert not outcome.kept
+    assert model_digest(model) == model_digest(before)
+
+
+def test_gradient_is_that_of_the_divergence(llama: Any, compressed: Callable[..., Any], tokens: Any) -> None:
+    """Against differences, on scales, norm gains, and through the head in pieces."""
+    model, names = compressed(**INT4)
+    graph = Graph(model)
+    found = find_trainable(graph, names)
+    kinds = {graph.steps[t.steps[0]].name.endswith("/scale") for t in found}
+    assert kinds == {True, False}
+    smooth = [type(t)(t.steps, "f32", t.start, t.unit) for t in found]  # differences do not see rounded values
+    student = Student(Graph(llama), graph, smooth, torch.from_numpy(tokens[:4]))
+    student.prepare()
+    student._chunk = lambda: 7  # type: ignore[method-assign]
+    zeros = torch.zeros(student.size)
+    gradient = student.gradient(zeros, [0, 1, 2, 3])
+    direction = torch.from_numpy(np.random.default_rng(0).standard_normal(student.size)).float()
+    step = 2e-3 * direction
+    ends = [student.divergences(sign * step, [0, 1, 2, 3]).mean() for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / 2 == pytest.approx(float(gradient @ step), rel=0.05)
+
+
+def test_refused_before_work(llama: Any, tokens: Any) -> None:
+    with pytest.raises(PlanError, match="at least 16 windows"):
+        check(llama, tokens[:4], 1 << 40)
+    with pytest.raises(PlanError, match=r"needs about .* GB of memory"):
+        check(llama, tokens, 1 << 20)
+    check(llama, tokens, 1 << 40)
