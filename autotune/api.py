@@ -104,7 +104,8 @@ def compress(
     from autotune.study import single
 
     settings = single.read_settings(locals())
-    from autotune.config.config import calibration_from, read_targets
+    from autotune.config.config import calibration_from
+    from autotune.config.sections import read_targets
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
     from autotune.study.progress import listening
@@ -216,8 +217,7 @@ def search(
     Args:
         config: a model.yaml, its content as a dict (paths relative to the current folder), or an `autotune.Config`.
         trials: trials of the whole study, duplicates not counted.
-        timeout: no further trial begins after this; seconds or ``"2h"``.
-        workers: trials at the same time.
+        timeout, workers: no trial begins after this (seconds or ``"2h"``); trials at the same time.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         output: the study's folder.
         seed, overrides: the sampler's seed; ``a.b=c`` assignments, laid over the configuration.
@@ -265,8 +265,7 @@ def worker(
     """Join a running search from another process or machine, until the study has its trials.
 
     Args:
-        config, workers, output, overrides, progress: as for `search`.
-        storage: the Optuna storage URL of the search.
+        config, workers, output, overrides, progress: as for `search`; storage: that of the search.
 
     Raises:
         StudyError: there is no such study, or it has other inputs.
@@ -320,8 +319,7 @@ def load_study(folder: str | Path, storage: str | None = None, *, outcome: Study
     """Read a finished or running study. Needs no OpenVINO.
 
     Args:
-        folder: the study's folder.
-        storage: an Optuna storage URL instead of the folder's `study.db`.
+        folder, storage: the study's folder, and an Optuna storage URL instead of its `study.db`.
         outcome: how its search ended, if that is known.
 
     Raises:
@@ -342,8 +340,7 @@ def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, pro
     """Build a trial's model again from its inputs alone, and compare the bytes.
 
     Args:
-        folder: the study's folder.
-        trial: number of a complete trial.
+        folder, trial: the study's folder, and the number of a complete trial.
         storage, progress: as for `search`.
 
     Raises:

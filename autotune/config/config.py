@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -28,6 +28,7 @@ from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import Constraint
 from autotune.common.validation import Finding, from_validation, got, report
 from autotune.common.yaml import Source, dotted, dump_yaml, read_yaml
+from autotune.config.candidates import Candidate, read_candidates
 from autotune.config.evaluators import (
     default_objectives,
     known_evaluators,
@@ -39,11 +40,11 @@ from autotune.config.evaluators import (
 from autotune.config.sections import (
     CacheOptions,
     Calibration,
-    Device,
     Name,
     RuntimeOptions,
     Section,
     StudyOptions,
+    Targets,
     base_dir,
 )
 from autotune.config.space.parse import space_schema
@@ -65,9 +66,6 @@ DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
 }
 
 
-_DEVICE = {"enum": list(get_args(Device))}
-
-
 def _evaluator_names(info: ValidationInfo) -> list[str] | None:
     """Return the names of the study's evaluators, also if one of their options is wrong; None if they are unknown."""
     valid = info.data.get("evaluators")
@@ -76,12 +74,6 @@ def _evaluator_names(info: ValidationInfo) -> list[str] | None:
 
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
     return restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
-
-
-def _targets(value: Any) -> Any:
-    """Return target devices as a list without repeats; one may be given alone, and null is none."""
-    listed = [value] if isinstance(value, str) else value
-    return () if listed is None else tuple(dict.fromkeys(listed)) if isinstance(listed, (list, tuple)) else listed
 
 
 class Config(Section):
@@ -111,11 +103,7 @@ class Config(Section):
     """The study's folder, relative to the current folder; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
     """The texts that calibrate the compression algorithms; different from the texts of the evaluators."""
-    target: Annotated[
-        tuple[Device, ...],
-        BeforeValidator(_targets),
-        WithJsonSchema({"anyOf": [_DEVICE, {"type": "array", "items": _DEVICE}, {"type": "null"}]}),
-    ] = ()
+    target: Targets = ()
     """The devices that the compressed model must run on: CPU, GPU, NPU, or a list of them; they restrict the space.
     null: no restriction."""
     space: Annotated[
@@ -124,6 +112,13 @@ class Config(Section):
         WithJsonSchema({"anyOf": [{"type": "string", "description": "A preset or a YAML file."}, space_schema()]}),
     ] = Field(default="int4", validate_default=True)
     """The settings that trials may have: a preset, a YAML file, or a mapping of parameters."""
+    candidates: Annotated[
+        tuple[Candidate, ...],
+        BeforeValidator(lambda value, info: read_candidates(value, base_dir(info))),
+        WithJsonSchema({"type": "array", "items": {"type": ["string", "object"]}}),
+    ] = ()
+    """Models and settings from elsewhere that are scored first: folders, hub ids, or {name: ..., config: {...}} with
+    the settings of NNCF or optimum-intel."""
     evaluators: Annotated[
         dict[str, dict[str, Any]],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": ["object", "null"]}, "minProperties": 1}),
@@ -218,6 +213,7 @@ class Config(Section):
             "calibration": sections["calibration"],
             **({"target": list(self.target)} if self.target else {}),
             "space": self.space.as_dict(),
+            **({"candidates": [each.as_data() for each in self.candidates]} if self.candidates else {}),
             "evaluators": {name: dict(options) for name, options in self.evaluators.items()},
             **({} if self.report is None else {"report": self.report}),
             "objectives": dict(self.objectives),
@@ -272,19 +268,6 @@ def as_config(
     if not isinstance(config, (str, Path)):
         raise UsageError(f"`config` must be a path, a mapping or an autotune.Config, got {type(config).__name__}")
     return load_config(config, overrides)
-
-
-def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
-    """Check the devices that the Python API was given in any form.
-
-    Raises:
-        UsageError: an unknown device.
-    """
-    targets: tuple[Device, ...] = _targets(target)
-    for name in targets:
-        if name not in get_args(Device):
-            raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
-    return targets
 
 
 def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:

@@ -49,7 +49,7 @@ BOOKKEEPING = (
 BOOLEANS = {"on_front", "knee", "feasible", *(name for name, info in SETTINGS.items() if info.kind == "switch")}
 INTEGERS = {"trial", "footprint", "duplicate_of", "variants_computed", "variants_reused"}
 INTEGERS |= {name for name, info in SETTINGS.items() if info.kind == "integer"}
-TEXTS = {"state", "plan", "error", "origin", "ignored_scope", "scored_on"}
+TEXTS = {"state", "plan", "candidate", "error", "origin", "ignored_scope", "scored_on"}
 TEXTS |= {name for name, info in SETTINGS.items() if info.kind == "text"}
 
 
@@ -60,7 +60,7 @@ def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     mode = str(settings.get("mode"))
     effective = dict(settings)
-    if mode.startswith("int8") or effective.get("allocation") == "budget":
+    if mode.startswith("int8") or effective.get("allocation", "ratio") != "ratio":
         return {key: value for key, value in effective.items() if key not in SETTING_COLUMNS or key == "mode"}
     if effective.get("group_size") is None and "mode" in settings:
         effective["group_size"] = FORMATS[mode].group_size if mode in FORMATS else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,14 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
+from autotune.models.given import GivenPlan
 from autotune.models.runtime.devices import check_on_targets
 from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
 from autotune.study.session import Session
+from autotune.study.trials.trial import Candidate
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -105,10 +108,21 @@ def write_model(
         "plan": plan.as_dict(),
     }
     with new_folder(out) as new:
-        save_model(model, source, new, record=record)
+        if isinstance(plan, GivenPlan):
+            copy_model(plan, new, record)
+        else:
+            save_model(model, source, new, record=record)
         if targets:
             amend_record(new, target=check_on_targets(new, targets))
     return SavedModel(out, plan, original_footprint)
+
+
+def copy_model(plan: GivenPlan, out: Path, record: Mapping[str, Any]) -> None:
+    """Copy the folder of a candidate that another tool has written, and add the record of its scores."""
+    assert plan.source is not None
+    assert plan.source.path is not None
+    shutil.copytree(plan.source.path, out, dirs_exist_ok=True)
+    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Callable[[str], None]) -> SavedModel:
@@ -142,7 +156,6 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
             "calibration texts or the engine changed since the search. To see which: "
             f"autotune reproduce {shlex.quote(str(folder))} --trial {number}"
         )
-    stage("compressing")
     settings = session.engine.resolve(Settings.from_dict(record.settings)).as_dict()
     scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
     about: dict[str, Any] = {
@@ -155,7 +168,8 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
     engine = session.engine
     with new_folder(out) as new:
         sizes, targets = engine.sizes.original, session.config.target
-        saved = write_model(engine.apply(plan), plan, session.source, new, sizes, about, targets)
+        model = Candidate(engine, plan, stage).model
+        saved = write_model(model, plan, session.source, new, sizes, about, targets)
         amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
         (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
     return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
@@ -234,8 +248,7 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
     with tempfile.TemporaryDirectory(prefix="autotune-") as empty:
         session = uncached_session(config, Path(empty), stage)
         plan = session.plan(Settings.from_dict(record.settings))
-        stage("compressing")
-        digest = model_digest(session.engine.apply(plan))
+        digest = model_digest(Candidate(session.engine, plan, stage).model)
     same = plan.key == record.plan and digest == record.digest
     changed = () if same else changes(config, results.manifest, session.fingerprints())
     return Reproduction(number, same, plan.key, digest, record.plan, record.digest, changed)

@@ -120,6 +120,7 @@ class Search:
             sampler=config.study.sampler,
             budget=budget,
             seed=config.study.seed,
+            candidates=config.candidates,
             first=[*enqueued(config.space, config.study.enqueue), *(Anchor(*each) for each in self.inherited)],
         )
         self.description: Description | None = None
@@ -238,8 +239,9 @@ class Search:
         count = len(history.finished) + len(self._at_work)
         self.forecast.trial_started(trial.number)
         self.listener.trial_started(trial.number, count, settings.as_dict())
+        raced = self.config.study.racing and not settings.candidate  # a candidate's scores are wanted in full
         rivals = rivals_of(front_trials(history.before_next(self.lag), self.directions), list(info.objectives))
-        self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
+        self.pool.start(trial.number, settings, rivals if raced else ())
 
     def plan_status(self, number: int, plan: str) -> PlanStatus | Later:
         """Look up the plan of the running trial `number`; a new plan is assigned to that trial.

@@ -70,7 +70,7 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
-        self.needs_calibration = config.space.needs_calibration if calibrated is None else calibrated
+        self.needs_calibration = needs_calibration(config) if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
         self._depth = depth
         self._weights_in_memory = weights_in_memory
@@ -285,11 +285,24 @@ class ModelSession:
         Raises:
             PlanError: the settings cannot be used, with or without this model.
         """
+        if settings.allocation == "candidate":
+            return self._given(settings.candidate)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:
             return self.engine.plan(settings)
         return replace(self.planner.plan(settings.budget), distilled=settings.distillation)
+
+    def _given(self, name: str) -> Plan:
+        """Read the candidate of this name."""
+        from autotune.models.given import given_plan
+        from autotune.models.source import resolve_model
+
+        found = next((each for each in self.config.candidates if each.name == name), None)
+        if found is None:
+            raise PlanError(f"the configuration has no candidate {name!r}; add it to `candidates` again")
+        model = resolve_model(found.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
+        return given_plan(model, self.engine, self.config.target)
 
     @property
     def planner(self) -> BudgetPlanner:
@@ -325,6 +338,12 @@ class ModelSession:
         return MeasuringInputs(
             self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
         )
+
+
+def needs_calibration(config: Config) -> bool:
+    """Return True if a point of the space, or a candidate, needs calibration statistics."""
+    settings = (each.settings.resolved(calibrated=True) for each in config.candidates)
+    return config.space.needs_calibration or any(each.needs_calibration for each in settings)
 
 
 LENGTHS = ("sequence_length", "max_length", "max_new_tokens")

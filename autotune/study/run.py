@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
+from autotune.study.candidates import with_optimum_default
 from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, make_listener
@@ -129,6 +130,7 @@ def run_search(
                 listener.note(f"the old study is now in {aside}")
             if intake := read_intake(config.model):
                 listener.note("\n".join(intake.lines()))
+            config = with_optimum_default(config, listener.note)
             with (
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
@@ -208,6 +210,7 @@ def run_worker(
     started = time.monotonic()
     listener = make_listener() if listener is None else listener
     folder = Path(config.output)
+    config = with_optimum_default(config, listener.note)
     try:
         with (
             quiet_optuna(),

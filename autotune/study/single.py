@@ -93,12 +93,9 @@ class CompressedModel:
     def save(self, folder: str | Path) -> SavedModel:
         """Write the complete model folder: model, configuration, tokenizer and `autotune.json`.
 
-        Args:
-            folder: does not exist yet or is empty.
-
         Raises:
             UsageError: the folder is not empty.
-            CompressionError: it cannot be written.
+            CompressionError: it cannot be written, or does not fit a target device.
         """
         parts = (self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
         return write_model(*parts, self.targets)
@@ -107,8 +104,7 @@ class CompressedModel:
         """Score the model against its original.
 
         Args:
-            evaluators: name -> options, as for `autotune.evaluate`.
-            stage: receives progress messages.
+            evaluators, stage: as for `autotune.evaluate`; receives progress messages.
         """
         config = evaluation_config(file=None, reference=IN_MEMORY, names=list(evaluators), options=evaluators)
         return evaluate(self, config, source=self.source, stage=stage)
@@ -129,14 +125,9 @@ class CompressedModel:
 def compress(session: ModelSession, settings: Settings, *, output: Path | None = None) -> CompressedModel:
     """Compress a model by uniform settings.
 
-    Args:
-        session: the opened model.
-        settings: of the compression.
-        output: where to write the model; checked before any work.
-
     Raises:
         UsageError: `output` is not empty.
-        PlanError: the settings contradict each other, or do not fit this model.
+        PlanError: the settings contradict each other, or do not fit this model or its target devices.
     """
     targets = session.config.target
     for problem in [*settings.problems(), *target_problems(fitted(settings, targets), targets)]:

@@ -251,6 +251,7 @@ class FakeConfig:
     calibration: Any = field(default_factory=lambda: SimpleNamespace(samples=8, sequence_length=16))
     report: Any = None
     model: str = "fake"
+    candidates: tuple[Any, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {

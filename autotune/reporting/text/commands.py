@@ -24,7 +24,7 @@ def compress_command(results: StudyResults, number: int) -> str:
     """
     settings = results.records[number].settings
     model = relative_path(str(results.config.get("model", "MODEL")), results.folder)
-    if settings.get("allocation") == "budget" or model is None:
+    if settings.get("allocation", "ratio") != "ratio" or model is None:
         return export_command(results, number)
     words = ["autotune", "compress", model, f"models/trial-{number}"]
     for name, info in SETTINGS.items():
