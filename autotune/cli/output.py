@@ -191,6 +191,8 @@ def print_saved(saved: SavedModel) -> None:
         print(f"trial {saved.trial}: {saved.reason}")
     print(f"{saved.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32")
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
+    for sentence in saved.devices:
+        print(sentence)
     for note in plan.notes:
         print(f"note: {note}")
 

@@ -166,6 +166,8 @@ class RuntimeOptions(Section):
     """An OpenVINO device."""
     ov_config: dict[str, str | int | float | bool | None] = Field(default_factory=lambda: dict(SCORING_CONFIG))
     """OpenVINO properties in addition to those that make scores exact; null: OpenVINO's default for a property."""
+    deployed: bool = False
+    """Score the front once more as users run it, with OpenVINO's defaults for activations and KV cache."""
 
     @field_validator("device")
     @classmethod

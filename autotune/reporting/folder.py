@@ -14,6 +14,7 @@ from autotune.errors import UsageError
 from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.html.page import report_html
 from autotune.reporting.report import build_report
+from autotune.reporting.text.deployed import deployed_markdown
 from autotune.reporting.text.markdown import report_markdown
 from autotune.reporting.text.optimum import optimum_markdown
 from autotune.results.decision import objective_pairs
@@ -75,9 +76,9 @@ def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[s
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))
     manifest = json.dumps(dict(results.manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    entry = optimum_markdown(results)
-    if entry is not None:
-        write_text(folder / "optimum.md", entry)
+    for name, page in (("optimum.md", optimum_markdown(results)), ("deployed.md", deployed_markdown(results))):
+        if page is not None:
+            write_text(folder / name, page)
     return ReportPaths(
         folder=folder,
         trials_csv=write_text(folder / "trials.csv", trials_csv(results)),

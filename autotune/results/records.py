@@ -17,6 +17,8 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autotune.results.deployed import DeployedScores
+
 
 @dataclass(frozen=True, slots=True)
 class Original:
@@ -144,6 +146,7 @@ class StudyResults:
             because its plan alone broke a limit counts.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
+        deployed: scores as users run the models; None where there are none.
         folder: the study's folder, absolute; None if the study was not read from one.
         storage: URL of the study's storage; None if it is the folder's `study.db`.
     """
@@ -162,6 +165,7 @@ class StudyResults:
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
+    deployed: DeployedScores | None = None
     folder: Path | None = None
     storage: str | None = None
 

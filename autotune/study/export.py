@@ -18,7 +18,7 @@ from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
 from autotune.models.given import GivenPlan
-from autotune.models.runtime.devices import check_on_targets
+from autotune.models.runtime.devices import check_on_targets, describe_devices
 from autotune.models.save import new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
@@ -47,6 +47,7 @@ class SavedModel:
         trial: the trial whose model it is, None without a study.
         settings: of the trial, defaults resolved.
         reason: why this trial was chosen; empty without a study.
+        devices: for each target device, whether this machine has it, as a sentence.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class SavedModel:
     trial: int | None = None
     settings: Mapping[str, Any] | None = None
     reason: str = ""
+    devices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         trial = "" if self.trial is None else f"trial {self.trial}, "
@@ -65,6 +67,7 @@ class SavedModel:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
         trial = {} if self.trial is None else {"trial": self.trial, "reason": self.reason}
+        trial |= {"devices": list(self.devices)} if self.devices else {}
         return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
@@ -114,7 +117,7 @@ def write_model(
             save_model(model, source, new, record=record)
         if targets:
             amend_record(new, target=check_on_targets(new, targets))
-    return SavedModel(out, plan, original_footprint)
+    return SavedModel(out, plan, original_footprint, devices=tuple(describe_devices(targets)) if targets else ())
 
 
 def copy_model(plan: GivenPlan, out: Path, record: Mapping[str, Any]) -> None:

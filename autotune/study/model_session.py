@@ -128,10 +128,15 @@ class ModelSession:
         """The original's `transformers` tokenizer."""
         return self.source.tokenizer()
 
-    def compiled(self, model: Any) -> OpenVINOLanguageModel:
-        """Compile a model on the configured device with the configured properties."""
+    def compiled(
+        self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0
+    ) -> OpenVINOLanguageModel:
+        """Compile a model on the configured device with these properties; by default with the configured ones.
+
+        `columns` is the largest number of positions of a forward pass; 0 is as many as fit.
+        """
         from autotune.models.runtime.compile import end_token_ids
-        from autotune.models.runtime.language_model import OpenVINOLanguageModel
+        from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
 
         runtime = self.config.runtime
         threads = thread_limit()  # changes the time of a score and none of its bits
@@ -143,7 +148,8 @@ class ModelSession:
             model,
             self.tokenizer,
             device=runtime.device,
-            ov_config={**share, **runtime.ov_config},
+            ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
+            limits=BatchLimits(columns=columns),
             eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
         )
         self.runtime_properties = dict(compiled.properties)

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
-from autotune.study.candidates import with_optimum_default
 from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.progress import Listener, make_listener
+from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
 from autotune.study.storage.attributes import own_fingerprints
 from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
+from autotune.study.workers.deployment import score_as_deployed
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
 
@@ -167,6 +168,10 @@ def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
     """Score the front on the report texts; after a stop signal the next run continues with it."""
     try:
         rescore_front(search, listener)
+        if search.config.runtime.deployed:
+            score_as_deployed(
+                search.study, search.pool, front_trials(search.history(), search.directions), listener.stage
+            )
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"

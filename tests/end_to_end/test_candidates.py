@@ -35,6 +35,7 @@ def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Pa
         "study": {"workers": 0},
         "cache": {"directory": str(tmp_path / "cache")},
         "report": False,
+        "runtime": {"deployed": True},
     }
     study = autotune.search(config, trials=3, progress=False)
     study = autotune.search(config, trials=4, progress=False)  # the candidates are not tried again
@@ -52,6 +53,16 @@ def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Pa
     assert trials["kl_divergence"][0] == pytest.approx(trials["kl_divergence"][1], rel=0.05)
     assert rows(tmp_path / "study")[0]["candidate"] == "by-nncf"
     assert "by-nncf" in (tmp_path / "study" / "report.md").read_text() or not trials["on_front"][0]
+
+    front = study.front
+    parts = [
+        front["kl_divergence"],
+        front["deployed_kl_divergence_activations"],
+        front["deployed_kl_divergence_kv_cache"],
+    ]
+    assert front["deployed_kl_divergence"].notna().all()
+    assert front["deployed_kl_divergence"].to_numpy() == pytest.approx(sum(parts).to_numpy(), rel=0.5)
+    assert "KV_CACHE_PRECISION" in (tmp_path / "study" / "deployed.md").read_text()
 
     study.export(tmp_path / "copy", trial=0)
     for name in ("openvino_model.bin", "openvino_model.xml"):

@@ -12,7 +12,7 @@ from autotune.config.candidates import settings_of
 from autotune.reporting.text.commands import optimum_command
 from autotune.reporting.text.optimum import optimum_entry, optimum_markdown
 from autotune.results.records import StudyResults
-from autotune.study.candidates import hub_id, optimum_default
+from autotune.study.sampling.optimum_default import hub_id, optimum_default
 
 Make = Callable[..., StudyResults]
 

@@ -234,6 +234,7 @@ class StudyOptions:
 class RuntimeOptions:
     device: str = "CPU"
     ov_config: dict[str, Any] = field(default_factory=dict)
+    deployed: bool = False
 
 
 @dataclass

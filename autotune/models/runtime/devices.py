@@ -16,11 +16,10 @@ def describe_devices(targets: Sequence[str]) -> list[str]:
     """Say for each target whether this machine has it, as a sentence."""
     present = {device.partition(".")[0]: device for device in openvino_core().available_devices}
     return [
-        f"{name} is present ({openvino_core().get_property(present[name], 'FULL_DEVICE_NAME')}): an exported model is "
+        f"target {name} ({openvino_core().get_property(present[name], 'FULL_DEVICE_NAME')}): the exported model is "
         "compiled on it"
         if name in present
-        else f"{name} is not present on this machine: settings and stored weights follow its rules, and nothing runs "
-        "on it"
+        else f"target {name} is not on this machine: settings and stored weights follow its rules; nothing runs on it"
         for name in targets
     ]
 
