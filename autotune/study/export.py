@@ -17,9 +17,10 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
+from autotune.evaluation import SCORING_CONFIG
 from autotune.models.given import GivenPlan
 from autotune.models.runtime.devices import check_on_targets, describe_devices
-from autotune.models.save import new_folder, save_model
+from autotune.models.save import IR_PROPERTIES, new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
@@ -120,6 +121,12 @@ def write_model(
     return SavedModel(out, plan, original_footprint, devices=tuple(describe_devices(targets)) if targets else ())
 
 
+def chosen_properties(config: Config) -> dict[str, Any]:
+    """Return the properties of `runtime.ov_config` that an IR can carry and that are not those of exact scores."""
+    given = config.runtime.ov_config
+    return {name: given[name] for name in IR_PROPERTIES if given.get(name) not in (None, SCORING_CONFIG[name])}
+
+
 def copy_model(plan: GivenPlan, out: Path, record: Mapping[str, Any]) -> None:
     """Copy the folder of a candidate that another tool has written, and add the record of its scores."""
     assert plan.source is not None
@@ -167,6 +174,7 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         "scores": scores,
         "inputs": session.fingerprints(),
         "versions": results.manifest.get("versions"),
+        "runtime": chosen_properties(session.config),
     }
     engine = session.engine
     with new_folder(out) as new:
@@ -174,7 +182,8 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         model = Candidate(engine, plan, stage).model
         saved = write_model(model, plan, session.source, new, sizes, about, targets)
         amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
-        (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+        if not isinstance(plan, GivenPlan):  # which may have a card of its own
+            (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
     return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
 
 

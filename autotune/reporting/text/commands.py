@@ -120,6 +120,8 @@ class Equivalent:
 def _no_equivalent(settings: Mapping[str, Any]) -> str | None:
     """Return why neither tool has such settings; None if they have."""
     mode = settings.get("mode")
+    if settings.get("allocation") == "candidate":
+        return "the model comes from another tool, and its settings are unknown"
     if mode not in WEIGHT_FORMATS:
         if mode in (None, MIXED):
             return "its weights were chosen one by one, which no setting of NNCF's describes"

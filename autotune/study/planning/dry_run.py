@@ -20,6 +20,7 @@ from autotune.study.planning.survey import (
     plan_without_calibration,
 )
 from autotune.study.sampling.initial_points import anchors, enqueued
+from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     Raises:
         ConfigError: a worker would need more than `study.memory_limit`.
     """
+    config = with_optimum_default(config, stage)
     session = Session(config, stage)
     _ = session.evaluators  # checks their options, too
     if session.needs_calibration:
@@ -162,20 +164,22 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     engine = session.engine
     points = []
     smallest = allowed_menus(config, engine).smallest(engine) if "budget" in config.space.allocations else None
-    for anchor in [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]:
-        settings = config.space.settings(anchor.point)
+    of_space = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
+    first = [(each.origin, each.settings) for each in config.candidates if not each.model]
+    first += [(anchor.label, config.space.settings(anchor.point)) for anchor in of_space]
+    for label, settings in first:
         if settings.budget is not None and smallest is not None:
-            points.append(planned_budget(anchor.label, settings, engine, smallest))
+            points.append(planned_budget(label, settings, engine, smallest))
             continue
         # Where channel scales are merged, no size depends on them.
         exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
         try:
             plan = plan_without_calibration(engine, settings)
         except PlanError as error:
-            points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, None, (str(error),)))
+            points.append(PlannedPoint(label, settings.as_dict(), None, True, None, None, None, (str(error),)))
             continue
         size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
-        points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
+        points.append(PlannedPoint(label, settings.as_dict(), *size, plan.notes))
     found = findings(config.space, engine)
     if True in config.space.values("distillation"):
         try:

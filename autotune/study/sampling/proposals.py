@@ -112,7 +112,8 @@ class Proposer:
         retry = next(iter(history.to_retry), None)
         if retry is not None:
             origin = retry.user_attrs.get("origin", BY_HAND)
-            return Proposal(draft_of(retry), origin, retry.number, self.candidates.get(origin))
+            settings = Settings.from_dict(retry.user_attrs["settings"]) if is_candidate(retry) else None
+            return Proposal(draft_of(retry), origin, retry.number, settings)
         history = history.before_next(lag)
         for origin, settings in self.candidates.items():
             if origin not in {trial.user_attrs.get("origin") for trial in history.current}:
