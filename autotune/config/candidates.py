@@ -98,7 +98,10 @@ def _read(entry: Any, base_dir: Path) -> Candidate:
         if key in entry and not (isinstance(entry[key], str) and entry[key]):
             raise Invalid(Finding((key,), f"must be a text, got {got(entry[key])}"))
     if "model" in entry:
-        folder = local_model(entry["model"], base_dir)
+        try:
+            folder = local_model(entry["model"], base_dir)
+        except ValueError as error:
+            raise Invalid(Finding(("model",), str(error))) from None
         model = entry["model"] if folder is None else str(folder)
         name = entry.get("name") or (model if folder is None else slug(model))
         return Candidate(name, model, {}, Settings(mode=MIXED, allocation="candidate", candidate=name))

@@ -58,6 +58,7 @@ def test_settings_of_other_tools_are_converted(config: dict[str, Any], expected:
     [
         (3, (), "must be a folder, a hub id, or a mapping"),
         ({"name": "x"}, (), "needs either model"),
+        ({"model": "./missing"}, ("model",), "missing"),
         ({"model": "a/b", "config": {}}, (), "needs either model"),
         ({"modle": "a/b"}, ("modle",), "did you mean 'model'"),
         ({"config": {"bits": 2}}, ("config", "bits"), "int2_asym, which does not exist"),
@@ -82,6 +83,7 @@ def test_a_wrong_candidate_is_refused_with_its_key(entry: Any, path: tuple[Any, 
 def test_names_and_folders(tmp_path: Path) -> None:
     """A folder is relative to the file; names come from the model or the settings, and are unique."""
     (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "openvino_model.xml").touch()
     found = read_candidates(["small", "org/model", {"config": {"bits": 4}}, {"name": "x", "model": "small"}], tmp_path)
     assert [each.name for each in found] == ["small", "org/model", "int4_asym", "x"]
     assert [each.model for each in found] == [str(tmp_path / "small"), "org/model", "", str(tmp_path / "small")]
