@@ -60,7 +60,7 @@ def test_settings_of_other_tools_are_converted(config: dict[str, Any], expected:
         ({"name": "x"}, (), "needs either model"),
         ({"model": "./missing"}, ("model",), "missing"),
         ({"model": "a/b", "config": {}}, (), "needs either model"),
-        ({"modle": "a/b"}, ("modle",), "did you mean 'model'"),
+        ({"models": "a/b"}, ("models",), "did you mean 'model'"),
         ({"config": {"bits": 2}}, ("config", "bits"), "int2_asym, which does not exist"),
         ({"config": {"bits": 4, "ratio": 2}}, ("config", "ratio"), "must be between 0 and 1"),
         ({"config": {"mode": "int4_sym", "group_sise": 64}}, ("config", "group_sise"), "did you mean 'group_size'"),
