@@ -101,16 +101,15 @@ def compress(
         >>> small.footprint
         2501061
     """
-    from autotune.study import single
-
-    settings = single.read_settings(locals())
+    from autotune.config.arguments import read_settings, read_size, read_targets
     from autotune.config.config import calibration_from
-    from autotune.config.sections import read_targets
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
+    from autotune.study import single
     from autotune.study.progress import listening
 
-    limit, targets = single.read_size(settings, max_size, evaluation, allow, runtime_compressed), read_targets(target)
+    settings, targets = read_settings(locals()), read_targets(target)
+    limit = read_size(settings, max_size, evaluation, allow, runtime_compressed)
     written = None if output is None else Path(output)
     with listening(progress) as listener:
         session = single.open_model(
@@ -173,6 +172,7 @@ def evaluate(
         >>> scores["top1_agreement"].value
         1.0
     """
+    from autotune.config.arguments import evaluation_config
     from autotune.models.source import source_of
     from autotune.study import single
     from autotune.study.progress import listening
@@ -183,7 +183,7 @@ def evaluate(
     source = None if reference is None else source_of(reference, tokenizer, "reference")
     if source is None and config is None and isinstance(model, single.CompressedModel):
         source = model.source
-    settings = single.evaluation_config(
+    settings = evaluation_config(
         file=None if config is None else Path(config),
         reference=source if source is None or isinstance(source, str) else single.IN_MEMORY,
         names=names,

@@ -195,7 +195,7 @@ def test_evaluate(compress: Compress, tiny_llama: Path, model: Any, tokenizer: A
     frame = scores.to_frame()
     assert list(frame.index) == list(scores)
     assert frame.loc["perplexity", "value"] == scores["perplexity"].value
-    assert repr(scores).splitlines()[0].startswith("perplexity")
+    assert repr(scores).splitlines()[1].startswith("perplexity")
 
 
 def test_search_calls_back_after_every_trial(searched: Searched) -> None:

@@ -5,11 +5,13 @@ Results go to stdout, progress and logs to stderr.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -131,6 +133,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         code = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2
@@ -155,6 +158,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"autotune: {_no_space(error)}", file=sys.stderr)
+            return 1
         text = " ".join(str(error).split()) or "no message"
         print(
             f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
@@ -163,3 +169,12 @@ def run(arguments: list[str]) -> int:
         )
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _no_space(error: OSError) -> str:
+    """Say that a disk is full, and drop what stdout still holds, which would fail again at exit."""
+    if error.filename is None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"the output could not be written ({error.strerror}): free space on the disk it goes to"
+    return f"{error.filename} could not be written ({error.strerror}): free space on its disk"

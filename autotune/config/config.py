@@ -51,7 +51,7 @@ from autotune.config.space.parse import space_schema
 from autotune.config.space.presets import read_space
 from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
-from autotune.errors import ConfigError, UsageError
+from autotune.errors import ConfigError, PlanError, UsageError
 from autotune.evaluation.texts.sources import Texts, text_source
 
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
@@ -196,6 +196,23 @@ class Config(Section):
     @classmethod
     def _known_constraints(cls, value: Any, info: ValidationInfo) -> dict[str, Constraint]:
         return read_constraints(value, _evaluator_names(info))
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Return True if a point of the space, or a candidate, needs calibration statistics."""
+        settings = (each.settings.resolved(calibrated=True) for each in self.candidates)
+        return self.space.needs_calibration or any(each.needs_calibration for each in settings)
+
+    def candidate(self, name: str) -> Candidate:
+        """Return the candidate of this name.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for candidate in self.candidates:
+            if candidate.name == name:
+                return candidate
+        raise PlanError(f"the configuration has no candidate {name!r}; add it to `candidates` again")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data with absolute paths; written as YAML it loads as an equal Config."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,7 +20,6 @@ from autotune.common.cache import DEFAULT_LIMIT
 from autotune.common.paths import absolute, local_or_hub, text_problem
 from autotune.common.units import parse_bytes, parse_duration
 from autotune.common.validation import Finding, Invalid, got
-from autotune.errors import UsageError
 from autotune.evaluation import SCORING_CONFIG
 from autotune.evaluation.texts.sources import TextSource
 
@@ -59,7 +57,7 @@ ByteSize = Annotated[
 ]
 
 
-def _listed(value: Any) -> Any:
+def listed_targets(value: Any) -> Any:
     """Return target devices as a list without repeats; one may be given alone, and null is none."""
     listed = [value] if isinstance(value, str) else value
     return () if listed is None else tuple(dict.fromkeys(listed)) if isinstance(listed, (list, tuple)) else listed
@@ -68,22 +66,9 @@ def _listed(value: Any) -> Any:
 _DEVICE = {"enum": list(get_args(Device))}
 Targets = Annotated[
     tuple[Device, ...],
-    BeforeValidator(_listed),
+    BeforeValidator(listed_targets),
     WithJsonSchema({"anyOf": [_DEVICE, {"type": "array", "items": _DEVICE}, {"type": "null"}]}),
 ]
-
-
-def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
-    """Check the devices that the Python API was given in any form.
-
-    Raises:
-        UsageError: an unknown device.
-    """
-    targets: tuple[Device, ...] = _listed(target)
-    for name in targets:
-        if name not in get_args(Device):
-            raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
-    return targets
 
 
 class Section(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ class Graph:
             index = before[0]
         return next(source for source, _ in self.steps[index].inputs if source in dynamic)
 
-    def dependent(self, starts: Sequence[int]) -> set[int]:
+    def dependent(self, starts: Iterable[int]) -> set[int]:
         """Return the steps whose values depend on these ones, themselves included; shapes do not count."""
         found = set(starts)
         for index, step in enumerate(self.steps):
@@ -128,38 +128,53 @@ class Graph:
         if self._length == (windows, length) and self._parameters == tuple(parameters):
             return
         self._length, self._parameters = (windows, length), tuple(parameters)
-        fixed = [i for i, names in enumerate(self._names) if "input_ids" in names]
-        variable = self.dependent([*fixed, *parameters])
+        variable = self.dependent(parameters) | self.dynamic
         needed = {self.result}
         for index in range(self.result, -1, -1):
             if index in needed:
                 needed.update(source for source, _ in self.steps[index].inputs)
-        values: dict[int, Any] = dict(parameters)
-        inputs = text_inputs(torch.zeros((windows, length), dtype=torch.int64).numpy())
-        with torch.no_grad():
-            for index, step in enumerate(self.steps):
-                if index not in needed or index in values:
-                    continue
-                if step.kind == "Parameter":
-                    values[index] = self._input(index, inputs)
-                elif step.kind == "Constant":
-                    values[index] = self.constant(index)
-                else:
-                    values[index] = self._apply(step, values)
         after = self.dependent([self.hidden]) - {self.hidden}
         body = [i for i in sorted(variable & needed) if i not in after and self.steps[i].apply is not None]
         self._head = sorted(after & needed)
+        read = {source for i in (*body, *self._head) for source, _ in self.steps[i].inputs}
         self._head_inputs = sorted(
             {source for i in self._head for source, _ in self.steps[i].inputs} & variable - after - {self.hidden}
         )
         self.chunkable = all(self.steps[i].kind in POINTWISE for i in self._head)
-        read = {source for i in (*body, *self._head) for source, _ in self.steps[i].inputs}
-        self._constants = {i: v for i, v in values.items() if i in read and i not in variable}
-        last: dict[int, int] = {}
-        for index in body:
-            last.update({source: index for source, _ in self.steps[index].inputs if source in variable})
         kept = {self.hidden, *self._head_inputs}
-        self._body = [(i, tuple(s for s, at in last.items() if at == i and s not in kept)) for i in body]
+        self._body = [(i, tuple(unused - kept)) for i, unused in self._last_uses(body, variable)]
+        self._constants = self._evaluate(needed, read - variable, parameters, windows, length)
+
+    def _last_uses(self, order: Sequence[int], sources: Container[int]) -> Iterator[tuple[int, set[int]]]:
+        """Yield each of these steps with the sources that no later one of them reads."""
+        last: dict[int, int] = {}
+        for index in order:
+            last.update({source: index for source, _ in self.steps[index].inputs if source in sources})
+        unused: dict[int, set[int]] = {}
+        for source, index in last.items():
+            unused.setdefault(index, set()).add(source)
+        for index in order:
+            yield index, unused.get(index, set())
+
+    def _evaluate(
+        self, needed: Collection[int], kept: Container[int], parameters: Mapping[int, Tensor], windows: int, length: int
+    ) -> dict[int, Any]:
+        """Run the whole graph once and return the outputs of the steps that are kept."""
+        values: dict[int, Any] = dict(parameters)
+        inputs = text_inputs(np.zeros((windows, length), np.int64))
+        with torch.no_grad():
+            for index, unused in self._last_uses(sorted(needed), needed):
+                step = self.steps[index]
+                if step.kind == "Parameter":
+                    values[index] = self._input(index, inputs)
+                elif step.kind == "Constant" and index not in parameters:
+                    values[index] = self.constant(index)
+                elif step.apply is not None:
+                    values[index] = self._apply(step, values)
+                for source in unused:
+                    if source not in kept:
+                        del values[source]
+        return {index: value for index, value in values.items() if index in kept}
 
     def keep_head(self) -> None:
         """Forget what only `body` needs; `prepare` computes it again."""

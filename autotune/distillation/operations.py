@@ -29,21 +29,21 @@ _DECODED: Mapping[str, Callable[[Any], Any]] = {
     "f4e2m1": decode_e2m1,
     "f8e4m3": decode_e4m3,
     "f8e8m0": decode_e8m0,
-    "i4": lambda codes: (codes ^ 8).astype(np.int64) - 8,
+    "i4": lambda codes: (codes ^ 8).astype(np.int8) - np.int8(8),
 }
 
 
 def read_constant(node: ov.Node) -> Tensor:
-    """Return a Constant's values: float32, int64 or bool."""
+    """Return a Constant's values: float32, bool, int8 and uint8 for numbers of at most 8 bits, else int64."""
     kind, shape = type_name(node), list(node.get_output_shape(0))
     if kind in FLOAT_TYPES:
         return torch.from_numpy(np.array(read_f32(node)))
     if kind in _DECODED or kind in ("u2", "u3", "u4"):
         codes = unpack(raw_bytes(node), BITS[kind], int(np.prod(shape, dtype=np.int64)))
-        values = _DECODED[kind](codes) if kind in _DECODED else codes.astype(np.int64)
+        values = _DECODED[kind](codes) if kind in _DECODED else codes
         return torch.from_numpy(np.array(values)).reshape(shape)
     values = np.array(node.data)
-    return torch.from_numpy(values if values.dtype == np.bool_ else values.astype(np.int64)).reshape(shape)
+    return torch.from_numpy(values if values.itemsize == 1 else values.astype(np.int64)).reshape(shape)
 
 
 def operation(node: ov.Node) -> Operation | None:
@@ -51,6 +51,8 @@ def operation(node: ov.Node) -> Operation | None:
     kind = node.get_type_name()
     if kind in _PLAIN:
         return _PLAIN[kind]
+    if kind == "Convert":
+        return _convert(node.get_input_element_type(0).get_type_name(), type_name(node))
     return _MAKERS[kind](node.get_attributes()) if kind in _MAKERS else None
 
 
@@ -62,6 +64,14 @@ def _dtype(name: str) -> torch.dtype:
     if name == "boolean":
         return torch.bool
     return torch.float32 if name in FLOAT_TYPES else torch.int64
+
+
+def _convert(source: str, destination: str) -> Operation:
+    kind = _dtype(destination)
+    if (source, destination) != ("f32", "f16"):
+        return lambda values: values.to(kind)
+    # Rounded as in OpenVINO where no gradient passes: the scales of NVFP4 are products in float32.
+    return lambda values: (values if values.requires_grad else values.half()).to(kind)
 
 
 def _reshape(attributes: Mapping[str, Any]) -> Operation:
@@ -79,7 +89,7 @@ def _gather(attributes: Mapping[str, Any]) -> Operation:
         if attributes.get("batch_dims", 0):
             raise NotImplementedError("Gather with batch_dims")
         dim = int(axis) % values.ndim
-        flat = indices.reshape(-1)
+        flat = indices.reshape(-1).to(torch.int64)
         flat = torch.where(flat < 0, flat + values.shape[dim], flat)
         shape = (*values.shape[:dim], *indices.shape, *values.shape[dim + 1 :])
         return values.index_select(dim, flat).reshape(shape)
@@ -259,7 +269,6 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Operation]] = {
     "Broadcast": _broadcast,
     "Clamp": lambda a: lambda values: values.clamp(a["min"], a["max"]),
     "Concat": lambda a: lambda *values: torch.cat(values, a["axis"]),
-    "Convert": lambda a: lambda values: values.to(_dtype(a["destination_type"])),
     "Gather": _gather,
     "Gelu": _gelu,
     "MVN": _mvn,

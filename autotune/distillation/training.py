@@ -186,19 +186,21 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and how fast a model is trained.
+    """Length and learning rate of a training.
 
     Attributes:
         most_tokens: tokens of all steps, repeated ones included.
         epochs: most passes over the training windows.
-        batch_tokens: tokens of a step.
+        batch_tokens: least and most tokens of a step.
+        steps: as many as possible up to this number, by smaller batches.
         rate: largest learning rate, in relative changes of a step.
         checks: how often the held-out windows are scored.
     """
 
     most_tokens: int = 200_000
     epochs: int = 8
-    batch_tokens: int = 1024
+    batch_tokens: tuple[int, int] = (512, 2048)
+    steps: int = 100
     rate: float = 1e-3
     checks: int = 8
 
@@ -224,10 +226,13 @@ def train(
         state: continue from here.
         report: called after each step with the state and the number of steps in all.
     """
-    shares = min(len(windows) // student.share, max(1, recipe.batch_tokens // (student.share * student.length)))
+    total = recipe.tokens(len(windows) * student.length)
+    least, most = recipe.batch_tokens
+    batch_tokens = max(least, min(most, total // recipe.steps))
+    shares = min(len(windows) // student.share, max(1, batch_tokens // (student.share * student.length)))
     batch = shares * student.share
     per_epoch = len(windows) // batch
-    steps = max(1, recipe.tokens(len(windows) * student.length) // (batch * student.length))
+    steps = max(1, total // (batch * student.length))
     checks = {round(steps * (i + 1) / recipe.checks) for i in range(recipe.checks)}
     if state is None:
         zeros = torch.zeros(student.size)

@@ -218,7 +218,11 @@ def _why_no_weights(folder: Path) -> str:
             "`save_pretrained`"
         )
     if any(folder.glob("*.gguf")):
-        return "has its weights in GGUF only; name the folder or hub id of the original model"
+        return (
+            "has its weights in GGUF only. Name the original model, or convert it: pip install gguf, load it by "
+            "transformers' `from_pretrained(folder, gguf_file=...)`, as model and tokenizer, and save both with "
+            "`save_pretrained`"
+        )
     others = sorted(
         file.name for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)
     )

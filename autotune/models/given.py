@@ -11,11 +11,12 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.ir.readback import read_weights
 from autotune.compression.plan import Plan
 from autotune.compression.targets import check_stored
-from autotune.models.source import WEIGHTS_FILE, SourceModel
+from autotune.models.source import WEIGHTS_FILE, SourceModel, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autotune.common.cache import Cache
     from autotune.compression.engine import Engine
 
 
@@ -36,17 +37,23 @@ class GivenPlan(Plan):
         return self.source.fingerprint[:16]
 
 
-def given_plan(source: SourceModel, engine: Engine, targets: Sequence[str] = ()) -> GivenPlan:
+def read_given(
+    model: str, engine: Engine, targets: Sequence[str], cache: Cache, *, trust_remote_code: bool = False
+) -> GivenPlan:
     """Describe a compressed model as a plan.
 
     Args:
-        source: the compressed model.
+        model: its folder or hub id.
         engine: of the original, whose weights the percentages count.
         targets: devices whose rules the model must keep.
+        cache: keeps its export if it is no OpenVINO model.
+        trust_remote_code: whether code that comes with it may run.
 
     Raises:
+        ConfigError, PrerequisiteError: it cannot be read.
         CompressionError: a constant breaks a rule of a device.
     """
+    source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
     assert source.path is not None
     stored = read_weights(source.read())
     check_stored(stored, targets)

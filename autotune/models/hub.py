@@ -70,7 +70,7 @@ def _known_problem(model: str, error: BaseException) -> str | None:
     return None
 
 
-_SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py"]
+_SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 _SUBFOLDERS = ["*/*"]
 """Other formats of the same weights, such as ``onnx/`` and ``original/``."""
 
@@ -92,6 +92,8 @@ def download(model: str, revision: str, *, weights: bool) -> Path:
 
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=_SMALL, ignore_patterns=_SUBFOLDERS))
+        if not weights:
+            snapshot_download(model, revision=revision, allow_patterns=["additional_chat_templates/*.jinja"])
         for pattern in ("*.safetensors", "pytorch_model*.bin") if weights else ():
             snapshot_download(
                 model, revision=revision, allow_patterns=[pattern], ignore_patterns=[*_SUBFOLDERS, "consolidated*"]

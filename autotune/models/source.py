@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
-from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino
+from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some
 from autotune.models.finite import check_model, check_stored
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
 from autotune.models.quantized.checkpoint import Checkpoint, write_float_copy
 from autotune.models.quantized.keep import keep_codes
 from autotune.models.quantized.methods import packing_of
+from autotune.models.runtime.graph import why_not_scorable
 from autotune.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -44,20 +45,25 @@ COPIED_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
     "*.tiktoken",
     "*.spm",
     "*.model",
     "additional_chat_templates/*.jinja",
     "*.py",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
 )
 """Files and patterns of a Hugging Face folder that a compressed model's folder has as well."""
 
-_EXPORT_VERSION = 3
+_EXPORT_VERSION = 4
 _EXPORT_RECORD = "autotune_export.txt"
 _HF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
@@ -127,6 +133,20 @@ class SourceModel:
 
         assert self.path is not None
         return ov.Core().read_model(self.path / MODEL_FILE)
+
+    def check_scorable(self, *, cache: bool = True) -> None:
+        """Refuse a model that cannot be run on texts: stateless, of a fixed shape, or no decoder.
+
+        Args:
+            cache: whether a KV cache is needed; calibration needs none.
+
+        Raises:
+            ConfigError: it is one of them; the message says what works with it, and what to do.
+        """
+        model = self.read()
+        problem = why_not_scorable(model.inputs, model.outputs, states=len(model.get_variables()) if cache else None)
+        if problem is not None:
+            raise ConfigError(f"{self.name} {problem}", key="model")
 
     def tokenizer(self) -> Any:
         """Return the `transformers` tokenizer.
@@ -210,6 +230,12 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
     if folder.is_dir():
         if (folder / MODEL_FILE).is_file():
             return _open_openvino(model, folder.resolve(), cache, trust_remote_code)
+        if parts := [file.name for file in sorted(folder.glob("openvino_*_model.xml"))]:
+            raise ConfigError(
+                f"{folder} holds a model in parts ({some(parts)}), as an encoder-decoder or a model with images; only "
+                f"causal language models in one {MODEL_FILE} can be tuned",
+                key="model",
+            )
         if not (folder / CONFIG).is_file():
             raise ConfigError(
                 f"{folder} holds neither {MODEL_FILE} nor config.json; name an OpenVINO folder, a Hugging Face folder "

@@ -45,7 +45,7 @@ PAIRED = (
     "the median change over the pairs, and its range."
 )
 EXPORTS = (
-    "Run these commands in the study's folder, where this report is. `autotune export` builds the model of a trial "
+    "Run these commands in the study's folder. `autotune export` builds the model of a trial "
     "with the study's own texts and statistics:"
 )
 COMMANDS = (

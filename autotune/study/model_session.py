@@ -45,6 +45,7 @@ class ModelSession:
         cache: stores everything that is computed once.
         shared: entered around work that all trials of a study share; see `warm_up`.
         needs_calibration: whether the engine has calibration statistics; otherwise no calibration text is read.
+        distillation_notes: gain of the last distillation, in a sentence.
         runtime_properties: properties of the model compiled last, as OpenVINO reports them.
     """
 
@@ -70,8 +71,9 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
-        self.needs_calibration = needs_calibration(config) if calibrated is None else calibrated
+        self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
+        self.distillation_notes: tuple[str, ...] = ()
         self._depth = depth
         self._weights_in_memory = weights_in_memory
 
@@ -103,7 +105,17 @@ class ModelSession:
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         self.check_windows(source.positions)
+        self.check_graph(source)
         return source
+
+    def check_graph(self, source: SourceModel) -> None:
+        """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
+
+        Raises:
+            ConfigError: it is stateless, of a fixed shape, or no decoder.
+        """
+        if self.needs_calibration:
+            source.check_scorable(cache=False)
 
     def check_windows(self, positions: int | None) -> None:
         """Refuse texts whose sequences are longer than the model's positions; None is no limit.
@@ -261,7 +273,7 @@ class ModelSession:
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
 
-        distil(
+        outcome = distil(
             self.model,
             compressed,
             weights,
@@ -270,6 +282,7 @@ class ModelSession:
             scratch=self.cache.distillation,
             stage=self.stage,
         )
+        self.distillation_notes = (outcome.describe(),)
 
     def check_distillation(self) -> None:
         """Refuse a model that cannot be distilled, on this machine or without calibration texts.
@@ -292,23 +305,15 @@ class ModelSession:
             PlanError: the settings cannot be used, with or without this model.
         """
         if settings.allocation == "candidate":
-            return self._given(settings.candidate)
+            from autotune.models.given import read_given
+
+            found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
+            return read_given(found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:
             return self.engine.plan(settings)
         return replace(self.planner.plan(settings.budget), distilled=settings.distillation)
-
-    def _given(self, name: str) -> Plan:
-        """Read the candidate of this name."""
-        from autotune.models.given import given_plan
-        from autotune.models.source import resolve_model
-
-        found = next((each for each in self.config.candidates if each.name == name), None)
-        if found is None:
-            raise PlanError(f"the configuration has no candidate {name!r}; add it to `candidates` again")
-        model = resolve_model(found.model, cache=self.cache, trust_remote_code=self.config.trust_remote_code)
-        return given_plan(model, self.engine, self.config.target)
 
     @property
     def planner(self) -> BudgetPlanner:
@@ -344,12 +349,6 @@ class ModelSession:
         return MeasuringInputs(
             self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
         )
-
-
-def needs_calibration(config: Config) -> bool:
-    """Return True if a point of the space, or a candidate, needs calibration statistics."""
-    settings = (each.settings.resolved(calibrated=True) for each in config.candidates)
-    return config.space.needs_calibration or any(each.needs_calibration for each in settings)
 
 
 LENGTHS = ("sequence_length", "max_length", "max_new_tokens")

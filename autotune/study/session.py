@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.models.runtime.language_model import OpenVINOLanguageModel
+    from autotune.models.source import SourceModel
     from autotune.study.trials.racing import Race
 
 
@@ -37,6 +38,10 @@ class Session(ModelSession):
         from autotune.evaluation.registry import create_evaluator
 
         return {name: create_evaluator(name, options) for name, options in self.config.evaluators.items()}
+
+    def check_graph(self, source: SourceModel) -> None:
+        """See `ModelSession`; a study always scores the original."""
+        source.check_scorable()
 
     def window_lengths(self) -> dict[str, int]:
         """See `ModelSession`; here also those of the evaluators."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.targets import fitted, target_problems
-from autotune.errors import ConfigError, PlanError, UsageError
+from autotune.config.arguments import evaluation_config
+from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.scores import Scores
 from autotune.study.export import SavedModel, check_empty, write_model
 from autotune.study.model_session import ModelSession
@@ -32,9 +32,6 @@ Stage = Callable[[str], None]
 
 IN_MEMORY = "in-memory/model"
 """Model id in a configuration for a model in memory."""
-
-SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts", "tokens"}
-"""Options of a text source: one that is given replaces all of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,66 +134,6 @@ def compress(session: ModelSession, settings: Settings, *, output: Path | None =
     return _finish(session, plan, {"settings": session.engine.resolve(settings).as_dict()}, output)
 
 
-def read_settings(arguments: Mapping[str, Any]) -> Settings:
-    """Read the settings among the arguments of `autotune.compress`.
-
-    Raises:
-        UsageError: an argument has a wrong type, or a codebook cannot be read.
-    """
-    from autotune.compression.formats.table import parse_codebook
-    from autotune.compression.settings import SETTINGS, Settings
-
-    types: dict[str, Any] = {"switch": bool, "integer": Integral, "number": Real, "text": str, "list": Iterable}
-    values = {name: arguments[name] for name in SETTINGS}
-    for name, info in SETTINGS.items():
-        if name == "codebook" and isinstance(values[name], str):
-            try:
-                values[name] = parse_codebook(values[name])
-            except ValueError as error:
-                raise UsageError(f"`codebook`: {error}") from None
-        value = values[name]
-        fits = isinstance(value, types[info.kind])
-        fits = fits and isinstance(value, (bool, str)) == (info.kind in ("switch", "text"))  # True is an Integral
-        if not fits and not (value is None and info.default is None):
-            raise UsageError(f"`{name}` must be a {info.kind}, got {value!r}")
-        if info.kind == "list":
-            values[name] = tuple(value)
-    return Settings(**values)
-
-
-def read_size(
-    settings: Settings, max_size: int | str | None, evaluation: Any, allow: Sequence[str], runtime_compressed: bool
-) -> int | None:
-    """Read a size limit in bytes, and refuse arguments that exclude each other with it, or without one.
-
-    Raises:
-        UsageError: the limit cannot be read, or arguments exclude each other.
-    """
-    from autotune.common.units import parse_bytes
-
-    if max_size is None:
-        if allow or not runtime_compressed or evaluation is not None:
-            raise UsageError(
-                "`evaluation`, `allow` and `runtime_compressed=False` need `max_size`; without it use `mode`"
-            )
-        return None
-    try:
-        limit = parse_bytes(max_size)
-    except ValueError as error:
-        raise UsageError(f"`max_size`: {error}") from error
-    if set(allow) - {"int2", "int3"}:
-        raise UsageError(f"`allow` must be int2 or int3, got {', '.join(allow)}")
-    if "int3" in allow and runtime_compressed:
-        raise UsageError("`allow` int3: the CPU expands it when it loads a model; add `runtime_compressed=False`")
-    if evaluation is None:
-        raise UsageError("`max_size` measures the error of each format and needs a text for it: add `evaluation`")
-    default = type(settings)(ignored_scope=settings.ignored_scope, distillation=settings.distillation)
-    for name in type(settings).__dataclass_fields__:
-        if getattr(settings, name) != getattr(default, name):
-            raise UsageError(f"`max_size` chooses format and algorithms of each weight; leave out `{name}`")
-    return limit
-
-
 def compress_to_size(
     session: ModelSession,
     max_size: int,
@@ -247,8 +184,9 @@ def _finish(session: ModelSession, plan: Plan, record: Mapping[str, Any], output
     engine = session.engine
     settings = record.get("settings") or record["allocation"]
     model = engine.apply(plan)
-    targets = session.config.target
-    compressed = CompressedModel(model, settings, session.source, engine.sizes.original, plan, record, targets=targets)
+    plan = replace(plan, notes=(*plan.notes, *session.distillation_notes))
+    original, targets = engine.sizes.original, session.config.target
+    compressed = CompressedModel(model, settings, session.source, original, plan, record, targets=targets)
     return compressed if output is None else replace(compressed, saved=compressed.save(output))
 
 
@@ -314,64 +252,6 @@ def _record(allocator: Allocator, point: Point, max_size: int) -> Mapping[str, A
     }
 
 
-def evaluation_config(
-    *,
-    file: Path | None,
-    reference: str | None,
-    names: Sequence[str] | None,
-    options: Mapping[str, Mapping[str, Any]],
-    cache: Path | None = None,
-    trust_remote_code: bool = False,
-) -> Config:
-    """Make the configuration of an evaluation: a study's file, or defaults, overridden by the command line's options.
-
-    Args:
-        file: a model.yaml, or None.
-        reference: the original; None is the file's model.
-        names: the evaluators to use; None is all of the file, or similarity and perplexity.
-        options: evaluator -> its options; None means that an option is not given.
-        cache: folder for what is computed once; None is the file's, or the default.
-        trust_remote_code: allow code that comes with the original to run, in addition to the setting in the file.
-
-    Raises:
-        UsageError: neither file nor reference, or an option for an evaluator that is not used.
-        ConfigError: an unknown evaluator or a wrong option.
-    """
-    from pydantic import ValidationError
-
-    from autotune.common.validation import from_validation
-    from autotune.common.yaml import dotted
-    from autotune.config.config import DEFAULT_EVALUATORS, Config, load_config
-
-    if file is None and reference is None:
-        raise UsageError("give the original as `reference`, or a model.yaml that names it as `config`")
-    data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
-    available = data.get("evaluators") or DEFAULT_EVALUATORS
-    chosen = {name: dict(available.get(name, {})) for name in names or available}
-    for name, values in options.items():
-        given = {key: value for key, value in values.items() if value is not None}
-        if given and name not in chosen:
-            option = next(iter(given))
-            raise UsageError(f"`{option}` belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
-        if not SOURCE_KEYS.isdisjoint(given):
-            chosen[name] = {key: value for key, value in chosen[name].items() if key not in SOURCE_KEYS}
-        if name in chosen:
-            chosen[name].update(given)
-    data = {key: data[key] for key in ("model", "runtime", "cache", "trust_remote_code") if key in data}
-    data["evaluators"] = chosen
-    if reference is not None:
-        data["model"] = reference
-    if cache is not None:
-        data["cache"] = {**data.get("cache", {}), "directory": str(cache)}
-    if trust_remote_code:
-        data["trust_remote_code"] = True
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        first, *_ = from_validation(error, Config)
-        raise ConfigError(first.message, key=dotted(first.path)) from error
-
-
 def evaluate(
     model: str | Path | ov.Model | CompressedModel, config: Config, *, source: SourceModel | None = None, stage: Stage
 ) -> Scores:
@@ -385,10 +265,11 @@ def evaluate(
     """
     from autotune.models.source import MODEL_FILE, resolve_model
 
-    session = Session(config, stage)
+    session = Session(config, stage, calibrated=False)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
     if source is not None:
         session.source = source
+    _ = session.source  # the original is checked before the other model is exported
     if not isinstance(model, (str, Path)):
         return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()

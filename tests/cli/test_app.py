@@ -187,6 +187,17 @@ def test_help_is_light() -> None:
     assert "search" in done.stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_under_the_output_is_named() -> None:
+    """With exit code 1 and one sentence."""
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "autotune", "spaces"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("autotune: the output could not be written (No space left on device)")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's --help exits with 0 and shows an example."""
     for command in app.registered_commands:

@@ -36,6 +36,7 @@ FULL = {
     "gptq_act_order": [True, False],
     "lora_correction": [False, True],
     "lora_rank": [4, 8],
+    "distillation": [False, True],
 }
 
 

@@ -27,7 +27,7 @@ def llama(tiny_llama: Path) -> ov.Model:
 
 @pytest.fixture(scope="session")
 def tokens() -> npt.NDArray[np.int64]:
-    return np.random.default_rng(5).integers(0, 320, (24, 96), dtype=np.int64)
+    return np.random.default_rng(5).integers(0, 320, (20, 64), dtype=np.int64)
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_all_files_of_the_original_are_carried_along(tiny_llama: Path, tmp_path:
     """Templates, preprocessors, generation settings and code are in the compressed folder."""
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     names = ("generation_config.json", "chat_template.jinja", "preprocessor_config.json", "modeling_mine.py")
-    names = (*names, "words.tiktoken", "additional_chat_templates/tools.jinja")
+    names = (*names, "words.tiktoken", "additional_chat_templates/tools.jinja", "vocab.txt", "LICENSE", "NOTICE.txt")
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")

@@ -201,8 +201,8 @@ COMPRESSION = [
     Fault(
         "plan-key-awq",
         f"{ENGINE}/plan.py",
-        "fingerprint(variants, dict(self.awq), self.awq_data_free)",
-        "fingerprint(variants, dict(self.awq))",
+        "fingerprint(variants, dict(self.awq), self.awq_data_free, *after)",
+        "fingerprint(variants, dict(self.awq), *after)",
         f"{TESTS}/test_plan.py::test_keys_differ_exactly_where_models_differ",
     ),
     Fault(
@@ -253,6 +253,20 @@ COMPRESSION = [
         "            os.utime(path)\n",
         "",
         f"{TESTS}/test_bank.py::test_entries_unused_for_the_longest_time_go_first",
+    ),
+    Fault(
+        "distillation-held-out",
+        "autotune/distillation/distil.py",
+        "if is_better(state.held_out, CONFIDENCE):",
+        "if is_better(state.held_out, 0.0):",
+        "tests/distillation/test_distil.py::test_what_does_not_help_changes_nothing",
+    ),
+    Fault(
+        "distillation-shared-constants",
+        "autotune/distillation/parameters.py",
+        "        if copies[data] == len(steps)\n",
+        "",
+        "tests/distillation/test_distil.py::test_constants_that_are_stored_once_stay_equal",
     ),
     Fault(
         "source-model-copy",

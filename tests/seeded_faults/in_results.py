@@ -43,6 +43,20 @@ RESULTS = [
         "tests/evaluators/test_statistics.py::test_standard_error_is_that_of_the_mean",
     ),
     Fault(
+        "published-paths",
+        "autotune/reporting/text/places.py",
+        "SHARED = 3",
+        "SHARED = 2",
+        "tests/reporting/test_commands.py::test_a_relative_path_names_no_folder_near_the_root",
+    ),
+    Fault(
+        "printed-unit",
+        "autotune/results/records.py",
+        "score(measurement.value / scale, error",
+        "score(measurement.value, error",
+        "tests/reporting/test_html.py::test_every_number_equals_trials_csv",
+    ),
+    Fault(
         "pareto-dominators",
         "autotune/results/pareto.py",
         "(cost < cost[row]).any(axis=1)",
@@ -132,6 +146,20 @@ RESULTS = [
         "values[:, np.argsort(self.order)]",
         "values[:, self.order]",
         "tests/models/test_quantized.py::test_a_layer_reads_as_it_was_meant",
+    ),
+    Fault(
+        "awq-checkpoint-order",
+        "autotune/models/quantized/packings.py",
+        "(0, 4, 1, 5, 2, 6, 3, 7)",
+        "(0, 2, 4, 6, 1, 3, 5, 7)",
+        "tests/models/test_quantized.py::test_codes_scales_and_zero_points_stay_what_they_are[AWQ]",
+    ),
+    Fault(
+        "recurrent-pieces",
+        "autotune/models/runtime/language_model.py",
+        "columns = tokens.shape[1] if self._recurrent else columns",
+        "columns = max(1, columns)",
+        "tests/models/runtime/test_language_model.py::test_recurrent_states_get_whole_sequences_and_single_tokens",
     ),
     Fault(
         "texts-overlap",

@@ -15,7 +15,7 @@ from autotune.common.threads import in_parallel
 from autotune.compression.formats.quantize import with_second_order_scale
 from autotune.compression.ir.constants import FLOAT_TYPES, raw_bytes, type_name
 from autotune.compression.ir.layout import Variant, layout
-from autotune.compression.ir.weights import Weight
+from autotune.compression.ir.weights import Weight, compressed_already
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -27,7 +27,7 @@ class Sizes:
     Attributes:
         digests: content digest of every constant, by friendly name.
         original: bytes of the model's own `openvino_model.bin`.
-        fp32: bytes that it would have with all float constants in float32.
+        fp32: bytes that it would have with all float constants, and all weights that are compressed, in float32.
     """
 
     def __init__(self, model: ov.Model) -> None:
@@ -35,6 +35,8 @@ class Sizes:
         self._bytes: dict[str, int] = {}
         self._reshapes: dict[str, set[str]] = {}
         fp32: dict[str, int] = {}
+        already = compressed_already(model)
+        scales = {name for parts in already.values() for name in parts}
         constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
         contents = [raw_bytes(node) for node in constants]
         for node, data, digest in zip(constants, contents, in_parallel(_digest_of, contents), strict=True):
@@ -47,7 +49,10 @@ class Sizes:
                 self._reshapes[name] = {reader.get_friendly_name() for reader in readers}
             self._bytes[digest] = data.nbytes
             elements = int(np.prod(node.get_output_shape(0), dtype=np.int64))
-            fp32[digest] = 4 * elements if type_name(node) in FLOAT_TYPES else data.nbytes
+            if node.get_friendly_name() in scales:
+                continue
+            is_float = type_name(node) in FLOAT_TYPES or node.get_friendly_name() in already
+            fp32[digest] = 4 * elements if is_float else data.nbytes
         self.original = sum(self._bytes.values())
         self.fp32 = sum(fp32.values())
 

@@ -345,16 +345,27 @@ def _constant_behind(output: ov.Output) -> tuple[ov.Node, tuple[int, ...]] | Non
     return node, tuple(shape.to_shape())
 
 
-def compressed_already(model: ov.Model) -> tuple[str, ...]:
-    """Return the names of the compressed constants that MatMuls use as weights through a decompression."""
-    found: dict[str, None] = {}
-    for product in model.get_ordered_ops():
-        if product.get_type_name() != "MatMul":
-            continue
-        for port in (0, 1):
-            node = product.input_value(port).get_node()
+def compressed_already(model: ov.Model) -> dict[str, tuple[str, ...]]:
+    """Return the compressed constants that MatMuls and Gathers use as weights through a decompression.
+
+    Returns:
+        Their names, each with the names of the other constants of its decompression: scale, zero point, shape.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for use in model.get_ordered_ops():
+        for port in {"MatMul": (0, 1), "Gather": (0,)}.get(use.get_type_name(), ()):
+            node, others = use.input_value(port).get_node(), []
             while node.get_type_name() in _DECOMPRESSION:
+                others += [_constant_of(value) for value in node.input_values()[1:]]
                 node = node.input_value(0).get_node()
-            if node.get_type_name() == "Constant" and type_name(node) not in FLOAT_TYPES:
-                found[node.get_friendly_name()] = None
-    return tuple(found)
+            whole = bool(others) or use.get_type_name() == "MatMul"  # a table of integers is no weight
+            if whole and node.get_type_name() == "Constant" and type_name(node) not in FLOAT_TYPES:
+                found[node.get_friendly_name()] = tuple(name for name in others if name is not None)
+    return found
+
+
+def _constant_of(output: ov.Output) -> str | None:
+    node = output.get_node()
+    while node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return node.get_friendly_name() if node.get_type_name() == "Constant" else None

@@ -275,6 +275,11 @@ def _load_dataset(source: TextSource) -> Any:
         return datasets.load_dataset(source.dataset, source.name, split=source.split)
     except ValueError as error:
         raise ConfigError(f"{describe_source(source)}: {reason(error)}") from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ConfigError(
+            f"{describe_source(source)} cannot be read: {reason(error.__cause__ or error)}. Correct the file, or "
+            "download it again if it was cut off."
+        ) from error
     except (OSError, RuntimeError) as error:
         # A missing dataset raises a FileNotFoundError, a missing network a ConnectionError; both are OSErrors.
         raise PrerequisiteError(

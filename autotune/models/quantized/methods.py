@@ -73,11 +73,7 @@ def _examine(method: str, section: Mapping[str, Any]) -> tuple[str | None, str]:
         kind = section.get("bnb_4bit_quant_type", "fp4")
         if kind == "nf4":
             return None, "bitsandbytes 4-bit"
-        return (
-            f"type {kind}, which OpenVINO does not have. Load it in transformers, call `model.dequantize()`, save it "
-            "with `save_pretrained`, and name that folder",
-            "bitsandbytes 4-bit",
-        )
+        return f"type {kind}; of its 4-bit types only nf4 can be kept: {_ORIGINAL}", "bitsandbytes 4-bit"
     if method in ("fp8", "fbgemm_fp8"):
         return None, method
     if method == "mlx":

@@ -62,14 +62,17 @@ def _gptq(read: Read, section: Mapping[str, Any]) -> Layer:
     scales   float [G, N]
     g_idx    int32 [K]             the group of each input channel; absent if groups are consecutive channels
     """
-    bits = int(section["bits"])
+    scales, packed_zeros = _needed(read, "scales").T, _needed(read, "qzeros")
+    bits = 32 * packed_zeros.shape[1] // len(scales)  # some layers may have other bits than config.json says
+    if bits not in (4, 8):
+        raise ValueError(f"it has {bits} bits")
     codes = unpack_words(_needed(read, "qweight").T, bits)
-    zeros = unpack_words(_needed(read, "qzeros"), bits).T
+    zeros = unpack_words(packed_zeros, bits).T
     if not _stores_zero_points(section):
         zeros = (zeros + np.uint8(1)) & np.uint8((1 << bits) - 1)  # 0 is stored as the largest code
     of_channel = read("g_idx")
     channels = None if of_channel is None else of_channel.astype(np.int64)
-    return make_layer(codes, _needed(read, "scales").T, zeros, f"int{bits}", channels)
+    return make_layer(codes, scales, zeros, f"int{bits}", channels)
 
 
 def _stores_zero_points(section: Mapping[str, Any]) -> bool:

@@ -24,13 +24,12 @@ from autotune.models.runtime.compile import (
     xml_path,
 )
 from autotune.models.runtime.decoding import decode
+from autotune.models.runtime.graph import INPUTS, why_not_scorable
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from autotune.evaluation import Choose, FloatArray, IntArray
-
-_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ class OpenVINOLanguageModel:
             eos_token_ids = end_token_ids(path.parent if path else None, tokenizer)
         self.end_token_ids = frozenset(int(token) for token in eos_token_ids)
         compiled = compile_model(self.source, self._name, device, config)
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()} & _INPUTS
+        self._inputs = {name for port in compiled.inputs for name in port.get_names()} & INPUTS
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
         check_precision(self.properties, device, config)
@@ -118,20 +117,17 @@ class OpenVINOLanguageModel:
         shape = compiled.output("logits").get_partial_shape()
         width = shape[-1]
         self._vocabulary_size = width.get_length() if width.is_static else None
-        caches = [[size for size in state.state.shape if size] for state in self._request.query_state()]
+        shapes = [list(state.state.shape) for state in self._request.query_state()]
+        # Batch and length of an empty KV cache are 0. Other states (Mamba, convolutions) have no length; the export of
+        # Granite 4.0 computes wrong logits from them if more than one token continues them (relative error 0.35).
+        self._recurrent = any(shape.count(0) != 2 for shape in shapes)
+        caches = [[size for size in shape if size] for shape in shapes]
         self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
 
     def _check_ports(self, compiled: Any) -> None:
-        names = sorted(port.get_any_name() for port in compiled.inputs)
-        names_allowed = _INPUTS | set(self._constants)
-        unknown = [port.get_any_name() for port in compiled.inputs if not port.get_names() & names_allowed]
-        outputs = {name for port in compiled.outputs for name in port.get_names()}
-        if unknown or "input_ids" not in self._inputs or "logits" not in outputs:
-            raise EvaluationError(
-                f"{self._name} is not a stateful causal language model: its inputs are {', '.join(names)} and its "
-                f"outputs {', '.join(sorted(outputs))}, but only {', '.join(sorted(_INPUTS))} and logits are known. "
-                "Export it again with optimum-intel's OVModelForCausalLM (stateful, task text-generation-with-past)."
-            )
+        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys())
+        if problem is not None:
+            raise EvaluationError(f"{self._name} {problem}")
 
     @property
     def tokenizer(self) -> Any:
@@ -155,10 +151,11 @@ class OpenVINOLanguageModel:
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
-        for batch in self._scan_batches([len(sequence) for sequence in sequences]):
+        lengths = [len(sequence) for sequence in sequences]
+        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self._recurrent else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
-            columns = min(columns, self._limits.columns or columns)
+            columns = tokens.shape[1] if self._recurrent else min(columns, self._limits.columns or columns)
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]
@@ -225,12 +222,12 @@ class OpenVINOLanguageModel:
     ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
 
-        A model without the inputs attention_mask, position_ids and beam_idx cannot mask padding and decodes prompts
-        one by one.
+        A model without the inputs attention_mask, position_ids and beam_idx cannot mask padding, and recurrent states
+        cannot go back behind a rejected token: such models decode prompts one by one.
         """
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt needs at least one token")
-        if not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
+        if self._recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
             return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))

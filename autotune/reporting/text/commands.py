@@ -119,6 +119,8 @@ class Equivalent:
 
 def _no_equivalent(settings: Mapping[str, Any]) -> str | None:
     """Return why neither tool has such settings; None if they have."""
+    if settings.get("distillation"):
+        return "neither tool trains a model's scales after the compression"
     mode = settings.get("mode")
     if settings.get("allocation") == "candidate":
         return "the model comes from another tool, and its settings are unknown"

@@ -193,6 +193,18 @@ def test_a_group_that_gains_nothing_has_no_scale() -> None:
     assert np.array_equal(search_scale([member(normal(8, 32))], uneven(64, 32), least_gain=0.99), ones)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@given(seed=st.integers(0, 99), span=st.integers(0, 36), unused=st.integers(0, 8))
+def test_channels_without_weights_or_tokens_do_no_harm(seed: int, span: int, unused: int) -> None:
+    """Experts that hardly any token reaches: activations from 1e-36 to 1, and columns of zeros; no number overflows."""
+    rng = np.random.default_rng(seed)
+    rows = normal(24, 64, seed=seed)
+    rows[:, rng.permutation(64)[:unused]] = 0
+    moment = (10.0 ** -rng.uniform(0, span, 64)).astype(np.float32)
+    scale = search_scale([member(rows)], moment)
+    assert 1 / LARGEST <= scale.min() <= scale.max() <= LARGEST
+
+
 def test_tied_channels_have_equal_scales_within_their_bounds() -> None:
     """Across groups, too; no scale and no inverse of one exceeds its channel's bound."""
     shared = np.arange(64) % 16

@@ -94,6 +94,18 @@ def test_the_text_column_is_found_or_named(tmp_path: Path) -> None:
         read_texts(Source(dataset=str(none)))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("cut.jsonl", '{"text": "one"}\n{"text": "tw'), ("odd.csv", "id,text\n1,one\n2,two,three,four\n")],
+)
+def test_a_damaged_dataset_file_is_named(name: str, content: str, tmp_path: Path) -> None:
+    """With the reader's reason."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=rf"{name} cannot be read: .*(JSON|[Ee]xpected|line).* Correct the file"):
+        read_texts(Source(dataset=str(tmp_path / name)))
+
+
 def test_a_dataset_that_is_not_here_says_what_to_do() -> None:
     """A hub dataset without a network is a PrerequisiteError that names it and the way around."""
     with pytest.raises(PrerequisiteError, match=r"dataset nobody/nothing \(main, test\).*use path"):

@@ -267,6 +267,53 @@ def test_other_graphs_are_refused(tokenizer: Any) -> None:
         OpenVINOLanguageModel(other, tokenizer)
 
 
+def test_recurrent_states_get_whole_sequences_and_single_tokens(tokenizer: Any) -> None:
+    """A state without a length (Mamba) is never continued by several tokens, nor taken back."""
+    import openvino as ov
+    from openvino import opset15 as ops
+
+    rng = np.random.default_rng(0)
+    width, vocabulary = 8, len(tokenizer)
+    ids = ops.parameter([-1, -1], np.int64, name="input_ids")
+    rows = ops.parameter([-1], np.int32, name="beam_idx")
+    zero = ops.constant(np.int64(0))
+    table = ops.constant(rng.normal(size=(vocabulary, width)).astype(np.float32))
+    batch = ops.gather(ops.shape_of(ids), ops.constant(np.array([0])), zero)
+    start = ops.broadcast(ops.constant(np.float32(0)), ops.concat([batch, ops.constant(np.array([width]))], 0))
+    info = ov.op.util.VariableInfo()
+    info.data_shape, info.data_type, info.variable_id = ov.PartialShape([-1, width]), ov.Type.f32, "recurrent"
+    variable = ov.op.util.Variable(info)
+    read = ops.gather(ops.read_value(start, variable), rows, zero)
+    sums = ops.add(ops.cum_sum(ops.gather(table, ids, zero), ops.constant(np.int64(1))), ops.unsqueeze(read, 1))
+    last = ops.gather(sums, ops.constant(np.int64(-1)), ops.constant(np.int64(1)))
+    logits = ops.matmul(ops.tanh(sums), table, False, True)
+    graph = ov.Model([ops.result(logits)], [ops.assign(last, variable)], [ids, rows], "recurrent")
+    graph.inputs[0].set_names({"input_ids"})
+    graph.inputs[1].set_names({"beam_idx"})
+    graph.outputs[0].set_names({"logits"})
+    sequences = [rng.integers(0, vocabulary, 40).tolist() for _ in range(3)]
+    with OpenVINOLanguageModel(
+        graph, tokenizer, eos_token_ids=[], limits=BatchLimits(logits_bytes=4 * vocabulary * 7)
+    ) as model:
+        lengths: list[int] = []
+        infer = model._infer
+
+        def counted(tokens: Any, *rest: Any, **more: Any) -> Any:
+            lengths.append(tokens.shape[1])
+            return infer(tokens, *rest, **more)
+
+        model._infer = counted  # type: ignore[method-assign]
+        assert [piece.shape[0] for _, _, piece in model.scan(sequences, [0, 0, 0])] == [40, 40, 40]
+        assert lengths == [40, 40, 40]
+        lengths.clear()
+        answers = model.greedy_batch(sequences, [5, 5, 5], sequences)
+        assert set(lengths) == {40, 1}
+        for sequence, answer in zip(sequences, answers, strict=True):
+            for token in answer:
+                assert model.logits(np.array([sequence]))[0, -1].argmax() == token
+                sequence.append(token)
+
+
 def test_nan_logits_are_an_error(tiny_llama: Path, tokenizer: Any, prompts: list[list[int]]) -> None:
     """A weight that is NaN ends in an EvaluationError, from logits and from answers."""
     import openvino as ov

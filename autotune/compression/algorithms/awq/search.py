@@ -49,6 +49,10 @@ RUN = 16
 LARGEST = 32.0
 """Bound of c and 1 / c."""
 
+FARTHEST = 12.0
+"""Bound of |log c| during the iterations: channels that no row uses or no token reaches drift away without end, and the
+sixth power of c must stay a float32. The sums of 10^6 such powers do."""
+
 LEAST_GAIN = 0.01
 """Smallest relative gain of a scale; a smaller one is within the sampling error of the rows."""
 
@@ -182,6 +186,7 @@ def _balanced_scale(sampled: Sequence[Array], energy: Doubles, ties: Labels, blo
         steps = _summed(in_steps * in_errors.sum(axis=1, keepdims=True), ties)
         errors = _summed(in_errors * squares.sum(axis=1, keepdims=True), ties)
         logs += np.log(np.maximum(errors, 1e-30) / np.maximum(steps, 1e-30)).reshape(logs.shape) / (POWER + 2)
+        logs = np.clip(logs, -FARTHEST, FARTHEST)
         # A factor of a whole block changes nothing; where blocks are tied it is theirs together.
         logs -= logs.mean(axis=1, keepdims=True) if np.array_equal(ties, np.arange(width)) else logs.mean()
     return np.asarray(np.exp(logs).reshape(-1))

@@ -1,0 +1,151 @@
+"""Read the arguments of one compression or evaluation: settings, a size limit, or a configuration of evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from autotune.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.compression.settings import Settings
+    from autotune.config.config import Config
+    from autotune.config.sections import Device
+
+SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts", "tokens"}
+"""Options of a text source: one that is given replaces all of them."""
+
+
+def read_settings(arguments: Mapping[str, Any]) -> Settings:
+    """Read the settings among the arguments of `autotune.compress`.
+
+    Raises:
+        UsageError: an argument has a wrong type, or a codebook cannot be read.
+    """
+    from autotune.compression.formats.table import parse_codebook
+    from autotune.compression.settings import SETTINGS, Settings
+
+    types: dict[str, Any] = {"switch": bool, "integer": Integral, "number": Real, "text": str, "list": Iterable}
+    values = {name: arguments[name] for name in SETTINGS}
+    for name, info in SETTINGS.items():
+        if name == "codebook" and isinstance(values[name], str):
+            try:
+                values[name] = parse_codebook(values[name])
+            except ValueError as error:
+                raise UsageError(f"`codebook`: {error}") from None
+        value = values[name]
+        fits = isinstance(value, types[info.kind])
+        fits = fits and isinstance(value, (bool, str)) == (info.kind in ("switch", "text"))  # True is an Integral
+        if not fits and not (value is None and info.default is None):
+            raise UsageError(f"`{name}` must be a {info.kind}, got {value!r}")
+        if info.kind == "list":
+            values[name] = tuple(value)
+    return Settings(**values)
+
+
+def read_size(
+    settings: Settings, max_size: int | str | None, evaluation: Any, allow: Sequence[str], runtime_compressed: bool
+) -> int | None:
+    """Read a size limit in bytes, and refuse arguments that exclude each other with it, or without one.
+
+    Raises:
+        UsageError: the limit cannot be read, or arguments exclude each other.
+    """
+    from autotune.common.units import parse_bytes
+
+    if max_size is None:
+        if allow or not runtime_compressed or evaluation is not None:
+            raise UsageError(
+                "`evaluation`, `allow` and `runtime_compressed=False` need `max_size`; without it use `mode`"
+            )
+        return None
+    try:
+        limit = parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(f"`max_size`: {error}") from error
+    if set(allow) - {"int2", "int3"}:
+        raise UsageError(f"`allow` must be int2 or int3, got {', '.join(allow)}")
+    if "int3" in allow and runtime_compressed:
+        raise UsageError("`allow` int3: the CPU expands it when it loads a model; add `runtime_compressed=False`")
+    if evaluation is None:
+        raise UsageError("`max_size` measures the error of each format and needs a text for it: add `evaluation`")
+    default = type(settings)(ignored_scope=settings.ignored_scope, distillation=settings.distillation)
+    for name in type(settings).__dataclass_fields__:
+        if getattr(settings, name) != getattr(default, name):
+            raise UsageError(f"`max_size` chooses format and algorithms of each weight; leave out `{name}`")
+    return limit
+
+
+def evaluation_config(
+    *,
+    file: Path | None,
+    reference: str | None,
+    names: Sequence[str] | None,
+    options: Mapping[str, Mapping[str, Any]],
+    cache: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Config:
+    """Make the configuration of an evaluation: a study's file, or defaults, overridden by the command line's options.
+
+    Args:
+        file: a model.yaml, or None.
+        reference: the original; None is the file's model.
+        names: the evaluators to use; None is all of the file, or similarity and perplexity.
+        options: evaluator -> its options; None means that an option is not given.
+        cache: folder for what is computed once; None is the file's, or the default.
+        trust_remote_code: allow code that comes with the original to run, in addition to the setting in the file.
+
+    Raises:
+        UsageError: neither file nor reference, or an option for an evaluator that is not used.
+        ConfigError: an unknown evaluator or a wrong option.
+    """
+    from pydantic import ValidationError
+
+    from autotune.common.validation import from_validation
+    from autotune.common.yaml import dotted
+    from autotune.config.config import DEFAULT_EVALUATORS, Config, load_config
+
+    if file is None and reference is None:
+        raise UsageError("give the original as `reference`, or a model.yaml that names it as `config`")
+    data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
+    available = data.get("evaluators") or DEFAULT_EVALUATORS
+    chosen = {name: dict(available.get(name, {})) for name in names or available}
+    for name, values in options.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given and name not in chosen:
+            option = next(iter(given))
+            raise UsageError(f"`{option}` belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
+        if not SOURCE_KEYS.isdisjoint(given):
+            chosen[name] = {key: value for key, value in chosen[name].items() if key not in SOURCE_KEYS}
+        if name in chosen:
+            chosen[name].update(given)
+    data = {key: data[key] for key in ("model", "runtime", "cache", "trust_remote_code") if key in data}
+    data["evaluators"] = chosen
+    if reference is not None:
+        data["model"] = reference
+    if cache is not None:
+        data["cache"] = {**data.get("cache", {}), "directory": str(cache)}
+    if trust_remote_code:
+        data["trust_remote_code"] = True
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first, *_ = from_validation(error, Config)
+        raise ConfigError(first.message, key=dotted(first.path)) from error
+
+
+def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
+    """Check the devices that the Python API was given in any form.
+
+    Raises:
+        UsageError: an unknown device.
+    """
+    from autotune.config.sections import Device, listed_targets
+
+    targets: tuple[Device, ...] = listed_targets(target)
+    for name in targets:
+        if name not in get_args(Device):
+            raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
+    return targets

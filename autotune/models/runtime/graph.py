@@ -1,0 +1,63 @@
+"""Check from the ports of a graph whether it is a language model that can be scored, before it is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
+"""Inputs that scoring feeds."""
+
+_EXPORT = "optimum-cli export openvino --task text-generation-with-past"
+
+
+def why_not_scorable(
+    inputs: Iterable[Any], outputs: Iterable[Any], *, states: int | None = None, fed: Collection[str] = ()
+) -> str | None:
+    """Return why logits and answers of a model cannot be computed, and what to do; None if they can.
+
+    Args:
+        inputs, outputs: ports of an `ov.Model` or a compiled one.
+        states: number of its state variables; None if that is not known.
+        fed: further inputs that the caller feeds.
+    """
+    ports = {port.get_any_name(): port for port in inputs}
+    names = {name for port in ports.values() for name in port.get_names()}
+    results = {name for port in outputs for name in port.get_names()}
+    past = [name for name in ports if name.startswith(("past_key_values", "cache_params.past"))]
+    if "encoder_hidden_states" in names or "decoder_input_ids" in names:
+        return (
+            "is one half of an encoder-decoder model, and only causal language models (decoders) can be scored. Its "
+            "weights can be compressed without texts."
+        )
+    if past:
+        return (
+            f"is a stateless model: its KV cache is in {len(past)} inputs ({past[0]}, ...) instead of states. Search, "
+            "evaluation, calibration and OpenVINO GenAI need states; compression without texts works. Export it again "
+            f"without --disable-stateful: {_EXPORT}"
+        )
+    if "cache_position" in names:
+        return (
+            "has the input cache_position, as the exports of Mamba and Falcon Mamba. Search, evaluation, calibration "
+            "and OpenVINO GenAI do not support it; compression without texts works."
+        )
+    unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | set(fed))]
+    if unknown or "input_ids" not in names or "logits" not in results:
+        return (
+            f"is not a stateful causal language model: its inputs are {', '.join(sorted(ports))} and its outputs "
+            f"{', '.join(sorted(results))}, but only {', '.join(sorted(INPUTS))} and logits are known. Export it again "
+            f"with optimum-intel's OVModelForCausalLM: {_EXPORT}"
+        )
+    shape = next(port.get_partial_shape() for port in ports.values() if "input_ids" in port.get_names())
+    if shape.rank.is_static and any(size.is_static for size in shape):
+        return (
+            f"has an input_ids of the fixed shape {shape}. Search, evaluation, calibration and OpenVINO GenAI on a CPU "
+            "need a dynamic batch and length ([?,?]); compression without texts works. Export it again without a call "
+            f"of `reshape`: {_EXPORT}"
+        )
+    if states == 0:
+        return (
+            "has no KV cache: it was exported for the task text-generation without past. Search, evaluation and "
+            f"OpenVINO GenAI need one; compression without texts works. Export it again: {_EXPORT}"
+        )
+    return None
