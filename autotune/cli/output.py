@@ -33,6 +33,7 @@ Target = Annotated[
     list[str] | None,
     typer.Option(
         metavar="DEVICE",
+        rich_help_panel="Device",
         help="Device that the model must run on: CPU, GPU or NPU; restricts the settings. Repeatable. Default: as "
         "in the file, else none.",
     ),

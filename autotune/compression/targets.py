@@ -24,7 +24,7 @@ INTEGERS = ("int8_asym", "int8_sym", "int4_asym", "int4_sym")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a device requires of a compressed model.
+    """Requirements of a device for compressed models.
 
     Attributes:
         name: OpenVINO's name of the device.

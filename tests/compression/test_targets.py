@@ -93,7 +93,7 @@ def test_the_default_backup_fits_and_an_adjusted_group_is_refused_with_its_weigh
 
 
 def test_a_space_keeps_what_all_devices_take_and_says_what_falls_away() -> None:
-    """Every value that is gone is named with the device; the restriction is idempotent; the order of keys stays."""
+    """Every value that was dropped is named with the device; the restriction is idempotent; the order of keys stays."""
     data = {"allocation": ["budget", "ratio"], "mode": ["int8_asym", "int4_sym"], "group_size": [64, 128, -1]}
     data |= {"ratio": {"low": 0.6, "high": 1.0}, "lora_correction": [False, True], "lora_rank": 4}
     space = SpaceReader(data, Path()).space("inline")
@@ -106,7 +106,13 @@ def test_a_space_keeps_what_all_devices_take_and_says_what_falls_away() -> None:
         "lora_correction": False,
         "lora_rank": 4,
     }
-    gone = ["mode int8_asym: NPU", "group_size 64: NPU", "ratio 0.6: NPU", "lora_correction True", "allocation budget"]
-    assert all(any(line.startswith(each) for line in found.left_out) for each in gone)
+    dropped = [
+        "mode int8_asym: NPU",
+        "group_size 64: NPU",
+        "ratio 0.6: NPU",
+        "lora_correction True",
+        "allocation budget",
+    ]
+    assert all(any(line.startswith(each) for line in found.left_out) for each in dropped)
     assert restrict(found, ["NPU", "CPU"]) == found
     assert restrict(space, ["CPU", "GPU"]) == restrict(space, []) == space

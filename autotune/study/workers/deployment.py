@@ -32,10 +32,9 @@ def score_as_deployed(
     record = {"trials": {}, **study.user_attrs.get(ATTRIBUTE, {}), "cpu": fast_arithmetic()}
     missing = [trial for trial in front if str(trial.number) not in record["trials"]]
     models = [Settings.from_dict(trial.user_attrs["settings"]) for trial in missing]
-    message = f"scoring the front as deployed: {len(models)} models"
-    stage(message)
+    stage(f"scoring the front as deployed: {len(models)} models")
     for done, (index, scores) in enumerate(pool.report_scores(models, deployed=True), 1):
         record["properties"] = {**record.get("properties", {}), **scores.get("properties", {})}
         record["trials"] = {**record["trials"], str(missing[index].number): scores}
         study.set_user_attr(ATTRIBUTE, record)
-        stage(f"{message}, {done} done")
+        stage(f"scoring the front as deployed: {done} of {len(models)} models")
