@@ -127,6 +127,9 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         Invalid: a key or value that autotune does not have.
     """
     given = {key: _plain(value) for key, value in config.items() if value is not None}
+    if "quantization_config1" in given:
+        message = "is the first of two steps, which one setting cannot express; give the finished model as `model`"
+        raise Invalid(Finding(("quantization_config1",), message))
     if "quantization_configs" in given:  # of a pipeline of several models
         parts = given["quantization_configs"]
         if not isinstance(parts, Mapping) or not isinstance(parts.get("lm_model"), Mapping):

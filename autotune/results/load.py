@@ -14,9 +14,22 @@ from autotune.common.units import Constraint
 from autotune.errors import StudyError
 from autotune.evaluation import Direction, Measurement, Metric
 from autotune.results import pareto
-from autotune.results.deployed import SOURCES, DeployedScores, add_deployed
-from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_held_out, build_frame, effective_settings
-from autotune.results.records import HeldOutScores, Original, StudyResults, TrialRecord
+from autotune.results.frame import (
+    SIZE_COLUMNS,
+    TIME_COLUMNS,
+    add_deployed,
+    add_held_out,
+    build_frame,
+    effective_settings,
+)
+from autotune.results.records import (
+    DEPLOYED_SOURCES,
+    DeployedScores,
+    HeldOutScores,
+    Original,
+    StudyResults,
+    TrialRecord,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -196,7 +209,7 @@ def _held_out(attribute: Mapping[str, Any] | None) -> HeldOutScores | None:
 
 def _deployed(attribute: Mapping[str, Any] | None) -> DeployedScores | None:
     scored = {int(number): entry for number, entry in (attribute or {}).get("trials", {}).items()}
-    parts = ("deployed", *SOURCES)
+    parts = ("deployed", *DEPLOYED_SOURCES)
     trials = {
         number: {part: _scores(entry[part]) for part in parts}
         for number, entry in scored.items()

@@ -17,8 +17,6 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.results.deployed import DeployedScores
-
 
 @dataclass(frozen=True, slots=True)
 class Original:
@@ -128,6 +126,26 @@ class HeldOutScores:
     trials: Mapping[int, Mapping[str, Measurement]]
     overlaps: Mapping[str, float]
     notes: tuple[str, ...] = ()
+
+
+DEPLOYED_SOURCES = ("activations", "kv_cache")
+"""The errors that a deployment adds to that of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedScores:
+    """Scores with the properties of a deployment.
+
+    Attributes:
+        trials: trial number -> ``deployed``, or one of `DEPLOYED_SOURCES` for that error alone beside that of the
+            weights -> metric -> score.
+        properties: of the deployment, as OpenVINO reports them.
+        cpu: instruction sets for 8-bit and 16-bit arithmetic of the machine that measured; None if unknown.
+    """
+
+    trials: Mapping[int, Mapping[str, Mapping[str, Measurement]]]
+    properties: Mapping[str, str]
+    cpu: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, eq=False)

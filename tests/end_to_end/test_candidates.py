@@ -24,7 +24,7 @@ def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Pa
     (other / "openvino_model.bin").unlink()
     mode = nncf.CompressWeightsMode.INT4_SYM
     ov.save_model(nncf.compress_weights(model, mode=mode, group_size=32), other / "openvino_model.xml", False)
-    text = {"path": str(tmp_path / "search.txt"), "sequence_length": 32, "samples": 4}
+    text = {"path": str(tmp_path / "search.txt"), "sequence_length": 96, "samples": 4}
     config = {
         "model": str(tiny_llama),
         "output": str(tmp_path / "study"),

@@ -221,9 +221,9 @@ SEARCH = [
     ),
     Fault(
         "deployed-parts",
-        "autotune/results/deployed.py",
+        "autotune/results/frame.py",
         "alone.value - float(scored)",
         "alone.value",
-        "tests/results/test_deployed.py::test_parts_are_differences_from_the_score_of_the_search",
+        "tests/reporting/test_deployed.py::test_parts_are_differences_from_the_score_of_the_search",
     ),
 ]

@@ -75,11 +75,11 @@ def compile_model(model: ov.Model | Path, name: str, device: str, config: Mappin
 
 
 def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """Read back the properties of `config` and a few more from the compiled model, in OpenVINO's spelling."""
+    """Read back the properties of `config`, those of `SCORING_CONFIG` and a few more, in OpenVINO's spelling."""
     import openvino as ov
 
     properties = {"DEVICE": device, "OPENVINO_VERSION": ov.get_version()}
-    readers = {key: partial(compiled.get_property, key) for key in (*config, "INFERENCE_NUM_THREADS")}
+    readers = {key: partial(compiled.get_property, key) for key in (*config, *SCORING_CONFIG, "INFERENCE_NUM_THREADS")}
     readers["FULL_DEVICE_NAME"] = partial(core().get_property, device, "FULL_DEVICE_NAME")
     for key, read in readers.items():
         # A property may be write-only, or unknown to this device.

@@ -155,7 +155,8 @@ class OpenVINOLanguageModel:
         for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self._recurrent else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
-            columns = tokens.shape[1] if self._recurrent else min(columns, self._limits.columns or columns)
+            columns = min(columns, self._limits.columns or columns)
+            columns = tokens.shape[1] if self._recurrent else columns
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from autotune.common.formatting import label, markdown_table
 from autotune.evaluation import SCORING_CONFIG, Measurement
-from autotune.results.deployed import SOURCES, cpu_sentence
-from autotune.results.records import StudyResults
+from autotune.results.records import DEPLOYED_SOURCES, DeployedScores, StudyResults
 
 
 def deployed_markdown(results: StudyResults) -> str | None:
@@ -29,7 +28,7 @@ def deployed_markdown(results: StudyResults) -> str | None:
         rows = []
         for number in trials:
             scored = results.value(number, name)
-            parts = [results.value(number, f"deployed_{name}_{source}") for source in SOURCES]
+            parts = [results.value(number, f"deployed_{name}_{source}") for source in DEPLOYED_SOURCES]
             if scored is None or None in parts:
                 continue
             added = [part for part in parts if part is not None]
@@ -43,3 +42,16 @@ def deployed_markdown(results: StudyResults) -> str | None:
             )
         lines += ["", f"## {label(name)}", "", markdown_table(header, rows, "rlrrrrr")]
     return "\n".join(lines) + "\n"
+
+
+def cpu_sentence(deployed: DeployedScores) -> str:
+    """Say what the CPU that measured supports, and what follows from it."""
+    if deployed.cpu is None:
+        return "The instruction sets of the CPU are unknown."
+    eight = [name for name in deployed.cpu if name in ("avx512_vnni", "avx_vnni", "amx_int8")]
+    if not eight:
+        return (
+            "This CPU has neither VNNI nor AMX, so OpenVINO does not quantize activations: "
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE has no effect on it, and may have one on the CPU of a user."
+        )
+    return f"This CPU has {', '.join(deployed.cpu)}: 8-bit activations are computed by {eight[0]}."

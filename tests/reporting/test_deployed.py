@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from autotune.evaluation import Measurement
-from autotune.results.deployed import DeployedScores, add_deployed, cpu_sentence
+from autotune.reporting.text.deployed import cpu_sentence
+from autotune.results.frame import add_deployed
+from autotune.results.records import DeployedScores
 
 
 def test_parts_are_differences_from_the_score_of_the_search() -> None:
