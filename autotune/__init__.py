@@ -1,7 +1,8 @@
 """autotune finds the smallest OpenVINO language model that still answers like the original.
 
-Functions: `compress`, `evaluate`, `search`, `load_study`, `plan`, `compare`, `reproduce`, `worker`. Classes: `Config`,
-`Study`, `CompressedModel`, `Scores`. They are imported when first used; `import autotune` alone imports nothing else.
+Functions: `init`, `search`, `worker`, `plan`, `load_study`, `list_studies`, `compare`, `reproduce`, `compress`,
+`evaluate`. Classes: `Config`, `Study`, `CompressedModel`, `Scores`, and the callbacks `WeightsAndBiasesCallback`,
+`MLflowCallback`, `TensorBoardCallback`. They are imported when first used; `import autotune` alone imports nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +14,27 @@ from autotune.common.version import __version__
 if TYPE_CHECKING:
     from autotune.api import compare, compress, evaluate, load_study, plan, reproduce, search, worker
     from autotune.config.config import Config
+    from autotune.config.starter import init
     from autotune.evaluation.scores import Scores
+    from autotune.reporting.trackers import MLflowCallback, TensorBoardCallback, WeightsAndBiasesCallback
+    from autotune.results.listing import list_studies
     from autotune.study.single import CompressedModel
     from autotune.study.view import Study
 
 __all__ = [
     "CompressedModel",
     "Config",
+    "MLflowCallback",
     "Scores",
     "Study",
+    "TensorBoardCallback",
+    "WeightsAndBiasesCallback",
     "__version__",
     "compare",
     "compress",
     "evaluate",
+    "init",
+    "list_studies",
     "load_study",
     "plan",
     "reproduce",
@@ -37,10 +46,15 @@ _HOMES = {
     **dict.fromkeys(
         ("compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"), "autotune.api"
     ),
+    **dict.fromkeys(
+        ("MLflowCallback", "TensorBoardCallback", "WeightsAndBiasesCallback"), "autotune.reporting.trackers"
+    ),
     "Config": "autotune.config.config",
     "CompressedModel": "autotune.study.single",
     "Scores": "autotune.evaluation.scores",
     "Study": "autotune.study.view",
+    "init": "autotune.config.starter",
+    "list_studies": "autotune.results.listing",
 }
 
 

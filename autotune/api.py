@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import UsageError
+from autotune.study.view import Study, load_study
+
 if TYPE_CHECKING:
     import openvino as ov
     import optuna
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.run import StudyOutcome
     from autotune.study.single import CompressedModel
-    from autotune.study.view import Study
 
     Target = str | Sequence[str] | None
     Callback = Callable[[optuna.Study, FrozenTrial], None]
@@ -209,13 +211,15 @@ def search(
     start_from: str | Path | None = None,
     target: Target = None,
     fresh: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | str] = (),
+    open_page: bool = False,
     progress: bool = True,
 ) -> Study:
     """Search for the front of accuracy against footprint; resume the study if it exists.
 
     Args:
-        config: a model.yaml, its content as a dict (paths relative to the current folder), or an `autotune.Config`.
+        config: a model.yaml, its content as a dict (paths relative to the current folder), an `autotune.Config`, or a
+            model (a Hugging Face id or folder), for which ``NAME.yaml`` is written with the defaults of `init`.
         trials: trials of the whole study, duplicates not counted.
         timeout, workers: no trial begins after this (seconds or ``"2h"``); trials at the same time.
         storage: an Optuna storage URL instead of the folder's `study.db`.
@@ -224,11 +228,12 @@ def search(
         start_from: a study's folder, whose front is tried first.
         target: devices that the models must run on: CPU, GPU, NPU or a list of them; restricts the space.
         fresh: move an existing study to another folder and start a new one.
-        callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
+        callbacks: called with (study, trial) after every trial, as by Optuna; or wandb, mlflow or tensorboard.
+        open_page: open report.html in the browser, which follows the search.
         progress: show progress on stderr.
 
     Raises:
-        ConfigError: anything wrong with the configuration.
+        ConfigError, PrerequisiteError: the configuration is wrong; a package or the model is missing.
         StudyError: the folder is in use, cannot be written, or holds a study of other inputs.
 
     Example:
@@ -239,18 +244,24 @@ def search(
         >>> study.front["footprint"].tolist()
         [3981701, 2501061]
     """
-    from autotune.config.config import as_config
+    from autotune.config.arguments import as_config
+    from autotune.reporting.trackers import trackers
     from autotune.study.progress import listening
     from autotune.study.run import run_search
 
     changes = [*overrides, *_changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
-    loaded = as_config(config, changes, output)
     start = None if start_from is None else Path(start_from)
-    with listening(progress) as listener:
+    with listening(progress) as listener, trackers(callbacks) as called:
         outcome = run_search(
-            loaded, listener=listener, fresh=fresh, storage=storage, start_from=start, callbacks=callbacks
+            as_config(config, changes, output, note=listener.note),
+            listener=listener,
+            fresh=fresh,
+            storage=storage,
+            start_from=start,
+            callbacks=called,
+            open_page=open_page,
         )
-    return load_study(outcome.folder, storage, outcome=outcome)
+    return Study(outcome.report.results, outcome.folder, storage, outcome)
 
 
 def worker(
@@ -275,7 +286,7 @@ def worker(
         >>> outcome.ran, outcome.reason
         (0, 'trials')
     """
-    from autotune.config.config import as_config
+    from autotune.config.arguments import as_config
     from autotune.study.progress import listening
     from autotune.study.run import run_worker
 
@@ -306,34 +317,13 @@ def plan(
         >>> [(point.settings["mode"], point.footprint) for point in result.points]
         [('int8_asym', 3981701), ('int4_asym', 2501061)]
     """
-    from autotune.config.config import as_config
+    from autotune.config.arguments import as_config
     from autotune.study.planning.dry_run import dry_run
     from autotune.study.progress import listening
 
-    loaded = as_config(config, [*overrides, *_changes(target)])
     with listening(progress) as listener:
+        loaded = as_config(config, [*overrides, *_changes(target)], note=listener.note)
         return dry_run(loaded, listener.stage, measure=forecast)
-
-
-def load_study(folder: str | Path, storage: str | None = None, *, outcome: StudyOutcome | None = None) -> Study:
-    """Read a finished or running study. Needs no OpenVINO.
-
-    Args:
-        folder, storage: the study's folder, and an Optuna storage URL instead of its `study.db`.
-        outcome: how its search ended, if that is known.
-
-    Raises:
-        StudyError: there is no readable study.
-
-    Example:
-        >>> study = autotune.load_study("reports/demo")
-        >>> study.trials["mode"].tolist()
-        ['int8_asym', 'int4_asym']
-    """
-    from autotune.results.load import load_results
-    from autotune.study.view import Study
-
-    return Study(load_results(Path(folder), storage), Path(folder), storage, outcome)
 
 
 def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, progress: bool = True) -> Reproduction:
@@ -364,6 +354,7 @@ def compare(
     whole: bool = False,
     names: Sequence[str] = (),
     output: str | Path | None = None,
+    report: bool = False,
     figure_formats: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Put several studies side by side: one row a recommended trial, the columns of trials.csv, ``study`` first.
@@ -373,10 +364,12 @@ def compare(
         whole: all trials of the fronts, not only the recommended ones.
         names: of the studies; by default the models and, where those are equal, the folders.
         output: a folder for the table (Markdown, LaTeX, CSV) and the plot.
+        report: also write compare.html there: settings by model, the best within each size, geometric means.
         figure_formats: ``"svg"``, ``"pdf"``: also write the plot for one column of a paper, without a title.
 
     Raises:
-        UsageError: there are no folders, or an unknown format; names that are not one for each study.
+        UsageError: there are no folders, `report` without `output`, or an unknown format; names that are not one for
+            each study.
         StudyError: a study cannot be read.
 
     Example:
@@ -384,14 +377,18 @@ def compare(
         >>> table["study"].unique().tolist()
         ['demo/model, demo', 'demo/model, demo (2)']
     """
-    from autotune.reporting.compare import compare as side_by_side
-    from autotune.reporting.compare import write_comparison
+    from autotune.reporting import across
+    from autotune.reporting import compare as comparing
 
+    if report and output is None:
+        raise UsageError("`report` needs `output`, the folder for the page")
     folders = [folders] if isinstance(folders, (str, Path)) else folders
     studies = [load_study(each).results if isinstance(each, (str, Path)) else each.results for each in folders]
-    comparison = side_by_side(studies, whole=whole, names=names)
+    comparison = comparing.compare(studies, whole=whole, names=names)
     if output is not None:
-        write_comparison(comparison, Path(output), figure_formats)
+        comparing.write_comparison(comparison, Path(output), figure_formats)
+    if output is not None and report:
+        across.write_report(comparison, Path(output))
     return comparison.frame
 
 

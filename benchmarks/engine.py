@@ -87,9 +87,11 @@ def plain_forward(model: ov.Model, windows: np.ndarray, precision: str) -> None:
     from autotune.compression.calibration.segments import text_inputs
 
     request = ov.Core().compile_model(model, "CPU", PRECISIONS[precision]).create_infer_request()
+    names = {port.get_any_name() for port in model.inputs}
     for window in windows:
         request.reset_state()
-        request.infer(text_inputs(window[None]), share_inputs=True)
+        inputs = {name: value for name, value in text_inputs(window[None]).items() if name in names}
+        request.infer(inputs, share_inputs=True)
 
 
 def calibration_pass(model: ov.Model, windows: np.ndarray, depth: Any) -> None:

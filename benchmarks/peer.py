@@ -43,8 +43,10 @@ def nncf_compress(
         options["sensitivity_metric"] = nncf.SensitivityMetric(metric)
     algorithms = {name: True for name in ALGORITHMS if getattr(settings, name)}
     options |= algorithms
-    if settings.needs_calibration:
-        options["dataset"] = nncf.Dataset([text_inputs(row[None]) for row in windows])
+    if settings.needs_calibration or settings.format.learns_levels:  # NNCF's own table needs data
+        names = {port.get_any_name() for port in model.inputs}
+        texts = [{n: v for n, v in text_inputs(row[None]).items() if n in names} for row in windows]
+        options["dataset"] = nncf.Dataset(texts)
         options["subset_size"] = len(windows)
     if statistics is not None:
         options["advanced_parameters"] = nncf.AdvancedCompressionParameters(statistics_path=str(statistics))

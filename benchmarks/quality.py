@@ -63,12 +63,14 @@ def more_formats() -> Iterator[Settings]:
     yield Settings(mode="fp4", group_size=64, backup_mode="int8_asym")
     for mode in ("cb4", "int3_sym", "int2_sym", "fp8_e4m3"):
         yield Settings(mode=mode, group_size=64)
+    for group_size in (64, -1):
+        yield Settings(mode="adaptive_codebook", group_size=group_size)
     yield Settings(mode="nvfp4")
     yield Settings(mode="mxfp8_e4m3")
 
 
 def more_formats_with_data() -> Iterator[Settings]:
-    for mode in ("nf4", "fp4", "mxfp4", "nvfp4", "cb4", "int3_sym", "int2_sym"):
+    for mode in ("nf4", "fp4", "mxfp4", "nvfp4", "cb4", "adaptive_codebook", "int3_sym", "int2_sym"):
         group_size = None if mode in ("mxfp4", "nvfp4") else 64
         for algorithms in ("scale_estimation", "awq", "gptq", "gptq scale_estimation"):
             yield Settings(mode=mode, group_size=group_size, **dict.fromkeys(algorithms.split(), True))

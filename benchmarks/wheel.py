@@ -1,6 +1,7 @@
-"""Build sdist and wheel, check what is in them, and use the wheel from an environment of its own.
+"""Build sdist and wheel, check what is in them, and go a new user's way with the wheel in an environment of its own.
 
     python benchmarks/wheel.py
+    python benchmarks/wheel.py --model my-model --texts my-texts --trials 24
 
 The new environment has the wheel in its site-packages. The requirements come from those of the Python that runs this
 script, by a path file, so that gigabytes are not installed again. It is checked that `autotune` is the wheel's.
@@ -24,23 +25,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "examples" / "demo"
 PACKAGES = ("autotune", "evaluators", "search_spaces")
 DATA = ("*.yaml", "*.txt", "*.jsonl", "*.html", "*.css", "*.js", "py.typed")
 """Files beside the code that the packages need."""
 
-CHANGES = {
-    "output": "study",
-    "calibration": {"path": "calibration.txt", "samples": 8, "sequence_length": 64},
-    "space": {"mode": ["int8_asym", "int4_asym"], "group_size": 64, "scale_estimation": [False, True]},
-    "evaluators": {"perplexity": {"path": "search.txt", "sequence_length": 64, "samples": 8}},
-    "report": False,
-    "study": {"trials": 3, "seed": 0, "workers": 1},
-}
-"""The demo's model.yaml with fewer and shorter texts."""
+TEXTS = {"--calibration": "calibration.txt", "--text": "search.txt", "--prompts": "prompts.txt"}
+"""Option of `autotune init` -> file of the demo."""
 
 
 @contextmanager
@@ -117,35 +109,49 @@ def make_environment(folder: Path, wheel: Path) -> Path:
     return python.parent
 
 
-def use(programs: Path, folder: Path) -> None:
-    """Run commands of the wheel on a copy of the demo, in another folder than the repository's."""
-    command = programs / "autotune"
+def use(programs: Path, folder: Path, model: Path, texts: dict[str, Path], trials: int) -> None:
+    """Go the way of a new user with commands of the wheel: from a model's folder to an exported model and its scores.
+
+    Args:
+        programs: folder of the environment's commands.
+        folder: where the user stands.
+        model: folder of a model.
+        texts: options of `autotune init` and their files.
+        trials: of the search.
+    """
     environment = {"AUTOTUNE_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    shutil.copytree(DEMO, folder / "demo")
-    config = yaml.safe_load((folder / "demo" / "model.yaml").read_text(encoding="utf-8"))
-    small = yaml.safe_dump({**config, **CHANGES})
-    (folder / "demo" / "small.yaml").write_text(small, encoding="utf-8")
-    with step("autotune --version"):
-        version = run([command, "--version"], folder, **environment)
-        assert version.strip(), "no version"
-    with step("autotune spaces"):
-        spaces = run([command, "spaces"], folder, **environment)
-        assert all(path.stem in spaces for path in (ROOT / "search_spaces").glob("*.yaml")), spaces
-    with step("autotune evaluators"):
-        assert "perplexity" in run([command, "evaluators"], folder, **environment)
-    with step(f"autotune search, {CHANGES['study']['trials']} trials"):
-        run([command, "search", folder / "demo" / "small.yaml"], folder, **environment)
-        assert (folder / "study" / "report.html").is_file()
-    with step("autotune export"):
-        run([command, "export", "study", "exported", "--knee"], folder, **environment)
-        assert (folder / "exported" / "openvino_model.bin").is_file()
-        assert (folder / "exported" / "openvino_tokenizer.xml").is_file()
-    with step("autotune report"):
-        run([command, "report", "study"], folder, **environment)
+
+    def autotune(*words: str | Path) -> str:
+        shown = " ".join(str(word) for word in words)
+        with step(f"autotune {shown}"):
+            return run([programs / "autotune", *words], folder, **environment)
+
+    assert autotune("--version").strip(), "no version"
+    spaces = autotune("spaces")
+    assert all(path.stem in spaces for path in (ROOT / "search_spaces").glob("*.yaml")), spaces
+    assert "perplexity" in autotune("evaluators")
+    options = [word for option, file in texts.items() for word in (option, file)]
+    autotune("init", model, "-o", "my.yaml", "--trials", str(trials), "--embedder", "minilm", *options)
+    study = Path("reports") / model.name.lower()
+    autotune("plan", "my.yaml")
+    autotune("search", "my.yaml", "--quiet", "--log-file", "search.log")
+    assert (folder / study / "report.html").is_file()
+    autotune("search", "my.yaml", "--quiet")
+    autotune("list")
+    autotune("export", study, "exported", "--knee", "--upload", "me/exported")
+    assert (folder / "exported" / "openvino_model.bin").is_file()
+    assert (folder / "exported" / "openvino_tokenizer.xml").is_file()
+    autotune("evaluate", "exported", "--config", "my.yaml")
+    autotune("report", study)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", type=Path, default=DEMO / "model", help="Folder of the model; by default the demo's."
+    )
+    parser.add_argument("--texts", type=Path, default=DEMO, help="Folder of calibration.txt, search.txt, prompts.txt.")
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--keep", type=Path, help="Folder for sdist and wheel; by default they are deleted.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="autotune-wheel-") as scratch:
@@ -158,7 +164,8 @@ def main() -> None:
         print(f"{sdist.name}: {sdist.stat().st_size:,} bytes; {wheel.name}: {wheel.stat().st_size:,} bytes")
         with step("make an environment and install the wheel"):
             programs = make_environment(folder / "environment", wheel)
-        use(programs, folder / "work")
+        texts = {option: (options.texts / name).resolve() for option, name in TEXTS.items()}
+        use(programs, folder / "work", options.model.resolve(), texts, options.trials)
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
             shutil.copy(sdist, options.keep)

@@ -8,7 +8,6 @@ evaluators and presets from their tables.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import json
 import re
@@ -185,7 +184,10 @@ def formats() -> str:
     for name, each in FORMATS.items():
         scale = {"f16": "float16", "f8e8m0": "power of two (E8M0)", "f8e4m3": "E4M3 × one float32"}[each.scale_storage]
         group = "one row" if each.group_size == -1 else str(each.group_size)
-        kept = ", ".join({"matmul": "MatMul", "embedding": "embedding"}[kind] for kind in each.runtime_compressed)
+        kept = ", ".join(
+            {"matmul": "MatMul", "embedding": "embedding", "experts": "experts"}[kind]
+            for kind in each.runtime_compressed
+        )
         rows.append(
             [
                 f"`{name}`",
@@ -246,15 +248,17 @@ def presets() -> str:
 
 
 def api() -> str:
-    """The names of `autotune.api`, documented from their docstrings."""
-    if importlib.util.find_spec("autotune.api") is None:
-        return "The module `autotune.api` is not part of this checkout."
-    source = (ROOT / "autotune" / "api.py").read_text(encoding="utf-8")
-    names: list[str] = []
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
-            names = ast.literal_eval(node.value)
-    return "\n\n".join(f"::: autotune.api.{name}\n    options:\n      heading_level: 2" for name in names)
+    """The functions and callbacks of the package, documented from their docstrings."""
+    source = (ROOT / "autotune" / "__init__.py").read_text(encoding="utf-8")
+    homes = {
+        alias.name: node.module
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name[0].islower() or alias.name.endswith("Callback")
+    }
+    shown = {name: home for name, home in homes.items() if str(home).startswith("autotune.")}
+    return "\n\n".join(f"::: {home}.{name}\n    options:\n      heading_level: 2" for name, home in shown.items())
 
 
 def included(name: str) -> str:

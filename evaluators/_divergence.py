@@ -28,15 +28,18 @@ __all__ = [
     "TOP",
     "Comparison",
     "Positions",
+    "arrays_of",
     "compare",
     "margins",
     "negative_log_likelihood",
+    "position_bytes",
 ]
 
 COMPLETE_VOCABULARY = 8192
 TOP = 256
 SAMPLED = 64
 
+_CODES = 2**16 - 1
 _PIECE_BYTES = 4 * 2**20
 _LARGEST = 80.0  # of log r: exp stays finite in float32, and p r is 0 beyond
 
@@ -48,14 +51,28 @@ IntArray = npt.NDArray[np.int64]
 class Positions:
     """Arrays of the original's distributions, filled piece by piece."""
 
-    def __init__(self, count: int, vocabulary_size: int) -> None:
-        """Make room for `count` positions over `vocabulary_size` tokens."""
+    def __init__(self, count: int, vocabulary_size: int, *, first: int = 0, compact: bool = False) -> None:
+        """Make room for `count` positions over `vocabulary_size` tokens.
+
+        Args:
+            count: number of positions.
+            vocabulary_size: V.
+            first: index of the first position in the whole text; it decides which tokens are sampled.
+            compact: use the compact form.
+        """
         self._filled = 0
+        self._first = first
         self._arrays: dict[str, npt.NDArray[Any]] = {
             "vocabulary_size": np.array([vocabulary_size], np.int64),
             "best": np.empty(count, np.int32),
         }
-        if vocabulary_size <= COMPLETE_VOCABULARY:
+        if compact and vocabulary_size > TOP:
+            tokens = np.uint16 if vocabulary_size <= 2**16 else np.int32
+            self._arrays["kept_tokens"] = np.empty((count, TOP + SAMPLED), tokens)
+            self._arrays["kept_codes"] = np.empty((count, TOP + SAMPLED), np.uint16)
+            self._arrays["kept_range"] = np.empty((count, 2), np.float32)
+            self._arrays["tail_probability"] = np.empty(count, np.float32)
+        elif vocabulary_size <= COMPLETE_VOCABULARY:
             self._arrays["log_probability"] = np.empty((count, vocabulary_size), np.float32)
         else:
             self._arrays["kept_tokens"] = np.empty((count, TOP + SAMPLED), np.int32)
@@ -73,10 +90,14 @@ class Positions:
             if "log_probability" in self._arrays:
                 self._arrays["log_probability"][span] = logp
                 continue
-            tokens, tail = _choose(logp, span.start)
+            tokens, tail = _choose(logp, self._first + span.start)
             self._arrays["kept_tokens"][span] = tokens
-            self._arrays["kept_log_probability"][span] = np.take_along_axis(logp, tokens, axis=-1)
             self._arrays["tail_probability"][span] = tail
+            kept = np.take_along_axis(logp, tokens, axis=-1)
+            if "kept_codes" in self._arrays:
+                self._arrays["kept_codes"][span], self._arrays["kept_range"][span] = _encode(kept)
+            else:
+                self._arrays["kept_log_probability"][span] = kept
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays for a reference.
@@ -87,6 +108,22 @@ class Positions:
         if self._filled != len(self._arrays["best"]):
             raise ValueError(f"{self._filled} of {len(self._arrays['best'])} positions were added")
         return self._arrays
+
+
+_NAMES = (
+    *("vocabulary_size", "best", "log_probability", "kept_tokens", "kept_log_probability"),
+    *("kept_codes", "kept_range", "tail_probability"),
+)
+
+
+def arrays_of(reference: Reference, part: int) -> Reference:
+    """Return the arrays of `Positions` of one part of a reference; see `autotune.evaluation.PartedEvaluator`."""
+    return {name: reference[key] for name in _NAMES if (key := f"{part}/{name}") in reference}
+
+
+def position_bytes(vocabulary_size: int) -> int:
+    """Return the bytes of a position that is not compact."""
+    return 4 * vocabulary_size if vocabulary_size <= COMPLETE_VOCABULARY else 8 * (TOP + SAMPLED)
 
 
 class Comparison(NamedTuple):
@@ -188,13 +225,30 @@ def _choose(logp: Float32Array, start: int) -> tuple[IntArray, Float32Array]:
     return np.concatenate([top, sampled], axis=1), cumulative[:, -1].astype(np.float32)
 
 
+def _encode(logp: Float32Array) -> tuple[npt.NDArray[np.uint16], Float32Array]:
+    """Codes of [n, k] log-probabilities, and for each row the largest one and the scale of the others, [n, 2]."""
+    largest = logp.max(axis=-1, keepdims=True)
+    roots = np.sqrt(largest - logp)
+    scale = np.maximum(roots.max(axis=-1, keepdims=True), np.float32(1e-6)) / np.float32(_CODES)
+    return np.rint(roots / scale).astype(np.uint16), np.concatenate([largest, scale], axis=-1)
+
+
+def _decode(codes: npt.NDArray[np.uint16], ranges: Float32Array) -> Float32Array:
+    """Log-probabilities of the codes."""
+    roots = codes.astype(np.float32) * ranges[:, 1:]
+    return np.asarray(ranges[:, :1] - roots * roots, np.float32)
+
+
 def _divergence(reference: Reference, span: slice, rows: Float32Array) -> Float64Array:
     normaliser = _log_sum_exp(rows)[:, None].astype(np.float32)
     if "log_probability" in reference:
         logp = reference["log_probability"][span]
         return np.asarray(np.einsum("nv,nv->n", np.exp(logp), _excess((rows - normaliser) - logp)), np.float64)
-    logp = reference["kept_log_probability"][span]
-    logq = np.take_along_axis(rows, reference["kept_tokens"][span], axis=-1) - normaliser
+    if "kept_codes" in reference:
+        logp = _decode(reference["kept_codes"][span], reference["kept_range"][span])
+    else:
+        logp = reference["kept_log_probability"][span]
+    logq = np.take_along_axis(rows, reference["kept_tokens"][span].astype(np.int64), axis=-1) - normaliser
     excess = _excess(logq - logp)
     top = np.einsum("nv,nv->n", np.exp(logp[:, :TOP]), excess[:, :TOP])
     return np.asarray(top + reference["tail_probability"][span] * excess[:, TOP:].mean(axis=1), np.float64)

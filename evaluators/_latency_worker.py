@@ -48,6 +48,7 @@ def _generate(request: Any, inputs: set[str], prompt: np.ndarray[Any, Any], new_
             "input_ids": tokens,
             "attention_mask": np.ones((1, length), np.int64),
             "position_ids": positions,
+            "cache_position": positions[0],
             "beam_idx": np.zeros(1, np.int32),
         }
         feed = {name: value for name, value in values.items() if name in inputs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -19,11 +18,12 @@ from autotune.evaluation import (
     Reference,
     TextEvaluator,
     TextOptions,
-    describe_source,
     fingerprint,
     generate_windows,
+    looks,
     read_texts,
     read_windows,
+    scoring_order,
     synthetic_fingerprint,
 )
 from evaluators import _divergence
@@ -31,12 +31,12 @@ from evaluators._statistics import mean, quantile, standard_error
 
 __all__ = ["Options", "Perplexity"]
 
-_log = logging.getLogger(__name__)
-_VERSION = 2  # increased when the same options give other scores
+_VERSION = 3  # increased when the same options give other scores
 _SEED = 0  # of synthetic text
 _FEW = 8  # windows that are timed to forecast the time of all
 _NOISE_WINDOWS = 2  # windows that are run again, each alone, to measure the effect of the batch's shape
-_LARGE_REFERENCE = 2 * 2**30
+_PART_TOKENS = 4096  # of a part of the reference: a batch of a scan
+_EXACT_BYTES = 256 * 2**20  # of a text's distributions that are stored completely; those of longer ones are compact
 
 METRICS: Mapping[str, Metric] = {
     "perplexity": Metric("minimize", "", "exp of the mean negative log-likelihood a token"),
@@ -114,33 +114,37 @@ class Perplexity(TextEvaluator[Options]):
         return fingerprint(_VERSION, self.options.sequence_length, self.options.samples, *skip, *self._texts)
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Compute tokens int64 [n, T], likelihoods float64 [n, T - 1], all n T distributions, and self-noise [3]."""
+        """Compute the reference with all of its parts; see `outline` and `part`."""
+        outline = self.outline(original)
+        parts = range(-(-len(outline["tokens"]) // _windows_a_part(outline)))
+        made = {number: self.part(original, outline, number) for number in parts}
+        return {**outline, **{f"{number}/{name}": array for number in parts for name, array in made[number].items()}}
+
+    def outline(self, original: LanguageModel) -> Reference:
+        """Return the tokens, int64 [n, T], and the number of the first part in the compact form, int64 [1]."""
         windows = self._windows(original)
+        parts = -(-len(windows) // _windows_a_part({"tokens": windows}))
+        size = windows.size * _divergence.position_bytes(original.vocabulary_size)
+        return {"tokens": windows, "compact": np.array([0 if size > _EXACT_BYTES else parts], np.int64)}
+
+    def part_key(self, outline: Reference, part: int) -> str:
+        """Return a fingerprint of a part's tokens, position and form; see `PartedEvaluator.part_key`."""
+        tokens = np.ascontiguousarray(_part_windows(outline, part)).tobytes().hex()
+        return fingerprint("perplexity", _VERSION, part, bool(part >= outline["compact"][0]), tokens)
+
+    def part(self, original: LanguageModel, outline: Reference, part: int) -> Reference:
+        """Compute likelihoods float64 [m, T - 1], m T distributions and self-noise [3] on the m windows of a part."""
+        windows = _part_windows(outline, part)
         length = windows.shape[1]
-        positions = _divergence.Positions(windows.size, original.vocabulary_size)
+        first, compact = part * _windows_a_part(outline) * length, bool(part >= outline["compact"][0])
+        positions = _divergence.Positions(windows.size, original.vocabulary_size, first=first, compact=compact)
         likelihoods = np.empty((len(windows), length - 1), np.float64)
         for index, start, logits in original.scan(windows.tolist(), [0] * len(windows)):
             _likelihoods(logits, windows[index], start, likelihoods[index])
             positions.put(index * length + start, logits)
         arrays = positions.arrays()
-        self._warn_of_size(arrays, windows)
-        return {
-            "tokens": windows,
-            "likelihoods": likelihoods,
-            "noise": _self_noise(original, windows, likelihoods, arrays),
-            **arrays,
-        }
-
-    def _warn_of_size(self, arrays: Reference, windows: npt.NDArray[np.int64]) -> None:
-        size = sum(array.nbytes for array in arrays.values())
-        if size > _LARGE_REFERENCE:
-            _log.warning(
-                "the original's distributions on %s take %.1f GB of cache (%d windows of %d tokens); "
-                "the option samples of the evaluator perplexity makes that less",
-                describe_source(self.options),
-                size / 1e9,
-                *windows.shape,
-            )
+        noise = {} if part else {"noise": _self_noise(original, windows, likelihoods, arrays)}
+        return {"likelihoods": likelihoods, **noise, **arrays}
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Score `candidate` on the windows of the reference; see `Evaluator.evaluate`."""
@@ -148,34 +152,51 @@ class Perplexity(TextEvaluator[Options]):
         return measured
 
     def stages(self, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
-        """Yield the scores after a quarter, a half and all of the windows; see `StagedEvaluator.stages`."""
+        """Yield the scores after each block of windows, in a fixed random order; see `StagedEvaluator.stages`."""
         windows = np.asarray(reference["tokens"])
-        length = windows.shape[1]
+        length, each = windows.shape[1], _windows_a_part(reference)
+        order = scoring_order(len(windows))
         likelihoods = np.empty((len(windows), length - 1), np.float64)
         divergences, agreements = (np.empty(windows.shape, np.float64) for _ in range(2))
-        stops = {-(-len(windows) // 4), -(-len(windows) // 2), len(windows)}
         finished = 0
-        for index, start, logits in candidate.scan(windows.tolist(), [0] * len(windows)):
-            compared = _divergence.compare(reference, index * length + start, logits)
-            span = slice(start, start + len(logits))
-            divergences[index, span], agreements[index, span] = compared.divergence, compared.agree
-            _likelihoods(logits, windows[index], start, likelihoods[index])
-            if span.stop < length:
-                continue
-            finished += 1  # windows of equal length are finished in order
-            if finished in stops:
-                done = slice(0, finished)
-                yield _measurements(likelihoods[done], reference, divergences[done], agreements[done])
+        for stop in looks(len(windows)):
+            block = order[finished:stop]
+            for index, start, logits in candidate.scan(windows[block].tolist(), [0] * len(block)):
+                part, row = divmod(int(block[index]), each)
+                at, span = finished + index, slice(start, start + len(logits))
+                compared = _divergence.compare(_divergence.arrays_of(reference, part), row * length + start, logits)
+                divergences[at, span], agreements[at, span] = compared.divergence, compared.agree
+                _likelihoods(logits, windows[block[index]], start, likelihoods[at])
+            finished = stop
+            originals = _original_means(reference, order[:stop])
+            yield _measurements(likelihoods[:stop], originals, reference, divergences[:stop], agreements[:stop])
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Return the original's perplexity, and perfect values of the other metrics."""
         shape = reference["tokens"].shape
-        return _measurements(np.asarray(reference["likelihoods"]), reference, np.zeros(shape), np.ones(shape))
+        means = _original_means(reference, scoring_order(shape[0]))
+        return _measurements(means[:, None], means, reference, np.zeros(shape), np.ones(shape))
 
     def scored(self, reference: Reference) -> str:
         """Return the number of windows and tokens; see `autotune.evaluation.Describing`."""
         count, length = reference["tokens"].shape
         return f"{count} windows of {length} tokens, {count * (length - 1):,} predicted"
+
+
+def _windows_a_part(reference: Reference) -> int:
+    """Number of windows in each part of the reference but the last."""
+    return max(1, _PART_TOKENS // int(reference["tokens"].shape[1]))
+
+
+def _part_windows(outline: Reference, part: int) -> npt.NDArray[np.int64]:
+    each = _windows_a_part(outline)
+    return np.asarray(outline["tokens"][part * each : (part + 1) * each])
+
+
+def _original_means(reference: Reference, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the original's mean negative log-likelihood of each of these windows."""
+    places = (divmod(window, _windows_a_part(reference)) for window in windows.tolist())
+    return np.array([reference[f"{part}/likelihoods"][row].mean() for part, row in places])
 
 
 def _likelihoods(
@@ -209,14 +230,15 @@ def _self_noise(
 
 def _measurements(
     likelihoods: npt.NDArray[np.float64],
+    originals: npt.NDArray[np.float64],
     reference: Reference,
     divergences: npt.NDArray[np.float64],
     agreements: npt.NDArray[np.float64],
 ) -> dict[str, Measurement]:
-    """Compute all metrics from the first n windows: likelihoods [n, T - 1], divergences and agreements [n, T]."""
-    shift, divergence_noise, disagreement = reference["noise"].tolist()
+    """Compute all metrics from n windows: likelihoods [n, T - 1], originals' means [n], the other arrays [n, T]."""
+    shift, divergence_noise, disagreement = reference["0/noise"].tolist()
     windows = likelihoods.mean(axis=1)  # of equal length: their mean is the mean over tokens
-    differences = windows - reference["likelihoods"][: len(windows)].mean(axis=1)
+    differences = windows - originals
     error = standard_error(differences)  # of the log of perplexity's ratio to the original's
     perplexity = math.exp(windows.mean())
     growth = math.exp(differences.mean())

@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-ALLOWED = {"torch"}
-"""Requirements of our requirements that the documentation names."""
+ALLOWED = {"torch", "gguf"}
+"""Packages that the product needs only by way of another, or never: texts name them as a remedy."""
 
 INSTALL = re.compile(
     r"pip install\s+(?:-[cr] \S+\s+|-e\s+)*[\"'\\]*(?P<name>\.|\{?\w[\w.-]*\w\}?)(?:\[(?P<extras>[\w,-]+)\])?"

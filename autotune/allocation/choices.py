@@ -137,7 +137,7 @@ def _best_rounding(weight: Weight, variant: Variant) -> Variant:
 
 def kept_compressed(weight: Weight, variant: Variant) -> bool:
     """Test if the CPU computes with the packed weight in all its uses."""
-    return all(use.kind in variant.format.runtime_compressed for use in weight.uses)
+    return all(use.operation in variant.format.runtime_compressed for use in weight.uses)
 
 
 def _from_menus(plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> bool:

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli import compress, listing, results, search
+from autotune.cli.output import LOG, close_logs, log_error
 from autotune.common.version import __version__
 from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
@@ -56,6 +57,10 @@ PARAMETERS = {
     "trial",
     "allow",
     "storage",
+    "space",
+    "trials",
+    "text",
+    "upload",
 }
 """Parameters of the Python API that are options of the same name."""
 
@@ -74,6 +79,7 @@ COMMANDS = (
         compress.evaluate,
         "autotune evaluate smol-int4 --reference HuggingFaceTB/SmolLM2-135M",
     ),
+    ("The results", listing.list_, "autotune list reports"),
     ("The results", results.report, "autotune report reports/demo"),
     ("The results", results.export, "autotune export reports/demo demo-small --max-drop 2%"),
     ("The results", results.reproduce, "autotune reproduce reports/demo --trial 19"),
@@ -86,7 +92,8 @@ COMMANDS = (
 """Help panel, command and example, in the order of `autotune --help`."""
 
 for _panel, _command, _example in COMMANDS:
-    app.command(rich_help_panel=_panel, help=f"{_command.__doc__}\n\n\b\nExample:\n  {_example}")(_command)
+    _name = _command.__name__.removesuffix("_")  # list is a word of Python
+    app.command(_name, rich_help_panel=_panel, help=f"{_command.__doc__}\n\n\b\nExample:\n  {_example}")(_command)
 
 
 def _version(value: bool) -> None:
@@ -102,9 +109,10 @@ def _common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
-    )
+    shown = logging.StreamHandler(sys.stderr)
+    shown.addFilter(lambda record: record.name != LOG.name)  # progress is on stderr already
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[shown])
     if not debug:
         # The hub's client reports every retry; the final error has the cause.
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -128,6 +136,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
+    try:
+        return _run(arguments)
+    finally:
+        close_logs()
+
+
+def _run(arguments: list[str]) -> int:
     import click
 
     debug = "--debug" in arguments
@@ -145,11 +160,13 @@ def run(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, click.Abort) as stop:
         print("interrupted", file=sys.stderr)
+        log_error("interrupted")
         return 128 + getattr(stop, "signal", 2)
     except AutotuneError as error:
         if debug:
             raise
         print(f"autotune: {with_options(str(error))}", file=sys.stderr)
+        log_error(with_options(str(error)))
         return error.exit_code
     except BrokenPipeError:
         # stdout was closed, as by `| head`.
@@ -162,6 +179,7 @@ def run(arguments: list[str]) -> int:
             print(f"autotune: {_no_space(error)}", file=sys.stderr)
             return 1
         text = " ".join(str(error).split()) or "no message"
+        log_error("an unexpected error", exc_info=True)
         print(
             f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
             "package under it; `autotune --debug ...` shows the traceback: please report it",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.output import Json, Target, print_json, print_saved
+from autotune.cli.output import Json, LogFile, Quiet, Target, print_json, print_saved
 from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
 
 SETTING = "Settings"
@@ -34,6 +34,15 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     vars(command)["__signature__"] = signature.replace(parameters=parameters)
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
+
+
+def completion(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a function that completes one of these values in the shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
@@ -64,6 +73,7 @@ def setting_option(name: str, info: SettingInfo) -> inspect.Parameter:
             help=" ".join(texts),
             metavar=metavar,
             min=info.minimum,
+            autocompletion=completion(info.choices) if info.choices else None,
             rich_help_panel=ALGORITHM if {name, info.requires} & {*ALGORITHMS} else SETTING,
         ),
     ]
@@ -131,6 +141,8 @@ def compress(
         bool,
         typer.Option("--trust-remote-code", help="Allow code that comes with the model to run.", rich_help_panel=MODEL),
     ] = False,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -149,6 +161,7 @@ def compress(
         target=target,
         output=out,
         trust_remote_code=trust_remote_code,
+        progress=not quiet,
         **given_settings(options),
     )
     assert compressed.saved is not None
@@ -235,6 +248,8 @@ def evaluate(
             rich_help_panel=EVALUATORS,
         ),
     ] = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Score one model against its original."""
@@ -253,5 +268,7 @@ def evaluate(
             "max_new_tokens": max_new_tokens,
         },
     }
-    scores = api.evaluate(model, reference=reference, config=config, evaluators=evaluators, options=options)
+    scores = api.evaluate(
+        model, reference=reference, config=config, evaluators=evaluators, options=options, progress=not quiet
+    )
     print_json(scores.as_dict()) if as_json else print(scores)

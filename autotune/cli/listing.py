@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autotune.cli.output import Json, print_evaluators, print_json
+from autotune.cli.output import Json, print_evaluators, print_json, print_studies
 from autotune.errors import AutotuneError, UsageError
 
-WITHOUT_HUB = "--calibration synthetic --text synthetic --embedder minilm"
+EvaluatorNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="An evaluator that needs no options, or module:attribute. Repeatable. Default: similarity and perplexity.",
+        rich_help_panel="Evaluators",
+    ),
+]
 
 
 def init(
@@ -20,6 +26,32 @@ def init(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.", rich_help_panel="Output")
     ] = Path("model.yaml"),
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Search space: a preset (`autotune spaces` lists them) or a YAML file. Default: int4.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of trials. Default: 64, or 32 for more than 2 billion parameters.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Largest size of the models on the front, such as 1.2GB. Default: no limit.",
+            rich_help_panel="Study",
+        ),
+    ] = None,
+    evaluators: EvaluatorNames = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -55,22 +87,39 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented model.yaml for this model and machine that runs without changes."""
-    from autotune.config.starter import SCHEMA_FILE, SYNTHETIC, write_starter
+    from autotune.config.starter import SCHEMA_FILE
+    from autotune.config.starter import init as write
 
-    for option, file in (("--calibration", calibration), ("--text", text)):
-        if file not in (None, SYNTHETIC) and not Path(str(file)).is_file():
-            raise UsageError(f"{option} {file}: no such file; give a text file, or the word synthetic")
-    found = write_starter(model, output, calibration=calibration, text=text, prompts=prompts, embedder=embedder)
-    if not found:
-        print(
-            f"note: {model} is no local folder, and the hub could not be reached, so {output} has the defaults. "
-            f"To work without the hub: autotune init FOLDER {WITHOUT_HUB}",
-            file=sys.stderr,
-        )
-    file = shlex.quote(str(output))
+    written = write(
+        model,
+        output,
+        space=space,
+        trials=trials,
+        max_size=max_size,
+        evaluators=evaluators,
+        calibration=calibration,
+        text=text,
+        prompts=prompts,
+        embedder=embedder,
+    )
+    file = shlex.quote(str(written))
     print(f"{output} is written, and {SCHEMA_FILE} beside it, which editors use to check it. Read it, then run:")
     print(f"  autotune plan {file}     # exact sizes, time and memory, before any work")
     print(f"  autotune search {file}   # the search")
+
+
+def list_(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder that holds studies.")] = Path("reports"),
+    as_json: Json = False,
+) -> None:
+    """List the studies of a folder: model, state, trials, recommended point, age."""
+    from autotune.results.listing import summaries
+
+    found = summaries(folder)
+    if as_json:
+        print_json([summary.as_dict() for summary in found])
+        return
+    print_studies(found) if found else print(f"no study in {folder}")
 
 
 def cache(

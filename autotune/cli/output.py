@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.common.version import __version__
+from autotune.errors import UsageError
+
 if TYPE_CHECKING:
     from autotune.evaluation import Metric
     from autotune.reporting.folder import ReportPaths
+    from autotune.results.listing import StudySummary
     from autotune.results.records import StudyResults
     from autotune.study.export import SavedModel
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.planning.forecast import Forecast, Measuring
 
+LOG = logging.getLogger("autotune.progress")
+"""Receives the lines of progress; see `autotune.study.progress.LOG`."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel="Output")]
-ConfigFile = Annotated[Path, typer.Argument(metavar="MODEL.YAML", help="Configuration of the study.")]
+ConfigFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL.YAML",
+        help="Configuration of the study; or a model (a Hugging Face id or a folder), for which NAME.yaml is written "
+        "with the defaults of `autotune init`.",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,6 +59,60 @@ Storage = Annotated[
         metavar="URL",
         help="Optuna storage of the study. Default: study.db in the study's folder.",
         rich_help_panel="Study",
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show no progress; warnings and errors are shown.", rich_help_panel="Output"),
+]
+
+
+_LOGS: list[logging.Handler] = []
+
+
+def open_log(context: typer.Context, path: Path | None) -> Path | None:
+    """Append progress, warnings and errors of this command to a file, until `close_logs`.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if path is None or context.resilient_parsing:
+        return None
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--log-file {path} cannot be written: {error.strerror}; name another file") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    _LOGS.append(handler)
+    if not LOG.isEnabledFor(logging.INFO):
+        LOG.setLevel(logging.INFO)
+    LOG.info("autotune %s, version %s", context.info_name, __version__)
+    return path
+
+
+def log_error(text: str, *, exc_info: bool = False) -> None:
+    """Write an error into the files of `open_log`; stderr has it already."""
+    if _LOGS:
+        LOG.error(text, exc_info=exc_info)
+
+
+def close_logs() -> None:
+    """Close the files of `open_log`."""
+    while _LOGS:
+        handler = _LOGS.pop()
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+        LOG.setLevel(logging.NOTSET)
+
+
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        callback=open_log,
+        help="Append progress, warnings and errors to this file, with times. Default: none.",
+        rich_help_panel="Output",
     ),
 ]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")]
@@ -222,3 +291,23 @@ def print_evaluators(found: Iterable[tuple[str, str, Mapping[str, Metric], str]]
         for metric, about in metrics.items():
             arrow = "down" if about.direction == "minimize" else "up"
             print(f"  {metric:22}  {arrow:4}  {about.description}{f' [{about.unit}]' if about.unit else ''}")
+
+
+def print_studies(found: Sequence[StudySummary]) -> None:
+    """Print studies, two lines each: folder, state, trials, age; model and recommended point."""
+    from autotune.common.formatting import duration, label, score, size
+
+    width = max(len(summary.folder) for summary in found)
+    for summary in found:
+        if summary.error is not None:
+            print(f"{summary.folder:{width}}  unreadable: {summary.error}")
+            continue
+        age = "" if summary.age is None else f", last one {duration(round(summary.age))} ago"
+        failed = f", {summary.failed} failed" if summary.failed else ""
+        print(f"{summary.folder:{width}}  {summary.state:8}  {summary.trials} of {summary.total} trials{failed}{age}")
+        best = "no trial is recommended"
+        if summary.trial is not None:
+            best = f"trial {summary.trial}: {summary.settings}, {size(summary.footprint)}"
+            if summary.metric is not None:
+                best += f", {label(summary.metric)} {score(summary.value, summary.stderr, name=summary.metric)}"
+        print(f"  {summary.model}: {best}")

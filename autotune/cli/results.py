@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli.output import (
     Json,
+    LogFile,
+    Quiet,
     Storage,
     StudyFolder,
     print_equivalents,
@@ -18,6 +21,9 @@ from autotune.cli.output import (
     print_saved,
 )
 from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.results.records import StudyResults
 
 CHOICE = "Choice of trials"
 
@@ -33,19 +39,49 @@ FigureFormat = Annotated[
 
 
 def report(
-    folder: StudyFolder, storage: Storage = None, figure_format: FigureFormat = None, as_json: Json = False
+    folder: StudyFolder,
+    storage: Storage = None,
+    figure_format: FigureFormat = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open report.html in the browser.", rich_help_panel="Output")
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print seconds and tokens by stage and trial instead, and write profile.json, a Chrome trace.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Rebuild every table, plot and page of a study from its storage."""
     from autotune import api
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     study = api.load_study(folder, storage)
-    paths = study.write_report(figure_formats=figure_format or ())
+    if profile:
+        print_profile(study.results, study.folder, as_json=as_json)
+        return
+    paths = study.write_report(figure_formats=figure_format or (), open_page=open_page)
     if as_json:
         print_json({**outcome_json(study.results), "folder": str(folder)})
         return
     print_front(study.results)
     print_paths(study.results, paths)
+
+
+def print_profile(results: StudyResults, folder: Path, *, as_json: bool) -> None:
+    """Print where the time of a study went, and write its Chrome trace into the folder."""
+    from autotune.reporting.profile import chrome_trace, profile_frame, profile_text
+
+    if as_json:
+        print_json(profile_frame(results).to_dict("records"))
+        return
+    path = folder / "profile.json"
+    path.write_text(json.dumps(chrome_trace(results)), encoding="utf-8")
+    print(profile_text(results))
+    print(f"\n{path}: open it in chrome://tracing or https://ui.perfetto.dev")
 
 
 def export(
@@ -85,6 +121,17 @@ def export(
         ),
     ] = None,
     storage: Storage = None,
+    upload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPO",
+            help="Check the folder for the Hugging Face hub without network, and print the command that uploads it to "
+            "this repository, such as me/model-int4-ov. Default: no check.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Write the model of one trial of a study as a deployable folder; by default the recommended trial."""
@@ -93,24 +140,37 @@ def export(
     if knee and (trial, max_drop, max_size) != (None, None, None):
         raise UsageError("--knee chooses one model; leave out --trial, --max-drop and --max-size")
     study = api.load_study(folder, storage)
-    saved = study.export(out, trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
+    saved = study.export(
+        out,
+        trial=trial,
+        max_drop=max_drop,
+        metric=metric,
+        max_size=max_size,
+        knee=knee,
+        upload=upload,
+        progress=not quiet,
+    )
     if as_json:
         print_json(saved.as_dict())
         return
     print_saved(saved)
     print_equivalents(saved)
+    if upload is not None:
+        print(f"\nchecked for the hub; after `hf auth login`, upload it with:\n{saved.upload_command(upload)}")
 
 
 def reproduce(
     folder: StudyFolder,
     trial: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the trial.", rich_help_panel=CHOICE)],
     storage: Storage = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild the model of a trial from its inputs and compare the bytes; print the inputs that changed."""
     from autotune import api
 
-    outcome = api.reproduce(folder, trial, storage=storage)
+    outcome = api.reproduce(folder, trial, storage=storage, progress=not quiet)
     if as_json:
         print_json(outcome.as_dict())
     elif outcome.same:
@@ -149,6 +209,15 @@ def compare(
         ),
     ] = None,
     figure_format: FigureFormat = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Also write compare.html, one page for all models: settings by model, the best within each size, and "
+            "geometric means with their errors; and its table as compare-settings.tex and .csv.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare several studies in one table and one plot: Markdown, LaTeX, CSV and PNG."""
@@ -156,9 +225,11 @@ def compare(
     from autotune.reporting.text.terminal import as_json as outcome_json
 
     studies = [api.load_study(folder) for folder in folders]
-    api.compare(studies, whole=whole, names=name or (), output=output, figure_formats=figure_format or ())
+    api.compare(
+        studies, whole=whole, names=name or (), output=output, report=report, figure_formats=figure_format or ()
+    )
     if as_json:
         print_json({"studies": [outcome_json(study.results) for study in studies], "folder": str(output)})
         return
     print((output / "compare.md").read_text(encoding="utf-8"))
-    print(f"written: {', '.join(str(path) for path in sorted(output.glob('compare.*')))}")
+    print(f"written: {', '.join(str(path) for path in sorted(output.glob('compare*')))}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.cli.compress import completion
 from autotune.cli.output import (
     ConfigFile,
     Json,
+    LogFile,
+    Quiet,
     Set,
     Storage,
     Target,
@@ -26,6 +30,8 @@ from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     from autotune.config.config import Config
+
+TRACKERS = ("wandb", "mlflow", "tensorboard")
 
 Workers = Annotated[
     int | None,
@@ -95,18 +101,39 @@ def search(
             rich_help_panel="Output",
         ),
     ] = False,
+    open_page: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Open report.html in the browser; it follows the search and becomes the report at the end.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Log every trial to wandb, mlflow or tensorboard. Repeatable.",
+            autocompletion=completion(TRACKERS),
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Search for the front of accuracy against footprint; continue the study if it exists."""
     options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers, "target": target}
-    configs = _load(file, set_, {**options, "output": output, "study.seed": seed})
+    configs = _load(file, set_, {**options, "output": output, "study.seed": seed}, quiet)
     if storage is not None and len(configs) > 1:
         raise UsageError("--storage is for one study, and this file names several models; leave it out")
     if dry_run:
         for config in configs:
-            _print_plan(config, as_json)
+            _print_plan(config, as_json, progress=not quiet)
         return
-    outcomes = [_run_search(config, fresh, storage, start_from, as_json) for config in configs]
+    arguments: dict[str, Any] = {"fresh": fresh, "storage": storage, "start_from": start_from, "callbacks": track or ()}
+    arguments |= {"open_page": open_page, "progress": not quiet}
+    outcomes = [_run_search(config, arguments, as_json) for config in configs]
     if len(outcomes) > 1:
         folders = [config.output for config in configs]
         compare(folders, folders[0].parent / "comparison", as_json=as_json)
@@ -116,14 +143,12 @@ def search(
         raise typer.Exit(1)
 
 
-def _run_search(
-    config: Config, fresh: bool, storage: str | None, start_from: Path | None, as_json: bool
-) -> dict[str, Any]:
+def _run_search(config: Config, arguments: Mapping[str, Any], as_json: bool) -> dict[str, Any]:
     """Run one study and return its outcome as plain data; print its front unless `as_json`."""
     from autotune import api
     from autotune.reporting.text.terminal import as_json as front_data
 
-    study = api.search(config, fresh=fresh, storage=storage, start_from=start_from)
+    study = api.search(config, **arguments)
     outcome = study.outcome
     assert outcome is not None
     data = {**front_data(study.results), "folder": str(outcome.folder), "ended": outcome.reason}
@@ -150,14 +175,16 @@ def worker(
         ),
     ] = None,
     set_: Set = None,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
 ) -> None:
     """Join a running search from another process or machine, until the study has its trials."""
     from autotune import api
 
-    configs = _load(file, set_, {"study.workers": workers, "output": output})
+    configs = _load(file, set_, {"study.workers": workers, "output": output}, quiet)
     if len(configs) > 1:
         raise UsageError(f"{file} names several models; a worker joins the study of one: write a file for it alone")
-    outcome = api.worker(configs[0], storage)
+    outcome = api.worker(configs[0], storage, progress=not quiet)
     print(f"{outcome.ran} trials were done here")
     if outcome.interrupted:
         raise typer.Exit(outcome.exit_code)
@@ -175,30 +202,36 @@ def plan(
             rich_help_panel="Output",
         ),
     ] = True,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Print what a search would do: exact sizes, adjusted and impossible settings, time, memory and disk."""
-    for config in _load(file, set_, {"target": target}):
-        _print_plan(config, as_json, forecast)
+    for config in _load(file, set_, {"target": target}, quiet):
+        _print_plan(config, as_json, forecast, progress=not quiet)
 
 
-def _print_plan(config: Config, as_json: bool, forecast: bool = True) -> None:
+def _print_plan(config: Config, as_json: bool, forecast: bool = True, *, progress: bool) -> None:
     from autotune import api
 
     if as_json:
-        print_json(api.plan(config, forecast=forecast).as_dict())
+        print_json(api.plan(config, forecast=forecast, progress=progress).as_dict())
         return
     # Sizes take seconds and the forecast takes minutes.
-    planned = api.plan(config, forecast=False)
+    planned = api.plan(config, forecast=False, progress=progress)
     print_plan(planned, config.space.name)
     sys.stdout.flush()
-    print_forecast(api.plan(config) if forecast else planned)
+    print_forecast(api.plan(config, progress=progress) if forecast else planned)
 
 
-def _load(file: Path, overrides: list[str] | None, options: dict[str, Any]) -> list[Config]:
+def _load(file: str, overrides: list[str] | None, options: dict[str, Any], quiet: bool) -> list[Config]:
     """Load a model.yaml with `--set` overrides, then the options that are given; key -> value."""
+    from autotune.config.arguments import config_file
     from autotune.config.config import load_configs
 
-    values = {key: json.dumps(str(value)) if isinstance(value, Path) else value for key, value in options.items()}
+    path = config_file(file, lambda text: None if quiet else print(text, file=sys.stderr))
+    values = {
+        key: json.dumps(str(value.absolute())) if isinstance(value, Path) else value for key, value in options.items()
+    }
     given = [f"{key}={value}" for key, value in values.items() if value is not None]
-    return load_configs(file, [*(overrides or []), *given])
+    return load_configs(path, [*(overrides or []), *given])

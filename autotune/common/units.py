@@ -79,6 +79,39 @@ def parse_duration(value: Any) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """A limit on a standard error.
+
+    Attributes:
+        value: the limit: a share of the score if `relative`, else in the score's unit.
+        relative: see `value`.
+    """
+
+    value: float
+    relative: bool
+
+    def is_met(self, value: float, stderr: float | None) -> bool:
+        """Test if a score with this standard error has the precision."""
+        return stderr is not None and stderr <= self.value * (abs(value) if self.relative else 1.0)
+
+
+def parse_precision(value: Any) -> Precision:
+    """Parse a precision above zero: ``'3%'`` of a score, or a number in its unit.
+
+    Raises:
+        ValueError: not a number, zero or negative.
+    """
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%")) if not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"must be a share such as '3%', or a number above zero in the score's unit, got {value!r}")
+    return Precision(number / 100, True) if text.endswith("%") else Precision(number, False)
+
+
+@dataclass(frozen=True, slots=True)
 class Constraint:
     """A limit on a metric.
 

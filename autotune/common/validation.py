@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import BaseModel, ValidationError
 
@@ -66,23 +66,72 @@ def got(value: Any) -> str:
 
 
 def from_validation(error: ValidationError, model: type[BaseModel], prefix: KeyPath = ()) -> list[Finding]:
-    """Convert pydantic's errors about a `model` at `prefix` to findings."""
+    """Convert pydantic's errors about a `model` at `prefix` to findings.
+
+    Of a value that may have several types, pydantic reports one error for each; they become one finding.
+    """
     findings: list[Finding] = []
+    expected: dict[KeyPath, list[str]] = {}
     for detail in error.errors(include_url=False):
-        path = (*prefix, *detail["loc"])
+        inside, is_union = _without_types(model, detail["loc"])
+        path = (*prefix, *inside)
         cause = (detail.get("ctx") or {}).get("error")
         if isinstance(cause, Invalid):
             findings += [finding.inside(path) for finding in cause.findings]
         elif isinstance(cause, ValueError):
             findings.append(Finding(path, str(cause)))
+        elif is_union and (phrase := _expected(detail, model)) is not None:
+            expected.setdefault(path, []).append(phrase.removeprefix("one of "))
+            message = f"must be {' or '.join(dict.fromkeys(expected[path]))}, got {got(detail['input'])}"
+            findings = [finding for finding in findings if finding.path != path] + [Finding(path, message)]
         else:
             findings.append(Finding(path, _worded(detail, model)))
     return findings
 
 
+def _without_types(model: type[BaseModel], path: KeyPath) -> tuple[KeyPath, bool]:
+    """Drop the names of types that pydantic puts into the path of a value with several types; and whether it did.
+
+    ``study.workers.constrained-int`` becomes ``study.workers``.
+    """
+    around: Any = model
+    kept: list[str | int] = []
+    dropped = False
+    for part in path:
+        around = _unwrapped(around)
+        if typing.get_origin(around) in (Union, types.UnionType):
+            dropped = True
+            containers = (each for each in map(_unwrapped, typing.get_args(around)) if _is_container(each))
+            around = next(containers, None)
+            continue
+        kept.append(part)
+        if isinstance(around, type) and issubclass(around, BaseModel):
+            field = around.model_fields.get(str(part))
+            around = None if field is None else field.annotation
+        else:
+            inner = typing.get_args(around)
+            around = (inner[-1] if isinstance(part, str) else inner[0]) if inner else None
+    return tuple(kept), dropped
+
+
+def _unwrapped(annotation: Any) -> Any:
+    """Return an annotation without Annotated and Optional."""
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        return _unwrapped(members[0]) if len(members) == 1 else annotation
+    return annotation
+
+
+def _is_container(annotation: Any) -> bool:
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return is_model or typing.get_origin(annotation) in (list, tuple, dict)
+
+
 def _worded(detail: Any, model: type[BaseModel]) -> str:
     """Word one of pydantic's own errors: the value, and the allowed ones."""
-    kind, value, about = detail["type"], detail["input"], detail.get("ctx") or {}
+    kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         around = _model_at(model, detail["loc"][:-1])
         allowed = list(around.model_fields) if around is not None else []
@@ -90,11 +139,27 @@ def _worded(detail: Any, model: type[BaseModel]) -> str:
         return f"unknown key{nearest(detail['loc'][-1], allowed)}{names}"
     if kind == "missing":
         return "is missing"
-    if kind in ("literal_error", "enum"):
-        choices = [str(choice) for choice in typing.get_args(_annotation_at(model, detail["loc"]))]
-        shown = ", ".join(choices) or str(about.get("expected", ""))
-        return f"must be one of {shown}, got {got(value)}{nearest(value, choices)}"
-    expected = {
+    expected = _expected(detail, model)
+    if expected is None:
+        return f"{str(detail['msg'])[:1].lower()}{str(detail['msg'])[1:]}, got {got(value)}"
+    advice = nearest(value, _choices(detail, model)) if kind in LITERAL else _advice(kind, value)
+    return f"must be {expected}, got {got(value)}{advice}"
+
+
+LITERAL = ("literal_error", "enum")
+
+
+def _choices(detail: Any, model: type[BaseModel]) -> list[str]:
+    """Return the allowed values of a literal."""
+    return [str(choice) for choice in typing.get_args(_annotation_at(model, detail["loc"]))]
+
+
+def _expected(detail: Any, model: type[BaseModel]) -> str | None:
+    """Word what one of pydantic's own errors expects; None for an unknown kind."""
+    kind, about = detail["type"], detail.get("ctx") or {}
+    if kind in LITERAL:
+        return f"one of {', '.join(_choices(detail, model)) or str(about.get('expected', '')).strip(chr(39))}"
+    return {
         "int_type": "a whole number",
         "int_from_float": "a whole number",
         "int_parsing": "a whole number",
@@ -116,9 +181,6 @@ def _worded(detail: Any, model: type[BaseModel]) -> str:
         "less_than_equal": f"at most {about.get('le')}",
         "less_than": f"less than {about.get('lt')}",
     }.get(kind)
-    if expected is None:
-        return f"{str(detail['msg'])[:1].lower()}{str(detail['msg'])[1:]}, got {got(value)}"
-    return f"must be {expected}, got {got(value)}{_advice(kind, value)}"
 
 
 def _advice(kind: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -77,6 +78,7 @@ class Engine:
         self.weights = tuple(self._source.weights.values())
         self.sizes = self._source.sizes
         self.counters = {"variants_computed": 0, "variants_reused": 0}
+        self.seconds: dict[str, float] = {}  # of computing variants, by their algorithms
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
         self._distil = distil
@@ -312,13 +314,15 @@ class Engine:
         parts = self._variant_key(weight, variant, treatment)
 
         def compute() -> Mapping[str, Any]:
-            needed = treatment
+            needed, started = treatment, time.perf_counter()
             if variant.looks_at_activations:
                 order = variant.gptq_act_order if variant.gptq else None
                 moment, spread = self._moment_of(weight, treatment.input_scale, order)
                 needed = replace(treatment, second_moment=moment, spread=spread)
             packed = compress_weight(self._source.rows(weight), variant, needed)
             self.counters["variants_computed"] += 1
+            name = algorithm_names(variant)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             return packed
 
         before = self.counters["variants_computed"]
@@ -338,3 +342,14 @@ class Engine:
     def original_bits_per_weight(self) -> float:
         """Return the mean bits of an element as the original stores its weights."""
         return weight_bits(self.weights, {}, self.sizes.nbytes)
+
+
+def algorithm_names(variant: Variant) -> str:
+    """Return the algorithms of a variant, joined by +; rounding if it has none."""
+    switches = {
+        "awq": variant.awq,
+        "scale estimation": variant.scale_estimation,
+        "gptq": variant.gptq,
+        "lora": bool(variant.lora_rank),
+    }
+    return " + ".join(name for name, on in switches.items() if on) or "rounding"

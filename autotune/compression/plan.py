@@ -324,7 +324,7 @@ def expanded_at_run_time(weights: Sequence[Weight], variants: Mapping[str, Varia
         if weight.name not in variants:
             continue
         kept = variants[weight.name].format.runtime_compressed
-        expanded = next((use.kind for use in weight.uses if use.kind not in kept), None)
+        expanded = next((use.operation for use in weight.uses if use.operation not in kept), None)
         if expanded is not None:
             found.append((weight, f"{variants[weight.name].mode}: the CPU expands {expanded} weights in this format"))
     notes = [

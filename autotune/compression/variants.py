@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.common.threads import in_parallel, one_blas_thread
+from autotune.compression.algorithms.codebook import fit_levels
 from autotune.compression.algorithms.gptq import Propagation, quantize_columns, quantize_with_best_scales
 from autotune.compression.algorithms.lora import cost_beside, fit_adapters
 from autotune.compression.algorithms.scale_estimation import blocks_of, estimate_scale
@@ -66,6 +67,9 @@ def compress_weight(rows: Rows, variant: Variant, treatment: Treatment) -> Packe
         if largest / fmt.largest > LARGEST_FLOAT16:
             raise _too_large(weight, largest)
         fmt = with_second_order_scale(fmt, largest)
+    if fmt.learns_levels:
+        moment = treatment.second_moment
+        fmt = replace(fmt, levels=fit_levels(rows, groups, fmt, None if moment is None else np.diagonal(moment)))
     codes = _PackedCodes(weight, groups, fmt.bits)
     scales = np.empty((weight.rows, groups, 1), SCALE_DTYPES[fmt.scale_storage])
     zeros = np.empty((weight.rows, groups, 1), np.uint8) if fmt.has_zero_point else None
@@ -94,6 +98,8 @@ def compress_weight(rows: Rows, variant: Variant, treatment: Treatment) -> Packe
     }
     if zeros is not None:
         parts["zero_point"] = pack(rows_to_shape(zeros, weight)[0], fmt.bits)
+    if fmt.learns_levels:
+        parts["codebook"] = _bytes(np.array(fmt.levels, np.float16))
     if fmt.second_order_scale:
         parts["second_order_scale"] = _bytes(np.array([fmt.second_order_scale], np.float32))
     return parts

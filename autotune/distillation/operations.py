@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Operation = Callable[..., Any]
 """Inputs of a node -> its output, or a sequence of outputs."""
 
+HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
+
 _DECODED: Mapping[str, Callable[[Any], Any]] = {
     "nf4": lambda codes: np.array(NF4_LEVELS, np.float32)[codes],
     "f4e2m1": decode_e2m1,
@@ -71,7 +73,7 @@ def _convert(source: str, destination: str) -> Operation:
     if (source, destination) != ("f32", "f16"):
         return lambda values: values.to(kind)
     # Rounded as in OpenVINO where no gradient passes: the scales of NVFP4 are products in float32.
-    return lambda values: (values if values.requires_grad else values.half()).to(kind)
+    return lambda values: (values if values.requires_grad else values.to(HALVES[destination])).to(kind)
 
 
 def _reshape(attributes: Mapping[str, Any]) -> Operation:

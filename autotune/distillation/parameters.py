@@ -14,6 +14,7 @@ from autotune.compression.formats.encoding import pack
 from autotune.compression.formats.table import BITS
 from autotune.compression.ir.constants import FLOAT_TYPES, narrow, raw_bytes, type_name
 from autotune.distillation.graph import Graph
+from autotune.distillation.operations import HALVES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -53,7 +54,7 @@ class Trainable:
         """Round a value to the constant's type."""
         if self.highest:
             return value.round()
-        return value.to({"f16": torch.float16, "bf16": torch.bfloat16}.get(self.element_type, torch.float32)).float()
+        return value.to(HALVES.get(self.element_type, torch.float32)).to(torch.float32)
 
     def stored(self, delta: Tensor) -> npt.NDArray[np.generic]:
         """Return the bytes of the constant for these changes."""

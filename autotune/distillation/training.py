@@ -186,7 +186,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Length and learning rate of a training.
+    """Length and speed of a training.
 
     Attributes:
         most_tokens: tokens of all steps, repeated ones included.

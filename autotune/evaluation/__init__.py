@@ -2,7 +2,8 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `Describing`, `HeldOut`, `Previewing` and `StagedEvaluator` are optional extensions.
+- `Evaluator` is what to implement; `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and `StagedEvaluator` are
+  optional extensions.
 - `LanguageModel` is what an evaluator scores, `Reference` what it keeps of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
 - `follow_draft` reads a greedy answer off one forward pass along a draft.
@@ -15,6 +16,10 @@ Texts (imported when first used, as they need NumPy and pydantic):
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
 - `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
+
+Sequential scoring:
+
+- `scoring_order` and `looks` are the order of windows and the blocks of a `StagedEvaluator`.
 
 Fingerprints and storage:
 
@@ -39,6 +44,7 @@ from autotune.evaluation.protocol import (
     LanguageModel,
     Measurement,
     Metric,
+    PartedEvaluator,
     Previewing,
     Reference,
     StagedEvaluator,
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
     from autotune.evaluation.protocol import Choose as Choose
     from autotune.evaluation.protocol import FloatArray as FloatArray
     from autotune.evaluation.protocol import IntArray as IntArray
+    from autotune.evaluation.sequential import looks, scoring_order
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
     from autotune.evaluation.texts.prompts import is_english, read_prompts
@@ -66,6 +73,7 @@ __all__ = [
     "LanguageModel",
     "Measurement",
     "Metric",
+    "PartedEvaluator",
     "Previewing",
     "Reference",
     "ReferenceStore",
@@ -79,15 +87,18 @@ __all__ = [
     "follow_draft",
     "generate_windows",
     "is_english",
+    "looks",
     "read_prompts",
     "read_texts",
     "read_windows",
+    "scoring_order",
     "synthetic_fingerprint",
     "token_windows",
 ]
 
 _LAZY = {
     "autotune.common.files": ("fingerprint", "fingerprint_file"),
+    "autotune.evaluation.sequential": ("looks", "scoring_order"),
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
     "autotune.evaluation.texts.prompts": ("is_english", "read_prompts"),

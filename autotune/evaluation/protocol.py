@@ -24,6 +24,7 @@ __all__ = [
     "LanguageModel",
     "Measurement",
     "Metric",
+    "PartedEvaluator",
     "Previewing",
     "Reference",
     "StagedEvaluator",
@@ -296,9 +297,27 @@ def follow_draft(
 class StagedEvaluator(Evaluator, Protocol):
     """An evaluator that scores a model on more and more of its texts, so that a dominated model can be stopped early.
 
-    The order of the texts must not depend on the model. Metrics that are means over sequences should have
-    `Measurement.values`, because models are compared sequence by sequence.
+    The texts come in a random order that does not depend on the model (see `scoring_order`), in the blocks of `looks`.
+    Metrics that are means over sequences should have `Measurement.values`, in the order of scoring, because models are
+    compared sequence by sequence.
     """
 
     def stages(self, candidate: LanguageModel, reference: Reference) -> Iterator[Mapping[str, Measurement]]:
         """Yield the scores on the first few sequences, then on more; the last ones are those of `evaluate`."""
+
+
+@runtime_checkable
+class PartedEvaluator(Evaluator, Protocol):
+    """An evaluator whose reference has parts that are computed when a score first needs them.
+
+    `reference` returns the arrays of `outline`, and those of each part under the names ``"<part>/<name>"``.
+    """
+
+    def outline(self, original: LanguageModel) -> Reference:
+        """Return what every part needs, such as the tokens; cheap."""
+
+    def part_key(self, outline: Reference, part: int) -> str:
+        """Return a fingerprint of the texts and options behind a part; equal parts are stored once."""
+
+    def part(self, original: LanguageModel, outline: Reference, part: int) -> Reference:
+        """Compute the original model's results on one part of the texts."""

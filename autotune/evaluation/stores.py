@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,8 @@ from autotune.common.version import __version__
 from autotune.evaluation.protocol import Example, Measurement
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from autotune.evaluation.protocol import Evaluator, Reference
 
 _log = logging.getLogger(__name__)
@@ -31,10 +33,18 @@ def reference_key(
     ov_config: Mapping[str, Any],
 ) -> str:
     """Return the key of a reference, which changes with everything that could change its numbers."""
+    return fingerprint(name, evaluator.fingerprint(), *_original(model_fingerprint, tokenizer_fingerprint, ov_config))
+
+
+def part_key(part: str, *, model_fingerprint: str, tokenizer_fingerprint: str, ov_config: Mapping[str, Any]) -> str:
+    """Return the key of a part of a reference, given its `PartedEvaluator.part_key`."""
+    return fingerprint("part", part, *_original(model_fingerprint, tokenizer_fingerprint, ov_config))
+
+
+def _original(model_fingerprint: str, tokenizer_fingerprint: str, ov_config: Mapping[str, Any]) -> list[Any]:
+    """Return everything outside an evaluator that could change the original's numbers."""
     versions = [__version__, version("openvino")]
-    return fingerprint(
-        name, evaluator.fingerprint(), model_fingerprint, tokenizer_fingerprint, dict(ov_config), versions
-    )
+    return [model_fingerprint, tokenizer_fingerprint, dict(ov_config), versions]
 
 
 class ReferenceStore:
@@ -73,6 +83,33 @@ class ReferenceStore:
 
     def _read(self, path: Path) -> Reference | None:
         return _read(path, read_tensors, "the cached reference %s is damaged (%s); it is computed again")
+
+
+class PartedReference(Mapping[str, "npt.NDArray[Any]"]):
+    """A reference whose parts are computed when one of their arrays is first used; see `PartedEvaluator`.
+
+    It lists the names of the outline alone.
+    """
+
+    def __init__(self, outline: Reference, create: Callable[[int], Reference]) -> None:
+        """Take the outline, and the function that reads or computes a part."""
+        self._outline, self._create = outline, create
+        self._parts: dict[int, Reference] = {}
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        part, slash, inner = name.partition("/")
+        if not slash:
+            return self._outline[name]
+        number = int(part)
+        if number not in self._parts:
+            self._parts[number] = self._create(number)
+        return self._parts[number][inner]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outline)
+
+    def __len__(self) -> int:
+        return len(self._outline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +25,7 @@ TASK = "text-generation-with-past"
 _QUANTIZED_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
 _SCALES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+_dropping = threading.Lock()
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -322,10 +326,32 @@ def quiet() -> Iterator[None]:
     # OpenVINO logs an error where it traces a model in another way than the first it tries.
     logging.getLogger("openvino.frontend.pytorch.utils").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _library_output_dropped():
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _library_output_dropped() -> Iterator[None]:
+    """Drop what libraries write to the process's stdout, where results go.
+
+    The package tokenizers prints the holes of a vocabulary there: one number for each missing token.
+    """
+    if not _dropping.acquire(blocking=False):  # already dropped, by a caller or another thread, which restores it
+        yield
+        return
+    sys.stdout.flush()
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
+        _dropping.release()

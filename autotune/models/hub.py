@@ -1,14 +1,16 @@
-"""Hugging Face hub: downloads, and advice where they fail."""
+"""Hugging Face hub: downloads, checks before an upload, and advice where something fails."""
 
 from __future__ import annotations
 
 import errno
 import importlib
+import json
+import math
 import sys
 import warnings
 from pathlib import Path
 
-from autotune.errors import PrerequisiteError, reason
+from autotune.errors import PrerequisiteError, StudyError, UsageError, reason
 
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
 _UNREACHABLE = "the hub could not be reached"
@@ -68,6 +70,70 @@ def _known_problem(model: str, error: BaseException) -> str | None:
             "(and HF_HUB_OFFLINE, HTTPS_PROXY), or name a local folder"
         )
     return None
+
+
+def check_on_hub(model: str) -> None:
+    """Check that the hub, or its local cache, has a model.
+
+    Raises:
+        PrerequisiteError: it has not, or cannot be reached.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        if not isinstance(try_to_load_from_cache(model, "config.json"), str):
+            HfApi().model_info(model, timeout=10)
+    except Exception as error:
+        raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
+
+
+def check_repository(name: str) -> None:
+    """Check the name of a repository on the hub, without network.
+
+    Raises:
+        UsageError: the hub would refuse it.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"`upload` {name!r} is no repository's name: {reason(error)}; write owner/name") from error
+    if "/" not in name:
+        raise UsageError(f"`upload` {name!r} has no owner; write owner/name, such as me/{name}")
+
+
+def check_upload(folder: Path) -> None:
+    """Check the model card and the files of a model's folder as the hub does at a commit, without network.
+
+    Raises:
+        StudyError: the hub would refuse the folder.
+    """
+    from huggingface_hub import CommitOperationAdd, ModelCard
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+    from huggingface_hub.utils import validate_repo_id
+
+    where = folder / "README.md"
+    try:
+        data = ModelCard(where.read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
+        if "base_model" in data:
+            validate_repo_id(data["base_model"])
+        for index in data.get("model-index", ()):
+            _, results = model_index_to_eval_results([index])
+            if not all(math.isfinite(result.metric_value) for result in results):
+                raise ValueError("a score of model-index is not a finite number")
+        for where in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if where.suffix == ".json":
+                json.loads(where.read_text(encoding="utf-8"))
+            CommitOperationAdd(path_in_repo=where.relative_to(folder).as_posix(), path_or_fileobj=where)
+    except (ValueError, KeyError, OSError) as error:
+        raise StudyError(f"{where}: the hub would refuse this file: {reason(error)}") from error
+    missing = [
+        name for name in ("config.json", "openvino_model.xml", "openvino_model.bin") if not (folder / name).is_file()
+    ]
+    if missing:
+        raise StudyError(f"{folder}: not a complete model for the hub; missing: {', '.join(missing)}")
 
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]

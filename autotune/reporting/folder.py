@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
-    """The paths of all files. `plots` is empty if there was nothing to draw; the front comes first."""
+    """The paths of all files, and the results that they show.
+
+    `plots` is empty if there was nothing to draw; the front comes first.
+    """
 
     folder: Path
     trials_csv: Path
@@ -42,6 +45,7 @@ class ReportPaths:
     manifest: Path
     model_yaml: Path
     plots: tuple[Path, ...]
+    results: StudyResults = field(repr=False)
 
 
 def rebuild_report(folder: Path, storage: str | BaseStorage | None = None) -> ReportPaths:
@@ -90,6 +94,7 @@ def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[s
         manifest=write_text(folder / "manifest.json", manifest),
         model_yaml=write_text(folder / "model.yaml", config),
         plots=plots,
+        results=results,
     )
 
 

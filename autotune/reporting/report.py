@@ -23,7 +23,6 @@ from autotune.reporting.tables import (
 )
 from autotune.reporting.text.commands import compress_command, export_command
 from autotune.reporting.text.places import shown
-from autotune.results.budgets import budget_sentences, prediction_sentence, protected_weights
 from autotune.results.decision import (
     Choice,
     baseline,
@@ -36,7 +35,15 @@ from autotune.results.decision import (
 )
 from autotune.results.held_out import held_out_sentences
 from autotune.results.load import ENOUGH_FOR_IMPORTANCES
-from autotune.results.plans import WeightMap, known_sensitivity, read_plans, weight_map
+from autotune.results.plans import (
+    WeightMap,
+    budget_sentences,
+    known_sensitivity,
+    prediction_sentence,
+    protected_weights,
+    read_plans,
+    weight_map,
+)
 from autotune.results.recommendation import accuracy_metric, recommend, ties
 from autotune.results.records import StudyResults
 

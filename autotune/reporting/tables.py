@@ -9,11 +9,10 @@ from typing import Any
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
 from autotune.reporting.front_table import Table, front_cell
 from autotune.reporting.text.places import without_folders
-from autotune.results.budgets import measured_errors
 from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
 from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
-from autotune.results.plans import readable
+from autotune.results.plans import measured_errors, readable
 from autotune.results.recommendation import accuracy_metric, recommend
 from autotune.results.records import StudyResults
 

@@ -243,6 +243,8 @@ def reason(results: StudyResults, record: TrialRecord) -> str:
         return f"stopped: dominated by trial {rival} after the first {count} sequences"
     if record.state == "PRUNED":
         broken = "; ".join(broken_limits(results, record.number))
+        if record.scored_sequences is not None:
+            return f"stopped after the first {record.scored_sequences} sequences: {broken}"
         return f"stopped before scoring: {broken}" if broken else "stopped before scoring"
     if record.state in ("RUNNING", "WAITING"):
         return "unfinished when this report was written"

@@ -43,12 +43,12 @@ NAMED = (
 """The columns that every study has, in their order."""
 
 BOOKKEEPING = (
-    *("feasible", "knee", "duplicate_of", "origin", "scored_on"),
+    *("feasible", "knee", "duplicate_of", "origin", "scored_on", "tokens"),
     *("variants_computed", "variants_reused", "started", "finished"),
 )
 
 BOOLEANS = {"on_front", "knee", "feasible", *(name for name, info in SETTINGS.items() if info.kind == "switch")}
-INTEGERS = {"trial", "footprint", "duplicate_of", "variants_computed", "variants_reused"}
+INTEGERS = {"trial", "footprint", "duplicate_of", "tokens", "variants_computed", "variants_reused"}
 INTEGERS |= {name for name, info in SETTINGS.items() if info.kind == "integer"}
 TEXTS = {"state", "plan", "candidate", "error", "origin", "ignored_scope", "scored_on"}
 TEXTS |= {name for name, info in SETTINGS.items() if info.kind == "text"}
@@ -110,6 +110,7 @@ def _cells(record: TrialRecord, objectives: Iterable[str]) -> dict[str, Any]:
         "duplicate_of": record.duplicate_of,
         "origin": record.origin,
         "scored_on": _scored_on(record),
+        "tokens": sum(record.tokens.values()) if record.tokens else None,
         "ignored_scope": "; ".join(record.settings.get("ignored_scope") or ()) or None,
         "variants_computed": record.numbers.get("variants_computed"),
         "variants_reused": record.numbers.get("variants_reused"),
@@ -128,6 +129,8 @@ def _scored_on(record: TrialRecord) -> str | None:
     """Return which of the texts the trial was scored on; a stopped trial has no scores in the table."""
     if record.scored_sequences is not None:
         return f"first {record.scored_sequences} sequences"
+    if record.windows is not None and record.metrics:
+        return f"first {record.windows} sequences"
     return "all texts" if record.metrics else None
 
 

@@ -45,7 +45,7 @@ ENOUGH_FOR_IMPORTANCES = 50
 NUMBERS = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
 """The attributes that `TrialRecord.numbers` holds."""
 
-COPIED = ("plan", "metrics", *SIZE_COLUMNS)
+COPIED = ("plan", "metrics", "sequences", "windows", *SIZE_COLUMNS)
 """The attributes that a repeat takes from the trial that it repeats."""
 
 FOOTPRINT = Metric("minimize", "bytes", "size of openvino_model.bin")
@@ -172,6 +172,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         manifest=attributes.get("manifest") or {},
         held_out=held_out,
         deployed=deployed,
+        preparation=attributes.get("preparation") or (),
     )
 
 
@@ -285,6 +286,11 @@ def _record(
         answers=attributes.get("answers"),
         partial=partial,
         scored_sequences=None if stopped_after is None else int(stopped_after),
+        sequences=attributes.get("sequences") or {},
+        windows=attributes.get("windows"),
+        tokens=attributes.get("tokens") or {},
+        stages=attributes.get("stages") or (),
+        algorithms=attributes.get("seconds_by_algorithm") or {},
     )
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from autotune.common.formatting import label
 from autotune.common.units import Constraint
+from autotune.evaluation.sequential import FEWEST, are_separated
 from autotune.results.frame import SIZE_COLUMNS
 from autotune.results.records import StudyResults
 
@@ -35,17 +36,22 @@ def accuracy_metric(results: StudyResults) -> str | None:
 def is_tied(results: StudyResults, a: int, b: int, metric: str) -> bool:
     """Return True if two trials have the same score within the errors.
 
-    They differ by less than two standard errors of the difference, or by less than the original's own noise (its
-    difference to itself in another batch). The errors are added as if independent. On the same texts they are
-    positively correlated, so this gives rather too many ties than too few.
+    They are compared on their common windows by the test that racing uses, `evaluation.sequential`. Without values of
+    windows (metrics that are no objective), they are tied within two standard errors of the difference, added as if
+    independent. Scores that differ by less than the original's own noise (its difference to itself in another batch)
+    are always tied.
     """
     values = [value for n in (a, b) if (value := results.value(n, metric)) is not None]
     if len(values) < 2:
         return False
-    errors = [error for n in (a, b) if (error := results.stderr(n, metric)) is not None]
     scores = [score for n in (a, b) if (score := results.records[n].metrics.get(metric)) is not None]
-    margin = 2 * math.hypot(*errors) if len(errors) == 2 else 0.0
-    return abs(values[0] - values[1]) < max(margin, *(score.noise for score in scores), 0.0)
+    if abs(values[0] - values[1]) < max((score.noise for score in scores), default=0.0):
+        return True
+    windows = [results.records[n].sequences.get(metric, ()) for n in (a, b)]
+    if min(map(len, windows)) >= FEWEST:
+        return not are_separated(*windows)
+    errors = [error for n in (a, b) if (error := results.stderr(n, metric)) is not None]
+    return len(errors) == 2 and abs(values[0] - values[1]) < 2 * math.hypot(*errors)
 
 
 def ties(results: StudyResults) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -49,6 +49,12 @@ class TrialRecord:
         partial: the scores of a trial that racing stopped, on the first ``scored_sequences`` of the texts; not in
             `metrics`, since they do not compare with scores on all texts.
         scored_sequences: see `partial`; None if the trial was not stopped.
+        sequences: metric that decides -> its value on each window, in the order of scoring.
+        windows: number of windows of a complete trial's first score, if `study.precision` ended it; its deciding scores
+            are estimates for the windows of the trial that has most.
+        tokens: stage -> tokens in forward passes of the trial's model.
+        stages: ``[stage, start in seconds since the epoch, seconds]``.
+        algorithms: algorithms -> seconds of compressing weights with them.
         answers: ``count``, ``same``, ``different``: some answers that differ from the original's, and with prompts in
             English and others ``other_languages``: their ``count`` and ``score``, and the score of ``english`` ones.
     """
@@ -73,6 +79,11 @@ class TrialRecord:
     answers: Mapping[str, Any] | None = None
     partial: Mapping[str, Measurement] = field(default_factory=dict)
     scored_sequences: int | None = None
+    sequences: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    windows: int | None = None
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    stages: Sequence[Sequence[Any]] = ()
+    algorithms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -165,6 +176,7 @@ class StudyResults:
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
         deployed: scores as users run the models; None where there are none.
+        preparation: stages before the first trial, as `TrialRecord.stages`.
         folder: the study's folder, absolute; None if the study was not read from one.
         storage: URL of the study's storage; None if it is the folder's `study.db`.
     """
@@ -184,6 +196,7 @@ class StudyResults:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
     deployed: DeployedScores | None = None
+    preparation: Sequence[Sequence[Any]] = ()
     folder: Path | None = None
     storage: str | None = None
 

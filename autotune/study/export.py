@@ -19,6 +19,7 @@ from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import SCORING_CONFIG
 from autotune.models.given import GivenPlan
+from autotune.models.hub import check_repository, check_upload
 from autotune.models.runtime.devices import check_on_targets, describe_devices
 from autotune.models.save import IR_PROPERTIES, new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
@@ -63,6 +64,10 @@ class SavedModel:
         trial = "" if self.trial is None else f"trial {self.trial}, "
         share = 100 * self.plan.footprint / self.original_footprint
         return f"SavedModel({self.folder}: {trial}{self.plan.footprint:,} bytes, {share:.1f}% of the original)"
+
+    def upload_command(self, repository: str) -> str:
+        """Return the command that uploads the folder to a repository of the Hugging Face hub."""
+        return shlex.join(["hf", "upload", repository, str(self.folder)])
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
@@ -135,7 +140,15 @@ def copy_model(plan: GivenPlan, out: Path, record: Mapping[str, Any]) -> None:
     (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: Callable[[str], None]) -> SavedModel:
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    wish: Wish,
+    storage: str | None,
+    upload: str | None = None,
+    stage: Callable[[str], None],
+) -> SavedModel:
     """Rebuild the model of one trial of a study and write it as a folder that loads everywhere.
 
     Args:
@@ -143,17 +156,21 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         out: a folder that does not exist yet or is empty.
         wish: selects the trial.
         storage: an Optuna storage URL instead of the folder's `study.db`.
+        upload: a repository of the hub, for which name, card and files are checked.
         stage: receives progress messages.
 
     Raises:
-        UsageError: `out` is not empty, or no trial matches the wish.
-        StudyError: the study cannot be read, or the model, texts or engine changed so that the plan is another one.
+        UsageError: `out` is not empty, no trial matches the wish, or `upload` is no repository's name.
+        StudyError: the study cannot be read, the hub would refuse the folder, or the model, texts or engine changed so
+            that the plan is another one.
     """
     from autotune.config.config import load_config
     from autotune.reporting.text.model_card import model_card
     from autotune.results.load import load_results
 
     check_empty(out)
+    if upload is not None:
+        check_repository(upload)
     results = load_results(folder, storage)
     selection = choose(results, wish, where=str(folder))
     number = selection.trial
@@ -184,6 +201,9 @@ def export(folder: Path, out: Path, *, wish: Wish, storage: str | None, stage: C
         amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
         if not isinstance(plan, GivenPlan):  # which may have a card of its own
             (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+        if upload is not None:
+            stage("checking the folder for the hub")
+            check_upload(new)
     return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
 
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from autotune.common.files import atomic_write
 from autotune.common.formatting import duration
+from autotune.common.units import parse_precision
 from autotune.evaluation import Direction
 from autotune.results.pareto import costs, hypervolume
-from autotune.study.eta import Expected, RunForecast
+from autotune.study.planning.eta import Expected, RunForecast
 from autotune.study.progress import Listener, StudyInfo
 from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
 from autotune.study.sampling.proposals import Proposal, Proposer
@@ -61,11 +62,14 @@ class Search:
     """Search over one open study.
 
     Attributes:
+        pool: runs the trials, once `run` was called.
         description: the study's inputs, once `run` was called.
         ran: number of trials of this run that did work of their own.
         counts: what was (computed, reused), once the loop has ended.
         signal: the signal that ended the loop, if any.
     """
+
+    pool: Pool
 
     def __init__(
         self,
@@ -73,7 +77,6 @@ class Search:
         study: optuna.Study,
         folder: Path,
         listener: Listener,
-        pool: Pool,
         sharing: Sharing,
         *,
         budget: int,
@@ -88,7 +91,6 @@ class Search:
             study: its open storage.
             folder: its folder.
             listener: receives the progress.
-            pool: runs the trials.
             sharing: coordinates with other processes.
             budget: number of trials of the whole study.
             earlier_front: label -> settings of another study's front, to be tried first.
@@ -102,7 +104,6 @@ class Search:
         self.study = study
         self.folder = folder
         self.listener = listener
-        self.pool = pool
         self.sharing = sharing
         self.budget = budget
         self.callbacks = callbacks
@@ -135,14 +136,26 @@ class Search:
         """Read the trials from the storage."""
         return History(self.study.get_trials(deepcopy=False))
 
-    def run(self, timeout: float | None, *, joins: bool = False) -> Reason:
+    def reason_without_work(self) -> Reason | None:
+        """Return why a resumed study has no trial to run, found without a model; None if it may have one."""
+        history = self.history()
+        if not self.sharing.alone or history.running or not history.finished:
+            return None
+        reason = self.reason_to_stop(history, None)
+        if reason is None and self.proposer.next(history, self.lag) is None:
+            return "exhausted"
+        return reason
+
+    def run(self, pool: Pool, timeout: float | None, *, joins: bool = False) -> Reason:
         """Bring the study's attributes up to date, then run trials until there is a reason to stop.
 
         Args:
+            pool: runs the trials.
             timeout: seconds after which no further trial begins.
             joins: the study belongs to another process, which keeps its attributes.
         """
         self._started = time.monotonic()
+        self.pool = pool
         self.description = describe_study(self.study, self.config, self.pool.describe, self.folder, joins=joins)
         if not joins:
             with atomic_write(self.folder / "model.yaml") as temporary:
@@ -155,7 +168,9 @@ class Search:
         self.forecast.started(info.total, info.done, len(info.front), deadline)
         self.listener.started(info)
         objectives = dict(self.config.objectives)
-        self.pool.open(Site(self.folder, objectives, self.config.constraints, info.original), self.plan_status)
+        precision = None if self.config.study.precision is None else parse_precision(self.config.study.precision)
+        site = Site(self.folder, objectives, self.config.constraints, info.original, precision)
+        self.pool.open(site, self.plan_status)
         gc.collect()
         gc.freeze()  # the collection after each trial then skips every imported module
         try:
@@ -239,8 +254,10 @@ class Search:
         count = len(history.finished) + len(self._at_work)
         self.forecast.trial_started(trial.number)
         self.listener.trial_started(trial.number, count, settings.as_dict())
+        before = history.before_next(self.lag)
+        scored = before.finished if self.config.study.precision is not None else ()
+        rivals = rivals_of(front_trials(before, self.directions), list(info.objectives), scored)
         raced = self.config.study.racing and not settings.candidate  # a candidate's scores are wanted in full
-        rivals = rivals_of(front_trials(history.before_next(self.lag), self.directions), list(info.objectives))
         self.pool.start(trial.number, settings, rivals if raced else ())
 
     def plan_status(self, number: int, plan: str) -> PlanStatus | Later:

@@ -5,6 +5,8 @@ The module also converts trials to the rows that progress shows, and finds the f
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import sys
 import time
@@ -22,6 +24,7 @@ from autotune.study.storage.rows import Row
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+
 
 FRONT_ROWS = 8
 SHORT = {"kl_divergence": "kl", "answer_kl_divergence": "answer kl", "top1_agreement": "top-1", "perplexity": "ppl"}
@@ -82,11 +85,43 @@ class SilentListener:
         return lambda *args, **kwargs: None
 
 
+class Listeners:
+    """Listener that passes everything on to several others, in order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        methods = [getattr(listener, name) for listener in self._listeners]
+
+        def call(*args: Any, **kwargs: Any) -> None:
+            for method in methods:
+                method(*args, **kwargs)
+
+        return call
+
+
+LOG = logging.getLogger("autotune.progress")
+"""Receives the lines of `PlainListener` at level INFO, whether or not progress is shown."""
+
+
+class LogStream(io.StringIO):
+    """Text stream that writes to `LOG`."""
+
+    def write(self, text: str) -> int:
+        """Log a line."""
+        if text.strip():
+            LOG.info(text.rstrip())
+        return len(text)
+
+
 @contextmanager
 def listening(progress: bool = True) -> Iterator[Listener]:
     """Yield a listener that shows progress on stderr, or one that shows nothing; closed at the end."""
     import_progress_bars()
     listener: Listener = make_listener() if progress else SilentListener()
+    if LOG.isEnabledFor(logging.INFO):
+        listener = Listeners(listener, PlainListener(LogStream()))
     try:
         yield listener
     finally:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
-from autotune.study.eta import Expected, RunForecast, StageTimer
 from autotune.study.loop import Callback, Reason, Search
+from autotune.study.page import with_page
+from autotune.study.planning.eta import Expected, RunForecast, StageTimer
 from autotune.study.progress import Listener, make_listener
 from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
@@ -95,6 +96,7 @@ def run_search(
     storage: str | None = None,
     start_from: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    open_page: bool = False,
     open_session: OpenSession = Session,
     report: Callable[[Path], Any] | None = None,
 ) -> StudyOutcome:
@@ -109,6 +111,7 @@ def run_search(
         storage: an Optuna storage URL instead of the folder's `study.db`.
         start_from: the folder of another study, whose front is tried first.
         callbacks: called with (study, trial) after every trial, as those of `optuna.Study.optimize`.
+        open_page: open report.html in the browser, kept up to date while the search runs.
         open_session: (config, stage) -> session; for tests. With workers it must be picklable.
         report: writes the report of a folder; for tests.
 
@@ -127,6 +130,8 @@ def run_search(
     front = None if start_from is None else front_of(start_from)
     try:
         with folder_lock(folder, fresh=fresh) as aside:
+            if open_page:
+                listener = with_page(listener, folder, config.model, storage)
             if aside is not None:
                 listener.note(f"the old study is now in {aside}")
             if intake := read_intake(config.model):
@@ -135,25 +140,26 @@ def run_search(
             with (
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
-                open_pool_for(study, config, open_session, listener) as pool,
-                stop_signals(pool),
+                open_sharing(study, storage) as sharing,
             ):
-                with open_sharing(study, storage) as sharing:
-                    search = Search(
-                        config,
-                        study,
-                        folder,
-                        listener,
-                        pool,
-                        sharing,
-                        budget=budget,
-                        earlier_front=front,
-                        callbacks=callbacks,
-                        forecast=forecast,
-                    )
-                    reason = search.run(limit)
-                    if reason != "interrupted":
-                        reason = finish(search, listener, reason)
+                check_config(study, folder, own_fingerprints(config), config.as_dict())
+                search = Search(
+                    config,
+                    study,
+                    folder,
+                    listener,
+                    sharing,
+                    budget=budget,
+                    earlier_front=front,
+                    callbacks=callbacks,
+                    forecast=forecast,
+                )
+                reason = reason_without_worker(search)
+                if reason is None:
+                    with open_pool(config, open_session, listener) as pool, stop_signals(pool):
+                        reason = search.run(pool, limit)
+                        if reason != "interrupted":
+                            reason = finish(search, listener, reason)
                 history = History(study.get_trials(deepcopy=False))
             listener.stage("writing the report")
             written = (report or default_report(storage))(folder)
@@ -162,6 +168,25 @@ def run_search(
     finally:
         listener.close()
     return replace(outcome_of(search, history, reason, message, started), moved_aside=aside, report=written)
+
+
+def reason_without_worker(search: Search) -> Reason | None:
+    """Return why a finished study needs no worker; None if it needs one.
+
+    It has no trial to run, its front is scored on the report texts, and its configuration is the stored one.
+    """
+    stored = search.study.user_attrs
+    config, now = dict(stored.get("config") or {}), search.config.as_dict()
+    if any(config.get(key) != now.get(key) for key in {*config, *now} - {"study"}):
+        return None
+    front = front_trials(search.history(), search.directions)
+    if front and search.config.report is not False:
+        record = stored.get(ATTRIBUTE)
+        if record is None:
+            return None
+        if record["fingerprint"] is not None and any(str(trial.number) not in record["trials"] for trial in front):
+            return None
+    return search.reason_without_work()
 
 
 def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
@@ -220,13 +245,13 @@ def run_worker(
         with (
             quiet_optuna(),
             open_study(folder, storage, dict(config.objectives), joins=True) as study,
-            open_pool_for(study, config, open_session, listener) as pool,
-            stop_signals(pool),
             open_sharing(study, storage) as sharing,
         ):
+            check_config(study, folder, own_fingerprints(config), config.as_dict())
             budget = study.user_attrs["config"].get("study", {}).get("trials", config.study.trials)
-            search = Search(config, study, folder, listener, pool, sharing, budget=budget)
-            reason = search.run(config.study.timeout, joins=True)
+            search = Search(config, study, folder, listener, sharing, budget=budget)
+            with open_pool(config, open_session, listener) as pool, stop_signals(pool):
+                reason = search.run(pool, config.study.timeout, joins=True)
             history = History(study.get_trials(deepcopy=False))
         message = search.summary(reason, history)
         listener.finished(message)
@@ -264,6 +289,7 @@ def default_report(storage: str | None) -> Callable[[Path], Any]:
 def open_pool(config: Config, open_session: OpenSession, listener: Listener) -> Iterator[Pool]:
     """Start the configured workers, and end them on exit."""
     options = config.study
+    listener.stage("starting the first worker" if options.workers else "loading the model")
     pool: Pool
     if options.workers == 0:
         pool = InProcessPool(open_session(config, listener.stage), listener)
@@ -274,15 +300,6 @@ def open_pool(config: Config, open_session: OpenSession, listener: Listener) -> 
         yield pool
     finally:
         pool.close()
-
-
-@contextmanager
-def open_pool_for(study: optuna.Study, config: Config, open_session: OpenSession, listener: Listener) -> Iterator[Pool]:
-    """Open the pool after a check that needs no model: whether the stored study has this configuration."""
-    check_config(study, Path(config.output), own_fingerprints(config), config.as_dict())
-    listener.stage("starting the first worker" if config.study.workers else "loading the model")
-    with open_pool(config, open_session, listener) as pool:
-        yield pool
 
 
 @contextmanager
@@ -334,8 +351,9 @@ def quiet_optuna() -> Iterator[None]:
 
 
 ATTRIBUTE = "report"
-"""The study's attribute: ``fingerprint``, ``original``, ``overlaps``, ``notes``, and ``trials``, number as text ->
-``metrics`` or ``error``. Optuna refuses new attributes of finished trials, so the scores are stored in the study."""
+"""The study's attribute: ``fingerprint`` (None without texts), ``original``, ``overlaps``, ``notes``, and ``trials``,
+number as text -> ``metrics`` or ``error``. Optuna refuses new attributes of finished trials, so the scores are stored
+in the study."""
 
 LARGEST_OVERLAP = 0.01
 """Share of a text that two sets may have in common without a note."""
@@ -349,7 +367,10 @@ def rescore_front(search: Search, listener: Listener) -> None:
     assert search.description is not None
     study, pool, texts = search.study, search.pool, search.description.report_fingerprint
     front = front_trials(search.history(), search.directions)
-    if not front or texts is None:
+    if texts is None:
+        study.set_user_attr(ATTRIBUTE, {"fingerprint": None, "trials": {}})
+        return
+    if not front:
         return
     record = study.user_attrs.get(ATTRIBUTE, {})
     if record.get("fingerprint") != texts:

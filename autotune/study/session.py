@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
-from autotune.evaluation import Describing, Evaluator, Measurement, Metric, Reference
+from autotune.evaluation import Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
 from autotune.evaluation.scores import Scores
-from autotune.evaluation.stores import ScoreStore
+from autotune.evaluation.stores import PartedReference, ScoreStore, part_key, reference_key
 from autotune.study.model_session import ModelSession, window_length
 from autotune.study.storage.attributes import Description
 from autotune.study.storage.manifest import manifest
+from autotune.study.trials.clock import StageClock
 from autotune.study.trials.held_out import ReportTexts
 from autotune.study.trials.scoring import Scorer
 from autotune.study.trials.trial import RELATIVE_TO, Candidate
@@ -31,6 +32,8 @@ class Session(ModelSession):
 
     A study has one session in each worker process.
     """
+
+    _original: Callable[[], OpenVINOLanguageModel] | None = None
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -61,23 +64,58 @@ class Session(ModelSession):
         return self.references_of(self.evaluators)
 
     def references_of(self, evaluators: Mapping[str, Evaluator]) -> dict[str, Reference]:
-        """Get the references of any evaluators; the original is compiled only if one is missing."""
-        references: dict[str, Reference] = {}
-        with self.shared(), ExitStack() as stack:
+        """Get the references of any evaluators; the original is compiled only if something is missing.
 
-            @cache
-            def original() -> OpenVINOLanguageModel:
-                return stack.enter_context(self.compiled(self.source.path or self.model))
+        The parts of a `PartedEvaluator` are computed when they are first used, under a lock, for all processes.
+        """
+        references: dict[str, Reference] = {}
+        with self.original_model() as original:
 
             def create(name: str, evaluator: Evaluator) -> Reference:
                 model = original()
                 self.stage(f"the original model's reference for {name}")
-                return evaluator.reference(model)
+                return (
+                    evaluator.outline(model) if isinstance(evaluator, PartedEvaluator) else evaluator.reference(model)
+                )
 
             for name, evaluator in evaluators.items():
                 key = self.reference_key(name, evaluator)
-                references[name], _ = self.store.get_or_create(key, partial(create, name, evaluator))
+                made, _ = self.store.get_or_create(key, partial(create, name, evaluator))
+                if isinstance(evaluator, PartedEvaluator):
+                    made = self._parted(name, evaluator, made)
+                references[name] = made
         return references
+
+    def _parted(self, name: str, evaluator: PartedEvaluator, outline: Reference) -> Reference:
+        """Make the reference of an evaluator with parts; see `references_of`."""
+
+        def part(number: int) -> Reference:
+            key = part_key(evaluator.part_key(outline, number), **self._original_inputs)
+
+            def create() -> Reference:
+                self.stage(f"the original model's reference for {name}, part {number + 1}")
+                with self.original_model() as original:
+                    return evaluator.part(original(), outline, number)
+
+            return self.store.get_or_create(key, create)[0]
+
+        return PartedReference(outline, part)
+
+    @contextmanager
+    def original_model(self) -> Iterator[Callable[[], OpenVINOLanguageModel]]:
+        """Enter work that all trials share; the function given compiles the original model when it is first called.
+
+        Nested calls share one model.
+        """
+        if self._original is not None:
+            yield self._original
+            return
+        with self.shared(), ExitStack() as stack:
+            self._original = cache(lambda: stack.enter_context(self.compiled(self.source.path or self.model)))
+            try:
+                yield self._original
+            finally:
+                self._original = None
 
     def score(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
         """Score a trial's model with the study's evaluators; see `Scorer.candidate`."""
@@ -139,16 +177,17 @@ class Session(ModelSession):
 
     def reference_key(self, name: str, evaluator: Evaluator) -> str:
         """Make the key of an evaluator's reference."""
-        from autotune.evaluation.stores import reference_key
+        return reference_key(name, evaluator, **self._original_inputs)
 
+    @property
+    def _original_inputs(self) -> dict[str, Any]:
+        """Everything outside an evaluator that could change the original's numbers, for the keys of references."""
         runtime = self.config.runtime
-        return reference_key(
-            name,
-            evaluator,
-            model_fingerprint=self.source.fingerprint,
-            tokenizer_fingerprint=self.source.tokenizer_fingerprint,
-            ov_config={"device": runtime.device, **runtime.ov_config},
-        )
+        return {
+            "model_fingerprint": self.source.fingerprint,
+            "tokenizer_fingerprint": self.source.tokenizer_fingerprint,
+            "ov_config": {"device": runtime.device, **runtime.ov_config},
+        }
 
     @cached_property
     def deciding(self) -> frozenset[str]:
@@ -190,21 +229,28 @@ class Session(ModelSession):
             original: also score the original model.
             report: also score the original model on the report texts.
         """
-        return Description(
-            metrics=self.metrics,
-            fingerprints=self.fingerprints(),
-            source=self.source,
-            report_fingerprint=self.report_texts.fingerprint(),
-            original=self.original() if original else None,
-            report=self.report_texts.describe() if report else None,
-            manifest=self.manifest(),  # last, for it records what was computed by then
-        )
+        clock, before = StageClock(self.stage), self.stage
+        self.stage = clock
+        try:
+            return Description(
+                metrics=self.metrics,
+                fingerprints=self.fingerprints(),
+                source=self.source,
+                report_fingerprint=self.report_texts.fingerprint(),
+                original=self.original() if original else None,
+                report=self.report_texts.describe() if report else None,
+                manifest=self.manifest(),  # last, for it records what was computed by then
+                stages=clock.close(),
+            )
+        finally:
+            self.stage = before
 
     def original(self) -> dict[str, Any]:
         """Measure size and scores of the original, in the study's schema."""
         measured: dict[str, Measurement] = {}
-        for name, evaluator in self.evaluators.items():
-            measured.update(evaluator.original(self.references[name]))
+        with self.original_model():
+            for name, evaluator in self.evaluators.items():
+                measured.update(evaluator.original(self.references[name]))
         scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()}
         return {
             "footprint": self.engine.sizes.original,

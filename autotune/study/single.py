@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.compression.targets import fitted, target_problems
+from autotune.compression.targets import conflict, fitted, target_problems
 from autotune.config.arguments import evaluation_config
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.scores import Scores
@@ -165,6 +165,12 @@ def compress_to_size(
     from autotune.allocation.probe import FULL, SHORT
 
     check_empty(output)
+    mixed = conflict("allocation", "budget", session.config.target)
+    if mixed is not None:
+        raise PlanError(
+            f"`max_size` chooses a format for each weight, and the target {mixed[0]} takes one format for all layers; "
+            "leave out `max_size`, and set `mode` and `group_size`"
+        )
     if options.distillation:
         session.check_distillation()
     engine, data_aware = session.engine, session.needs_calibration

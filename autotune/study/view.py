@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.errors import StudyError, UsageError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import optuna
@@ -131,6 +134,17 @@ class Study:
 
         return effects_frame(self.results)
 
+    def profile(self) -> pd.DataFrame:
+        """Return where the time went: one row for each stage of each trial.
+
+        Returns:
+            ``trial`` (-1 for the preparation), ``stage``, ``start`` (seconds since the epoch), ``seconds``, ``tokens``
+            (in forward passes of the trial's model).
+        """
+        from autotune.reporting.profile import profile_frame
+
+        return profile_frame(self.results)
+
     def plot_front(self) -> Figure:
         """Draw the front of accuracy against footprint.
 
@@ -174,6 +188,7 @@ class Study:
         max_drop: float | str | None = None,
         metric: str | None = None,
         knee: bool = False,
+        upload: str | None = None,
         progress: bool = True,
     ) -> SavedModel:
         """Write the model of one trial as a deployable folder with a model card.
@@ -183,11 +198,13 @@ class Study:
             trial: its number; by default what `best` chooses by the other arguments.
             max_size, max_drop, metric: as for `best`.
             knee: take the knee, whether it is recommended or not.
+            upload: a repository of the Hugging Face hub, such as ``"me/model-int4-ov"``: check its name, the card and
+                the files by the hub's own rules, without network. `SavedModel.upload_command` then uploads the folder.
             progress: show progress on stderr.
 
         Raises:
             UsageError: the folder is not empty, no trial keeps the limits, or there is no such trial.
-            StudyError: model, texts or engine changed since the search.
+            StudyError: model, texts or engine changed since the search, or the hub would refuse the folder.
         """
         from autotune.results.selection import parse_wish
         from autotune.study.export import export
@@ -195,20 +212,27 @@ class Study:
 
         wish = parse_wish(trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
         with listening(progress) as listener:
-            return export(self.folder, Path(folder), wish=wish, storage=self.storage, stage=listener.stage)
+            return export(
+                self.folder, Path(folder), wish=wish, storage=self.storage, upload=upload, stage=listener.stage
+            )
 
-    def write_report(self, *, figure_formats: Sequence[str] = ()) -> ReportPaths:
+    def write_report(self, *, figure_formats: Sequence[str] = (), open_page: bool = False) -> ReportPaths:
         """Write every table, plot and page of the study's folder again.
 
         Args:
             figure_formats: ``"svg"``, ``"pdf"``: also write the plots for one column of a paper, without titles.
+            open_page: open the page in the browser.
 
         Raises:
             UsageError: an unknown format.
         """
         from autotune.reporting.folder import write_report
+        from autotune.reporting.html.live import open_in_browser
 
-        return write_report(self.results, self.folder, figure_formats)
+        paths = write_report(self.results, self.folder, figure_formats)
+        if open_page and not open_in_browser(paths.report_html):
+            logger.warning("no browser was found; open %s yourself", paths.report_html)
+        return paths
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one page that works offline; return its path."""
@@ -232,6 +256,26 @@ class Study:
         from autotune.reporting.html.page import notebook_html
 
         return notebook_html(self.results)
+
+
+def load_study(folder: str | Path, storage: str | None = None) -> Study:
+    """Read a finished or running study. Needs no OpenVINO.
+
+    Args:
+        folder: the study's folder.
+        storage: an Optuna storage URL instead of the folder's `study.db`.
+
+    Raises:
+        StudyError: there is no readable study.
+
+    Example:
+        >>> study = autotune.load_study("reports/demo")
+        >>> study.trials["mode"].tolist()
+        ['int8_asym', 'int4_asym']
+    """
+    from autotune.results.load import load_results
+
+    return Study(load_results(Path(folder), storage), Path(folder), storage)
 
 
 def _drawn(figure: Figure | None, needed: str) -> Figure:

@@ -34,7 +34,8 @@ def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     cache = Cache.resolve("here", limit=5)
     assert (cache.directory, cache.limit) == (tmp_path / "here", 5)
-    assert [cache.models, cache.statistics, cache.references, cache.bank] == [tmp_path / "here" / r for r in ROOMS]
+    rooms = [cache.models, cache.statistics, cache.references, cache.bank, cache.distillation]
+    assert rooms == [tmp_path / "here" / room for room in ROOMS]
 
 
 def test_resolving_writes_nothing(tmp_path: Path) -> None:
@@ -56,6 +57,6 @@ def test_clearing_frees_the_rooms_and_nothing_else(tmp_path: Path) -> None:
     (cache.bank / "deep").mkdir(parents=True)
     (cache.bank / "deep" / "variant").write_bytes(b"1234")
     (tmp_path / "mine.txt").write_text("keep")
-    assert cache.sizes() == {"models": 0, "statistics": 0, "references": 0, "bank": 4}
+    assert cache.sizes() == {"models": 0, "statistics": 0, "references": 0, "bank": 4, "distillation": 0}
     assert cache.clear() == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt"]

@@ -15,7 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import pytest
-from builders import cast_weights, chain, content, decompressed, distance, language_chain, logits, normal
+from builders import (
+    as_constant,
+    cast_weights,
+    chain,
+    content,
+    decompressed,
+    distance,
+    language_chain,
+    logits,
+    normal,
+    result_model,
+)
+from openvino import opset15 as ops
+from openvino import opset17
 
 from autotune.common.threads import limited_to
 from autotune.compression.bank import Bank
@@ -109,7 +122,7 @@ def weights_in_execution_graph(model: ov.Model) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
     for node in ov.Core().compile_model(model, "CPU").get_runtime_model().get_ordered_ops():
         layer = node.get_rt_info()["layerType"].astype(str)
-        if layer not in ("FullyConnected", "Gather"):
+        if layer not in ("FullyConnected", "Gather", "GatherMatmul"):
             continue
         sources = [port.get_source_output() for port in node.inputs()]
         for source in sources:
@@ -152,13 +165,16 @@ def test_cpu_keeps_weights_compressed_at_run_time(
 
 @pytest.mark.parametrize("mode", sorted(FORMATS))
 def test_the_plan_says_what_the_cpu_expands(mode: str) -> None:
-    """MatMuls and lookups of the execution graph read packed constants, but where the plan says they are expanded."""
+    """MatMuls, experts and lookups of the execution graph read packed constants, or the plan says they are expanded."""
     table = (-1.0, -0.25, 0.0, 0.5, 1.0) if mode == "codebook" else ()
+    x, ends = ops.parameter([-1, 64], np.float32), ops.parameter([3], np.int32)
+    experts = result_model([opset17.grouped_matmul(x, as_constant(normal(3, 64, 64), "W"), ends)], [x, ends])
     model = language_chain([normal(64, 64), normal(64, 64, seed=1)], normal(96, 64))
-    for left_float, kind in (("E", "FullyConnected"), ("W.|H", "Gather")):
-        engine = Engine(model)
+    cases = ((model, ("E",), "FullyConnected"), (model, ("W.|H",), "Gather"), (experts, (), "GatherMatmul"))
+    for original, left_float, kind in cases:
+        engine = Engine(original)
         all_layers = "int8" not in mode
-        plan = engine.plan(Settings(mode, codebook=table, all_layers=all_layers, ignored_scope=(left_float,)))
+        plan = engine.plan(Settings(mode, codebook=table, all_layers=all_layers, ignored_scope=left_float))
         found = weights_in_execution_graph(engine.apply(plan))
         formats = {storage for layer, storage in found if layer == kind}
         assert (FORMATS[mode].storage in formats) == (plan.expanded_percent == 0)

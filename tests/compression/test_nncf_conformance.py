@@ -28,6 +28,7 @@ from builders import (
     result_model,
 )
 from openvino import opset15 as ops
+from openvino import opset17
 
 from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
@@ -196,6 +197,14 @@ def batched() -> ov.Model:
     return result_model([ops.matmul(y, as_constant(normal(8, 32, seed=1), "L"), False, True)], [x])
 
 
+def grouped() -> ov.Model:
+    """Experts as one constant: tokens sorted by expert, then some of each expert's."""
+    x, ends = ops.parameter([-1, 64], np.float32), ops.parameter([3], np.int32)
+    y = opset17.grouped_matmul(x, as_constant(normal(3, 32, 64), "W"), ends)
+    y = ops.reshape(y, np.array([3, -1, 32]), special_zero=False)
+    return result_model([opset17.grouped_matmul(y, as_constant(normal(3, 8, 32, seed=1), "L"))], [x, ends])
+
+
 def convolutional() -> ov.Model:
     x = ops.parameter([1, 4, 8, 8], np.float32)
     y = ops.convolution(x, as_constant(normal(8, 4, 3, 3), "C"), [1, 1], [1, 1], [1, 1], [1, 1])
@@ -230,7 +239,7 @@ def test_4_bit_floats_keep_a_backup_that_the_cpu_computes_with() -> None:
         assert Settings(mode=mode).effective_backup_mode == "int8_asym"
 
 
-@pytest.mark.parametrize("build", [embedded, tied, batched, convolutional])
+@pytest.mark.parametrize("build", [embedded, tied, batched, grouped, convolutional])
 @pytest.mark.parametrize("all_layers", [False, True])
 @pytest.mark.parametrize("backup", ["int8_asym", "int8_sym", "none"])
 def test_embedding_last_layer_and_convolutions_equal_nncf(

@@ -115,12 +115,12 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_good_file_is_read_as_it_is_meant(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values arrive typed, paths absolute: inputs from the file's folder, output from the current one."""
+    """Values arrive typed, and all paths absolute, from the file's folder."""
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
     config = load_config(write(folder, GOOD))
     assert config.model == str(folder / "llama")
-    assert config.output == folder / "elsewhere" / "reports" / "llama"
+    assert config.output == folder / "reports" / "llama"
     assert config.calibration == Calibration(path=folder / "texts/calibration.txt", samples=8, sequence_length=64)
     assert config.space.name == "quick"
     assert config.evaluators == {
@@ -140,7 +140,7 @@ def test_a_model_alone_is_enough(folder: Path) -> None:
     """Every key but the model has a default."""
     config = load_config(write(folder, "model: HuggingFaceTB/SmolLM2-135M\n"))
     assert config.model == "HuggingFaceTB/SmolLM2-135M"
-    assert config.output == Path.cwd() / "reports" / "smollm2-135m"
+    assert config.output == folder / "reports" / "smollm2-135m"
     assert (config.calibration.dataset, config.calibration.split) == ("Salesforce/wikitext", "train")
     assert (config.calibration.samples, config.calibration.sequence_length) == (128, 512)
     assert config.space.name == "int4"
@@ -346,6 +346,8 @@ WRONG_VALUES = [
     ("model: ./llama", "model: a/b\ntrust_remote_code: yes", "trust_remote_code", "must be true or false"),
     ("model: ./llama", "model: a/b\noutput: llama/config.json", "output", "is a file"),
     ("model: ./llama", "model: a/b\nruntime: {device: cpu}", "runtime.device", "write CPU"),
+    ("seed: 7", "workers: -1", "study.workers", "must be at least 0 or auto, got -1"),
+    ("seed: 7", "workers: many", "study.workers", "must be a whole number or auto, got the text 'many'"),
     ("model: ./llama", "model: a/b\nruntime: {ov_config: {A: [1]}}", "runtime.ov_config.A", "a text or a number"),
     ("model: ./llama", "model: a/b\ncache: {limit: 3 XB}", "cache.limit", "unknown unit"),
     ("model: ./llama", "model: a/b\ncache: {directory: texts/search.txt}", "cache.directory", "is a file"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autotune.config.config import Config, load_config
-from autotune.config.starter import Sources, starter_yaml
+from autotune.config.starter import Choices, starter_yaml
 from autotune.evaluation import registry
 from autotune.models.intake import Intake, read_intake
 
@@ -61,7 +61,9 @@ def test_own_texts_stand_in_place_of_the_hubs(tmp_path: Path) -> None:
     (tmp_path / "m" / "config.json").write_text("{}")
     for name in ("a, b: c.txt", "prompts.txt"):
         (tmp_path / name).write_text("Some words.\n")
-    text = starter_yaml("./m", sources=Sources("a, b: c.txt", "synthetic", "prompts.txt", "minilm"))
+    text = starter_yaml(
+        "./m", choices=Choices(calibration="a, b: c.txt", text="synthetic", prompts="prompts.txt", embedder="minilm")
+    )
     assert "Salesforce" not in text.replace("# A text", "")
     (tmp_path / "model.yaml").write_text(text)
     config = load_config(tmp_path / "model.yaml")

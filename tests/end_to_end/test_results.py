@@ -24,7 +24,7 @@ def exported(searched: Done, run: Command, tmp_path_factory: pytest.TempPathFact
     """The smallest model within 50 percent of perplexity, and what the command printed."""
 
     def export(folder: Path) -> None:
-        done = run("export", "study", str(folder / "model"), "--max-drop", "50%")
+        done = run("export", "study", str(folder / "model"), "--max-drop", "50%", "--upload", "me/tiny")
         assert done.returncode == 0, done.stderr
         (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
 
@@ -46,6 +46,7 @@ def test_an_exported_folder_is_complete(exported: tuple[Path, str]) -> None:
     matter = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert matter["library_name"] == "openvino"
     assert "nncf.compress_weights" in printed or "no equivalent in NNCF" in printed
+    assert printed.splitlines()[-1] == f"hf upload me/tiny {out}"
 
 
 def test_the_cards_snippets_run(exported: tuple[Path, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from autotune.errors import ConfigError, EvaluationError
-from autotune.evaluation import Evaluator
-from autotune.evaluation.stores import ReferenceStore
+from autotune.evaluation import Evaluator, Reference, looks, scoring_order
+from autotune.evaluation.stores import PartedReference, ReferenceStore
 from autotune.testing import EvaluatorConformance, FakeLanguageModel
 from evaluators import perplexity
 from evaluators.perplexity import Perplexity
@@ -111,13 +112,73 @@ def test_a_single_window_has_no_standard_error(text: Path) -> None:
 
 
 def test_samples_are_the_first_windows(text: Path) -> None:
-    """A limit on windows scores the beginning of the text, window for window as without it."""
+    """A limit on windows scores the beginning of the text, window for window with the same numbers as without it."""
     every, some = Perplexity(path=text, sequence_length=32), Perplexity(path=text, sequence_length=32, samples=5)
     original, candidate = FakeLanguageModel(), FakeLanguageModel(noise=0.4)
     long, short = every.reference(original), some.reference(original)
     np.testing.assert_array_equal(short["tokens"], long["tokens"][:5])
-    values = [one.evaluate(candidate, ref)["kl_divergence"].values for one, ref in ((every, long), (some, short))]
-    assert values[0][:5] == values[1]
+    in_order = []
+    for one, reference in ((every, long), (some, short)):
+        values = np.array(one.evaluate(candidate, reference)["kl_divergence"].values)
+        in_order.append(values[np.argsort(scoring_order(len(values)))])
+    np.testing.assert_array_equal(in_order[0][:5], in_order[1])
+
+
+def test_a_stage_is_the_score_of_its_windows(text: Path) -> None:
+    """Each stage has the numbers of the windows before it, which later stages do not change."""
+    evaluator = Perplexity(path=text, sequence_length=32)
+    stages = list(evaluator.stages(FakeLanguageModel(noise=0.4), evaluator.reference(FakeLanguageModel())))
+    for name in ("kl_divergence", "perplexity", "perplexity_increase"):
+        every = stages[-1][name].values
+        assert len(stages) == len(looks(len(every))) > 2
+        for stop, scores in zip(looks(len(every)), stages, strict=True):
+            assert scores[name].values == every[:stop]
+
+
+def test_parts_of_the_reference_are_computed_when_needed(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a block of windows only their parts exist; the scores are those with the whole reference, to the bit."""
+    monkeypatch.setattr(perplexity, "_PART_TOKENS", 64)
+    evaluator, original, store = (
+        Perplexity(path=text, sequence_length=32),
+        FakeLanguageModel(),
+        ReferenceStore(tmp_path),
+    )
+    outline, made = evaluator.outline(original), []
+
+    def create(part: int) -> Reference:
+        made.append(part)
+        key = evaluator.part_key(outline, part)
+        return store.get_or_create(key, lambda: evaluator.part(original, outline, part))[0]
+
+    lazy, candidate = PartedReference(outline, create), FakeLanguageModel(noise=0.4)
+    stages = evaluator.stages(candidate, lazy)
+    next(stages)
+    first = {window // 2 for window in scoring_order(len(outline["tokens"]))[:4].tolist()}
+    assert set(made) == first | {0}  # the first part has the self-noise
+    *_, last = stages
+    assert len(made) == len(set(made)) == len(list(tmp_path.glob("*.safetensors"))) == -(-len(outline["tokens"]) // 2)
+    assert last == evaluator.evaluate(candidate, evaluator.reference(original))
+    some = Perplexity(path=text, sequence_length=32, samples=4)
+    shorter = some.outline(original)
+    assert some.part_key(shorter, 1) == evaluator.part_key(outline, 1)
+    assert some.part_key(shorter, 0) != evaluator.part_key(outline, 1)
+
+
+def test_a_long_text_has_a_compact_reference(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit the reference is small, and the score is the same within a few thousandths."""
+    evaluator = Perplexity(path=text, sequence_length=32, samples=8)
+    model = partial(FakeLanguageModel, vocabulary_size=2000)
+    exact = evaluator.reference(model())
+    monkeypatch.setattr(perplexity, "_EXACT_BYTES", 1)
+    compact = evaluator.reference(model())
+    sizes = [sum(array.nbytes for array in reference.values()) for reference in (exact, compact)]
+    assert sizes[1] < 0.2 * sizes[0]
+    candidate = model(noise=0.4)
+    first, second = (evaluator.evaluate(candidate, each)["kl_divergence"] for each in (exact, compact))
+    assert second.value == pytest.approx(first.value, rel=0.01)
+    assert evaluator.part_key(exact, 0) != evaluator.part_key(compact, 0)
 
 
 def test_the_held_out_windows_are_the_next_ones(text: Path) -> None:
@@ -195,15 +256,6 @@ def test_another_models_reference_is_refused(text: Path) -> None:
     reference = evaluator.reference(FakeLanguageModel())
     with pytest.raises(EvaluationError, match="not versions of one model"):
         evaluator.evaluate(FakeLanguageModel(vocabulary_size=120), reference)
-
-
-def test_a_large_reference_is_announced(
-    text: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A reference of gigabytes is logged, with the option that makes it smaller."""
-    monkeypatch.setattr(perplexity, "_LARGE_REFERENCE", 1)
-    Perplexity(path=text, sequence_length=32).reference(FakeLanguageModel())
-    assert "option samples" in caplog.text
 
 
 def test_scores_of_a_real_model(tiny_llama: Path, text: Path, tmp_path: Path) -> None:

@@ -245,6 +245,21 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_llama_hf: Path) -> None:
         load_tokenizer(tiny_llama_hf, trust_remote_code=False, vocabulary=50)
 
 
+def test_what_libraries_print_does_not_reach_the_results(
+    tiny_llama_hf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The package tokenizers prints the number of each token that a vocabulary has not."""
+    folder = shutil.copytree(tiny_llama_hf, tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["another"] = len(vocabulary) + 2000
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert load_tokenizer(folder, trust_remote_code=False)("another")["input_ids"]
+    assert capfd.readouterr().out == ""
+    print("results")
+    assert capfd.readouterr().out == "results\n"
+
+
 @pytest.mark.parametrize(
     ("file", "absent", "message"),
     [

@@ -39,7 +39,6 @@ def graph_of(*inputs: str, shape: tuple[int, ...] = (-1, -1)) -> ov.Model:
         (graph_of("input_ids", "past_key_values.0.key", "past_key_values.0.value"), "its KV cache is in 2 inputs"),
         (graph_of("input_ids", "attention_mask", shape=(1, 16)), r"fixed shape \[1,16\]"),
         (graph_of("input_ids", "attention_mask"), "has no KV cache"),
-        (graph_of("input_ids", "cache_position"), "as the exports of Mamba"),
         (graph_of("input_ids", "encoder_hidden_states"), "half of an encoder-decoder"),
         (graph_of("inputs_embeds", "attention_mask"), "its inputs are attention_mask, inputs_embeds"),
     ],

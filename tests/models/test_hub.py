@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from autotune.common.cache import Cache
-from autotune.errors import ConfigError, PrerequisiteError
-from autotune.models.hub import download, hub_advice, is_hub_problem
+from autotune.errors import ConfigError, PrerequisiteError, StudyError, UsageError
+from autotune.models.hub import check_repository, check_upload, download, hub_advice, is_hub_problem
 from autotune.models.source import resolve_model
 
 
@@ -62,3 +62,54 @@ def test_a_downloaded_model_is_checked_like_a_folder(tiny_llama_hf: Path, tmp_pa
         shutil.rmtree(place)
     with pytest.raises(PrerequisiteError, match=r"the model autotune/tiny is neither a local folder nor"):
         download("autotune/tiny", commit, weights=False)
+
+
+CARD = """\
+---
+base_model: org/llama
+library_name: openvino
+model-index:
+- name: llama
+  results:
+  - task: {type: text-generation}
+    dataset: {name: a text, type: text}
+    metrics: [{type: kl_divergence, value: 0.5}]
+---
+# A model
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("README.md", "org/llama", "models/org/llama", "README.md: the hub would refuse this file"),
+        ("README.md", "value: 0.5", "value: .nan", "not a finite number"),
+        ("README.md", "    dataset: {name: a text, type: text}\n", "", "README.md: the hub would refuse this file"),
+        ("README.md", "base_model: org", "base_model: [org", "README.md: the hub would refuse this file"),
+        ("config.json", "{}", "{", "config.json: the hub would refuse this file"),
+        ("openvino_model.bin", "", None, "missing: openvino_model.bin"),
+    ],
+)
+def test_a_folder_that_the_hub_refuses_is_found_without_network(
+    tmp_path: Path, file: str, old: str, new: str | None, message: str
+) -> None:
+    """By the hub's own rules for cards, scores, names and files; a complete folder passes."""
+    files = {"README.md": CARD, "config.json": "{}", "openvino_model.xml": "<net/>", "openvino_model.bin": "weights"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    check_upload(tmp_path)
+    if new is None:
+        (tmp_path / file).unlink()
+    else:
+        assert old in files[file]
+        (tmp_path / file).write_text(files[file].replace(old, new))
+    with pytest.raises(StudyError, match=message):
+        check_upload(tmp_path)
+
+
+def test_names_of_repositories_are_checked() -> None:
+    """Owner and name, by the hub's rules."""
+    check_repository("me/model-int4-ov")
+    for name in ("model", "me/my model", "me/model/x", "me/-model", "me/model.git"):
+        with pytest.raises(UsageError, match="owner/name"):
+            check_repository(name)

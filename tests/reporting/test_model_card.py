@@ -38,9 +38,11 @@ def test_the_hub_reads_the_metadata(make: Make, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": "org/llama"}))
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# Llama\n")
     results = make(trials=4, config={"model": str(tmp_path)})
     data = ModelCard(model_card(results, 3, settings_of(results, 3))).data
     assert data.base_model == "org/llama"
+    assert data.license == "apache-2.0"
     assert data.eval_results is not None
     found = {result.metric_type: (result.dataset_name, result.metric_value) for result in data.eval_results}
     assert found["kl_divergence"] == ("test.txt", results.value(3, "kl_divergence"))

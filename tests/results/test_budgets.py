@@ -13,8 +13,7 @@ from autotune.reporting.html.page import report_html
 from autotune.reporting.report import build_report
 from autotune.reporting.tables import budget_errors_table
 from autotune.reporting.text.markdown import report_markdown
-from autotune.results.budgets import budget_sentences, measured_errors, prediction_sentence, protected_weights
-from autotune.results.plans import read_plans
+from autotune.results.plans import budget_sentences, measured_errors, prediction_sentence, protected_weights, read_plans
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]

@@ -33,6 +33,7 @@ NAMED = [
     "gptq_act_order",
     "lora_correction",
     "lora_rank",
+    "distillation",
     "footprint",
     "bits_per_weight",
     "compression_rate",

@@ -73,7 +73,7 @@ def test_a_size_that_is_just_kept_is_kept(study: StudyResults) -> None:
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        (Wish(trial=99), "no finished trial 99; the trials on its front are"),
+        (Wish(trial=99), "no finished trial 99; name one of its front"),
         (Wish(max_size=1000), "the smallest is trial"),
         (Wish(max_drop=0.0, metric="similarity"), "nearest is trial"),
         (Wish(max_drop=1.0, metric="perplexty"), "no scores of 'perplexty'"),

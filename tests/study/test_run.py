@@ -78,6 +78,29 @@ def test_a_study_writes_what_its_schema_says(tmp_path: Path) -> None:
         assert own["variants_computed"] == 1
 
 
+@pytest.mark.parametrize("trials", [5, 12], ids=["all trials", "space exhausted"])
+@pytest.mark.parametrize("report", [None, "texts"])
+def test_a_finished_study_needs_no_worker(tmp_path: Path, trials: int, report: str | None) -> None:
+    """Run again, it opens no session; with more trials, another report text or an unscored front it does."""
+
+    class SessionCreated(Exception):
+        pass
+
+    def refuse(config: Any, stage: Any) -> Any:
+        raise SessionCreated
+
+    few = space(mode=["int4_asym", "int4_sym"], group_size=[32, 64, 128], ratio=1.0)
+    config = FakeConfig(tmp_path, space=few, study=StudyOptions(trials=trials))
+    first = search(config, FakeSession(report=report))
+    again = search(config, open_session=refuse)
+    assert (again.reason, again.finished, again.ran) == (first.reason, first.finished, 0)
+    with pytest.raises(SessionCreated):
+        search(replace(config, model="another"), open_session=refuse)
+    if trials == 5:
+        with pytest.raises(SessionCreated):
+            search(replace(config, study=StudyOptions(trials=6)), open_session=refuse)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_continued_study_equals_one_that_never_stopped(tmp_path: Path, sampler: str) -> None:
     """Stopped after any number of trials, the study goes on trial by trial as if it had not been stopped."""

@@ -166,6 +166,7 @@ def logits(model: ov.Model, tokens: npt.NDArray[np.int64], config: Mapping[str, 
         "attention_mask": np.ones_like(tokens),
         "position_ids": np.tile(np.arange(length), (count, 1)),
         "beam_idx": np.arange(count, dtype=np.int32),
+        "cache_position": np.arange(length),
     }
     inputs = {port.get_any_name(): arguments[port.get_any_name()] for port in compiled.inputs}
     return np.array(compiled(inputs)[0], np.float32)

@@ -135,6 +135,12 @@ def score_texts(settings: Settings) -> dict[str, Measurement]:
     return {"kl_divergence": Measurement(float(np.mean(values)), None, values), "perplexity": Measurement(40 + kl)}
 
 
+def first(measurement: Measurement, count: int) -> Measurement:
+    """The mean of the first texts."""
+    values = measurement.values[:count]
+    return Measurement(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(count), values)
+
+
 @dataclass
 class FakeSession:
     """Session of made-up trials."""
@@ -195,13 +201,10 @@ class FakeSession:
         found = self.scorer(model)
         if race is not None:
             for count in (8, 16, 32):
-                race.check(
-                    {
-                        name: Measurement(float(np.mean(m.values[:count])), None, m.values[:count])
-                        for name, m in found.items()
-                        if len(m.values) >= count
-                    }
-                )
+                partial = {name: first(m, count) for name, m in found.items() if len(m.values) >= count}
+                race.check(partial)
+                if race.is_settled(partial):
+                    return {**found, **partial}
         if self.engine.log is not None:
             with self.engine.log.open("a") as stream:
                 stream.write(f"{FakePlan(model).key}\n")
@@ -226,6 +229,7 @@ class StudyOptions:
     trial_timeout: float | None = None
     memory_limit: int | None = None
     racing: bool = True
+    precision: str | None = None
     patience: int | None = None
     enqueue: list[dict[str, Any]] = field(default_factory=list)
 
@@ -256,10 +260,11 @@ class FakeConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "model": "fake",
+            "model": self.model,
             "space": self.space.as_dict(),
             "objectives": dict(self.objectives),
             "constraints": {name: limit.text for name, limit in self.constraints.items()},
+            "study": {"precision": self.study.precision},
         }
 
     def to_yaml(self) -> str:

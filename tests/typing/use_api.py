@@ -72,6 +72,11 @@ def search() -> autotune.Study:
     config = autotune.Config.model_validate({"model": "owner/name", "space": "int4"})
     autotune.search(config, fresh=True, start_from="reports/other")
     autotune.search({"model": "owner/name"}, trials=4, timeout="2h", seed=1, storage="sqlite:///study.db")
+    file = autotune.init(
+        "owner/name", Path("model.yaml"), space="budget", trials=8, max_size="1 GB", evaluators=["latency"]
+    )
+    assert_type(file, Path)
+    autotune.search("owner/name", callbacks=["wandb", autotune.MLflowCallback(experiment="x"), show], open_page=True)
     study = autotune.search(
         "model.yaml", workers=0, output="out", overrides=["a.b=c"], callbacks=[show], progress=False
     )
@@ -84,7 +89,9 @@ def search() -> autotune.Study:
     figures: list[Figure] = [study.plot_front(), study.plot_progress(), study.plot_settings("kl_divergence")]
     inner: optuna.Study = study.optuna
     assert_type(study.export("out", trial=study.knee).original_footprint, int)
-    study.export(Path("out"), max_size=90_000_000, max_drop="2%", metric="similarity", progress=False)
+    study.export(
+        Path("out"), max_size=90_000_000, max_drop="2%", metric="similarity", progress=False, upload="me/small"
+    )
     assert_type(study.to_html("report.html"), Path)
     if study.outcome is not None:
         assert_type(study.outcome.seconds, float)
@@ -97,6 +104,9 @@ def read(study: autotune.Study) -> None:
     """The functions on studies that exist."""
     assert_type(autotune.load_study("reports/a", "sqlite:///study.db"), autotune.Study)
     table: pd.DataFrame = autotune.compare(["reports/a", Path("reports/b"), study], whole=True, output="comparison")
+    autotune.compare(["reports/a"], output="comparison", report=True)
+    studies: pd.DataFrame = autotune.list_studies("reports")
+    print(studies, study.write_report(open_page=True).report_html)
     planned = autotune.plan("model.yaml", overrides=["study.trials=4"], forecast=False)
     assert_type(planned.original_footprint, int)
     assert_type([point.footprint for point in planned.points], list[int | None])

@@ -236,8 +236,8 @@ def _inputs(
         else:
             raise CompressionError(
                 f"the model has an input named {(*names, friendly)[0]}, which a text-only causal language model does "
-                "not have; only models with input_ids, attention_mask, position_ids and beam_idx can be calibrated. "
-                "Use settings that need no calibration text"
+                "not have; only input_ids, attention_mask, position_ids, cache_position and beam_idx can be fed. Use "
+                "settings that need no calibration text"
             )
     return inputs
 

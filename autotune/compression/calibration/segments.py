@@ -244,6 +244,7 @@ def text_inputs(tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         "attention_mask": np.ones((windows, length), np.int64),
         "position_ids": np.tile(np.arange(length, dtype=np.int64), (windows, 1)),
         "beam_idx": np.arange(windows, dtype=np.int32),
+        "cache_position": np.arange(length, dtype=np.int64),
     }
 
 

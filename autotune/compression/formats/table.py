@@ -77,15 +77,17 @@ class Format:
         scale_factors: other multiples of the range's scale that plain rounding tries; the least square error of
             the group decides.
         table_storage: element type of the codebook stored with the indices; empty if there is none.
+        learns_levels: the codebook is fitted to each weight; until then `levels` stand for it.
         second_order_scale: what a stored f8e4m3 scale is multiplied by, one number for a whole weight; 0 as long as
             no weight has been looked at.
         group_size: the default; -1 is one group a row.
         fixed_group_size: whether the format has no other group size.
         backup: default format of the weights that do not get this one.
         takes_algorithms: whether AWQ, scale estimation, GPTQ and LoRA correction may be applied.
-        runtime_compressed: operations ("matmul", "embedding") that OpenVINO's CPU plugin computes from the packed
-            weight. For all others (convolutions always) it expands the weight when the model is loaded, and the
-            format saves disk space only. As OpenVINO 2026.4 does on x86-64; the tests look at its execution graph.
+        runtime_compressed: operations ("matmul", "embedding", "experts": several matrices in one constant) that
+            OpenVINO's CPU plugin computes from the packed weight. For all others (convolutions always) it expands the
+            weight when the model is loaded, and the format saves disk space only. As OpenVINO 2026.4 does on x86-64;
+            the tests look at its execution graph.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Format:
     scale_storage: Literal["f16", "f32", "f8e8m0", "f8e4m3"] = "f16"
     scale_factors: tuple[float, ...] = ()
     table_storage: Literal["", "f8e4m3", "f16"] = ""
+    learns_levels: bool = False
     second_order_scale: float = 0.0
     group_size: int = 128
     fixed_group_size: bool = False
@@ -126,8 +129,8 @@ class Format:
         return BITS[self.scale_storage] + (self.bits if self.has_zero_point else 0)
 
 
-_BOTH = ("matmul", "embedding")
-_int8 = partial(Format, group_size=-1, fixed_group_size=True, takes_algorithms=False, runtime_compressed=_BOTH)
+_ALL = ("matmul", "embedding", "experts")
+_int8 = partial(Format, group_size=-1, fixed_group_size=True, takes_algorithms=False, runtime_compressed=_ALL)
 _e2m1 = partial(Format, storage="f4e2m1", family="minifloat", largest=6.0)
 _e4m3 = partial(
     Format, storage="f8e4m3", family="minifloat", largest=448.0, takes_algorithms=False, runtime_compressed=()
@@ -139,8 +142,8 @@ FORMATS: dict[str, Format] = {
     for f in (
         _int8("int8_asym", "u8", "asymmetric", 0, 255),
         _int8("int8_sym", "i8", "symmetric", -128, 127),
-        Format("int4_asym", "u4", "asymmetric", 0, 15, runtime_compressed=_BOTH),
-        Format("int4_sym", "i4", "symmetric", -8, 7, runtime_compressed=_BOTH),
+        Format("int4_asym", "u4", "asymmetric", 0, 15, runtime_compressed=_ALL),
+        Format("int4_sym", "i4", "symmetric", -8, 7, runtime_compressed=_ALL),
         Format("nf4", "nf4", "levels", levels=NF4_LEVELS),
         _e2m1("fp4"),
         _e2m1("mxfp4", scale_storage="f8e8m0", group_size=32, fixed_group_size=True),
@@ -151,6 +154,7 @@ FORMATS: dict[str, Format] = {
         _codebook("cb4", levels=CB4_LEVELS, largest=3.5, table_storage="f8e4m3"),
         # The table is the user's: `codebook_format` fills it in.
         _codebook("codebook", table_storage="f16"),
+        _codebook("adaptive_codebook", levels=NF4_LEVELS, table_storage="f16", learns_levels=True),
         Format("int3_sym", "u3", "symmetric", -4, 3, runtime_compressed=()),
         Format("int2_sym", "u2", "symmetric", -2, 1),
     )

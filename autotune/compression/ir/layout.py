@@ -126,7 +126,7 @@ def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
     if fmt.table_storage:
         table = np.array(fmt.levels, np.float32)
         stored = encode_e4m3(table) if fmt.table_storage == "f8e4m3" else table.astype(np.float16)
-        parts["codebook"] = Part(fmt.table_storage, table.shape, stored.tobytes())
+        parts["codebook"] = Part(fmt.table_storage, table.shape, None if fmt.learns_levels else stored.tobytes())
         parts["codebook_axis"] = Part("i64", (), bytes(8))
     if groups > 1:
         parts["shape"] = Part("i64", (len(weight.shape),), np.array(weight.shape, np.int64).tobytes())
@@ -146,6 +146,8 @@ def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
     fmt = variant.format
     if "second_order_scale" in packed:
         fmt = replace(fmt, second_order_scale=float(packed["second_order_scale"].view(np.float32)[0]))
+    if "codebook" in packed:
+        fmt = replace(fmt, levels=tuple(packed["codebook"].view(np.float16).tolist()))
     parts = layout(weight, variant)
     groups = variant.groups(weight)
 

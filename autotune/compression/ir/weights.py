@@ -54,6 +54,11 @@ class Use:
     reduction_axes: tuple[int, ...]
     activation: str | None = None
 
+    @property
+    def operation(self) -> str:
+        """Its kind in the terms of `Format.runtime_compressed`: a stack of matrices are the experts of a layer."""
+        return "experts" if self.kind == "matmul" and len(self.channel_axes) > 1 else self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -226,6 +231,8 @@ def _uses(node: ov.Node) -> Iterator[Found]:
     kind = node.get_type_name()
     if kind == "MatMul":
         yield from _matmul_uses(node)
+    elif kind == "GroupedMatMul":
+        yield from _grouped_uses(node)
     elif kind == "Gather":
         yield from _gather_uses(node)
     elif kind in _CONVOLUTION_CHANNEL_AXES:
@@ -258,6 +265,15 @@ def _matmul_uses(node: ov.Node) -> Iterator[Found]:
         yield constant, shape, use
 
 
+def _grouped_uses(node: ov.Node) -> Iterator[Found]:
+    """Yield experts that are one constant [experts, O, K]; the other input is [tokens, K] or [experts, tokens, K]."""
+    found = _constant_behind(node.input_value(1))
+    if found is not None:
+        constant, shape = found
+        activation = _activation_of(node.input_value(0), shape)
+        yield constant, shape, Use(node.get_friendly_name(), 1, "matmul", (0, 1), (2,), activation)
+
+
 def _feeds_rotary_embedding(node: ov.Node) -> bool:
     """Return True if a MatMul's result becomes the angle of a sine or cosine: positions, not weights."""
     pending = [node]
@@ -288,7 +304,7 @@ def _activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
     if len(shape) == 3:
         if source.get_node().get_type_name() in _REPEATING:
             source = _before(source, _ARRANGING | _REPEATING)
-        else:
+        elif rank.get_length() != 2:
             source = output
             if rank.get_length() != 3 or output.get_partial_shape()[0] != shape[0]:
                 return None
@@ -346,19 +362,20 @@ def _constant_behind(output: ov.Output) -> tuple[ov.Node, tuple[int, ...]] | Non
 
 
 def compressed_already(model: ov.Model) -> dict[str, tuple[str, ...]]:
-    """Return the compressed constants that MatMuls and Gathers use as weights through a decompression.
+    """Return the compressed constants that matrix products and Gathers use as weights through a decompression.
 
     Returns:
         Their names, each with the names of the other constants of its decompression: scale, zero point, shape.
     """
     found: dict[str, tuple[str, ...]] = {}
+    ports = {"MatMul": (0, 1), "GroupedMatMul": (0, 1), "Gather": (0,)}
     for use in model.get_ordered_ops():
-        for port in {"MatMul": (0, 1), "Gather": (0,)}.get(use.get_type_name(), ()):
+        for port in ports.get(use.get_type_name(), ()):
             node, others = use.input_value(port).get_node(), []
             while node.get_type_name() in _DECOMPRESSION:
                 others += [_constant_of(value) for value in node.input_values()[1:]]
                 node = node.input_value(0).get_node()
-            whole = bool(others) or use.get_type_name() == "MatMul"  # a table of integers is no weight
+            whole = bool(others) or use.get_type_name() != "Gather"  # a table of integers is no weight
             if whole and node.get_type_name() == "Constant" and type_name(node) not in FLOAT_TYPES:
                 found[node.get_friendly_name()] = tuple(name for name in others if name is not None)
     return found

@@ -139,7 +139,9 @@ def _plain(read: Read, section: Mapping[str, Any]) -> Layer:
     inverse = read("weight_scale_inv")
     stored = _needed(read, "weight_scale") if inverse is None else inverse
     scales = _scales(stored, weight, _block(section))
-    if weight.dtype != np.int8:
+    if weight.dtype not in (np.int8, np.uint8):
+        raise ValueError("its weight is neither int8 nor E4M3")
+    if weight.dtype == np.uint8:
         return make_layer(weight, scales, None, "fp8_e4m3")
     zeros = read("weight_zero_point")
     if zeros is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx"})
+INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "cache_position", "beam_idx"})
 """Inputs that scoring feeds."""
 
 _EXPORT = "optimum-cli export openvino --task text-generation-with-past"
@@ -35,11 +35,6 @@ def why_not_scorable(
             f"is a stateless model: its KV cache is in {len(past)} inputs ({past[0]}, ...) instead of states. Search, "
             "evaluation, calibration and OpenVINO GenAI need states; compression without texts works. Export it again "
             f"without --disable-stateful: {_EXPORT}"
-        )
-    if "cache_position" in names:
-        return (
-            "has the input cache_position, as the exports of Mamba and Falcon Mamba. Search, evaluation, calibration "
-            "and OpenVINO GenAI do not support it; compression without texts works."
         )
     unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | set(fed))]
     if unknown or "input_ids" not in names or "logits" not in results:

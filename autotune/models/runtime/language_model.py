@@ -62,6 +62,7 @@ class OpenVINOLanguageModel:
         properties: the effective runtime properties, read back from the compiled model, as strings.
         source: the `ov.Model` or the path of the .xml file that was compiled.
         end_token_ids: the tokens that end an answer.
+        tokens: number of tokens in forward passes so far, padding included.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class OpenVINOLanguageModel:
 
         Args:
             model: a stateful causal language model as optimum-intel exports it (input_ids, and attention_mask,
-                position_ids, beam_idx where it has them; output logits), or the path of its .xml or of its folder.
+                position_ids, cache_position, beam_idx where it has them; output logits), or the path of its .xml or of
+                its folder.
             tokenizer: the `transformers` tokenizer.
             device: an OpenVINO device.
             ov_config: runtime properties, laid over `SCORING_CONFIG`; a value of None leaves that property to
@@ -112,6 +114,7 @@ class OpenVINOLanguageModel:
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
         check_precision(self.properties, device, config)
+        self.tokens = 0
         self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
         shape = compiled.output("logits").get_partial_shape()
@@ -324,12 +327,14 @@ class OpenVINOLanguageModel:
         Row i continues row ``rows[i]`` of the cache (row i by default). With `fresh` the cache is emptied first.
         """
         request = self._open_request()
+        self.tokens += tokens.size
         if fresh:
             request.reset_state()
         values = {
             "input_ids": np.ascontiguousarray(tokens, dtype=np.int64),
             "attention_mask": np.ascontiguousarray(mask, dtype=np.int64),
             "position_ids": np.ascontiguousarray(positions, dtype=np.int64),
+            "cache_position": np.ascontiguousarray(positions[0], dtype=np.int64),
             "beam_idx": (np.arange(len(tokens)) if rows is None else rows).astype(np.int32),
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}

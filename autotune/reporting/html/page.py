@@ -32,17 +32,13 @@ def report_html(results: StudyResults, report: Report) -> str:
         results: the study, for its plots.
         report: of the same study.
     """
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            report=report,
-            fronts=front_drawings(results),
-            legend=front_marks(results, tied=bool(report.ties)),
-            settings=setting_drawings(results),
-            progress=progress_drawing(results),
-            theme=theme_css(),
-        )
+    return template("page.html").render(
+        report=report,
+        fronts=front_drawings(results),
+        legend=front_marks(results, tied=bool(report.ties)),
+        settings=setting_drawings(results),
+        progress=progress_drawing(results),
+        theme=theme_css(),
     )
 
 
@@ -53,16 +49,14 @@ def notebook_html(results: StudyResults) -> str:
     table, figure = front_table(results), front_figure(results, sheet=SCREEN)
     # Several studies in one notebook need different ids in their drawings.
     name = f"front-{zlib.crc32(repr((results.model, table)).encode()):08x}"
-    drawing = "" if figure is None else inline_svg(figure, name, alternative="The front")
-    return (
-        _environment()
-        .get_template("notebook.html")
-        .render(model=results.model, heading=front_heading(results), table=table, drawing=drawing)
+    drawing = "" if figure is None else inline_svg(figure, name, alternative="The front", styled=False)
+    return template("notebook.html").render(
+        model=results.model, heading=front_heading(results), table=table, drawing=drawing
     )
 
 
-def _environment() -> jinja2.Environment:
-    """Return the templates of this package; values are escaped, and a missing name is an error."""
+def template(name: str) -> jinja2.Template:
+    """Return a template of this package; values are escaped, and a missing name is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -79,7 +73,7 @@ def _environment() -> jinja2.Environment:
         "leaves": _leaves,
         "compare": compare_words,
     }
-    return environment
+    return environment.get_template(name)
 
 
 def _marked(text: str, *marks: tuple[str, str]) -> Any:

@@ -21,7 +21,9 @@ LINK = re.compile(r'<a xlink:href="(#t\d+)"[^>]*>')
 TRIAL = re.compile(r'<g id="[^"]*trial-(\d+)">')
 
 
-def inline_svg(figure: Figure, name: str, *, alternative: str, titles: Mapping[int, str] | None = None) -> str:
+def inline_svg(
+    figure: Figure, name: str, *, alternative: str, titles: Mapping[int, str] | None = None, styled: bool = True
+) -> str:
     """Convert a figure to one ``<svg>`` element; the same figure gives the same text.
 
     Every colour becomes ``var(--x-RRGGBB, #RRGGBB)``, so that a style sheet can replace it in dark mode.
@@ -31,6 +33,7 @@ def inline_svg(figure: Figure, name: str, *, alternative: str, titles: Mapping[i
         name: prefix of all ids, unique in the page.
         alternative: text for screen readers.
         titles: trial number -> tooltip of its mark.
+        styled: put styles that occur often into a ``<style>`` element, which viewers of notebooks may remove.
     """
     figure.patch.set_visible(False)
     for axes in figure.axes:
@@ -53,7 +56,8 @@ def inline_svg(figure: Figure, name: str, *, alternative: str, titles: Mapping[i
 
     text = TRIAL.sub(mark, text)
     text = LINK.sub(r'<a href="\1">', text)  # matplotlib's links open a new window
-    text = _compact(text, name)
+    text = _compact(text)
+    text = _with_classes(text, name) if styled else text
     opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alternative)}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
 
@@ -63,11 +67,8 @@ STYLE = re.compile(r' style="([^"]*)"')
 MARKER = re.compile(r"<defs>\s*<path.*?</defs>", re.DOTALL)
 
 
-def _compact(text: str, name: str) -> str:
-    """Shorten a drawing: a thousand trials are a thousand marks in each one.
-
-    Hundredths of a point are kept, a style that occurs often becomes a class, and a marker is defined once.
-    """
+def _compact(text: str) -> str:
+    """Shorten a drawing, to hundredths of a point and one definition a marker: it may have a thousand marks."""
     text = GEOMETRY.sub(lambda found: f'{found[1]}="{_rounded(found[2])}"', text)
     defined: set[str] = set()
 
@@ -77,7 +78,11 @@ def _compact(text: str, name: str) -> str:
         return found[0] if is_new else ""
 
     text = MARKER.sub(once, text)
-    text = re.sub(r">\s+<", "><", text).replace("<use xlink:href=", "<use href=").replace("<defs></defs>", "")
+    return re.sub(r">\s+<", "><", text).replace("<use xlink:href=", "<use href=").replace("<defs></defs>", "")
+
+
+def _with_classes(text: str, name: str) -> str:
+    """Turn each style that occurs more than three times into a class."""
     counts = Counter(STYLE.findall(text))
     classes = {style: f"{name}-s{place}" for place, style in enumerate(s for s, n in counts.items() if n > 3)}
     text = STYLE.sub(lambda found: f' class="{classes[found[1]]}"' if found[1] in classes else found[0], text)

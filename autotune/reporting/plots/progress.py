@@ -119,14 +119,14 @@ def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> NotebookFi
     unit, factor = ("minutes", 1.0) if course.minutes[-1] >= 2 else ("seconds", 60.0)
     busy = tuple(minute * factor for minute in course.minutes)
     panels = [(busy, f"{unit} of work"), (course.trials, "trials finished")][: 2 if sheet.columns > 2 else 1]
-    height = 3.9 if sheet.headed else 3.0
+    height = 3.75 if sheet.headed else 3.0
     figure = new_figure(sheet.width, height)
     figure.note = "dots: trials that moved the front  ·  ticks below: all trials"
     figure.note += ", crosses: failed" if "FAIL" in course.states else ""
     if sheet.headed:
         figure.text(0.02, 0.93, "Progress", fontsize=13.5, fontweight="bold", va="center")
         figure.text(0.02, 0.855, figure.note, fontsize=9, color=MUTED, va="center")
-    left, gap, top = 0.62, 0.55, 1.2 if sheet.headed else 0.42
+    left, gap, top = 0.62, 0.55, 1.05 if sheet.headed else 0.42
     width = (sheet.width - left - 0.14 - gap * (len(panels) - 1)) / len(panels)
     for position, (across, title) in enumerate(panels):
         box = (
@@ -138,7 +138,7 @@ def progress_figure(results: StudyResults, sheet: Sheet = PICTURE) -> NotebookFi
         axes = figure.add_axes(box)
         _course(axes, across, course, title)
         if position == 0:
-            top_heading(axes, _heading(results), x=-0.5 / width)
+            top_heading(axes, _heading(results), x=-0.43 / width)
     return figure
 
 

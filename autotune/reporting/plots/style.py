@@ -233,11 +233,12 @@ def top_heading(axes: Axes, text: str, *, x: float) -> None:
 
 
 def log_axis(axis: Axis, low: float, high: float) -> None:
-    """Set ticks at 1, 2, 5 (over more than three decades: at 1) with plain numbers on a log axis over [low, high]."""
+    """Set ticks at 1, 2, 5 (over more decades: fewer) with plain numbers on a log axis over [low, high]."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = math.log10(high / low)
-    subs = (1.0,) if decades > 3.2 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
+    subs: tuple[float, ...] = (1.0,) if decades > 3.2 else (1.0, 3.0) if decades > 2.2 else (1.0, 2.0, 5.0)
+    subs = subs if decades > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=50))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from autotune.common.formatting import DASH, label, markdown_table, percent, size, times
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
@@ -49,6 +51,7 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
     on_hub = bool(HUB_ID.fullmatch(base)) and not looks_like_path(base) and "/" in base
     origin = base if on_hub else hub_origin(base)
     matter: dict[str, Any] = {"base_model": origin} if origin else {}
+    matter |= license_of(base)
     matter |= {"library_name": "openvino", "pipeline_tag": "text-generation"}
     matter["tags"] = ["openvino", "autotune", *([str(settings["mode"])] if settings.get("mode") else [])]
     name = results.model.split("/")[-1]
@@ -121,6 +124,17 @@ def hub_origin(folder: str) -> str | None:
         return None
     is_id = isinstance(name, str) and "/" in name and HUB_ID.fullmatch(name) and not looks_like_path(name)
     return name if is_id else None
+
+
+def license_of(folder: str) -> dict[str, Any]:
+    """Return the licence in the model card of a model's folder, as metadata; empty if there is none."""
+    from huggingface_hub import metadata_load
+
+    try:
+        found = metadata_load(Path(folder) / "README.md") or {}
+    except (OSError, ValueError, YAMLError):
+        return {}
+    return {name: found[name] for name in ("license", "license_name", "license_link") if found.get(name)}
 
 
 EVALUATOR_OF = {"similarity": "similarity", "fdt": "similarity", "sdt": "similarity", "answer": "similarity"}

@@ -42,7 +42,7 @@ def shown(value: Any, folder: Path | None) -> Any:
 def without_folders(text: str, results: StudyResults) -> str:
     """Return a message with the study's folder as ``.``, the home folder as ``~``, and the model by its name."""
     model = str(results.config.get("model", ""))
-    replaced = {str(results.folder): ".", str(Path.home()): "~", **({model: results.model} if model[:1] == "/" else {})}
-    for path in sorted(replaced, key=len, reverse=True):
-        text = text.replace(path, replaced[path]) if len(Path(path).parts) > 1 else text
+    names = {str(results.folder): ".", str(Path.home()): "~", **({model: results.model} if model[:1] == "/" else {})}
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path]) if len(Path(path).parts) > 1 else text
     return text

@@ -49,7 +49,7 @@ DEFAULTS: Mapping[str, Any] = {
     "distillation": False,
 }
 
-OTHER_4_BIT = ("nf4", "fp4", "nvfp4", "mxfp4", "cb4", "codebook")
+OTHER_4_BIT = ("nf4", "fp4", "nvfp4", "mxfp4", "cb4", "codebook", "adaptive_codebook")
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "int8_asym": ("int8_asym", "int8_sym"),

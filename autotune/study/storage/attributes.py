@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class Description:
         report_fingerprint: changes with the report texts; None if there are none.
         original: size and scores of the original model; None unless requested.
         report: scores of the original on the report texts, see `ReportTexts.describe`; None unless requested.
+        stages: of making this description, see `StageClock.spans`.
     """
 
     metrics: Mapping[str, Metric]
@@ -44,6 +45,7 @@ class Description:
     report_fingerprint: str | None
     original: Mapping[str, Any] | None = None
     report: Mapping[str, Any] | None = None
+    stages: Sequence[Sequence[Any]] = ()
 
 
 def all_metrics(measured: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -95,8 +97,10 @@ def describe_study(
         if stored.get(key) != value:
             study.set_user_attr(key, value)
     if "original" not in stored:
+        stages = description.stages
         description = describe(original=True)
         study.set_user_attr("original", description.original)
+        study.set_user_attr("preparation", [*stages, *description.stages])
     record_manifest(study, description.manifest)
     if "schema_version" not in stored:
         study.set_user_attr("schema_version", SCHEMA_VERSION)
@@ -139,7 +143,9 @@ def check_measured(config: Config, metrics: Mapping[str, Metric]) -> None:
 def own_fingerprints(config: Config) -> dict[str, str]:
     """Fingerprint the inputs that the configuration alone determines, by section of model.yaml."""
     limits = {name: [limit.op, limit.value] for name, limit in config.constraints.items()}
+    precision = config.study.precision
     return {
+        **({} if precision is None else {"study.precision": fingerprint(precision)}),
         "space": config.space.fingerprint(),
         "objectives": fingerprint(list(config.objectives.items())),
         "constraints": fingerprint(limits),

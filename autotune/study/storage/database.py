@@ -42,6 +42,7 @@ SUBJECTS = {
     "constraints": "the constraints",
     "runtime": "the runtime options",
     "engine": "the compression engine's version",
+    "study.precision": "the precision of the scores",
 }
 
 
@@ -250,6 +251,9 @@ def check_unchanged(
         return
     subjects = [SUBJECTS.get(key) or f"the options or texts of evaluator {key.partition('.')[2]}" for key in changed]
     sections = {key.partition(".")[0] for key in changed}
+    # Of the options of the study only this one changes scores.
+    before, now = ({**each, "study": {"precision": (each.get("study") or {}).get("precision")}} for each in configs)
+    configs = before, now
     keys = [line for line in differences(*configs) if line.partition(".")[0].partition(":")[0] in sections]
     if keys:
         details = "; ".join(keys[:5]) + (f"; and {len(keys) - 5} more" if len(keys) > 5 else "")

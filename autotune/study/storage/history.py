@@ -177,6 +177,8 @@ RESULT_ATTRS = frozenset(
         "beaten_by",
         "beaten_after",
         "estimate",
+        "sequences",
+        "windows",
         "error",
     ]
 )

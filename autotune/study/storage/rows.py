@@ -87,7 +87,10 @@ def reason_of(trial: FrozenTrial) -> str:
     if "beaten_by" in attrs:
         return f"stopped: dominated by trial {attrs['beaten_by']} after the first {attrs['beaten_after']} sequences"
     if trial.state.name == "PRUNED":
-        return "not tried: over the limit of " + ", ".join(n for n, over in trial.constraints.items() if over > 0)
+        limits = ", ".join(n for n, over in trial.constraints.items() if over > 0)
+        if "beaten_after" in attrs:
+            return f"stopped: over the limit of {limits} after the first {attrs['beaten_after']} sequences"
+        return f"not tried: over the limit of {limits}"
     if trial.state.name == "FAIL":
         error = attrs.get("error", {})
         message = " ".join(f"{error.get('type', 'Error')}: {error.get('message', '')}".split())

@@ -78,13 +78,24 @@ class Scorer:
                 if race is not None and name not in self.deciding and race.is_dominated(measured):
                     break
                 scores: Mapping[str, Measurement] = {}
-                for scores in self._stages(name, candidate, compiled, preview=race is not None):
-                    if race is not None:
-                        race.check({**measured, **scores})
-                        if is_preview(self.evaluators[name], scores) and self._is_settled(race, {**measured, **scores}):
-                            break
+                try:
+                    for scores in self._stages(name, candidate, compiled, preview=race is not None):
+                        if race is not None:
+                            race.check({**measured, **scores})
+                            if self._is_enough(name, race, scores, {**measured, **scores}):
+                                break
+                finally:
+                    count_tokens(candidate, name, compiled)
                 measured.update(scores)
         return self._in_order(measured)
+
+    def _is_enough(
+        self, name: str, race: Race, scores: Mapping[str, Measurement], measured: Mapping[str, Measurement]
+    ) -> bool:
+        """Test if an evaluator need not go on: the model is dominated, or the main score is precise enough."""
+        if is_preview(self.evaluators[name], scores) and self._is_settled(race, measured):
+            return True
+        return race.main in scores and race.is_settled(measured)
 
     def _is_settled(self, race: Race, measured: Mapping[str, Measurement]) -> bool:
         """Test if the model is dominated and every number that the study needs of it is measured."""
@@ -123,6 +134,13 @@ class Scorer:
         """Sort the measurements by the order of the evaluators and their metrics."""
         metrics = (metric for evaluator in self.evaluators.values() for metric in evaluator.metrics)
         return {metric: measured[metric] for metric in metrics if metric in measured}
+
+
+def count_tokens(candidate: Candidate, name: str, compiled: Any) -> None:
+    """Add the tokens of forward passes since the last evaluator to a candidate, if its model was compiled."""
+    if compiled.cache_info().currsize:
+        total = getattr(compiled(), "tokens", 0)
+        candidate.tokens[f"scoring {name}"] = total - sum(candidate.tokens.values())
 
 
 def stages(

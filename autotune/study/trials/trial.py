@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autotune.common.files import atomic_write
-from autotune.common.units import Constraint
+from autotune.common.units import Constraint, Precision
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
 from autotune.evaluation import Direction, Example, Measurement, Metric, is_english
@@ -47,6 +47,8 @@ TRACEBACK_CHARACTERS = 4000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ANSWER_CHARACTERS = 2000
 COUNTERS = ("variants_computed", "variants_reused")
+COSTS = ("seconds_", "variants_", "tokens")
+"""Beginnings of the attributes that a repeated plan does not take from its trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,14 @@ class Site:
         objectives: metric name -> direction, in the study's order.
         limits: metric name -> constraint.
         original: metric name -> the original model's value, for `relative_error`.
+        precision: of the scores of a trial that may be on the front; None scores it on all texts.
     """
 
     folder: Path
     objectives: Mapping[str, Direction]
     limits: Mapping[str, Constraint]
     original: Mapping[str, float]
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class Candidate:
         plan: the trial's plan.
         digest: of the model's bytes; None until the model is built, or until a record supplies it.
         seconds: time that building the model took; 0 before.
+        tokens: stage -> number of tokens in forward passes of the model.
     """
 
     def __init__(self, engine: Engine, plan: Plan, stage: Callable[[str], None]) -> None:
@@ -137,9 +142,11 @@ class Candidate:
         """
         self._engine, self._stage = engine, stage
         self._before = dict(engine.counters)
+        self._seconds_before = dict(getattr(engine, "seconds", {}))
         self.plan = plan
         self.digest: str | None = None
         self.seconds = 0.0
+        self.tokens: dict[str, int] = {}
 
     @property
     def built(self) -> bool:
@@ -156,6 +163,12 @@ class Candidate:
         self.digest = self._engine.digest(model)
         self.seconds = time.perf_counter() - started
         return model
+
+    def algorithms(self) -> dict[str, float]:
+        """Return the seconds of the variants computed since the candidate was created, by their algorithms."""
+        now = getattr(self._engine, "seconds", {})
+        spent = {name: seconds - self._seconds_before.get(name, 0.0) for name, seconds in now.items()}
+        return {name: seconds for name, seconds in spent.items() if seconds > 0}
 
     def counted(self) -> dict[str, int]:
         """Count the variants computed and reused since the candidate was created."""
@@ -222,10 +235,12 @@ def scored(
     started = time.perf_counter()
     numbers = {name: float(attrs[name]) for name in PLAN_METRICS}
     of_plan = {name: numbers[name] for name in site.objectives if name in numbers}
-    race = Race(site.objectives, rivals, of_plan) if rivals else None
+    measured_limits = {name: limit for name, limit in site.limits.items() if name not in numbers}
+    raced = bool(rivals) or site.precision is not None
+    race = Race(site.objectives, rivals, of_plan, measured_limits, site.precision) if raced else None
     dominated = None
     try:
-        measurements = with_relative_error(place.score(candidate, race), site.original)
+        measured = place.score(candidate, race)
     except Dominated as stop:
         dominated = stop.with_traceback(None)  # it would keep the model alive
     finally:
@@ -234,10 +249,17 @@ def scored(
         attrs |= candidate.counted()
         if candidate.digest is not None:
             attrs["digest"] = candidate.digest
+        attrs["tokens"] = dict(candidate.tokens)
+        attrs["seconds_by_algorithm"] = candidate.algorithms()
     if dominated is not None:
-        return stopped(dominated, attrs, violations, numbers, site)
+        return stopped(dominated, attrs, violations, site)
+    deciding = [name for name in (*site.objectives, *site.limits) if name in measured]
+    attrs["sequences"] = {name: list(measured[name].values) for name in deciding}
+    if race is not None and (windows := race.windows(measured)) is not None:
+        attrs["windows"] = windows
+        measured = race.comparable(measured)
+    measurements = with_relative_error(measured, site.original)
     attrs["metrics"] = as_data(measurements)
-    attrs["sequences"] = {name: list(measurements[name].values) for name in site.objectives if name in measurements}
     attrs |= shown_answers([example for m in measurements.values() for example in m.examples])
     numbers |= {name: m.value for name, m in measurements.items()}
     for name in (*site.objectives, *site.limits):
@@ -253,16 +275,18 @@ def stopped(
     dominated: Dominated,
     attrs: dict[str, Any],
     violations: Mapping[str, float],
-    of_plan: Mapping[str, float],
     site: Site,
 ) -> TrialResult:
-    """Make the result of a trial that lost its race: the scores so far are an estimate."""
-    numbers = {**of_plan, **{name: m.value for name, m in dominated.measured.items()}}
+    """Make the result of a trial that racing stopped: dominated, or beyond a limit by the scores so far."""
     attrs["metrics"] = as_data(dominated.measured)
-    attrs["beaten_by"] = dominated.rival
     attrs["beaten_after"] = dominated.sequences
-    attrs["estimate"] = [numbers[name] for name in site.objectives]
-    return TrialResult("pruned", attrs=attrs, constraints=violations)
+    attrs["estimate"] = [dominated.estimate[name] for name in site.objectives]
+    if isinstance(dominated.cause, int):
+        attrs["beaten_by"] = dominated.cause
+        return TrialResult("pruned", attrs=attrs, constraints=violations)
+    measured = {name: m.value for name, m in dominated.measured.items() if name in site.limits}
+    beyond = {name: site.limits[name].violation(value) for name, value in measured.items()}
+    return TrialResult("pruned", attrs=attrs, constraints={**violations, **beyond})
 
 
 def as_data(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
@@ -315,7 +339,9 @@ def shown_answers(examples: Sequence[Example]) -> dict[str, Any]:
 
 def duplicate(number: int, earlier: TrialResult) -> TrialResult:
     """Make the result of a trial that repeats an earlier trial's plan: its values without its cost."""
-    attrs = {key: value for key, value in earlier.attrs.items() if not key.startswith(("seconds_", "variants_"))}
+    attrs = {
+        key: value for key, value in earlier.attrs.items() if not key.startswith(("seconds_", "variants_", "tokens"))
+    }
     return TrialResult(earlier.state, earlier.values, {**attrs, "duplicate_of": number}, earlier.constraints)
 
 

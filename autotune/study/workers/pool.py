@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from autotune.study.trials.clock import StageClock
 from autotune.study.trials.racing import Rival
 from autotune.study.trials.trial import PlanStatus, Site, TrialResult, Workplace, run_trial
 
@@ -109,9 +110,20 @@ def run_in_session(
     status: Callable[[str], PlanStatus],
     stage: Callable[[str], None],
 ) -> TrialResult:
-    """Run one trial with the tools of a session; see `run_trial`."""
-    place = Workplace(site, session.plan, session.engine, session.score, status, stage)
-    return run_trial(settings, place, rivals)
+    """Run one trial with the tools of a session, and record when its stages began; see `run_trial`."""
+    clock = StageClock(stage)
+
+    def status_of(plan: str) -> PlanStatus:
+        with clock.waiting():
+            return status(plan)
+
+    before, session.stage = getattr(session, "stage", stage), clock
+    try:
+        place = Workplace(site, session.plan, session.engine, session.score, status_of, clock)
+        result = run_trial(settings, place, rivals)
+    finally:
+        session.stage = before
+    return replace(result, attrs={**result.attrs, "stages": clock.close()})
 
 
 class InProcessPool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,18 @@ def test_a_scan_gives_the_logits_of_each_sequence_alone(
     with OpenVINOLanguageModel(tiny_llama, tokenizer, limits=limits) as other:
         for sequence, start, logits in zip(sequences, first, _scanned(other, sequences, first), strict=True):
             np.testing.assert_allclose(logits, model.logits(np.array([sequence]))[0, start:], rtol=1e-3, atol=1e-4)
+
+
+def test_recurrent_layers_get_whole_sequences(
+    family_folder: Callable[[str], Path], tokenizer: Any, prompts: list[list[int]]
+) -> None:
+    """Their states forget neither padding nor rejected proposals, and cannot be continued by several tokens."""
+    limits = BatchLimits(padding=3.0, logits_bytes=1)
+    with OpenVINOLanguageModel(family_folder("lfm2") / "ov", tokenizer, limits=limits) as model:
+        for sequence, logits in zip(prompts, _scanned(model, prompts, [0] * len(prompts)), strict=True):
+            np.testing.assert_allclose(logits, model.logits(np.array([sequence]))[0], rtol=1e-3, atol=1e-4)
+        alone = [model.greedy(prompt, 8) for prompt in prompts]
+        assert model.greedy_batch(prompts, [8] * len(prompts), drafts=alone) == alone
 
 
 def test_batches_of_a_scan_are_of_similar_length(model: OpenVINOLanguageModel) -> None:

@@ -49,7 +49,7 @@ def score(objectives: dict[str, Any], rival: float, **options: Any) -> tuple[dic
         )
         values = {"answer_kl_divergence": rival, "similarity": 0.0, "footprint": 1.0}
         race = Race(objectives, [Rival(0, {name: values[name] for name in objectives}, {})], {"footprint": 1.0})
-        candidate: Any = SimpleNamespace(plan=None, model=model, digest=None)
+        candidate: Any = SimpleNamespace(plan=None, model=model, digest=None, tokens={})
         return scorer.candidate(candidate, race), model
 
 
@@ -77,7 +77,7 @@ def test_what_a_race_left_out_is_measured_when_it_is_wanted() -> None:
     evaluator, model = Similarity(prompts=PROMPTS, max_new_tokens=12), FakeLanguageModel(noise=0.5)
     reference = {"similarity": evaluator.reference(FakeLanguageModel())}
     objectives: Any = {"answer_kl_divergence": "minimize", "footprint": "minimize"}
-    candidate: Any = SimpleNamespace(plan=None, model=model, digest=None)
+    candidate: Any = SimpleNamespace(plan=None, model=model, digest=None, tokens={})
     with TemporaryDirectory() as folder:
         scorer = Scorer(
             {"similarity": evaluator},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +13,20 @@ from hypothesis import strategies as st
 from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, score_texts, search
 from stored import trials_of
 
+from autotune.common.units import Constraint, parse_precision
+from autotune.errors import StudyError
 from autotune.evaluation import Direction, Measurement
+from autotune.evaluation.sequential import FEWEST
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
-from autotune.study.trials.racing import FEWEST, Dominated, Race, Rival
+from autotune.study.trials.racing import Dominated, Race, Rival
 
 OBJECTIVES: dict[str, Direction] = {"kl_divergence": "minimize", "footprint": "minimize"}
 
 
 def measurement(values: np.ndarray) -> Measurement:
     """The mean of some sequences."""
-    return Measurement(float(np.mean(values)), None, tuple(values.tolist()))
+    return Measurement(float(np.mean(values)), float(values.std(ddof=1)) / len(values) ** 0.5, tuple(values.tolist()))
 
 
 def race(rival: np.ndarray, footprint: float = 100, own: float = 100) -> Race:
@@ -37,7 +42,7 @@ def test_a_clearly_worse_model_is_stopped_on_the_first_texts() -> None:
     """A tenth worse on every text: the mean's own error would hide it, the paired differences do not."""
     with pytest.raises(Dominated) as caught:
         race(TEXTS).check({"kl_divergence": measurement(1.1 * TEXTS[:8] + np.linspace(0, 0.01, 8))})
-    assert (caught.value.rival, caught.value.sequences) == (3, 8)
+    assert (caught.value.cause, caught.value.sequences) == (3, 8)
 
 
 @pytest.mark.parametrize(
@@ -70,20 +75,100 @@ def test_a_score_that_is_no_mean_of_its_texts_is_not_raced() -> None:
     race(TEXTS).check({"kl_divergence": Measurement(float(np.exp(np.mean(values))), None, tuple(values))})
 
 
+@pytest.mark.parametrize("better", [False, True])
+def test_evidence_is_shared_by_all_that_could_stop_a_trial(better: bool) -> None:
+    """Of several rivals only the best can decide; a limit that is kept takes half of the evidence and no more."""
+    far, near = np.full(64, 0.5) * TEXTS, (1.2 if better else 0.9) * TEXTS
+    rivals = [
+        Rival(number, {"kl_divergence": float(values.mean()), "footprint": 100}, {"kl_divergence": values.tolist()})
+        for number, values in enumerate((near, far, 2 * TEXTS))
+    ]
+    limits = {"kl_divergence": Constraint("<=", 5.0, "<= 5")}
+    with pytest.raises(Dominated) as caught:
+        Race(OBJECTIVES, rivals, {"footprint": 100}, limits).check({"kl_divergence": measurement(TEXTS[:16])})
+    assert caught.value.cause == 1
+
+
+def test_a_trial_beyond_a_limit_is_stopped() -> None:
+    """A perplexity is tested by its logarithm, and an increase in percent by that of its ratio."""
+    ratios = np.random.default_rng(3).normal(0.1, 0.02, 16)
+    increase = Measurement(100 * float(np.expm1(ratios.mean())), None, tuple(100 * np.expm1(ratios)))
+    partial = {"kl_divergence": measurement(0.5 * TEXTS[:16]), "perplexity_increase": increase}
+    limits = {"perplexity_increase": Constraint("<=", 5.0, "<= 5%")}
+    sequences = {"kl_divergence": TEXTS.tolist(), "perplexity_increase": [1.0] * 64}
+    rival = [Rival(3, {"kl_divergence": float(TEXTS.mean()), "footprint": 100}, sequences)]
+    with pytest.raises(Dominated) as caught:
+        Race(OBJECTIVES, rival, {"footprint": 100}, limits).check(partial)
+    assert caught.value.cause == "perplexity_increase"
+    assert caught.value.estimate["kl_divergence"] == partial["kl_divergence"].value
+    Race(OBJECTIVES, rival, {"footprint": 100}, {"perplexity_increase": Constraint("<=", 15.0, "")}).check(partial)
+
+
 @given(st.integers(0, 2**32 - 1))
-def test_models_that_are_as_good_are_hardly_ever_stopped(seed: int) -> None:
-    """Of models that differ from the rival by noise alone, fewer than 2% are stopped on any of three looks."""
-    random = np.random.default_rng(seed)
-    stopped = 0
+def test_the_estimate_of_a_dominated_trial_is_dominated(seed: int) -> None:
+    """However easy its windows are, the estimate is the rival's score changed by the difference on common windows."""
+    texts = np.random.default_rng(seed).lognormal(0, 0.5, 64)
+    with pytest.raises(Dominated) as caught:
+        race(texts).check({"kl_divergence": measurement(1.3 * texts[:32] + 0.01)})
+    assert caught.value.estimate["kl_divergence"] > texts.mean()
+    assert caught.value.estimate["footprint"] == 100
+
+
+def precise(ours: np.ndarray, rival: np.ndarray, precision: str, **options: Any) -> Race:
+    """A race of a model that is as large as its rival, with a precision."""
+    return replace(race(rival, **options), precision=parse_precision(precision))
+
+
+def test_a_model_on_the_front_is_scored_until_it_is_precise() -> None:
+    """Without a precision to the end; else until the error is small, and the best rival that could dominate it is."""
+    better = measurement(0.7 * TEXTS[:32] + np.linspace(0, 0.01, 32))
+    assert not race(TEXTS).is_settled({"kl_divergence": better})
+    assert precise(TEXTS, TEXTS, "20%").is_settled({"kl_divergence": better})
+    assert precise(TEXTS, TEXTS, "0.5").is_settled({"kl_divergence": better})
+    assert not precise(TEXTS, TEXTS, "2%").is_settled({"kl_divergence": better})
+    tied = measurement(TEXTS[:32] * np.random.default_rng(0).normal(1, 0.3, 32))
+    assert not precise(TEXTS, TEXTS, "20%").is_settled({"kl_divergence": tied})
+    assert precise(TEXTS, TEXTS, "20%", footprint=101).is_settled({"kl_divergence": tied})
+    assert precise(TEXTS, TEXTS[:32], "20%").is_settled({"kl_divergence": tied})  # no more common windows
+    assert not Race(OBJECTIVES, [], {"footprint": 100}, {}, parse_precision("10%")).is_settled({"kl_divergence": tied})
+
+
+def test_scores_on_fewer_windows_are_estimated_for_all() -> None:
+    """The estimate knows which windows are hard from the anchor; its error is far below that of the windows alone."""
+    draw, errors, plain, within = np.random.default_rng(0), [], [], 0
     for _ in range(200):
-        ours = TEXTS * random.normal(1, 0.1, 64)
-        for count in (16, 32, 48):
-            try:
-                race(TEXTS).check({"kl_divergence": measurement(ours[:count])})
-            except Dominated:
-                stopped += 1
-                break
-    assert stopped <= 8  # of 200: the expected number is below 2
+        texts = draw.lognormal(0, 0.5, 256)
+        own = 0.5 * texts * draw.normal(1, 0.1, 256)
+        anchor = Rival(0, {"kl_divergence": 1.0, "footprint": 1}, {"kl_divergence": texts.tolist()}, on_front=False)
+        contest = Race(OBJECTIVES, [anchor], {"footprint": 100}, {}, parse_precision("3%"))
+        measured = contest.comparable({"kl_divergence": measurement(own[:32])})["kl_divergence"]
+        assert measured.stderr is not None
+        assert len(measured.values) == 32
+        errors.append(measured.value - own.mean())
+        plain.append(own[:32].mean() - own.mean())
+        within += abs(errors[-1]) < 2 * measured.stderr
+    assert np.std(errors) < 0.4 * np.std(plain)
+    assert within >= 180
+    complete = {"kl_divergence": measurement(own)}
+    assert contest.comparable(complete) == complete
+
+
+def test_a_study_with_a_precision_scores_fewer_texts(tmp_path: Path) -> None:
+    """Trials on the front end early, their number of texts is kept, and a resumed study is the same, trial by trial."""
+
+    def config(name: str, trials: int) -> FakeConfig:
+        return FakeConfig(tmp_path / name, study=StudyOptions(trials=trials, precision="20%"))
+
+    for name, steps in (("whole", (24,)), ("resumed", (9, 24))):
+        for trials in steps:
+            search(config(name, trials), FakeSession(scorer=score_texts))
+    whole, resumed = trials_of(tmp_path / "whole"), trials_of(tmp_path / "resumed")
+    assert [(t.values, t.user_attrs.get("windows")) for t in whole] == [
+        (t.values, t.user_attrs.get("windows")) for t in resumed
+    ]
+    assert {t.user_attrs["windows"] for t in whole if t.state.name == "COMPLETE"} >= {8, 32}
+    with pytest.raises(StudyError, match=r"the precision of the scores changed .*--set .study\.precision=20%"):
+        search(replace(config("whole", 25), study=StudyOptions(trials=25, precision="10%")))
 
 
 def test_a_beaten_model_is_known_by_its_final_scores() -> None:

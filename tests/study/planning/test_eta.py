@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.study import eta
-from autotune.study.eta import Expected, RunForecast
+from autotune.study.planning import eta
+from autotune.study.planning.eta import Expected, RunForecast
 
-REFERENCE, CALIBRATION, SINGLE, VERIFY, TRIAL, SCORED, WRITING = 8.0, 8.0, 1.5, 6.0, 10.0, 6.0, 6.0
+REFERENCE, CALIBRATION, SINGLE, VERIFY, TRIAL, SCORED, WRITING = 8.0, 8.0, 1.5, 6.0, 10.0, 6.0, 5.0
 
 
 class Simulation:
