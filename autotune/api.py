@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from autotune.study.run import StudyOutcome
     from autotune.study.single import CompressedModel
 
+    Target = str | Sequence[str] | None
     Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 __all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"]
@@ -63,6 +64,7 @@ def compress(
     evaluation: Texts | None = None,
     allow: Sequence[str] = (),
     runtime_compressed: bool = True,
+    target: Target = None,
     output: str | Path | None = None,
     tokenizer: Any = None,
     cache: str | Path | None = None,
@@ -84,6 +86,7 @@ def compress(
             than `calibration`.
         allow: with `max_size`, formats of fewer than 4 bits that may be used: ``"int2"``, ``"int3"``.
         runtime_compressed: with `max_size`, use only formats that the CPU keeps compressed after loading.
+        target: devices that the model must run on: CPU, GPU, NPU or a list of them; restricts the settings.
         output: a new folder to write the model to; refused before any work if it is not empty.
         tokenizer: the `transformers` tokenizer of an `ov.Model`, if texts are needed.
         cache: folder for what is computed once; by default AUTOTUNE_CACHE or the user's cache folder.
@@ -100,14 +103,14 @@ def compress(
         >>> small.footprint
         2501061
     """
-    from autotune.config.arguments import read_settings, read_size
+    from autotune.config.arguments import read_settings, read_size, read_targets
     from autotune.config.config import calibration_from
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
     from autotune.study import single
     from autotune.study.progress import listening
 
-    settings = read_settings(locals())
+    settings, targets = read_settings(locals()), read_targets(target)
     limit = read_size(settings, max_size, evaluation, allow, runtime_compressed)
     written = None if output is None else Path(output)
     with listening(progress) as listener:
@@ -118,6 +121,7 @@ def compress(
             stage=listener.stage,
             trust_remote_code=trust_remote_code,
             depth=None if limit is not None else lambda engine: engine.depth(settings),
+            targets=targets,
         )
         if limit is None or evaluation is None:
             return single.compress(session, settings, output=written)
@@ -154,9 +158,7 @@ def evaluate(
             those of `config`, or similarity and perplexity.
         options: name -> options that replace some of those of `evaluators` or `config`.
         tokenizer: the tokenizer of a `reference` in memory.
-        cache: folder for what is computed once; by default AUTOTUNE_CACHE or the user's cache folder.
-        trust_remote_code: whether code that comes with the original may run.
-        progress: show progress on stderr.
+        cache, trust_remote_code, progress: as for `compress`.
 
     Returns:
         A measurement for each metric, with ``value`` and ``stderr`` in the metric's unit.
@@ -207,6 +209,7 @@ def search(
     seed: int | None = None,
     overrides: Sequence[str] = (),
     start_from: str | Path | None = None,
+    target: Target = None,
     fresh: bool = False,
     callbacks: Sequence[Callback | str] = (),
     open_page: bool = False,
@@ -218,13 +221,12 @@ def search(
         config: a model.yaml, its content as a dict (paths relative to the current folder), an `autotune.Config`, or a
             model (a Hugging Face id or folder), for which ``NAME.yaml`` is written with the defaults of `init`.
         trials: trials of the whole study, duplicates not counted.
-        timeout: no further trial begins after this; seconds or ``"2h"``.
-        workers: trials at the same time.
+        timeout, workers: no trial begins after this (seconds or ``"2h"``); trials at the same time.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         output: the study's folder.
-        seed: of the sampler.
-        overrides: ``a.b=c`` assignments, laid over the configuration.
+        seed, overrides: the sampler's seed; ``a.b=c`` assignments, laid over the configuration.
         start_from: a study's folder, whose front is tried first.
+        target: devices that the models must run on: CPU, GPU, NPU or a list of them; restricts the space.
         fresh: move an existing study to another folder and start a new one.
         callbacks: called with (study, trial) after every trial, as by Optuna; or wandb, mlflow or tensorboard.
         open_page: open report.html in the browser, which follows the search.
@@ -247,7 +249,7 @@ def search(
     from autotune.study.progress import listening
     from autotune.study.run import run_search
 
-    changes = [*overrides, *_changes(trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    changes = [*overrides, *_changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
     start = None if start_from is None else Path(start_from)
     with listening(progress) as listener, trackers(callbacks) as called:
         outcome = run_search(
@@ -274,8 +276,7 @@ def worker(
     """Join a running search from another process or machine, until the study has its trials.
 
     Args:
-        config, workers, output, overrides, progress: as for `search`.
-        storage: the Optuna storage URL of the search.
+        config, workers, output, overrides, progress: as for `search`; storage: that of the search.
 
     Raises:
         StudyError: there is no such study, or it has other inputs.
@@ -298,13 +299,14 @@ def plan(
     config: str | Path | Mapping[str, Any] | Config,
     *,
     overrides: Sequence[str] = (),
+    target: Target = None,
     forecast: bool = True,
     progress: bool = True,
 ) -> DryRun:
     """Predict what a search will do: sizes to the byte, adjusted and invalid settings, time, memory and disk.
 
     Args:
-        config, overrides, progress: as for `search`.
+        config, overrides, target, progress: as for `search`.
         forecast: time small pieces of the work to forecast all of it.
 
     Raises:
@@ -320,7 +322,7 @@ def plan(
     from autotune.study.progress import listening
 
     with listening(progress) as listener:
-        loaded = as_config(config, overrides, note=listener.note)
+        loaded = as_config(config, [*overrides, *_changes(target)], note=listener.note)
         return dry_run(loaded, listener.stage, measure=forecast)
 
 
@@ -328,10 +330,8 @@ def reproduce(folder: str | Path, trial: int, *, storage: str | None = None, pro
     """Build a trial's model again from its inputs alone, and compare the bytes.
 
     Args:
-        folder: the study's folder.
-        trial: number of a complete trial.
-        storage: an Optuna storage URL instead of the folder's `study.db`.
-        progress: show progress on stderr.
+        folder, trial: the study's folder, and the number of a complete trial.
+        storage, progress: as for `search`.
 
     Raises:
         UsageError: there is no such trial.
@@ -392,5 +392,6 @@ def compare(
     return comparison.frame
 
 
-def _changes(**options: Any) -> list[str]:
-    return [f"study.{key}={value}" for key, value in options.items() if value is not None]
+def _changes(target: Target = None, **options: Any) -> list[str]:
+    devices = [] if target is None else [f"target={[target] if isinstance(target, str) else [*target]}"]
+    return [*devices, *(f"study.{key}={value}" for key, value in options.items() if value is not None)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.output import Json, LogFile, Quiet, print_json, print_saved
+from autotune.cli.output import Json, LogFile, Quiet, Target, print_json, print_saved
 from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
 
 SETTING = "Settings"
@@ -136,6 +136,7 @@ def compress(
             rich_help_panel=f"{BUDGET}: formats",
         ),
     ] = True,
+    target: Target = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Allow code that comes with the model to run.", rich_help_panel=MODEL),
@@ -157,6 +158,7 @@ def compress(
         evaluation=text,
         allow=allow or (),
         runtime_compressed=runtime_compressed,
+        target=target,
         output=out,
         trust_remote_code=trust_remote_code,
         progress=not quiet,

@@ -47,6 +47,15 @@ Set = Annotated[
         rich_help_panel="Study",
     ),
 ]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DEVICE",
+        rich_help_panel="Device",
+        help="Device that the model must run on: CPU, GPU or NPU; restricts the settings. Repeatable. Default: as "
+        "in the file, else none.",
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -169,6 +178,8 @@ def print_plan(planned: DryRun, space: str) -> None:
         f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
     )
     print(f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study\n")
+    if planned.devices:
+        print("\n".join([*planned.devices, *(f"left out of the space: {each}" for each in planned.left_out), ""]))
     print("\n".join(_points(planned)))
     for impossible, title in ((True, "impossible with this model"), (False, "adjusted or left out")):
         found = [finding for finding in planned.findings if finding.impossible == impossible]
@@ -264,6 +275,8 @@ def print_saved(saved: SavedModel) -> None:
         print(f"trial {saved.trial}: {saved.reason}")
     print(f"{saved.folder}: {plan.footprint:,} bytes, {share:.1f}% of the original, {plan.compression_rate:.2f}x fp32")
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
+    for sentence in saved.devices:
+        print(sentence)
     for note in plan.notes:
         print(f"note: {note}")
 

@@ -18,6 +18,7 @@ from autotune.cli.output import (
     Quiet,
     Set,
     Storage,
+    Target,
     print_forecast,
     print_front,
     print_json,
@@ -78,6 +79,7 @@ def search(
         ),
     ] = None,
     set_: Set = None,
+    target: Target = None,
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +123,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for the front of accuracy against footprint; continue the study if it exists."""
-    options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers}
+    options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers, "target": target}
     configs = _load(file, set_, {**options, "output": output, "study.seed": seed}, quiet)
     if storage is not None and len(configs) > 1:
         raise UsageError("--storage is for one study, and this file names several models; leave it out")
@@ -191,6 +193,7 @@ def worker(
 def plan(
     file: ConfigFile,
     set_: Set = None,
+    target: Target = None,
     forecast: Annotated[
         bool,
         typer.Option(
@@ -204,7 +207,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Print what a search would do: exact sizes, adjusted and impossible settings, time, memory and disk."""
-    for config in _load(file, set_, {}, quiet):
+    for config in _load(file, set_, {"target": target}, quiet):
         _print_plan(config, as_json, forecast, progress=not quiet)
 
 

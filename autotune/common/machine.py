@@ -35,6 +35,20 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+FAST_ARITHMETIC = ("avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16", "amx_fp16", "avx512_fp16")
+"""Instruction sets, as Linux names them, that OpenVINO computes 8-bit and 16-bit numbers with."""
+
+
+def fast_arithmetic() -> tuple[str, ...] | None:
+    """List the instruction sets of `FAST_ARITHMETIC` that the CPU has; None if the system does not report them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
+    return None if flags is None else tuple(name for name in FAST_ARITHMETIC if name in flags)
+
+
 def memory() -> int | None:
     """Read the physical memory in bytes; None if the system does not report it."""
     try:

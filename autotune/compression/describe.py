@@ -36,6 +36,9 @@ def describe_settings(settings: Mapping[str, Any], *, short: bool = False) -> st
         if given.get("distillation"):
             mode += " distillation" if short else " with distillation"
         return f"{mode} {text.replace(' bits a weight', 'b').replace(' ', '')}" if short else f"{mode}, at most {text}"
+    name = str(given.get("candidate") or "")
+    if name and (short or given.get("allocation") == "candidate"):
+        return name
     parts = [mode]
     if "group_size" in given and not (mode in FORMATS and FORMATS[mode].fixed_group_size):
         group = int(given["group_size"])
@@ -49,7 +52,8 @@ def describe_settings(settings: Mapping[str, Any], *, short: bool = False) -> st
     if backup != default_backup(mode) and not mode.startswith("int8"):
         parts.append(f"backup {backup}")
     algorithms = describe_algorithms(given, separator="+" if short else " + ")
-    return (" " if short else ", ").join([*parts, algorithms] if algorithms else parts)
+    text = (" " if short else ", ").join([*parts, algorithms] if algorithms else parts)
+    return f"{name}: {text}" if name not in ("", text) else text
 
 
 def describe_algorithms(settings: Mapping[str, Any], *, separator: str = " + ") -> str:

@@ -29,6 +29,7 @@ from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights
 from autotune.compression.ir.weights import Weight, compressed_already
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
 from autotune.compression.settings import ALGORITHMS, Settings
+from autotune.compression.targets import check_variants, fitted, target_problems
 from autotune.compression.variants import Treatment, compress_weight
 from autotune.errors import CompressionError, PlanError
 
@@ -58,6 +59,7 @@ class Engine:
         distil: Callable[[ov.Model, Collection[str]], None] | None = None,
         model_fingerprint: str = "",
         block_elements: int = BLOCK_ELEMENTS,
+        targets: Sequence[str] = (),
     ) -> None:
         """Find the weights of a model.
 
@@ -69,6 +71,7 @@ class Engine:
                 no text.
             model_fingerprint: recorded in the compressed model.
             block_elements: elements of a weight that are compressed at a time; the result does not depend on it.
+            targets: devices that every plan of this engine must fit, of `targets.TARGETS`.
         """
         self._source = ModelWeights(model, version=ENGINE_VERSION, block_elements=block_elements)
         self.model = model
@@ -80,6 +83,7 @@ class Engine:
         self._statistics = statistics
         self._distil = distil
         self._model_fingerprint = model_fingerprint
+        self._targets = tuple(targets)
         self._scaled: tuple[tuple[str, bytes, bool | None], Array, Propagation | None] | None = None
 
     @property
@@ -110,8 +114,8 @@ class Engine:
         return self._statistics
 
     def resolve(self, settings: Settings) -> Settings:
-        """Fill in the defaults that depend on whether there is a calibration text."""
-        return settings.resolved(calibrated=self._statistics is not None)
+        """Fill in the defaults that depend on the target devices, and on whether there is a calibration text."""
+        return fitted(settings, self._targets).resolved(calibrated=self._statistics is not None)
 
     def depth(self, settings: Settings) -> Depth:
         """Return the depth of second moments that these settings need: full for GPTQ, adapters and AWQ."""
@@ -127,7 +131,8 @@ class Engine:
         Raises:
             PlanError: the settings cannot be used, with or without this model, with the reason.
         """
-        for problem in settings.problems():
+        settings = fitted(settings, self._targets)
+        for problem in [*settings.problems(), *target_problems(settings, self._targets)]:
             raise PlanError(f"{problem.key}: {problem.message}")
         if not self.weights:
             raise PlanError(
@@ -149,6 +154,7 @@ class Engine:
             return value
 
         variants, notes = make_variants(settings, self.weights, score)
+        check_variants(variants, self._targets)
         scalings: tuple[Scaling, ...] = ()
         if settings.awq:
             scalings, found = self.channel_scales.choose(

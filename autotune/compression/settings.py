@@ -21,7 +21,7 @@ from autotune.compression.formats.table import (
 )
 
 Fallback = Literal["adjust", "ignore", "error"]
-Allocation = Literal["ratio", "budget"]
+Allocation = Literal["ratio", "budget", "candidate"]
 Kind: TypeAlias = Literal["switch", "integer", "number", "text", "list"]
 ALLOCATIONS: tuple[Allocation, ...] = ("ratio", "budget")
 
@@ -95,7 +95,9 @@ class Settings:
 
     Attributes:
         lora_iterations: alternating fits of weight and adapters.
-        allocation: ``ratio``, or ``budget`` if a format is chosen for each weight within `budget`.
+        allocation: ``ratio``; ``budget`` if a format is chosen for each weight within `budget`; ``candidate`` for a
+            model that exists already.
+        candidate: name of the candidate of a study that has these settings or is this model.
         budget: bits a weight up to `MOST_BITS`, bytes above it.
     """
 
@@ -202,6 +204,7 @@ class Settings:
     )
     allocation: Allocation = "ratio"
     budget: float | None = None
+    candidate: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
@@ -228,7 +231,7 @@ class Settings:
 
     def resolved(self, *, calibrated: bool) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""
-        if self.allocation == "budget":
+        if self.allocation != "ratio":
             return self
         metric = self.sensitivity_metric or (OUTPUT_ERROR if calibrated else DATA_FREE_METRIC)
         return replace(
@@ -243,6 +246,8 @@ class Settings:
     @property
     def needs_calibration(self) -> bool:
         """Return True if planning or applying these settings reads calibration statistics; for `resolved` settings."""
+        if self.allocation == "candidate":
+            return False
         if self.allocation == "budget" or self.ranks_by_activations or self.distillation:
             return True
         algorithms = {name for name in ALGORITHMS if getattr(self, name)}
@@ -250,19 +255,22 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON and tables; with a budget, without the settings that it replaces."""
+        if self.allocation == "candidate":
+            return {"mode": self.mode, "allocation": self.allocation, "candidate": self.candidate}
         if self.allocation == "budget":
             kept = ("mode", "allocation", "budget", "group_size_fallback", "distillation")
             return {**{name: getattr(self, name) for name in kept}, "ignored_scope": list(self.ignored_scope)}
         backup = self.effective_backup_mode if self.mode in MODES else self.backup_mode
         lists = {"ignored_scope": list(self.ignored_scope), "codebook": list(self.codebook)}
         found = {**asdict(self), **lists, "backup_mode": backup}
-        return {name: value for name, value in found.items() if name not in ("allocation", "budget")}
+        left_out = ("allocation", "budget", *(() if self.candidate else ("candidate",)))
+        return {name: value for name, value in found.items() if name not in left_out}
 
     def problems(self) -> Iterator[Problem]:
         """Find every reason why these settings cannot be used with any model."""
-        if self.allocation == "budget":
-            if self.budget is None or self.budget <= 0:
-                yield Problem("budget", f"must be bits a weight or bytes, above 0, got {self.budget}")
+        if self.allocation == "budget" and (self.budget is None or self.budget <= 0):
+            yield Problem("budget", f"must be bits a weight or bytes, above 0, got {self.budget}")
+        if self.allocation != "ratio":
             return
         for name, info in SETTINGS.items():
             value = getattr(self, name)

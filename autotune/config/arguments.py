@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
@@ -21,6 +21,7 @@ from autotune.models.hub import check_on_hub
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
+    from autotune.config.sections import Device
 
 SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts", "tokens"}
 """Options of a text source: one that is given replaces all of them."""
@@ -207,3 +208,18 @@ def evaluation_config(
     except ValidationError as error:
         first, *_ = from_validation(error, Config)
         raise ConfigError(first.message, key=dotted(first.path)) from error
+
+
+def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
+    """Check the devices that the Python API was given in any form.
+
+    Raises:
+        UsageError: an unknown device.
+    """
+    from autotune.config.sections import Device, listed_targets
+
+    targets: tuple[Device, ...] = listed_targets(target)
+    for name in targets:
+        if name not in get_args(Device):
+            raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
+    return targets

@@ -27,6 +27,7 @@ from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import Constraint
 from autotune.common.validation import Finding, from_validation, got, report
 from autotune.common.yaml import Source, dotted, dump_yaml, read_yaml
+from autotune.config.candidates import Candidate, read_candidates
 from autotune.config.evaluators import (
     default_objectives,
     known_evaluators,
@@ -35,11 +36,21 @@ from autotune.config.evaluators import (
     read_objectives,
     read_report,
 )
-from autotune.config.sections import CacheOptions, Calibration, Name, RuntimeOptions, Section, StudyOptions, base_dir
+from autotune.config.sections import (
+    CacheOptions,
+    Calibration,
+    Name,
+    RuntimeOptions,
+    Section,
+    StudyOptions,
+    Targets,
+    base_dir,
+)
 from autotune.config.space.parse import space_schema
 from autotune.config.space.presets import read_space
+from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.texts.sources import Texts, text_source
 
 WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
@@ -61,7 +72,7 @@ def _evaluator_names(info: ValidationInfo) -> list[str] | None:
 
 
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
-    return read_space(value, base_dir=base_dir(info))
+    return restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
 
 
 class Config(Section):
@@ -91,12 +102,22 @@ class Config(Section):
     """The study's folder, relative to this file's; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
     """The texts that calibrate the compression algorithms; different from the texts of the evaluators."""
+    target: Targets = ()
+    """The devices that the compressed model must run on: CPU, GPU, NPU, or a list of them; they restrict the space.
+    null: no restriction."""
     space: Annotated[
         SearchSpace,
         BeforeValidator(_space),
         WithJsonSchema({"anyOf": [{"type": "string", "description": "A preset or a YAML file."}, space_schema()]}),
     ] = Field(default="int4", validate_default=True)
     """The settings that trials may have: a preset, a YAML file, or a mapping of parameters."""
+    candidates: Annotated[
+        tuple[Candidate, ...],
+        BeforeValidator(lambda value, info: read_candidates(value, base_dir(info))),
+        WithJsonSchema({"type": "array", "items": {"type": ["string", "object"]}}),
+    ] = ()
+    """Models and settings from elsewhere that are scored first: folders, hub ids, or {name: ..., config: {...}} with
+    the settings of NNCF or optimum-intel."""
     evaluators: Annotated[
         dict[str, dict[str, Any]],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": ["object", "null"]}, "minProperties": 1}),
@@ -175,6 +196,23 @@ class Config(Section):
     def _known_constraints(cls, value: Any, info: ValidationInfo) -> dict[str, Constraint]:
         return read_constraints(value, _evaluator_names(info))
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Return True if a point of the space, or a candidate, needs calibration statistics."""
+        settings = (each.settings.resolved(calibrated=True) for each in self.candidates)
+        return self.space.needs_calibration or any(each.needs_calibration for each in settings)
+
+    def candidate(self, name: str) -> Candidate:
+        """Return the candidate of this name.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for candidate in self.candidates:
+            if candidate.name == name:
+                return candidate
+        raise PlanError(f"the configuration has no candidate {name!r}; add it to `candidates` again")
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data with absolute paths; written as YAML it loads as an equal Config."""
         sections = {
@@ -189,7 +227,9 @@ class Config(Section):
             "model": self.model,
             "output": str(self.output),
             "calibration": sections["calibration"],
+            **({"target": list(self.target)} if self.target else {}),
             "space": self.space.as_dict(),
+            **({"candidates": [each.as_data() for each in self.candidates]} if self.candidates else {}),
             "evaluators": {name: dict(options) for name, options in self.evaluators.items()},
             **({} if self.report is None else {"report": self.report}),
             "objectives": dict(self.objectives),

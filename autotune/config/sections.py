@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from autotune.evaluation import SCORING_CONFIG
 from autotune.evaluation.texts.sources import TextSource
 
 Sampler = Literal["tpe", "nsga2", "gp", "random", "grid"]
+Device = Literal["CPU", "GPU", "NPU"]
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "gp", "random", "grid")
 
 
@@ -53,6 +54,20 @@ ByteSize = Annotated[
     int,
     BeforeValidator(parse_bytes),
     WithJsonSchema({"type": ["string", "integer"], "examples": ["20GB", "500 MiB"]}),
+]
+
+
+def listed_targets(value: Any) -> Any:
+    """Return target devices as a list without repeats; one may be given alone, and null is none."""
+    listed = [value] if isinstance(value, str) else value
+    return () if listed is None else tuple(dict.fromkeys(listed)) if isinstance(listed, (list, tuple)) else listed
+
+
+_DEVICE = {"enum": list(get_args(Device))}
+Targets = Annotated[
+    tuple[Device, ...],
+    BeforeValidator(listed_targets),
+    WithJsonSchema({"anyOf": [_DEVICE, {"type": "array", "items": _DEVICE}, {"type": "null"}]}),
 ]
 
 
@@ -157,6 +172,8 @@ class RuntimeOptions(Section):
     """An OpenVINO device."""
     ov_config: dict[str, str | int | float | bool | None] = Field(default_factory=lambda: dict(SCORING_CONFIG))
     """OpenVINO properties in addition to those that make scores exact; null: OpenVINO's default for a property."""
+    deployed: bool = False
+    """Score the front once more as users run it, with OpenVINO's defaults for activations and KV cache."""
 
     @field_validator("device")
     @classmethod

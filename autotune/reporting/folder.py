@@ -15,7 +15,9 @@ from autotune.errors import UsageError
 from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.html.page import report_html
 from autotune.reporting.report import build_report
+from autotune.reporting.text.deployed import deployed_markdown
 from autotune.reporting.text.markdown import report_markdown
+from autotune.reporting.text.optimum import optimum_markdown
 from autotune.results.decision import objective_pairs
 from autotune.results.load import load_results
 from autotune.results.records import StudyResults
@@ -79,6 +81,9 @@ def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[s
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))
     manifest = json.dumps(dict(results.manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    for name, page in (("optimum.md", optimum_markdown(results)), ("deployed.md", deployed_markdown(results))):
+        if page is not None:
+            write_text(folder / name, page)
     return ReportPaths(
         folder=folder,
         trials_csv=write_text(folder / "trials.csv", trials_csv(results)),

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.compression.formats.table import FORMATS
 from autotune.compression.settings import SETTINGS
+from autotune.results.records import DEPLOYED_SOURCES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from autotune.evaluation import Measurement
-    from autotune.results.records import StudyResults, TrialRecord
+    from autotune.results.records import DeployedScores, StudyResults, TrialRecord
 
 SETTING_COLUMNS = tuple(name for name, info in SETTINGS.items() if info.search_order)
 SIZE_COLUMNS = ("footprint", "bits_per_weight", "compression_rate", "int4_percent", "int8_percent")
@@ -49,7 +50,7 @@ BOOKKEEPING = (
 BOOLEANS = {"on_front", "knee", "feasible", *(name for name, info in SETTINGS.items() if info.kind == "switch")}
 INTEGERS = {"trial", "footprint", "duplicate_of", "tokens", "variants_computed", "variants_reused"}
 INTEGERS |= {name for name, info in SETTINGS.items() if info.kind == "integer"}
-TEXTS = {"state", "plan", "error", "origin", "ignored_scope", "scored_on"}
+TEXTS = {"state", "plan", "candidate", "error", "origin", "ignored_scope", "scored_on"}
 TEXTS |= {name for name, info in SETTINGS.items() if info.kind == "text"}
 
 
@@ -60,7 +61,7 @@ def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     mode = str(settings.get("mode"))
     effective = dict(settings)
-    if mode.startswith("int8") or effective.get("allocation") == "budget":
+    if mode.startswith("int8") or effective.get("allocation", "ratio") != "ratio":
         return {key: value for key, value in effective.items() if key not in SETTING_COLUMNS or key == "mode"}
     if effective.get("group_size") is None and "mode" in settings:
         effective["group_size"] = FORMATS[mode].group_size if mode in FORMATS else None
@@ -158,6 +159,32 @@ def add_held_out(frame: pd.DataFrame, scores: Mapping[int, Mapping[str, Measurem
         for column, part in ((f"report_{name}", "value"), (f"report_{name}_stderr", "stderr")):
             values = [getattr(scores.get(int(trial), {}).get(name), part, None) for trial in frame["trial"]]
             frame[column] = [float("nan") if value is None else float(value) for value in values]
+
+
+def add_deployed(frame: pd.DataFrame, deployed: DeployedScores) -> None:
+    """Add ``deployed_<metric>`` with its ``_stderr``, and by how much activations and KV cache alone change the score.
+
+    The columns of `DEPLOYED_SOURCES` are ``deployed_<metric>_<source>``, the score with that error alone minus the
+    score of the search. They and the error of the weights add up to the deployed score if the errors are independent.
+    """
+    names = {name: None for parts in deployed.trials.values() for name in parts.get("deployed", {})}
+    for name in names:
+        columns: dict[str, list[float]] = {f"deployed_{name}": [], f"deployed_{name}_stderr": []}
+        columns |= {f"deployed_{name}_{source}": [] for source in DEPLOYED_SOURCES}
+        for number, scored in zip(frame["trial"], frame[name], strict=True):
+            parts = deployed.trials.get(int(number), {})
+            whole = parts.get("deployed", {}).get(name)
+            columns[f"deployed_{name}"].append(_number(whole and whole.value))
+            columns[f"deployed_{name}_stderr"].append(_number(whole and whole.stderr))
+            for source in DEPLOYED_SOURCES:
+                alone = parts.get(source, {}).get(name)
+                columns[f"deployed_{name}_{source}"].append(_number(alone and alone.value - float(scored)))
+        for column, values in columns.items():
+            frame[column] = values
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def front_frame(results: StudyResults, *, original: bool = False) -> pd.DataFrame:

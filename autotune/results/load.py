@@ -17,8 +17,22 @@ from autotune.common.units import Constraint
 from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
 from autotune.results import pareto
-from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS, add_held_out, build_frame, effective_settings
-from autotune.results.records import HeldOutScores, Original, StudyResults, TrialRecord
+from autotune.results.frame import (
+    SIZE_COLUMNS,
+    TIME_COLUMNS,
+    add_deployed,
+    add_held_out,
+    build_frame,
+    effective_settings,
+)
+from autotune.results.records import (
+    DEPLOYED_SOURCES,
+    DeployedScores,
+    HeldOutScores,
+    Original,
+    StudyResults,
+    TrialRecord,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -147,6 +161,9 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     held_out = _held_out(attributes.get("report"))
     if held_out is not None:
         add_held_out(frame, held_out.trials)
+    deployed = _deployed(attributes.get("deployed"))
+    if deployed is not None:
+        add_deployed(frame, deployed)
     return StudyResults(
         trials=frame,
         records=records,
@@ -162,6 +179,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         space=attributes.get("space") or {},
         manifest=attributes.get("manifest") or {},
         held_out=held_out,
+        deployed=deployed,
         preparation=attributes.get("preparation") or (),
     )
 
@@ -242,6 +260,20 @@ def _held_out(attribute: Mapping[str, Any] | None) -> HeldOutScores | None:
     if attribute is None or not any(trials.values()):
         return None
     return HeldOutScores(trials, attribute.get("overlaps") or {}, tuple(attribute.get("notes") or ()))
+
+
+def _deployed(attribute: Mapping[str, Any] | None) -> DeployedScores | None:
+    scored = {int(number): entry for number, entry in (attribute or {}).get("trials", {}).items()}
+    parts = ("deployed", *DEPLOYED_SOURCES)
+    trials = {
+        number: {part: _scores(entry[part]) for part in parts}
+        for number, entry in scored.items()
+        if all(part in entry for part in parts)
+    }
+    if attribute is None or not trials:
+        return None
+    cpu = attribute.get("cpu")
+    return DeployedScores(trials, attribute.get("properties") or {}, None if cpu is None else tuple(cpu))
 
 
 def _scores(attribute: Mapping[str, Any] | None) -> dict[str, Measurement]:

@@ -228,7 +228,7 @@ def _budget_trials(results: StudyResults, *, by_budget: bool = True) -> list[int
     return [
         number
         for number, record in results.records.items()
-        if record.unique and (record.settings.get("allocation") == "budget") == by_budget
+        if record.unique and record.settings.get("allocation", "ratio") == ("budget" if by_budget else "ratio")
     ]
 
 

@@ -139,6 +139,26 @@ class HeldOutScores:
     notes: tuple[str, ...] = ()
 
 
+DEPLOYED_SOURCES = ("activations", "kv_cache")
+"""The errors that a deployment adds to that of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedScores:
+    """Scores with the properties of a deployment.
+
+    Attributes:
+        trials: trial number -> ``deployed``, or one of `DEPLOYED_SOURCES` for that error alone beside that of the
+            weights -> metric -> score.
+        properties: of the deployment, as OpenVINO reports them.
+        cpu: instruction sets for 8-bit and 16-bit arithmetic of the machine that measured; None if unknown.
+    """
+
+    trials: Mapping[int, Mapping[str, Mapping[str, Measurement]]]
+    properties: Mapping[str, str]
+    cpu: tuple[str, ...] | None
+
+
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """A study's results, independent of where the study is stored.
@@ -155,6 +175,7 @@ class StudyResults:
             because its plan alone broke a limit counts.
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
+        deployed: scores as users run the models; None where there are none.
         preparation: stages before the first trial, as `TrialRecord.stages`.
         folder: the study's folder, absolute; None if the study was not read from one.
         storage: URL of the study's storage; None if it is the folder's `study.db`.
@@ -174,6 +195,7 @@ class StudyResults:
     space: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
+    deployed: DeployedScores | None = None
     preparation: Sequence[Sequence[Any]] = ()
     folder: Path | None = None
     storage: str | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,17 @@ from autotune.common.version import __version__
 from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
+from autotune.evaluation import SCORING_CONFIG
+from autotune.models.given import GivenPlan
 from autotune.models.hub import check_repository, check_upload
-from autotune.models.save import new_folder, save_model
+from autotune.models.runtime.devices import check_on_targets, describe_devices
+from autotune.models.save import IR_PROPERTIES, new_folder, save_model
 from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.plans import plan_file
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
 from autotune.study.model_session import ModelSession
+from autotune.study.trials.trial import Candidate
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -45,6 +50,7 @@ class SavedModel:
         trial: the trial whose model it is, None without a study.
         settings: of the trial, defaults resolved.
         reason: why this trial was chosen; empty without a study.
+        devices: for each target device, whether this machine has it, as a sentence.
     """
 
     folder: Path
@@ -53,6 +59,7 @@ class SavedModel:
     trial: int | None = None
     settings: Mapping[str, Any] | None = None
     reason: str = ""
+    devices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         trial = "" if self.trial is None else f"trial {self.trial}, "
@@ -67,6 +74,7 @@ class SavedModel:
         """Convert to plain data for `--json`; the whole plan is in the folder's `autotune.json`."""
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
         trial = {} if self.trial is None else {"trial": self.trial, "reason": self.reason}
+        trial |= {"devices": list(self.devices)} if self.devices else {}
         return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
@@ -81,13 +89,26 @@ def check_empty(out: Path | None) -> None:
 
 
 def write_model(
-    model: ov.Model, plan: Plan, source: SourceModel, out: Path, original_footprint: int, about: Mapping[str, Any]
+    model: ov.Model,
+    plan: Plan,
+    source: SourceModel,
+    out: Path,
+    original_footprint: int,
+    about: Mapping[str, Any],
+    targets: Sequence[str] = (),
 ) -> SavedModel:
-    """Write the complete folder of a compressed model; `about` becomes part of its `autotune.json`.
+    """Write the complete folder of a compressed model, and check it against its target devices.
+
+    Args:
+        model, plan: the compressed model.
+        source, original_footprint: the original.
+        out: a folder that does not exist yet or is empty.
+        about: becomes part of the folder's `autotune.json`.
+        targets: names of the devices.
 
     Raises:
         UsageError: `out` is not empty.
-        CompressionError: it cannot be written.
+        CompressionError: it cannot be written, or does not fit a device.
     """
     check_empty(out)
     record = {
@@ -96,8 +117,28 @@ def write_model(
         **about,
         "plan": plan.as_dict(),
     }
-    save_model(model, source, out, record=record)
-    return SavedModel(out, plan, original_footprint)
+    with new_folder(out) as new:
+        if isinstance(plan, GivenPlan):
+            copy_model(plan, new, record)
+        else:
+            save_model(model, source, new, record=record)
+        if targets:
+            amend_record(new, target=check_on_targets(new, targets))
+    return SavedModel(out, plan, original_footprint, devices=tuple(describe_devices(targets)) if targets else ())
+
+
+def chosen_properties(config: Config) -> dict[str, Any]:
+    """Return the properties of `runtime.ov_config` that an IR can carry and that are not those of exact scores."""
+    given = config.runtime.ov_config
+    return {name: given[name] for name in IR_PROPERTIES if given.get(name) not in (None, SCORING_CONFIG[name])}
+
+
+def copy_model(plan: GivenPlan, out: Path, record: Mapping[str, Any]) -> None:
+    """Copy the folder of a candidate that another tool has written, and add the record of its scores."""
+    assert plan.source is not None
+    assert plan.source.path is not None
+    shutil.copytree(plan.source.path, out, dirs_exist_ok=True)
+    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def export(
@@ -143,7 +184,6 @@ def export(
             "calibration texts or the engine changed since the search. To see which: "
             f"autotune reproduce {shlex.quote(str(folder))} --trial {number}"
         )
-    stage("compressing")
     settings = session.engine.resolve(Settings.from_dict(record.settings)).as_dict()
     scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in record.metrics.items()}
     about: dict[str, Any] = {
@@ -152,12 +192,16 @@ def export(
         "scores": scores,
         "inputs": {**(results.manifest.get("hashes") or {}), **session.fingerprints()},
         "versions": results.manifest.get("versions"),
+        "runtime": chosen_properties(session.config),
     }
     engine = session.engine
     with new_folder(out) as new:
-        saved = write_model(engine.apply(plan), plan, session.source, new, engine.sizes.original, about)
-        add_hashes(new)
-        (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+        sizes, targets = engine.sizes.original, session.config.target
+        model = Candidate(engine, plan, stage).model
+        saved = write_model(model, plan, session.source, new, sizes, about, targets)
+        amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
+        if not isinstance(plan, GivenPlan):  # which may have a card of its own
+            (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
         if upload is not None:
             stage("checking the folder for the hub")
             check_upload(new)
@@ -186,10 +230,9 @@ def rebuild_plan(session: ModelSession, folder: Path, record: TrialRecord) -> Pl
     return plan
 
 
-def add_hashes(out: Path) -> None:
-    """Write the hashes of the model's two files into the folder's ``autotune.json``."""
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    record["files"] = {name: fingerprint_file(out / name) for name in (MODEL_FILE, WEIGHTS_FILE)}
+def amend_record(out: Path, **values: Any) -> None:
+    """Add values to the ``autotune.json`` of a folder."""
+    record = {**json.loads((out / RECORD).read_text(encoding="utf-8")), **values}
     with atomic_write(out / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -251,8 +294,7 @@ def reproduce(folder: Path, number: int, *, storage: str | None, stage: Callable
     with tempfile.TemporaryDirectory(prefix="autotune-") as empty:
         session = uncached_session(config, Path(empty), stage)
         plan = session.plan(Settings.from_dict(record.settings))
-        stage("compressing")
-        digest = model_digest(session.engine.apply(plan))
+        digest = model_digest(Candidate(session.engine, plan, stage).model)
     same = plan.key == record.plan and digest == record.digest
     changed = () if same else changes(config, results.manifest, session.fingerprints())
     return Reproduction(number, same, plan.key, digest, record.plan, record.digest, changed)

@@ -121,6 +121,7 @@ class Search:
             sampler=config.study.sampler,
             budget=budget,
             seed=config.study.seed,
+            candidates=config.candidates,
             first=[*enqueued(config.space, config.study.enqueue), *(Anchor(*each) for each in self.inherited)],
         )
         self.description: Description | None = None
@@ -256,7 +257,8 @@ class Search:
         before = history.before_next(self.lag)
         scored = before.finished if self.config.study.precision is not None else ()
         rivals = rivals_of(front_trials(before, self.directions), list(info.objectives), scored)
-        self.pool.start(trial.number, settings, rivals if self.config.study.racing else ())
+        raced = self.config.study.racing and not settings.candidate  # a candidate's scores are wanted in full
+        self.pool.start(trial.number, settings, rivals if raced else ())
 
     def plan_status(self, number: int, plan: str) -> PlanStatus | Later:
         """Look up the plan of the running trial `number`; a new plan is assigned to that trial.

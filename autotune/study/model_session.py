@@ -71,7 +71,7 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
-        self.needs_calibration = config.space.needs_calibration if calibrated is None else calibrated
+        self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
         self.distillation_notes: tuple[str, ...] = ()
         self._depth = depth
@@ -140,10 +140,15 @@ class ModelSession:
         """The original's `transformers` tokenizer."""
         return self.source.tokenizer()
 
-    def compiled(self, model: Any) -> OpenVINOLanguageModel:
-        """Compile a model on the configured device with the configured properties."""
+    def compiled(
+        self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0
+    ) -> OpenVINOLanguageModel:
+        """Compile a model on the configured device with these properties; by default with the configured ones.
+
+        `columns` is the largest number of positions of a forward pass; 0 is as many as fit.
+        """
         from autotune.models.runtime.compile import end_token_ids
-        from autotune.models.runtime.language_model import OpenVINOLanguageModel
+        from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
 
         runtime = self.config.runtime
         threads = thread_limit()  # changes the time of a score and none of its bits
@@ -155,7 +160,8 @@ class ModelSession:
             model,
             self.tokenizer,
             device=runtime.device,
-            ov_config={**share, **runtime.ov_config},
+            ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
+            limits=BatchLimits(columns=columns),
             eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
         )
         self.runtime_properties = dict(compiled.properties)
@@ -268,6 +274,7 @@ class ModelSession:
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
+                targets=self.config.target,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
@@ -308,6 +315,11 @@ class ModelSession:
         Raises:
             PlanError: the settings cannot be used, with or without this model.
         """
+        if settings.allocation == "candidate":
+            from autotune.models.given import read_given
+
+            found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
+            return read_given(found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:

@@ -22,12 +22,14 @@ from autotune.study.loop import Callback, Reason, Search
 from autotune.study.page import with_page
 from autotune.study.planning.eta import Expected, RunForecast, StageTimer
 from autotune.study.progress import Listener, make_listener
+from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
 from autotune.study.storage.attributes import own_fingerprints, remove_checksums
 from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
+from autotune.study.workers.deployment import score_as_deployed
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
 
@@ -135,6 +137,7 @@ def run_search(
                 listener.note(f"the old study is now in {aside}")
             if intake := read_intake(config.model):
                 listener.note("\n".join(intake.lines()))
+            config = with_optimum_default(config, listener.note)
             with (
                 quiet_optuna(),
                 open_study(folder, storage, dict(config.objectives), fresh=fresh) as study,
@@ -195,6 +198,10 @@ def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
     """Score the front on the report texts; after a stop signal the next run continues with it."""
     try:
         rescore_front(search, listener)
+        if search.config.runtime.deployed:
+            score_as_deployed(
+                search.study, search.pool, front_trials(search.history(), search.directions), listener.stage
+            )
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"
@@ -238,6 +245,7 @@ def run_worker(
     started = time.monotonic()
     listener = make_listener() if listener is None else listener
     folder = Path(config.output)
+    config = with_optimum_default(config, listener.note)
     try:
         with (
             quiet_optuna(),

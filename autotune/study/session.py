@@ -214,6 +214,14 @@ class Session(ModelSession):
         """Score one model on the report texts; see `ReportTexts.scores`."""
         return self.report_texts.scores(settings)
 
+    def deployed_scores(self, settings: Settings) -> dict[str, Any]:
+        """Score one model as deployed; see `DeployedScorer.scores`."""
+        from autotune.study.trials.deployed import DeployedScorer
+
+        evaluators = {name: each for name, each in self.evaluators.items() if name in self.deciding}
+        scorer = DeployedScorer(evaluators, lambda: self.references, self.compiled, self.config.runtime.ov_config)
+        return scorer.scores(lambda: Candidate(self.engine, self.plan(settings), lambda text: None))
+
     def describe(self, *, original: bool = False, report: bool = False) -> Description:
         """Describe the study's inputs.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.compression.targets import conflict, fitted, target_problems
 from autotune.config.arguments import evaluation_config
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.scores import Scores
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.config.config import Config
-    from autotune.config.sections import Calibration
+    from autotune.config.sections import Calibration, Device
     from autotune.models.source import SourceModel
 
 Stage = Callable[[str], None]
@@ -43,6 +44,7 @@ class CompressedModel:
         source: the original model.
         original_footprint: bytes of the original's `openvino_model.bin`.
         saved: the folder it was written to; None if no `output` was given.
+        targets: the devices that it must run on.
 
     Example:
         >>> import autotune
@@ -61,6 +63,7 @@ class CompressedModel:
     _plan: Plan = field(repr=False)
     _record: Mapping[str, Any] = field(repr=False)
     saved: SavedModel | None = None
+    targets: tuple[str, ...] = ()
 
     @property
     def footprint(self) -> int:
@@ -87,21 +90,18 @@ class CompressedModel:
     def save(self, folder: str | Path) -> SavedModel:
         """Write the complete model folder: model, configuration, tokenizer and `autotune.json`.
 
-        Args:
-            folder: does not exist yet or is empty.
-
         Raises:
             UsageError: the folder is not empty.
-            CompressionError: it cannot be written.
+            CompressionError: it cannot be written, or does not fit a target device.
         """
-        return write_model(self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
+        parts = (self.model, self._plan, self.source, Path(folder), self.original_footprint, self._record)
+        return write_model(*parts, self.targets)
 
     def evaluate(self, evaluators: Mapping[str, Mapping[str, Any]], *, stage: Stage = lambda text: None) -> Scores:
         """Score the model against its original.
 
         Args:
-            evaluators: name -> options, as for `autotune.evaluate`.
-            stage: receives progress messages.
+            evaluators, stage: as for `autotune.evaluate`; receives progress messages.
         """
         config = evaluation_config(file=None, reference=IN_MEMORY, names=list(evaluators), options=evaluators)
         return evaluate(self, config, source=self.source, stage=stage)
@@ -122,16 +122,12 @@ class CompressedModel:
 def compress(session: ModelSession, settings: Settings, *, output: Path | None = None) -> CompressedModel:
     """Compress a model by uniform settings.
 
-    Args:
-        session: the opened model.
-        settings: of the compression.
-        output: where to write the model; checked before any work.
-
     Raises:
         UsageError: `output` is not empty.
-        PlanError: the settings contradict each other, or do not fit this model.
+        PlanError: the settings contradict each other, or do not fit this model or its target devices.
     """
-    for problem in settings.problems():
+    targets = session.config.target
+    for problem in [*settings.problems(), *target_problems(fitted(settings, targets), targets)]:
         raise PlanError(f"`{problem.key}`: {problem.message}")
     check_empty(output)
     plan = session.plan(settings)
@@ -169,6 +165,12 @@ def compress_to_size(
     from autotune.allocation.probe import FULL, SHORT
 
     check_empty(output)
+    mixed = conflict("allocation", "budget", session.config.target)
+    if mixed is not None:
+        raise PlanError(
+            f"`max_size` chooses a format for each weight, and the target {mixed[0]} takes one format for all layers; "
+            "leave out `max_size`, and set `mode` and `group_size`"
+        )
     if options.distillation:
         session.check_distillation()
     engine, data_aware = session.engine, session.needs_calibration
@@ -189,9 +191,9 @@ def _finish(session: ModelSession, plan: Plan, record: Mapping[str, Any], output
     settings = record.get("settings") or record["allocation"]
     model = engine.apply(plan)
     plan = replace(plan, notes=(*plan.notes, *session.distillation_notes))
-    original = engine.sizes.original
-    saved = None if output is None else write_model(model, plan, session.source, output, original, record)
-    return CompressedModel(model, settings, session.source, original, plan, record, saved)
+    original, targets = engine.sizes.original, session.config.target
+    compressed = CompressedModel(model, settings, session.source, original, plan, record, targets=targets)
+    return compressed if output is None else replace(compressed, saved=compressed.save(output))
 
 
 def open_model(
@@ -202,6 +204,7 @@ def open_model(
     stage: Stage,
     trust_remote_code: bool = False,
     depth: Callable[[Engine], Depth] | None = None,
+    targets: tuple[Device, ...] = (),
 ) -> ModelSession:
     """Open a model for one compression; the calibration texts are read at once, statistics when they are needed.
 
@@ -212,6 +215,7 @@ def open_model(
         stage: receives progress messages.
         trust_remote_code: whether code that comes with the model may run.
         depth: returns the depth of the calibration statistics.
+        targets: the devices that compressed models must run on.
 
     Raises:
         ConfigError, PrerequisiteError: a calibration text cannot be read.
@@ -221,6 +225,7 @@ def open_model(
 
     # Not validated: errors should name the arguments of the call rather than keys of a model.yaml.
     options: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
+    options["target"] = targets
     options["cache"] = CacheOptions.model_construct(directory=cache)
     name = source if isinstance(source, str) else source.name
     config = Config.model_construct(model=name, trust_remote_code=trust_remote_code, **options)

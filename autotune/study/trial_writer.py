@@ -42,7 +42,7 @@ def begin(
             return trial, error
         trial.set_user_attr("settings", settings.as_dict())
         return trial, settings
-    settings = space.settings(point_of(space, draft.params))
+    settings = proposal.settings or space.settings(point_of(space, draft.params))
     attrs: dict[str, Any] = {"origin": proposal.origin, "settings": settings.as_dict()}
     if proposal.retry_of is not None:
         attrs["retry_of"] = proposal.retry_of

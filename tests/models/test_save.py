@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import openvino as ov
@@ -25,3 +26,20 @@ def test_every_constant_keeps_its_type_and_bytes(tmp_path: Path, left: str, stor
     save_model(compressed, SourceModel.from_model(model), tmp_path / "out", record={})
     assert content(ov.Core().read_model(tmp_path / "out" / "openvino_model.xml")) == content(compressed)
     assert (tmp_path / "out" / "openvino_model.bin").stat().st_size == plan.footprint
+
+
+def test_an_ir_carries_the_properties_of_its_deployment(tmp_path: Path) -> None:
+    """OpenVINO reads them back as defaults of the compiled model, and optimum-intel from its configuration."""
+    model = chain([normal(32, 32)])
+    engine = Engine(model)
+    settings = Settings(mode="int8_sym")
+    record = {
+        "settings": settings.as_dict(),
+        "runtime": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64, "KV_CACHE_PRECISION": "f16"},
+    }
+    save_model(engine.apply(engine.plan(settings)), SourceModel.from_model(model), tmp_path / "out", record=record)
+    compiled = ov.Core().compile_model(tmp_path / "out" / "openvino_model.xml", "CPU")
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 64
+    assert compiled.get_property("KV_CACHE_PRECISION").get_type_name() == "f16"
+    config = json.loads((tmp_path / "out" / "openvino_config.json").read_text())
+    assert config["quantization_config"]["dq_group_size"] == 64

@@ -275,4 +275,18 @@ COMPRESSION = [
         "model",
         f"{TESTS}/ir/test_assemble.py::test_source_model_is_not_changed",
     ),
+    Fault(
+        "readback-zero-points",
+        f"{ENGINE}/ir/readback.py",
+        "has_zero_points=bool(several)",
+        "has_zero_points=zero is not None",
+        f"{TESTS}/test_targets.py::test_every_format_is_read_back_as_it_was_planned",
+    ),
+    Fault(
+        "target-adjusted-groups",
+        f"{ENGINE}/targets.py",
+        "variant.group_size not in sizes",
+        "variant.group_size > max(sizes)",
+        f"{TESTS}/test_targets.py::test_the_default_backup_fits_and_an_adjusted_group_is_refused_with_its_weight",
+    ),
 ]

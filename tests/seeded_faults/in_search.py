@@ -247,4 +247,11 @@ SEARCH = [
         "self._first_use | dict.fromkeys(_input_names(part), number)",
         "tests/allocation/test_probe.py::test_a_table_that_is_also_the_head_is_measured_from_its_first_use",
     ),
+    Fault(
+        "deployed-parts",
+        "autotune/results/frame.py",
+        "alone.value - float(scored)",
+        "alone.value",
+        "tests/reporting/test_deployed.py::test_parts_are_differences_from_the_score_of_the_search",
+    ),
 ]

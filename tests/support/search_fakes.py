@@ -238,6 +238,7 @@ class StudyOptions:
 class RuntimeOptions:
     device: str = "CPU"
     ov_config: dict[str, Any] = field(default_factory=dict)
+    deployed: bool = False
 
 
 @dataclass
@@ -255,6 +256,7 @@ class FakeConfig:
     calibration: Any = field(default_factory=lambda: SimpleNamespace(samples=8, sequence_length=16))
     report: Any = None
     model: str = "fake"
+    candidates: tuple[Any, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -128,11 +128,13 @@ class SearchSpace:
         parameters: parameter -> `Choices` or `Range`, the drawn ones in their order, then the fixed ones. Parameters
             that are not named have the default of `Settings`.
         description: one line for people.
+        left_out: values that target devices do not take, each as a sentence; see `restrict.restrict`.
     """
 
     name: str
     parameters: Mapping[str, Parameter]
     description: str = field(default="", compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def fingerprint(self) -> str:
         """Hash the parameters, with the order of their choices, which Optuna's storages keep."""

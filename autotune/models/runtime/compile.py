@@ -38,7 +38,8 @@ def scoring_properties(ov_config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
+    """Return the OpenVINO core of this process."""
     import openvino as ov
 
     return ov.Core()
@@ -55,16 +56,16 @@ def compile_model(model: ov.Model | Path, name: str, device: str, config: Mappin
     Raises:
         EvaluationError: the file is missing or not a model, or it cannot be compiled with these properties.
     """
-    core = _core()
+    ov_core = core()
     if isinstance(model, Path):
         if not model.is_file():
             raise EvaluationError(f"{name} does not exist; give the folder or the .xml file of an OpenVINO model.")
         try:
-            model = core.read_model(model)
+            model = ov_core.read_model(model)
         except RuntimeError as error:
             raise EvaluationError(f"{name} cannot be read as an OpenVINO model: {last_line(error)}") from error
     try:
-        return core.compile_model(model, device, dict(config))
+        return ov_core.compile_model(model, device, dict(config))
     except RuntimeError as error:
         properties = ", ".join(f"{key}={value}" for key, value in config.items())
         raise EvaluationError(
@@ -74,12 +75,12 @@ def compile_model(model: ov.Model | Path, name: str, device: str, config: Mappin
 
 
 def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """Read back the properties of `config` and a few more from the compiled model, in OpenVINO's spelling."""
+    """Read back the properties of `config`, those of `SCORING_CONFIG` and a few more, in OpenVINO's spelling."""
     import openvino as ov
 
     properties = {"DEVICE": device, "OPENVINO_VERSION": ov.get_version()}
-    readers = {key: partial(compiled.get_property, key) for key in (*config, "INFERENCE_NUM_THREADS")}
-    readers["FULL_DEVICE_NAME"] = partial(_core().get_property, device, "FULL_DEVICE_NAME")
+    readers = {key: partial(compiled.get_property, key) for key in (*config, *SCORING_CONFIG, "INFERENCE_NUM_THREADS")}
+    readers["FULL_DEVICE_NAME"] = partial(core().get_property, device, "FULL_DEVICE_NAME")
     for key, read in readers.items():
         # A property may be write-only, or unknown to this device.
         with suppress(RuntimeError):

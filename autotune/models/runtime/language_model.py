@@ -41,6 +41,7 @@ class BatchLimits:
         tokens: number of sequences times the longest one, in a scan.
         logits_bytes: size of the float32 logits of one inference.
         cache_bytes: size of the KV cache.
+        columns: largest number of positions of a pass of a scan; 0 is as many as fit.
         padding: longest sequence in relation to the shortest, in a scan.
     """
 
@@ -48,6 +49,7 @@ class BatchLimits:
     tokens: int = 4096
     logits_bytes: int = 128 * 2**20
     cache_bytes: int = 2**30
+    columns: int = 0
     padding: float = 1.1
 
 
@@ -156,6 +158,7 @@ class OpenVINOLanguageModel:
         for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self._recurrent else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
+            columns = min(columns, self._limits.columns or columns)
             columns = tokens.shape[1] if self._recurrent else columns
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]

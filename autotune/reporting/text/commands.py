@@ -24,7 +24,7 @@ def compress_command(results: StudyResults, number: int) -> str:
     """
     settings = results.records[number].settings
     model = relative_path(str(results.config.get("model", "MODEL")), results.folder)
-    if settings.get("allocation") == "budget" or model is None:
+    if settings.get("allocation", "ratio") != "ratio" or model is None:
         return export_command(results, number)
     words = ["autotune", "compress", model, f"models/trial-{number}"]
     for name, info in SETTINGS.items():
@@ -122,6 +122,8 @@ def _no_equivalent(settings: Mapping[str, Any]) -> str | None:
     if settings.get("distillation"):
         return "neither tool trains a model's scales after the compression"
     mode = settings.get("mode")
+    if settings.get("allocation") == "candidate":
+        return "the model comes from another tool, and its settings are unknown"
     if mode not in WEIGHT_FORMATS:
         if mode in (None, MIXED):
             return "its weights were chosen one by one, which no setting of NNCF's describes"

@@ -88,7 +88,7 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
         "## How to load it",
         "",
         PYTHON,
-        GENAI.rstrip(),
+        GENAI.rstrip().replace('"CPU"', f'"{(results.config.get("target") or ["CPU"])[0]}"'),
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
 from autotune.models.intake import Intake, read_intake
+from autotune.models.runtime.devices import describe_devices
 from autotune.study.budget_planner import allowed_menus
 from autotune.study.planning.forecast import Forecast, Measuring, forecast, forecast_measuring
 from autotune.study.planning.survey import (
@@ -19,6 +20,7 @@ from autotune.study.planning.survey import (
     plan_without_calibration,
 )
 from autotune.study.sampling.initial_points import anchors, enqueued
+from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ class DryRun:
             They differ where calibration chooses layers.
         trials: how many trials the study is to have.
         points: those that it begins with.
+        left_out: values of the space that the target devices do not take, each with the reason.
+        devices: for each target device, whether this machine has it, as a sentence.
         findings: what is adjusted, left out or impossible anywhere in the space.
         forecast: of time, memory and disk; None unless requested.
         measuring: cost of measuring the errors that budget allocation needs; None without budgets.
@@ -88,6 +92,8 @@ class DryRun:
     forecast: Forecast | None = None
     measuring: Measuring | None = None
     intake: Intake | None = None
+    left_out: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         settings = "a continuous space" if self.distinct_settings is None else f"{self.distinct_settings} settings"
@@ -150,6 +156,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     Raises:
         ConfigError: a worker would need more than `study.memory_limit`.
     """
+    config = with_optimum_default(config, stage)
     session = Session(config, stage)
     _ = session.evaluators  # checks their options, too
     if session.needs_calibration:
@@ -157,20 +164,22 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     engine = session.engine
     points = []
     smallest = allowed_menus(config, engine).smallest(engine) if "budget" in config.space.allocations else None
-    for anchor in [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]:
-        settings = config.space.settings(anchor.point)
+    of_space = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
+    first = [(each.origin, each.settings) for each in config.candidates if not each.model]
+    first += [(anchor.label, config.space.settings(anchor.point)) for anchor in of_space]
+    for label, settings in first:
         if settings.budget is not None and smallest is not None:
-            points.append(planned_budget(anchor.label, settings, engine, smallest))
+            points.append(planned_budget(label, settings, engine, smallest))
             continue
         # Where channel scales are merged, no size depends on them.
         exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
         try:
             plan = plan_without_calibration(engine, settings)
         except PlanError as error:
-            points.append(PlannedPoint(anchor.label, settings.as_dict(), None, True, None, None, None, (str(error),)))
+            points.append(PlannedPoint(label, settings.as_dict(), None, True, None, None, None, (str(error),)))
             continue
         size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
-        points.append(PlannedPoint(anchor.label, settings.as_dict(), *size, plan.notes))
+        points.append(PlannedPoint(label, settings.as_dict(), *size, plan.notes))
     found = findings(config.space, engine)
     if True in config.space.values("distillation"):
         try:
@@ -203,4 +212,6 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         forecast=study_forecast,
         measuring=measuring,
         intake=read_intake(config.model, exporter=True),
+        left_out=config.space.left_out,
+        devices=tuple(describe_devices(config.target)) if config.target else (),
     )

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.compression.settings import INT8_MODES
+from autotune.compression.settings import INT8_MODES, Settings
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
 from autotune.evaluation import Direction
 from autotune.study.sampling.initial_points import Anchor, anchors
 from autotune.study.sampling.refinement import chooses_distillation, distilled_front, is_late
 from autotune.study.sampling.sampler import Draft, Mirror, draft_of, params_of, seed_for
-from autotune.study.storage.history import History, point_key
+from autotune.study.storage.history import History, is_candidate, point_key
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+    from autotune.config.candidates import Candidate
 
 ENUMERABLE = 20_000
 """Most points of a space that are listed, which shows the untried points."""
@@ -41,11 +43,13 @@ class Proposal:
         draft: its point; None if a trial waits in the study's own queue and goes first.
         origin: ``enqueued: <label>`` or ``sampled``.
         retry_of: number of the interrupted trial that this one repeats.
+        settings: of a candidate, which need not be in the space; None for a point of the space.
     """
 
     draft: Draft | None
     origin: str = "sampled"
     retry_of: int | None = None
+    settings: Settings | None = None
 
 
 class Proposer:
@@ -60,6 +64,7 @@ class Proposer:
         budget: int,
         seed: int,
         first: Sequence[Anchor] = (),
+        candidates: Sequence[Candidate] = (),
     ) -> None:
         """List the space if it is small enough.
 
@@ -70,6 +75,7 @@ class Proposer:
             budget: number of trials of the study.
             seed: the study's.
             first: points to try before all others, including the usual initial points.
+            candidates: models and settings from elsewhere, which are tried before any point.
 
         Raises:
             ConfigError: a grid over a space that cannot be listed.
@@ -78,6 +84,7 @@ class Proposer:
         self.directions = directions
         self.sampler = sampler
         self.seed = seed
+        self.candidates = {each.origin: each.settings for each in candidates}
         self.anchors: Sequence[Anchor] = [*first, *anchors(space)]
         points = space.enumerate(ENUMERABLE)
         self.points: dict[str, Mapping[str, Any]] | None = None
@@ -104,8 +111,13 @@ class Proposer:
             return Proposal(None, history.waiting[0].user_attrs.get("origin", BY_HAND))
         retry = next(iter(history.to_retry), None)
         if retry is not None:
-            return Proposal(draft_of(retry), retry.user_attrs.get("origin", BY_HAND), retry.number)
+            origin = retry.user_attrs.get("origin", BY_HAND)
+            settings = Settings.from_dict(retry.user_attrs["settings"]) if is_candidate(retry) else None
+            return Proposal(draft_of(retry), origin, retry.number, settings)
         history = history.before_next(lag)
+        for origin, settings in self.candidates.items():
+            if origin not in {trial.user_attrs.get("origin") for trial in history.current}:
+                return Proposal(Draft({}, {}, {}), origin, settings=settings)
         untried = [params for key, params in (self.points or {}).items() if key not in history.points]
         mirror = Mirror(self.informative(history, untried), self.directions, self.space)
         for anchor in self.anchors:
@@ -129,7 +141,8 @@ class Proposer:
             done = {p.get("mode") for p in self.points.values()} - {p.get("mode") for p in untried}
         else:
             done = set(INT8_MODES)
-        return [trial for trial in history.current if trial.params.get("mode") not in done]
+        own = (trial for trial in history.current if not is_candidate(trial))
+        return [trial for trial in own if trial.params.get("mode") not in done]
 
     def untried_or_sampled(
         self, history: History, mirror: Mirror, untried: Sequence[Mapping[str, Any]]

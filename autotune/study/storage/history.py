@@ -105,7 +105,8 @@ class History:
     @cached_property
     def points(self) -> set[str]:
         """Keys of all points that were tried or enqueued."""
-        return {point_key(fixed_params(t) if t.state.name == "WAITING" else t.params) for t in self.current}
+        of_space = [trial for trial in self.current if not is_candidate(trial)]
+        return {point_key(fixed_params(t) if t.state.name == "WAITING" else t.params) for t in of_space}
 
     @property
     def duplicates_in_a_row(self) -> int:
@@ -149,6 +150,11 @@ def is_interrupted(trial: FrozenTrial) -> bool:
     """Test if the trial's process ended before the trial."""
     error = trial.user_attrs.get("error")
     return isinstance(error, Mapping) and error.get("type") == INTERRUPTED
+
+
+def is_candidate(trial: FrozenTrial) -> bool:
+    """Test if the trial is of a candidate, which is no point of the space."""
+    return str(trial.user_attrs.get("origin", "")).startswith("candidate: ")
 
 
 def fixed_params(trial: FrozenTrial) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from autotune.study.trials.racing import Dominated, Race, Rival
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
+    from autotune.models.source import SourceModel
 
 PLAN_METRICS: Mapping[str, Metric] = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
@@ -157,7 +158,8 @@ class Candidate:
         """The compressed model."""
         self._stage("compressing")
         started = time.perf_counter()
-        model = self._engine.apply(self.plan)
+        given: SourceModel | None = getattr(self.plan, "source", None)  # a model that exists already
+        model = self._engine.apply(self.plan) if given is None else given.read()
         self.digest = self._engine.digest(model)
         self.seconds = time.perf_counter() - started
         return model

@@ -112,8 +112,8 @@ class Worker:
                 take_share(threads)
             case Describe(original, report):
                 self.send(session.describe(original=original, report=report))
-            case ScoreReport(settings):
-                self.send(ReportScores(session.report_scores(settings)))
+            case ScoreReport(settings, deployed):
+                self.send(ReportScores((session.deployed_scores if deployed else session.report_scores)(settings)))
             case Run(settings, site, rivals):
                 result = run_in_session(session, settings, site, rivals, status=self.status, stage=self.stage)
                 self.send(Done(result, session.counts(), session.manifest()))

@@ -58,9 +58,10 @@ class Describe:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """To a worker: score a model on the report texts; it answers with `ReportScores`."""
+    """To a worker: score a model on the report texts, or as deployed; it answers with `ReportScores`."""
 
     settings: Settings
+    deployed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class GetStatus:
 
 @dataclass(frozen=True)
 class ReportScores:
-    """From a worker: scores of a model on the report texts, see `ReportTexts.scores`."""
+    """From a worker: scores of a model, see `ReportTexts.scores` and `DeployedScorer.scores`."""
 
     scores: Mapping[str, Any]
 

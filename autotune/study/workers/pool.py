@@ -73,8 +73,12 @@ class Pool(Protocol):
             AutotuneError: the study itself cannot go on.
         """
 
-    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Score models on the report texts while no trial is running; see `ReportTexts.scores`.
+    def report_scores(
+        self, models: Sequence[Settings], *, deployed: bool = False
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Score models on the report texts, or as deployed, while no trial is running.
+
+        The scores are those of `ReportTexts.scores` or `DeployedScorer.scores`.
 
         Yields:
             (index of the model, its scores), in order of completion.
@@ -169,10 +173,12 @@ class InProcessPool:
         assert not isinstance(status, Later)  # no other trial is running
         return status
 
-    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def report_scores(
+        self, models: Sequence[Settings], *, deployed: bool = False
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`."""
         for index, settings in enumerate(models):
-            yield index, self._session.report_scores(settings)
+            yield index, (self._session.deployed_scores if deployed else self._session.report_scores)(settings)
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         """See `Pool`."""

@@ -158,14 +158,16 @@ class WorkerPool:
         if manifest not in self._manifests:
             self._manifests.append(manifest)
 
-    def report_scores(self, models: Sequence[Settings]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def report_scores(
+        self, models: Sequence[Settings], *, deployed: bool = False
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`. Each idle worker takes the next model; if it dies, that model has no scores."""
         left, at = list(enumerate(models))[::-1], dict[Place, int]()
         idle = list(self._places)
         while True:
             for place in idle[: len(left)]:
                 at[place], settings = left.pop()
-                place.process.send(ScoreReport(settings))
+                place.process.send(ScoreReport(settings, deployed))
             if not at:
                 return
             place, answer = self._next_answer(at)

@@ -1,0 +1,73 @@
+"""Candidates in a study: models of other tools and settings by value, on the same tables; export for a target."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+from pathlib import Path
+
+import nncf
+import openvino as ov
+import pytest
+from demo_study import rows, write_texts
+
+import autotune
+
+
+def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Path, tmp_path: Path) -> None:
+    """NNCF's model scores as `evaluate` says, its settings by value give our model of the same size; resumed once."""
+    write_texts(tmp_path)
+    other = tmp_path / "by-nncf"
+    shutil.copytree(tiny_llama, other)
+    model = ov.Core().read_model(tiny_llama / "openvino_model.xml")
+    (other / "openvino_model.bin").unlink()
+    mode = nncf.CompressWeightsMode.INT4_SYM
+    ov.save_model(nncf.compress_weights(model, mode=mode, group_size=32), other / "openvino_model.xml", False)
+    text = {"path": str(tmp_path / "search.txt"), "sequence_length": 96, "samples": 4}
+    config = {
+        "model": str(tiny_llama),
+        "output": str(tmp_path / "study"),
+        "target": "CPU",
+        "space": {"mode": ["int8_asym", "int4_sym"], "group_size": [32], "awq": False},
+        "candidates": [str(other), {"name": "by value", "config": {"bits": 4, "sym": True, "group_size": 32}}],
+        "evaluators": {"perplexity": text},
+        "study": {"workers": 0},
+        "cache": {"directory": str(tmp_path / "cache")},
+        "report": False,
+        "runtime": {"deployed": True},
+    }
+    study = autotune.search(config, trials=3, progress=False)
+    study = autotune.search(config, trials=4, progress=False)  # the candidates are not tried again
+    trials = study.trials
+    assert trials["origin"].tolist()[:2] == ["candidate: by-nncf", "candidate: by value"]
+    assert trials["origin"].str.startswith("candidate").sum() == 2
+    assert trials["state"].eq("COMPLETE").all()
+    scores = autotune.evaluate(other, reference=tiny_llama, evaluators={"perplexity": text}, progress=False)
+    assert trials["kl_divergence"][0] == pytest.approx(scores["kl_divergence"].value, rel=1e-6)
+    footprints = [int(value) for value in trials["footprint"][:2]]
+    assert footprints[0] == (other / "openvino_model.bin").stat().st_size
+    assert abs(footprints[0] - footprints[1]) < 64
+    assert trials["int4_percent"][0] == pytest.approx(trials["int4_percent"][1])
+    assert trials["bits_per_weight"][0] == pytest.approx(trials["bits_per_weight"][1], rel=1e-3)
+    assert trials["kl_divergence"][0] == pytest.approx(trials["kl_divergence"][1], rel=0.05)
+    assert rows(tmp_path / "study")[0]["candidate"] == "by-nncf"
+    assert "by-nncf" in (tmp_path / "study" / "report.md").read_text() or not trials["on_front"][0]
+
+    front = study.front
+    parts = [
+        front["kl_divergence"],
+        front["deployed_kl_divergence_activations"],
+        front["deployed_kl_divergence_kv_cache"],
+    ]
+    assert front["deployed_kl_divergence"].notna().all()
+    assert front["deployed_kl_divergence"].to_numpy() == pytest.approx(sum(parts).to_numpy(), rel=0.5)
+    assert "KV_CACHE_PRECISION" in (tmp_path / "study" / "deployed.md").read_text()
+
+    study.export(tmp_path / "copy", trial=0)
+    for name in ("openvino_model.bin", "openvino_model.xml"):
+        assert filecmp.cmp(tmp_path / "copy" / name, other / name, shallow=False)
+    record = json.loads((tmp_path / "copy" / "autotune.json").read_text())
+    assert set(record["target"]["weights"]) == {"int4_sym, group size 32", "int8_asym"}
+    assert record["target"]["compiled"]["CPU"]
+    assert autotune.reproduce(tmp_path / "study", 0, progress=False).same
