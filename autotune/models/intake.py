@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.errors import ConfigError
 from autotune.models.checkpoint import (
     CONFIG,
     StoredTensor,
@@ -198,3 +199,23 @@ def _on_hub(model: str) -> Intake:
     chat = bool(tokenizer.get("chat_template")) or "chat_template.jinja" in files
     facts = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
     return intake_of(model, config, stored=stored or None, **facts)
+
+
+def check_window(key: str, length: int, positions: int | None, model: str) -> None:
+    """Refuse sequences that are longer than those that a model was made for.
+
+    Args:
+        key: the key in model.yaml that sets their length.
+        length: their tokens.
+        positions: tokens of the model's longest sequence; None is no limit.
+        model: its name.
+
+    Raises:
+        ConfigError: they are longer. Scores on them would show the missing positions, not the compression.
+    """
+    if positions is not None and length > positions:
+        raise ConfigError(
+            f"sequences of {length} tokens are longer than the {positions} positions of {model} (in its config.json), "
+            f"and predictions beyond them are meaningless. Set it to {positions} or less.",
+            key=key,
+        )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autotune.common.files import fingerprint
 from autotune.common.formatting import printable_data, problem_of, without_password
 from autotune.common.units import Constraint
 from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
 from autotune.results import pareto
+from autotune.results.checksums import check_study
 from autotune.results.frame import (
     SIZE_COLUMNS,
     TIME_COLUMNS,
@@ -42,17 +41,11 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "autotune"
 SCHEMA_VERSION = 1
-INTERRUPTED = "interrupted"
-"""Error type of a trial that ended with its process. Such a trial does not count, and is repeated."""
-
 ENOUGH_FOR_IMPORTANCES = 50
 """Fewest complete trials for which PED-ANOVA's importances of a conditional space are more than noise."""
 
 NUMBERS = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reused", "beaten_by", "beaten_after")
 """The attributes that `TrialRecord.numbers` holds."""
-
-CHECKSUM = "checksum"
-"""Attribute of a trial with the checksum of everything else in it; databases have none of their own."""
 
 COPIED = ("plan", "metrics", "sequences", "windows", *SIZE_COLUMNS)
 """The attributes that a repeat takes from the trial that it repeats."""
@@ -182,52 +175,6 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         deployed=deployed,
         preparation=attributes.get("preparation") or (),
     )
-
-
-def trial_checksum(params: Mapping[str, Any], values: Sequence[float] | None, attributes: Mapping[str, Any]) -> str:
-    """Hash a trial's parameters, values and attributes, as the storage returns them: 32 hex digits."""
-    kept = {key: value for key, value in attributes.items() if key != CHECKSUM}
-    return fingerprint(params, None if values is None else [float(value) for value in values], kept)
-
-
-def study_checksums(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """Hash each of a study's ``attributes``; ``states`` has the first letter of each finished trial's state."""
-    states = "".join(trial.state.name[0] if trial.state.is_finished() else "." for trial in trials)
-    attributes = {key: fingerprint(value) for key, value in study.user_attrs.items() if key != CHECKSUM}
-    return {"states": states, "attributes": attributes}
-
-
-def check_study(study: optuna.Study, where: str) -> list[FrozenTrial]:
-    """Compare a study and its trials with the checksums that the search wrote; return the trials.
-
-    A study has checksums only while no search runs. Trials and attributes that were added later are not compared.
-
-    Raises:
-        StudyError: an attribute or a trial is not what the search wrote.
-    """
-    trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
-    stored, found = study.user_attrs.get(CHECKSUM) or {}, study_checksums(study, trials)
-    hashes, before = found["attributes"], stored.get("attributes", {})
-    states = zip_longest(stored.get("states", ""), found["states"])
-    differing = [f"the attribute {key}" for key, value in before.items() if hashes.get(key) != value]
-    differing += [f"the state of trial {i}" for i, (old, now) in enumerate(states) if old not in (None, ".", now)]
-    differing += [f"trial {trial.number}" for trial in trials if not _is_as_written(trial)]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise StudyError(
-            f"{where}: {', '.join(differing[:3])}{more} changed since the search: the storage is damaged or was "
-            "edited. Restore it from a copy, or start again with --fresh, which keeps the old study aside."
-        )
-    return trials
-
-
-def _is_as_written(trial: FrozenTrial) -> bool:
-    """Compare a trial with its checksum; interrupted trials and those of other programs have none."""
-    attributes = trial.user_attrs
-    interrupted = (attributes.get("error") or {}).get("type") == INTERRUPTED
-    if CHECKSUM not in attributes or interrupted or not trial.state.is_finished():
-        return True
-    return bool(attributes[CHECKSUM] == trial_checksum(trial.params, trial.values, attributes))
 
 
 def _metrics(attributes: Mapping[str, Any], objectives: Mapping[str, Direction]) -> dict[str, Metric]:

@@ -14,6 +14,7 @@ from autotune.common.files import fingerprint
 from autotune.common.threads import thread_limit
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
+from autotune.models.intake import check_window
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -372,26 +373,6 @@ def window_length(section: str, options: Any) -> dict[str, int]:
         return {f"{section}.tokens": max(map(len, windows))}
     found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
     return {key: length for key, length in found.items() if isinstance(length, int)}
-
-
-def check_window(key: str, length: int, positions: int | None, model: str) -> None:
-    """Refuse sequences that are longer than those that a model was made for.
-
-    Args:
-        key: the key in model.yaml that sets their length.
-        length: their tokens.
-        positions: tokens of the model's longest sequence; None is no limit.
-        model: its name.
-
-    Raises:
-        ConfigError: they are longer. Scores on them would show the missing positions, not the compression.
-    """
-    if positions is not None and length > positions:
-        raise ConfigError(
-            f"sequences of {length} tokens are longer than the {positions} positions of {model} (in its config.json), "
-            f"and predictions beyond them are meaningless. Set it to {positions} or less.",
-            key=key,
-        )
 
 
 def check_memory(limit: int | None, least: int) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from autotune.compression.settings import Settings
 from autotune.errors import AutotuneError, StudyError
 from autotune.models.intake import read_intake
-from autotune.results.load import CHECKSUM, check_study, study_checksums
+from autotune.results.checksums import CHECKSUM, check_study, study_checksums
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.page import with_page
 from autotune.study.planning.eta import Expected, RunForecast, StageTimer
@@ -26,7 +26,7 @@ from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
 from autotune.study.storage.attributes import own_fingerprints, remove_checksums
 from autotune.study.storage.coordination import Alone, Shared, Sharing
-from autotune.study.storage.database import check_config, folder_lock, open_study
+from autotune.study.storage.database import check_config, folder_lock, open_study, quiet_optuna
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
 from autotune.study.workers.deployment import score_as_deployed
@@ -341,19 +341,6 @@ def stop_signals(pool: Pool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Silence Optuna's log lines; autotune reports warnings and errors itself."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 ATTRIBUTE = "report"

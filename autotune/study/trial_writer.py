@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from autotune.compression.settings import Settings
-from autotune.results.load import CHECKSUM, INTERRUPTED, trial_checksum
+from autotune.results.checksums import CHECKSUM, INTERRUPTED, trial_checksum
 from autotune.study.sampling.proposals import Proposal
 from autotune.study.sampling.sampler import draw, make_sampler, point_of, seed_for
 from autotune.study.storage.history import History
