@@ -54,6 +54,9 @@ class LivePage:
     def _text(self, status: str, stage: str, begun: bool, running: bool) -> str:
         results = load_results(self.path.parent, self.storage) if begun else None
         front = results if results is not None and results.front else None
+        table = None if front is None else front_table(front)
+        if table is not None:  # under "trial", numbers link to the table of all trials, which this page has not
+            table = table._replace(header=["number", *table.header[1:]])
         return template("live.html").render(
             model=self.model,
             status=status,
@@ -61,7 +64,7 @@ class LivePage:
             seconds=SECONDS if running else None,
             fronts=[] if front is None else front_drawings(front)[:1],
             legend=[] if front is None else front_marks(front, tied=False),
-            table=None if front is None else front_table(front),
+            table=table,
             theme=theme_css(),
         )
 
