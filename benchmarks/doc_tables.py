@@ -207,7 +207,7 @@ def racing(argument: str) -> str:
         ]
         for row in found["rows"]
     ]
-    return f"{table([*heads, 'same front up to ties'], rows)}\n\n{provenance(found)}"
+    return f"{table(heads, rows)}\n\n{provenance(found)}"
 
 
 def trials() -> list[dict[str, str]]:
