@@ -230,6 +230,31 @@ def families_versions(argument: str) -> str:
     return f"{table(heads, counts)}\n\n{provenance(found)}"
 
 
+def racing(argument: str) -> str:
+    """Rows of `racing.json`: share of tokens, wrong stops and equal fronts by precision."""
+    found = stored("racing")
+    heads = [
+        "`study.precision`",
+        "tokens scored",
+        "in single seeds",
+        "stopped",
+        "of these wrongly",
+        "same front up to ties",
+    ]
+    rows = [
+        [
+            (row["precision"] or "none") + (", trials shuffled" if row.get("trials_shuffled") else ""),
+            f"{row['tokens']:.1f}%",
+            f"{row['least']:.1f} to {row['most']:.1f}%",
+            str(row["stopped"]),
+            str(row["wrong"]),
+            f"{row['same']}% of seeds",
+        ]
+        for row in found["rows"]
+    ]
+    return f"{table(heads, rows)}\n\n{provenance(found)}"
+
+
 def trials() -> list[dict[str, str]]:
     """The trials of the demo study that have all scores."""
     with (EXAMPLE / "trials.csv").open(encoding="utf-8", newline="") as file:
@@ -313,6 +338,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "sensitivity": sensitivity,
     "families": families,
     "families-versions": families_versions,
+    "racing": racing,
     "front": front,
     "budgets": budgets,
 }
