@@ -58,11 +58,10 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ("UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 3", "trial 2"),
-        ("UPDATE trial_params SET param_value = 1 - param_value WHERE trial_id = 3", "trial 2"),
-        ("UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 3 AND key = 'footprint'", "trial 2"),
+        ("UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 3 AND key = 'plan'", "trial 2"),
         ("DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'plan'", "trial 2"),
         ("UPDATE trials SET state = 'FAIL' WHERE trial_id = 3", "the state of trial 2"),
-        ("UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'constraints'", "the attribute constraints"),
+        ("UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'objectives'", "the attribute objectives"),
         ("DELETE FROM study_user_attributes WHERE key = 'original'", "the attribute original"),
     ],
 )
