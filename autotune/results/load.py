@@ -140,6 +140,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
             f"{where}: the study has schema version {version}, and this autotune reads up to {SCHEMA_VERSION}. "
             "Report it with the autotune that searched it, or a newer one."
         )
+    trials = check_study(study, where)
     objectives: dict[str, Direction] = dict(attributes["objectives"])
     constraints = {
         name: Constraint("<=" if limit["op"] == "<=" else ">=", float(limit["value"]), str(limit.get("text", "")))
@@ -147,7 +148,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     }
     metrics = _metrics(attributes, objectives)
     names = list(study.metric_names or objectives)
-    records = _records(check_study(study, where), names, constraints)
+    records = _records(trials, names, constraints)
     frame = build_frame(records, objectives, metrics)
     front, knee, least_infeasible = _judge(frame, records, objectives, constraints)
     original = attributes.get("original")
