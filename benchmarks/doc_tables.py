@@ -185,12 +185,6 @@ def sensitivity(argument: str) -> str:
     return f"{table(heads, cells)}\n\nKL in 1e-3 nats/token. {provenance(found)}"
 
 
-def pinned(package: str) -> str:
-    """Read the version of a package in constraints.txt."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
-
-
 def exported_with(entry: dict[str, Any]) -> list[str]:
     """Return the versions of transformers with which a type is exported and has its logits, oldest first."""
     steps = ("export", "original_logits")
@@ -199,35 +193,47 @@ def exported_with(entry: dict[str, Any]) -> list[str]:
 
 
 def families(argument: str) -> str:
-    """The model types of `families.json`: those that the pinned transformers exports (``served``), or the others."""
-    found, version = stored("families"), pinned("transformers")
+    """The model types of `families.json` that a version of transformers exports (``served``), or the others."""
+    which, version = argument.split()
+    found = stored("families")
     steps = ("scoring", "weights", "int8", "int4", "budget", "logits", "optimum", "genai")
     cells, causes = [], []
     for name, entry in sorted(found["types"].items()):
         versions, results = exported_with(entry), entry["results"].get(version, {})
         errors = {step: result["error"] for step, result in results.items() if "error" in result}
         limits = f"{entry['minimum']} to {entry['maximum'] or 'any'}"
-        if (version in versions) != (argument == "served"):
+        if (version in versions) != (which == "served"):
             continue
         if version in versions:
-            marks = ["yes" if "result" in results.get(step, {}) else "no" for step in steps]
+            marks = ["-" if step not in results else "no" if step in errors else "yes" for step in steps]
             cells.append([f"`{name}`", limits, ", ".join(versions), *marks])
             causes += [f"- `{name}`, {step}: {error}" for step, error in errors.items()]
         else:
-            cells.append([f"`{name}`", limits, ", ".join(versions) or "none", next(iter(errors.values()), "")])
+            cells.append(
+                [f"`{name}`", limits, ", ".join(versions) or "none", next(iter(errors.values()), "not measured")]
+            )
     heads = ["model type", "limits of the exporter", "exported with"]
-    heads += [*steps] if argument == "served" else [f"cause with {version}"]
+    heads += [*steps] if which == "served" else [f"cause with {version}"]
     parts = [table(heads, cells), *(["\n".join(causes)] if causes else []), provenance(found)]
     return "\n\n".join(parts)
 
 
 def families_versions(argument: str) -> str:
-    """The number of model types that each version of transformers exports."""
+    """The number of model types that the exporter's limits allow with each version, and that were exported."""
+    from packaging.version import Version
+
     found = stored("families")
-    versions = sorted({version for entry in found["types"].values() for version in entry["results"]})
-    heads = ["transformers", f"exported, of {len(found['types'])} types"]
-    counts = [[v, str(sum(v in exported_with(entry) for entry in found["types"].values()))] for v in versions]
-    return f"{table(heads, counts)}\n\n{provenance(found)}"
+    types = found["types"].values()
+    cells = []
+    for version in argument.split():
+        fits = [e for e in types if Version(e["minimum"]) <= Version(version) <= Version(e["maximum"] or version)]
+        measured = [e for e in types if version in e["results"]]
+        exported = str(sum(version in exported_with(e) for e in types))
+        if len(measured) < len(types):
+            exported = f"{exported} of {len(measured)} measured" if measured else "not measured"
+        cells.append([version, str(len(fits)), exported])
+    heads = ["transformers", f"within the exporter's limits, of {len(types)}", "exported"]
+    return f"{table(heads, cells)}\n\n{provenance(found)}"
 
 
 def racing(argument: str) -> str:

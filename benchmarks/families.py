@@ -3,7 +3,6 @@
     python benchmarks/families.py --minutes 5      # the types that the installed transformers has no result for
     python benchmarks/families.py --only mixtral   # one type again
 
-All steps are measured with the version of transformers in constraints.txt, the first two with any other.
 Results are kept in docs/data/families.json by version of transformers, and written after each type: repeat the command
 until it has nothing left to do. Each type is measured in a process of its own: a crash or the time limit ends that
 process alone. The steps:
@@ -29,7 +28,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 import sys
 import tempfile
 import time
@@ -49,8 +47,7 @@ from families import VOCABULARY, write_tokenizer
 import autotune
 from autotune.common.machine import machine
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(__import__("os").environ.get("FAM_DATA", ROOT / "docs" / "data" / "families.json"))
+DATA = Path(__file__).parents[1] / "docs" / "data" / "families.json"
 STEPS: dict[str, tuple[str, ...]] = {
     "export": (),
     "original_logits": ("export",),
@@ -99,13 +96,8 @@ _DECODER = {"d_model": 64, "decoder_layers": 2, "decoder_attention_heads": 4, "d
 _DECODER |= {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 128}
 _DECODER |= {"is_decoder": True, "is_encoder_decoder": False}
 _MAMBA = {"state_size": 8, "time_step_rank": 8}
-_LINEAR = {
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
-_LINEAR |= {"layer_types": ["linear_attention", "full_attention"]}
+_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+_LINEAR |= {"linear_value_head_dim": 16, "layer_types": ["linear_attention", "full_attention"]}
 _LATENT = {"num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "n_group": 1}
 _LATENT |= {"qk_nope_head_dim": 16, "v_head_dim": 16, "first_k_dense_replace": 1, "topk_group": 1}
 
@@ -121,13 +113,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "falcon": {"alibi": False},
     "mamba": _MAMBA,
     "falcon_mamba": _MAMBA,
-    "zamba2": {
-        "mamba_d_state": 8,
-        "mamba_headdim": 32,
-        "mamba_ngroups": 1,
-        "num_mem_blocks": 1,
-        "hybrid_layer_ids": [1],
-    }
+    "zamba2": {"mamba_d_state": 8, "mamba_headdim": 32, "mamba_ngroups": 1, "num_mem_blocks": 1}
+    | {"hybrid_layer_ids": [1]}
     | {"layers_block_type": ["mamba", "hybrid"], "attention_hidden_size": 128, "attention_head_dim": 32}
     | {"num_key_value_heads": 4, "chunk_size": 16},
     "granitemoehybrid": {"mamba_d_state": 8, "mamba_d_head": 32, "mamba_n_heads": 4, "shared_intermediate_size": 96}
@@ -179,10 +166,10 @@ def write_checkpoint(model_type: str, folder: Path) -> None:
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError("only a part of another architecture")
     default = AutoConfig.for_model(model_type)
-    known = {**default.to_dict(), **getattr(default, "attribute_map", {})}
-    if "text_config" in known:
+    names = {**default.to_dict(), **getattr(default, "attribute_map", {})}
+    if "text_config" in names:
         raise ValueError("has other parts than a text decoder")
-    options = {name: value for name, value in SIZES.items() if name in known} | OVERRIDES.get(model_type, {})
+    options = {name: value for name, value in SIZES.items() if name in names} | OVERRIDES.get(model_type, {})
     config = AutoConfig.for_model(model_type, **options)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float()
@@ -285,7 +272,7 @@ class Measurement:
         from optimum.intel import OVModelForCausalLM
         from transformers import AutoTokenizer
 
-        folder = self._last()
+        folder = self.folder / list(self.compressed)[-1]
         model = OVModelForCausalLM.from_pretrained(folder)
         inputs = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")
         inputs.pop("token_type_ids", None)
@@ -296,12 +283,9 @@ class Measurement:
         """Generate with OpenVINO GenAI."""
         import openvino_genai
 
-        pipeline = openvino_genai.LLMPipeline(str(self._last()), "CPU")
+        pipeline = openvino_genai.LLMPipeline(str(self.folder / list(self.compressed)[-1]), "CPU")
         answer = pipeline.generate([PROMPT], max_new_tokens=4, ignore_eos=True, apply_chat_template=False)
         return f"{len(answer.texts)} answer"
-
-    def _last(self) -> Path:
-        return self.folder / list(self.compressed)[-1]
 
 
 def with_float_weights(compressed: Any) -> Any:
@@ -333,14 +317,14 @@ def _float_constants(model: Any) -> set[str]:
     return {node.get_friendly_name() for node in nodes if node.get_element_type().is_real()}
 
 
-def measure(model_type: str, everything: bool, send: Callable[[dict[str, Any]], None]) -> None:
+def measure(model_type: str, send: Callable[[dict[str, Any]], None]) -> None:
     """Send the steps of a type after each of them: ``result`` or ``error``, and ``seconds``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     steps: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         measurement = Measurement(model_type, Path(folder))
-        for step, needed in STEPS.items() if everything else list(STEPS.items())[:2]:
+        for step, needed in STEPS.items():
             if any("result" not in steps.get(before, {}) for before in needed):
                 continue
             send({**steps, step: {"error": "the process ended in this step"}})
@@ -353,11 +337,11 @@ def measure(model_type: str, everything: bool, send: Callable[[dict[str, Any]], 
             send(steps)
 
 
-def in_a_process(model_type: str, everything: bool, limit: float) -> dict[str, Any]:
+def in_a_process(model_type: str, limit: float) -> dict[str, Any]:
     """Measure one type in a forked process, which has all packages imported; it is killed at the limit in seconds."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
-    child = context.Process(target=measure, args=(model_type, everything, send.send))
+    child = context.Process(target=measure, args=(model_type, send.send))
     child.start()
     send.close()
     steps: dict[str, Any] = {}
@@ -386,7 +370,6 @@ def main() -> None:
     packages = ("optimum-intel", "openvino", "openvino-genai", "nncf")
     found |= {"command": "python benchmarks/families.py", "model": "tiny random models", "machine": machine()}
     found |= {"versions": {package: version(package) for package in packages}, "date": str(date.today())}
-    pinned = re.search(r"^transformers==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)[1]
     gc.freeze()  # the converter collects garbage often, with many objects of imported packages to look at
     installed, ends = transformers.__version__, time.monotonic() + 60 * options.minutes
     for name, (minimum, maximum) in registered().items():
@@ -397,7 +380,7 @@ def main() -> None:
         if time.monotonic() > ends:
             print("more to do: run it again")
             break
-        entry["results"][installed] = steps = in_a_process(name, pinned == installed, options.limit)
+        entry["results"][installed] = steps = in_a_process(name, options.limit)
         failed = {step: result["error"] for step, result in steps.items() if "error" in result}
         print(f"{name}: {failed or 'all steps'} ({sum(s.get('seconds', 0) for s in steps.values()):.0f} s)", flush=True)
         DATA.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")

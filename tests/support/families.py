@@ -67,13 +67,6 @@ _TABLE = (
     ),
     Family("phi3", "phi3", {**_GATED, "pad_token_id": 0}),
     Family("falcon", "falcon", {**_SIZES, "multi_query": True, "parallel_attn": True, "alibi": False}, tied=True),
-    Family(
-        "lfm2",
-        "lfm2",
-        {**_GATED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-        tied=True,
-        bounded="LFM2OpenVINOConfig",
-    ),
     Family("mixtral", "mixtral", {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2}, routed=True),
     Family(
         "qwen2_moe",
