@@ -1,7 +1,7 @@
 """Scores as deployed: the front's models with the arithmetic that users run them with.
 
 A search scores in f32, so that a score is the error of the weights alone. OpenVINO's defaults add two errors:
-activations are rounded (dynamic quantization to 8 bits, inference precision), and the KV cache is stored in 8 bits.
+activations are rounded (dynamic quantization to 8 bits, inference precision), and the KV cache is stored in fewer bits.
 """
 
 from __future__ import annotations
