@@ -10,6 +10,7 @@ import pytest
 from once import built_once
 
 import autotune
+from autotune.reporting.trackers import TRACKERS
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 
@@ -20,6 +21,9 @@ EXAMPLES = [
     ("autotune.evaluation.scores", "Scores"),
     ("autotune.study.single", "CompressedModel"),
     ("autotune.study.view", "Study"),
+    ("autotune.config.starter", "init"),
+    ("autotune.reporting.listing", "list_studies"),
+    *(("autotune.reporting.trackers", tracker.__name__) for tracker in TRACKERS.values()),
 ]
 
 
@@ -53,6 +57,8 @@ def test_examples_run(
 def run_example(module: str, name: str) -> None:
     """Run the example in the documentation of a name."""
     home = import_module(module)
+    if hasattr(getattr(home, name), "extra"):
+        pytest.importorskip(getattr(home, name).extra)
     found = doctest.DocTestFinder(recurse=False).find(getattr(home, name), name, home, {}, {"autotune": autotune})
     assert sum(len(test.examples) for test in found) > 0, f"{name} has no example"
     failures: list[str] = []

@@ -207,9 +207,8 @@ def init(
         UsageError: `output` exists already; a text or space that does not exist; an evaluator that needs options.
 
     Example:
-        >>> file = autotune.init("examples/demo/model", "demo.yaml", space="budget", trials=24, max_size="3MB")
-        >>> autotune.plan(file, forecast=False, progress=False).trials
-        24
+        >>> autotune.init("examples/demo/model", "demo.yaml", space="budget", trials=24, max_size="3MB").name
+        'demo.yaml'
     """
     file = Path(output)
     if file.exists():

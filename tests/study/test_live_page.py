@@ -38,7 +38,7 @@ def test_the_page_follows_the_search(tmp_path: Path, addresses: list[str]) -> No
     assert all(REFRESH in text for text in pages)
     assert "4 of 4 trials" in pages[-1]
     assert "The front so far" in pages[-1]
-    assert 'href="#' not in pages[-1]
+    assert '<td class="n"><a href=' not in pages[-1]
     assert pages[-1].count("<svg viewBox") >= 2
     assert page.read_text() == "the report"
 
