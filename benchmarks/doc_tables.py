@@ -198,7 +198,7 @@ def families(argument: str) -> str:
     found = stored("families")
     steps = ("scoring", "weights", "int8", "int4", "budget", "logits", "optimum", "genai")
     cells, causes = [], []
-    for name, entry in sorted(found["types"].items()):
+    for name, entry in sorted(found["rows"].items()):
         versions, results = exported_with(entry), entry["results"].get(version, {})
         errors = {step: result["error"] for step, result in results.items() if "error" in result}
         limits = f"{entry['minimum']} to {entry['maximum'] or 'any'}"
@@ -223,7 +223,7 @@ def families_versions(argument: str) -> str:
     from packaging.version import Version
 
     found = stored("families")
-    types = found["types"].values()
+    types = found["rows"].values()
     cells = []
     for version in argument.split():
         fits = [e for e in types if Version(e["minimum"]) <= Version(version) <= Version(e["maximum"] or version)]

@@ -234,11 +234,11 @@ class Measurement:
         import nncf
 
         before = _float_constants(self.original)
-        theirs = before - _float_constants(nncf.compress_weights(self.original.clone()))
+        peer = before - _float_constants(nncf.compress_weights(self.original.clone()))
         ours = before - _float_constants(autotune.compress(self.original, progress=False).model)
-        if theirs - ours:
-            raise ValueError(f"not compressed, but by NNCF: {', '.join(sorted(theirs - ours))}")
-        return f"{len(ours)}" if ours == theirs else f"{len(ours)}, {len(ours - theirs)} more than NNCF"
+        if peer - ours:
+            raise ValueError(f"not compressed, but by NNCF: {', '.join(sorted(peer - ours))}")
+        return f"{len(ours)}" if ours == peer else f"{len(ours)}, {len(ours - peer)} more than NNCF"
 
     def int8(self) -> str:
         """Compress by the default settings."""
@@ -366,14 +366,15 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=120, help="seconds for one type")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    found = json.loads(DATA.read_text("utf-8")) if DATA.is_file() else {"types": {}}
+    found = json.loads(DATA.read_text("utf-8")) if DATA.is_file() else {"rows": {}}
     packages = ("optimum-intel", "openvino", "openvino-genai", "nncf")
     found |= {"command": "python benchmarks/families.py", "model": "tiny random models", "machine": machine()}
+    found["measured"] = "one tiny random checkpoint of each model type: export, scoring, compression, loading"
     found |= {"versions": {package: version(package) for package in packages}, "date": str(date.today())}
     gc.freeze()  # the converter collects garbage often, with many objects of imported packages to look at
     installed, ends = transformers.__version__, time.monotonic() + 60 * options.minutes
     for name, (minimum, maximum) in registered().items():
-        entry = found["types"].setdefault(name, {"results": {}})
+        entry = found["rows"].setdefault(name, {"results": {}})
         entry |= {"minimum": minimum, "maximum": maximum}
         if name not in options.only.split(",") if options.only else installed in entry["results"]:
             continue

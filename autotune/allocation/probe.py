@@ -8,7 +8,7 @@ about as fast as by a constant.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -80,25 +80,24 @@ class MeasuringInputs:
         """Make texts from options of the evaluator `perplexity`."""
         from autotune.evaluation import SCORING_CONFIG
         from autotune.evaluation.registry import create_evaluator
-        from autotune.evaluation.stores import ReferenceStore, reference_key
+        from autotune.evaluation.stores import ReferenceStore, reference_key, stored_reference
 
         store = ReferenceStore(self.cache.references)
         evaluator = create_evaluator("perplexity", dict(options))
-        key = reference_key(
-            "perplexity",
-            evaluator,
-            model_fingerprint=self.source.fingerprint,
-            tokenizer_fingerprint=self.source.tokenizer_fingerprint,
-            ov_config={"device": self.device, **SCORING_CONFIG, **self.ov_config},
-        )
+        inputs: dict[str, Any] = {
+            "model_fingerprint": self.source.fingerprint,
+            "tokenizer_fingerprint": self.source.tokenizer_fingerprint,
+            "ov_config": {"device": self.device, **SCORING_CONFIG, **self.ov_config},
+        }
+        key = reference_key("perplexity", evaluator, **inputs)
+        return Texts(evaluator, lambda: stored_reference(store, "perplexity", evaluator, self._original, inputs), key)
 
-        def create() -> Reference:
-            with OpenVINOLanguageModel(
-                self.engine.model, self.tokenizer(), device=self.device, ov_config=self.ov_config
-            ) as original:
-                return evaluator.reference(original)
-
-        return Texts(evaluator, lambda: store.get_or_create(key, create)[0], key)
+    @contextmanager
+    def _original(self) -> Iterator[Callable[[], OpenVINOLanguageModel]]:
+        """Enter work on the original, which the function given compiles."""
+        config: dict[str, Any] = {"device": self.device, "ov_config": self.ov_config}
+        with ExitStack() as stack:
+            yield lambda: stack.enter_context(OpenVINOLanguageModel(self.engine.model, self.tokenizer(), **config))
 
     def probe(self, names: Collection[str]) -> Probe:
         """Compile a probe of these weights."""

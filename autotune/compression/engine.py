@@ -131,8 +131,10 @@ class Engine:
         Raises:
             PlanError: the settings cannot be used, with or without this model, with the reason.
         """
+        for problem in settings.problems():
+            raise PlanError(f"{problem.key}: {problem.message}")
         settings = fitted(settings, self._targets)
-        for problem in [*settings.problems(), *target_problems(settings, self._targets)]:
+        for problem in target_problems(settings, self._targets):
             raise PlanError(f"{problem.key}: {problem.message}")
         if not self.weights:
             raise PlanError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune.common.files import DAMAGE, atomic_write, fingerprint, locked, read_tensors, write_tensors
 from autotune.common.version import __version__
-from autotune.evaluation.protocol import Example, Measurement
+from autotune.evaluation.protocol import Example, Measurement, PartedEvaluator
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from autotune.evaluation.protocol import Evaluator, Reference
+    from autotune.evaluation.protocol import Evaluator, LanguageModel, Reference
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +111,48 @@ class PartedReference(Mapping[str, "npt.NDArray[Any]"]):
 
     def __len__(self) -> int:
         return len(self._outline)
+
+
+def stored_reference(
+    store: ReferenceStore,
+    name: str,
+    evaluator: Evaluator,
+    open_original: Callable[[], AbstractContextManager[Callable[[], LanguageModel]]],
+    inputs: Mapping[str, Any],
+    stage: Callable[[str], None] = lambda message: None,
+) -> Reference:
+    """Read the reference of an evaluator from the store, or compute it.
+
+    The parts of a `PartedEvaluator` are read or computed when they are first used, under a lock, for all processes.
+
+    Args:
+        store: keeps the reference, or its outline and its parts.
+        name: of the evaluator.
+        evaluator: computes what is missing.
+        open_original: enters work on the original, and gives a function that compiles it when it is first called.
+        inputs: keywords of `reference_key`.
+        stage: receives progress messages.
+    """
+
+    def create(what: str, compute: Callable[[LanguageModel], Reference]) -> Callable[[], Reference]:
+        def computed() -> Reference:
+            with open_original() as original:
+                model = original()
+                stage(f"the original model's reference for {what}")
+                return compute(model)
+
+        return computed
+
+    key = reference_key(name, evaluator, **inputs)
+    if not isinstance(evaluator, PartedEvaluator):
+        return store.get_or_create(key, create(name, evaluator.reference))[0]
+    outline = store.get_or_create(key, create(name, evaluator.outline))[0]
+
+    def part(number: int) -> Reference:
+        compute = create(f"{name}, part {number + 1}", lambda model: evaluator.part(model, outline, number))
+        return store.get_or_create(part_key(evaluator.part_key(outline, number), **inputs), compute)[0]
+
+    return PartedReference(outline, part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
-from autotune.evaluation import Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
+from autotune.evaluation import Describing, Evaluator, Measurement, Metric, Reference
 from autotune.evaluation.scores import Scores
-from autotune.evaluation.stores import PartedReference, ScoreStore, part_key, reference_key
+from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
 from autotune.study.model_session import ModelSession, window_length
 from autotune.study.storage.attributes import Description
 from autotune.study.storage.manifest import manifest
@@ -64,42 +64,13 @@ class Session(ModelSession):
         return self.references_of(self.evaluators)
 
     def references_of(self, evaluators: Mapping[str, Evaluator]) -> dict[str, Reference]:
-        """Get the references of any evaluators; the original is compiled only if something is missing.
-
-        The parts of a `PartedEvaluator` are computed when they are first used, under a lock, for all processes.
-        """
-        references: dict[str, Reference] = {}
-        with self.original_model() as original:
-
-            def create(name: str, evaluator: Evaluator) -> Reference:
-                model = original()
-                self.stage(f"the original model's reference for {name}")
-                return (
-                    evaluator.outline(model) if isinstance(evaluator, PartedEvaluator) else evaluator.reference(model)
-                )
-
-            for name, evaluator in evaluators.items():
-                key = self.reference_key(name, evaluator)
-                made, _ = self.store.get_or_create(key, partial(create, name, evaluator))
-                if isinstance(evaluator, PartedEvaluator):
-                    made = self._parted(name, evaluator, made)
-                references[name] = made
-        return references
-
-    def _parted(self, name: str, evaluator: PartedEvaluator, outline: Reference) -> Reference:
-        """Make the reference of an evaluator with parts; see `references_of`."""
-
-        def part(number: int) -> Reference:
-            key = part_key(evaluator.part_key(outline, number), **self._original_inputs)
-
-            def create() -> Reference:
-                self.stage(f"the original model's reference for {name}, part {number + 1}")
-                with self.original_model() as original:
-                    return evaluator.part(original(), outline, number)
-
-            return self.store.get_or_create(key, create)[0]
-
-        return PartedReference(outline, part)
+        """Get the references of any evaluators; the original is compiled only if something is missing."""
+        inputs, stage = self._original_inputs, lambda message: self.stage(message)
+        with self.original_model():
+            return {
+                name: stored_reference(self.store, name, evaluator, self.original_model, inputs, stage)
+                for name, evaluator in evaluators.items()
+            }
 
     @contextmanager
     def original_model(self) -> Iterator[Callable[[], OpenVINOLanguageModel]]:

@@ -194,7 +194,7 @@ def test_a_full_disk_under_the_output_is_named() -> None:
         command = [sys.executable, "-m", "autotune", "spaces"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("autotune: the output could not be written (No space left on device)")
+    assert done.stderr.startswith("autotune: a file or the output of this command cannot be read or written (No space")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -54,7 +54,7 @@ def test_every_option_is_a_parameter_of_the_api_with_the_same_default(command: s
     renamed |= {"text": "evaluation"} if command == "compress" else {}
     opposite = {"progress"}
     elsewhere = {
-        *("as_json", "dry_run"),  # the command line's own
+        *("as_json", "dry_run", "profile"),  # the command line's own
         "log_file",  # in Python, handlers of the logger autotune.progress
         *("prompts", "embedder", "max_new_tokens", "sequence_length", "samples", "text"),  # options of evaluators
         *("knee", "storage", "folder", "out"),  # arguments of load_study, or the default

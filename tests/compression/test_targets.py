@@ -20,9 +20,9 @@ from autotune.errors import CompressionError, PlanError
 
 
 def model(columns: int = 256) -> ov.Model:
-    """Embedding, two layers and a last one, with rows of that many channels."""
-    square = [normal(columns, columns, seed=seed) for seed in (1, 2)]
-    return language_chain([*square, normal(64, columns, seed=3)], normal(64, columns, seed=4))
+    """Embedding, three layers and a last one, with rows of that many channels."""
+    square = [normal(columns, columns, seed=seed) for seed in (1, 2, 3)]
+    return language_chain(square, normal(64, columns, seed=4))
 
 
 @pytest.mark.parametrize("storage", ["f32", "f16"])

@@ -388,7 +388,7 @@ def test_a_wrong_value_is_refused_with_line_and_key(
         ("model: a/b\nconstraints:\n  similarity: >= 0.9\n", 3, 'put quotes around a limit with >=, as in ">= 0.9"'),
         ('model: "C:\\models\\x"\n', 1, "single quotes"),
         ("model: a/b\n--- \nmodel: c/d\n", 2, "is not valid YAML"),
-        ("model: a/b\n\x07\n", None, "is not valid YAML"),
+        ("model: a/b\n\x07\n", 2, "is not valid YAML"),
         ("model: &a [*a]\n", 1, "an alias that refers to what it is part of"),
         ("[" * 5000, None, "nested too deeply"),
         ("space: int4\n", 1, "model: is missing"),

@@ -179,7 +179,7 @@ def test_two_workers_give_the_same_scores(tmp_path: Path, workplace: Path, tiny_
         assert row["kl_divergence"] == divergence
         assert row["similarity"] == similarity or not (row["similarity"] and similarity)
     assert "statistics 1 computed" in done.stderr
-    assert "references 2 computed" in done.stderr
+    assert "references 3 computed" in done.stderr
 
 
 def test_report_rebuilds_the_same_files(searched: Done, workplace: Path, own_process: Command) -> None:

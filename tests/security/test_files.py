@@ -169,7 +169,7 @@ def test_names_of_metrics_and_models_stay_in_the_studys_folder(
     tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plots are named after metrics, folders after models."""
-    monkeypatch.setattr("autotune.reporting.plots.style.save_png", lambda figure, path: write_text(path, "drawn"))
+    monkeypatch.setattr("autotune.reporting.plots.style.save_figure", lambda figure, path: write_text(path, "drawn"))
     evil = "../../../evil"
     results = make(trials=8, failing=(), objectives={evil: "maximize", "footprint": "minimize"}, extra_metrics=(evil,))
     inside = tmp_path / "a" / "b" / "study"

@@ -92,8 +92,7 @@ def check_latex(text: str) -> None:
 
 def test_reports_are_texts(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file of a study, of a comparison, and the model card, as its reader would parse it."""
-    monkeypatch.setattr("autotune.reporting.plots.style.save_png", lambda figure, path: path)
-    monkeypatch.setattr("autotune.reporting.compare.save_png", lambda figure, path: path)
+    monkeypatch.setattr("autotune.reporting.plots.style.save_figure", lambda figure, path: path)
     results = study(
         fake, " ".join(EVIL[kind] for kind in ("csv", "html", "markdown", "latex", "terminal")), monkeypatch
     )

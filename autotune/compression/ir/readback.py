@@ -79,17 +79,23 @@ def read_weights(model: ov.Model) -> list[StoredWeight]:
     Multiply by scales decompress; or one that is looked up in a table.
     """
     constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
-    found = (_read(node) for node in constants if type_name(node) in LOW_BITS)
-    return [weight for weight in found if weight is not None]
+    found = [parts for node in constants if type_name(node) in LOW_BITS and (parts := _read(node)) is not None]
+    # The scales of nvfp4 have a scale of their own, as a weight has.
+    scales = {scale.get_friendly_name() for _, scale, *_ in found if scale is not None}
+    return [_stored(*parts) for parts in found if parts[0].get_friendly_name() not in scales]
 
 
-def _read(constant: ov.Node) -> StoredWeight | None:
+Parts = tuple["ov.Node", "ov.Node | None", "ov.Node | None", int]
+"""Constant, scale, zero point, group size."""
+
+
+def _read(constant: ov.Node) -> Parts | None:
     for convert, port in [*_consumers(constant)]:
         if convert.get_type_name() == "Gather" and port == 1:
-            return _stored(constant, None, None, -1)
+            return constant, None, None, -1
         for step, entry in _consumers(convert) if convert.get_type_name() == "Convert" else ():
             if step.get_type_name() == "Gather" and entry == 1:
-                return _stored(constant, None, None, -1)
+                return constant, None, None, -1
             zero, product = None, step
             if step.get_type_name() == "Subtract" and entry == 0:
                 zero = _constant_of(step.input_value(1))
@@ -100,7 +106,7 @@ def _read(constant: ov.Node) -> StoredWeight | None:
             if scale is not None:
                 shapes = zip(_shape(constant)[::-1], _shape(scale)[::-1], strict=False)
                 group_size = math.prod(size for size, scales in shapes if scales == 1)
-                return _stored(constant, scale, zero, group_size if _is_reshaped(product) else -1)
+                return constant, scale, zero, group_size if _is_reshaped(product) else -1
     return None
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def optimum_markdown(results: StudyResults) -> str | None:
         about,
         "",
         "```python",
-        f'"{name}": {{{written}}},',
+        f"{json.dumps(name)}: {{{written}}},",
         "```",
         "",
         _before_and_after(results, number),
@@ -93,7 +94,7 @@ def optimum_markdown(results: StudyResults) -> str | None:
 
 
 def _python(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value) if isinstance(value, str) else str(value)
 
 
 def _command(results: StudyResults, number: int) -> bool:
