@@ -54,32 +54,34 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     assert len((config.output / "trials.csv").read_text().splitlines()) == 13
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ("UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 3", "trial 2"),
-        ("UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 3 AND key = 'plan'", "trial 2"),
-        ("DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'plan'", "trial 2"),
-        ("UPDATE trials SET state = 'FAIL' WHERE trial_id = 3", "the state of trial 2"),
-        ("UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'objectives'", "the attribute objectives"),
-        ("DELETE FROM study_user_attributes WHERE key = 'original'", "the attribute original"),
-    ],
-)
-def test_a_storage_that_changed_is_refused(tmp_path: Path, change: str, named: str) -> None:
-    """By report and search, with the name of what changed."""
+CHANGES = {
+    "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 3": "trial 2",
+    "UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 3 AND key = 'plan'": "trial 2",
+    "DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'plan'": "trial 2",
+    "UPDATE trials SET state = 'FAIL' WHERE trial_id = 3": "the state of trial 2",
+    "UPDATE study_user_attributes SET value_json = '{}' WHERE key = 'objectives'": "the attribute objectives",
+    "DELETE FROM study_user_attributes WHERE key = 'original'": "the attribute original",
+}
+"""Statements -> the part of the study that they change."""
+
+
+def test_a_storage_that_changed_is_refused(tmp_path: Path) -> None:
+    """By report and search, with the name of what changed; --fresh starts again."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=6))
-    search(config, trials=5, report=rebuild_report)
+    search(config, trials=5)
     database = config.output / "study.db"
-    with sqlite3.connect(database) as connection:
-        before = list(connection.iterdump())
-        connection.execute(change)
-        changed = list(connection.iterdump()) != before
-    connection.close()
-    assert changed
-    for read in (lambda: rebuild_report(config.output), lambda: search(config)):
-        with pytest.raises(StudyError, match=f"{named}.*changed since the search"):
-            read()
-    assert search(config, fresh=True, report=rebuild_report).finished == 6
+    whole = database.read_bytes()
+    for change, named in CHANGES.items():
+        database.write_bytes(whole)
+        with sqlite3.connect(database) as connection:
+            before = list(connection.iterdump())
+            connection.execute(change)
+            assert list(connection.iterdump()) != before
+        connection.close()
+        for read in (lambda: rebuild_report(config.output), lambda: search(config)):
+            with pytest.raises(StudyError, match=f"{named}.*changed since the search"):
+                read()
+    assert search(config, fresh=True).finished == 6
 
 
 @pytest.mark.parametrize("output", ["/sys/autotune-study", "/proc/autotune-study", "{tmp}/file/study"])
