@@ -69,7 +69,6 @@ def optimum_markdown(results: StudyResults) -> str | None:
         f'"{key}": OVQuantizationMethod.AWQ' if key == "quant_method" else f'"{key}": {_python(value)}'
         for key, value in entry.items()
     )
-    name = str(results.config.get("model", results.model))
     about = f"Trial {number}, {results.records[number].describe()}."
     if number != chosen:
         about += (
@@ -82,7 +81,7 @@ def optimum_markdown(results: StudyResults) -> str | None:
         about,
         "",
         "```python",
-        f"{json.dumps(name)}: {{{written}}},",
+        f"{json.dumps(results.model)}: {{{written}}},",
         "```",
         "",
         _before_and_after(results, number),
