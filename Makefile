@@ -25,6 +25,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(TEXTS)
+	-$(BIN)/proselint --config .proselintrc.json check README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs
 
 # Known vulnerabilities of the installed packages (asks PyPI), unsafe calls in our code, and licences that forbid our use.
 audit: $(VENV)/.installed-audit
