@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from autotune.common.formatting import DASH, label, markdown_table, size
+from autotune.common.formatting import DASH, markdown_table, size
 from autotune.compression.settings import DATA_FREE_METRIC, INT8_MODES, Settings
 from autotune.reporting.text.commands import WEIGHT_FORMATS, optimum_command
 from autotune.results.recommendation import recommend
@@ -114,4 +114,4 @@ def _before_and_after(results: StudyResults, number: int) -> str:
         footprint = footprint if trial is None else results.records[trial].footprint
         formats = DASH if trial is None else results.records[trial].describe()
         rows.append([title, formats, size(footprint), *(results.score_text(trial, name) for name in names)])
-    return markdown_table(["", "settings", "size", *map(label, names)], rows, "llr" + "r" * len(names))
+    return markdown_table(["", "settings", "size", *map(results.heading, names)], rows, "llr" + "r" * len(names))
