@@ -10,7 +10,13 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from reprlib import Repr
 from typing import Any, Literal
+
+_REPR = Repr()
+_REPR.maxstring = 60
+brief = _REPR.repr
+"""Format a value for an error message, cut short."""
 
 BYTE_UNITS = {
     "": 1,
@@ -46,12 +52,12 @@ def parse_bytes(value: Any) -> int:
         return value
     match = re.fullmatch(rf"({NUMBER})\s*([a-z]*)", str(value).strip().lower())
     if match is None or isinstance(value, bool):
-        raise ValueError(f"must be {allowed}, got {value!r}")
+        raise ValueError(f"must be {allowed}, got {brief(value)}")
     number, unit = match.groups()
     if unit not in BYTE_UNITS:
         raise ValueError(f"has the unknown unit {unit!r} in {value!r}; must be {allowed}")
     if unit == "" and Decimal(number) % 1:
-        raise ValueError(f"needs a unit, got {value!r}; must be {allowed}")
+        raise ValueError(f"needs a unit, got {brief(value)}; must be {allowed}")
     return int((Decimal(number) * BYTE_UNITS[unit]).to_integral_value())
 
 
@@ -68,13 +74,13 @@ def parse_duration(value: Any) -> float:
         text = str(value).strip().lower()
         parts = DURATION_PART.findall(text)
         if not parts or DURATION_PART.sub("", text) or isinstance(value, bool):
-            raise ValueError(f"must be {allowed}, got {value!r}")
+            raise ValueError(f"must be {allowed}, got {brief(value)}")
         for _, unit in parts:
             if unit not in DURATION_UNITS:
                 raise ValueError(f"has the unknown unit {unit!r} in {value!r}; must be {allowed}")
         seconds = float(sum(Decimal(number) * DURATION_UNITS[unit] for number, unit in parts))
     if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError(f"must be more than zero, got {value!r}")
+        raise ValueError(f"must be more than zero, got {brief(value)}")
     return seconds
 
 
@@ -107,7 +113,9 @@ def parse_precision(value: Any) -> Precision:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise ValueError(f"must be a share such as '3%', or a number above zero in the score's unit, got {value!r}")
+        raise ValueError(
+            f"must be a share such as '3%', or a number above zero in the score's unit, got {brief(value)}"
+        )
     return Precision(number / 100, True) if text.endswith("%") else Precision(number, False)
 
 
@@ -149,7 +157,7 @@ def parse_constraint(text: Any, *, unit: str | None = None, share: bool = False)
     examples = {"bytes": "'<= 1.2 GB'", "%": "'<= 5%'"}.get(unit or "", "'<= 0.01' or '>= 0.9'")
     match = re.fullmatch(r"(<=|>=)\s*(.+)", text.strip(), flags=re.DOTALL) if isinstance(text, str) else None
     if match is None:
-        raise ValueError(f"must be a limit such as {examples} (with <= or >=), got {text!r}")
+        raise ValueError(f"must be a limit such as {examples} (with <= or >=), got {brief(text)}")
     op: Literal["<=", ">="] = "<=" if match[1] == "<=" else ">="
     quantity = re.sub(r"\s+", " ", match[2].strip())
     normalised = f"{op} {quantity}"
@@ -162,13 +170,15 @@ def parse_constraint(text: Any, *, unit: str | None = None, share: bool = False)
         if unit is None:
             value = float(parse_bytes(quantity))
         else:
-            raise ValueError(f"must be a limit such as {examples}, got {text!r}") from None
+            raise ValueError(f"must be a limit such as {examples}, got {brief(text)}") from None
     if not math.isfinite(value):
-        raise ValueError(f"must be a finite limit such as {examples}, got {text!r}")
+        raise ValueError(f"must be a finite limit such as {examples}, got {brief(text)}")
     if unit == "%" and not percent:
-        raise ValueError(f"is a percentage and needs the % sign, e.g. '{op} {value:g}%', got {text!r}")
+        raise ValueError(f"is a percentage and needs the % sign, e.g. '{op} {value:g}%', got {brief(text)}")
     if unit not in (None, "%") and percent:
         if not share:
-            raise ValueError(f"is not a percentage{f' but in {unit}' if unit else ''}, got {text!r}; write {examples}")
+            raise ValueError(
+                f"is not a percentage{f' but in {unit}' if unit else ''}, got {brief(text)}; write {examples}"
+            )
         return Constraint(op, float(Decimal(quantity.removesuffix("%").strip()) / 100), normalised)
     return Constraint(op, value, normalised)

@@ -59,9 +59,9 @@ def got(value: Any) -> str:
         text = value if len(value) <= 60 else f"{value[:57]}..."
         return f"the text {text!r}"
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, (list, tuple)):
-        return "a list"
+        return "a list" if value else "an empty list"
     return str(value)
 
 
