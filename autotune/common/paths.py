@@ -14,9 +14,24 @@ BLOCK = 1 << 20
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name on Linux, macOS and Windows; asking for a longer one fails in every call."""
+
+
 def absolute(path: str | Path, base_dir: Path) -> Path:
-    """`path` from `base_dir` on, ``~`` and ``..`` worked out."""
-    return Path(os.path.abspath(base_dir / Path(path).expanduser()))
+    """`path` from `base_dir` on, ``~`` and ``..`` worked out.
+
+    Raises:
+        ValueError: a name in it is longer than file systems allow.
+    """
+    whole = Path(os.path.abspath(base_dir / Path(path).expanduser()))
+    longest = max(whole.parts, key=lambda part: len(os.fsencode(part)))
+    if len(os.fsencode(longest)) > LONGEST_NAME:
+        raise ValueError(
+            f"a name of {len(os.fsencode(longest))} bytes, {longest[:20]}...; file systems allow {LONGEST_NAME}. "
+            "Shorten it"
+        )
+    return whole
 
 
 def text_problem(path: Path) -> str | None:

@@ -47,7 +47,10 @@ def as_config(
         ConfigError: anything wrong with the data or the overrides.
     """
     if output is not None:
-        overrides = [*overrides, f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
+        try:
+            overrides = [*overrides, f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
+        except ValueError as error:
+            raise UsageError(f"`output` has {error}") from error
     if isinstance(config, Config):
         return config_from(config.as_dict(), overrides) if overrides else config
     if isinstance(config, Mapping):

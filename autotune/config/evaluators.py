@@ -228,7 +228,11 @@ def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[s
         value = options.get(key)
         # A bare word names a built-in set of prompts; a file of prompts has a suffix or a folder.
         if isinstance(value, str) and (key == "path" or "." in value or "/" in value or "\\" in value):
-            path = absolute(value, base_dir)
+            try:
+                path = absolute(value, base_dir)
+            except ValueError as error:
+                findings.append(Finding((key,), str(error)))
+                continue
             options[key] = str(path)
             problem = text_problem(path)
             if problem is not None:

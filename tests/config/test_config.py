@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autotune.common.units import Constraint
-from autotune.config.config import Config, config_schema, load_config, load_configs
+from autotune.config.config import Config, config_from, config_schema, load_config, load_configs
 from autotune.config.sections import SAMPLERS, Calibration
 from autotune.errors import ConfigError
 from autotune.evaluation import SCORING_CONFIG, Metric, registry
@@ -548,3 +549,25 @@ def test_commands_for_one_study_say_so(folder: Path) -> None:
     """`load_config` names the command that takes several models."""
     with pytest.raises(ConfigError, match="only `autotune search`"):
         load_config(write(folder, GOOD.replace("model: ./llama", "models: [./llama]")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "./" + "a" * 300},
+        {"output": "b" * 300},
+        {"space": "./" + "c" * 300 + ".yaml"},
+        {"cache": {"directory": "d" * 300}},
+        {"calibration": {"path": "e" * 300}},
+        {"calibration": {"dataset": "./" + "e" * 300}},
+        {"evaluators": {"perplexity": {"path": "f" * 300}}},
+        {"evaluators": {"similarity": {"embedder": "./" + "g" * 300}}},
+        {"candidates": ["./" + "h" * 300]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_name_too_long_for_any_file_is_refused_with_its_key(changes: dict[str, Any]) -> None:
+    """As every other path that cannot be, before a file system is asked."""
+    with pytest.raises(ConfigError, match="file systems allow 255") as caught:
+        config_from({"model": "a/b", **changes})
+    assert str(caught.value.key).startswith(next(iter(changes)))

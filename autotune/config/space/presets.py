@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autotune.common.paths import absolute
 from autotune.common.validation import Finding, Invalid, got, nearest, report
 from autotune.common.yaml import KeyPath, Source, parse_yaml, read_yaml
 from autotune.config.space.parse import SpaceReader
@@ -61,7 +62,10 @@ def read_space(spec: Any, *, base_dir: Path) -> SearchSpace:
     if not isinstance(spec, str):
         raise Invalid(Finding((), f"must be a preset's name, a path or a mapping of parameters, got {got(spec)}"))
     if spec.endswith((".yaml", ".yml")) or "/" in spec or "\\" in spec:
-        return _file(base_dir / Path(spec).expanduser())
+        try:
+            return _file(absolute(spec, base_dir))
+        except ValueError as error:
+            raise error if isinstance(error, Invalid) else Invalid(Finding((), str(error))) from None
     return _preset(spec)
 
 
