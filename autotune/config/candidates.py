@@ -160,7 +160,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         settings = Settings.from_dict(values)
         problems = [Finding((problem.key,), problem.message) for problem in settings.problems()]
     except TypeError as error:
-        raise Invalid(Finding((), f"has a value of a wrong type ({error})")) from None
+        raise Invalid(Finding((), f"has a value of a wrong type ({error}); correct it")) from None
     if problems:
         raise Invalid(*problems)
     return settings
@@ -180,7 +180,8 @@ def _of_optimum(given: Mapping[str, Any]) -> dict[str, Any]:
     else:
         mode = str(dtype)
     if mode not in MODES:
-        raise Invalid(Finding(("dtype" if dtype else "bits",), f"gives the format {mode}, which does not exist"))
+        problem = f"gives the format {mode}, which does not exist; choose 4 or 8 bits, or a format of `autotune schema`"
+        raise Invalid(Finding(("dtype" if dtype else "bits",), problem))
     method = str(given.get("quant_method", "default")).lower()
     if method not in ("default", "awq"):
         raise Invalid(Finding(("quant_method",), f"must be default or awq for compressed weights, got {method!r}"))

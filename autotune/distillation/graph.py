@@ -87,7 +87,7 @@ class Graph:
         results = [i for i, step in enumerate(self.steps) if step.kind == "Result"]
         named = [i for i in results if "logits" in self._names[self.steps[i].inputs[0][0]] + self._names[i]]
         if len(named or results) != 1:
-            raise PlanError("distillation: the model has no output named logits; only language models are distilled")
+            raise PlanError("distillation: the model has no output named logits; compress it without distillation")
         return (named or results)[0]
 
     def _hidden(self) -> int:
@@ -96,7 +96,7 @@ class Graph:
         while self.steps[index].kind != "MatMul":
             before = [source for source, _ in self.steps[index].inputs if source in dynamic]
             if len(before) != 1:
-                raise PlanError("distillation: the logits do not come from a MatMul; the model is not supported")
+                raise PlanError("distillation: the logits do not come from a MatMul; compress it without distillation")
             index = before[0]
         return next(source for source, _ in self.steps[index].inputs if source in dynamic)
 
