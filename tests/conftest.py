@@ -9,11 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from families import FAMILIES, VOCABULARY, Family, export_openvino, write_family, write_tokenizer
 from hypothesis import settings
 from once import built_once
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 # Set before torch, transformers or datasets are imported: no test reaches for the network or the user's caches.
 _home = tempfile.mkdtemp(prefix="autotune-tests-")
@@ -83,6 +87,15 @@ def tiny_llama_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_llama(tiny_llama_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as an OpenVINO folder (openvino_model.xml/.bin, config, tokenizer files)."""
     return built_once(tmp_path_factory, "tiny-llama-ov", lambda out: export_openvino(tiny_llama_hf, out))
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_llama: Path) -> ov.Model:
+    """The tiny Llama with gains in its norms that are not one, as trained models have them; 16 weights."""
+    import openvino as ov
+    from builders import with_norm_gains
+
+    return with_norm_gains(ov.Core().read_model(tiny_llama / "openvino_model.xml"))
 
 
 @pytest.fixture(scope="session")

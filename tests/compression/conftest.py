@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,15 +13,6 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from autotune.compression.calibration.statistics import Statistics
-
-
-@pytest.fixture(scope="session")
-def llama(tiny_llama: Path) -> ov.Model:
-    """The tiny Llama with gains in its norms that are not one, as trained models have them; 16 weights."""
-    import openvino as ov
-    from builders import with_norm_gains
-
-    return with_norm_gains(ov.Core().read_model(tiny_llama / "openvino_model.xml"))
 
 
 @pytest.fixture(scope="session")

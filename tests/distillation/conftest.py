@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +14,6 @@ from autotune.compression.settings import Settings
 
 if TYPE_CHECKING:
     import openvino as ov
-
-
-@pytest.fixture(scope="session")
-def llama(tiny_llama: Path) -> ov.Model:
-    import openvino as ov
-    from builders import with_norm_gains
-
-    return with_norm_gains(ov.Core().read_model(tiny_llama / "openvino_model.xml"))
 
 
 @pytest.fixture(scope="session")
