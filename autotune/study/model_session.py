@@ -89,7 +89,7 @@ class ModelSession:
 
         import autotune.compression.engine
 
-        _ = openvino, transformers.AutoTokenizer, autotune.compression.engine
+        _ = openvino, transformers.PreTrainedTokenizerFast, autotune.compression.engine
         self.shared = shared
 
     @cached_property

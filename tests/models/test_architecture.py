@@ -245,6 +245,17 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_llama_hf: Path) -> None:
         load_tokenizer(tiny_llama_hf, trust_remote_code=False, vocabulary=50)
 
 
+def test_the_tokenizer_is_auto_tokenizers(tiny_llama_hf: Path) -> None:
+    """The class that the folder names is the one that AutoTokenizer takes, with the same content."""
+    from transformers import AutoTokenizer
+
+    mine = load_tokenizer(tiny_llama_hf, trust_remote_code=False)
+    theirs = AutoTokenizer.from_pretrained(tiny_llama_hf)
+    assert type(mine) is type(theirs)
+    assert mine.init_kwargs == theirs.init_kwargs
+    assert mine.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+
+
 def test_what_libraries_print_does_not_reach_the_results(
     tiny_llama_hf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
