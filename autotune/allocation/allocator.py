@@ -20,6 +20,7 @@ from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.plan import Plan
 from autotune.errors import PlanError
 from autotune.evaluation import Measurement
+from autotune.models.tasks.task import Loss
 
 TOKENS_PER_WEIGHT = 2048
 """Token-forwards that a table of errors may take, for each weight on average."""
@@ -133,6 +134,11 @@ class Allocator:
         allowed = tokens_per_weight * len(menus.choices) - self.token_forwards
         self._measure_again(allowed // short.tokens if menus.choices else 0)
 
+    @property
+    def loss(self) -> Loss:
+        """The loss that is measured."""
+        return self._full.loss
+
     def best(self, limit: int) -> Point:
         """Find the most accurate verified plan of at most `limit` bytes.
 
@@ -184,11 +190,12 @@ class Allocator:
         """Yield notes on a point: its divergence, if it is uniform, and the protected weights."""
         measured = point.measured
         error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
-        yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
+        label, unit = self.loss.label, self.loss.unit
+        yield f"{label} {measured.value:.4g}{error}{unit} measured, {point.predicted:.4g} predicted"
         if point.uniform:
             yield "one mode and group size for all weights is the best plan of this size"
         collapsing = self.collapsing()
-        yield from protections(self.table, point.plan, collapsing)
+        yield from protections(self.table, point.plan, collapsing, unit)
 
     def _alone(self, name: str, variant: Variant) -> float:
         """Measure the divergence of one weight alone in a variant, in nats a token."""
@@ -314,17 +321,22 @@ def tolerance(point: Point) -> float:
     return max(AGREEMENT, 0.0 if error is None else error / point.measured.value)
 
 
-def protections(table: ErrorTable, plan: Plan, collapsing: dict[str, float]) -> Iterator[str]:
-    """Yield a sentence for each uncompressed weight, and for each compressed one that ruins the model."""
+def protections(table: ErrorTable, plan: Plan, collapsing: dict[str, float], unit: str) -> Iterator[str]:
+    """Yield a sentence for each uncompressed weight, and for each compressed one that ruins the model.
+
+    Args:
+        table, plan, collapsing: of the allocator.
+        unit: of the loss.
+    """
     for name, choices in table.menus.choices.items():
         compressed = [(c, o.variant.mode) for c, o in zip(table.costs(name), choices, strict=True) if o.variant]
         cost, mode = min(compressed)
         if name not in plan.variants:
             why = "its quantization alone ruins the model" if name in collapsing else "it has room to be"
-            yield f"{name}: left as it is, since {why}: {cost:.3g} nats a token in {mode}"
+            yield f"{name}: left as it is, since {why}: {cost:.3g}{unit} in {mode}"
         elif name in collapsing:
             yield (
-                f"{name}: costs {cost:.3g} nats a token in {mode} alone, {COLLAPSE:g} times the usual or more, and is "
+                f"{name}: costs {cost:.3g}{unit} in {mode} alone, {COLLAPSE:g} times the usual or more, and is "
                 "compressed since nothing else fits this size"
             )
 

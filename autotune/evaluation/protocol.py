@@ -197,7 +197,8 @@ class Evaluator(Protocol):
     `metrics` maps the name of each metric to its meaning. `reference` runs once for each (original model, options),
     and its arrays are passed to every `evaluate`. An attribute ``repeatable = True`` declares that scores are a
     function of the models and of `fingerprint`: they are no times, and a change of the code changes the fingerprint.
-    Scores of such an evaluator are stored, and a model that any study has scored is not scored again.
+    Scores of such an evaluator are stored, and a model that any study has scored is not scored again. An attribute
+    ``tasks`` names the tasks whose models it scores; without it, those for ``text-generation``.
     """
 
     metrics: Mapping[str, Metric]

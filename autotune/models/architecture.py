@@ -18,10 +18,10 @@ from typing import Any
 from autotune.common.validation import nearest
 from autotune.errors import ConfigError, PrerequisiteError, reason
 from autotune.models.checkpoint import CONFIG, StoredTensor, quantization, some
+from autotune.models.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
-TASK = "text-generation-with-past"
 _QUANTIZED_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
 _SCALES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -75,15 +75,16 @@ def _first_lines(error: Exception) -> str:
     return f"{lines[0]} {lines[1]}"[:300] if len(lines) > 1 and lines[0].endswith(":") else reason(error)
 
 
-def find_exporter(config: Any, file: Path) -> Exporter:
+def find_exporter(config: Any, file: Path, task: Task) -> Exporter:
     """Find the exporter of an architecture, and check the installed transformers against its limits.
 
     Args:
         config: the configuration that `load_config` returned.
         file: its file, for messages.
+        task: what it is exported for.
 
     Raises:
-        ConfigError: optimum-intel does not export this architecture as a causal language model.
+        ConfigError: optimum-intel does not export this architecture for this task.
         PrerequisiteError: it needs another version of transformers.
     """
     import transformers
@@ -93,21 +94,23 @@ def find_exporter(config: Any, file: Path) -> Exporter:
 
     _ = model_configs  # registers the architectures
     kind = str(config.model_type)
-    supported = TasksManager.get_supported_model_type_for_task(TASK, "openvino")
+    supported = TasksManager.get_supported_model_type_for_task(task.export_task, "openvino")
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(
-            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) can be tuned. Choose one.",
+            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) and encoders can be tuned. "
+            "Choose one.",
             file=file,
         )
     if kind not in supported:
         raise ConfigError(
-            f"optimum-intel exports no causal language model of model_type `{kind}`{nearest(kind, supported)}; it "
-            f"exports {len(supported)} others, among them llama, qwen3 and gemma3_text.",
+            f"optimum-intel exports no {task.kind} of model_type `{kind}`{nearest(kind, supported)}; it exports "
+            f"{len(supported)} others, among them {', '.join(task.examples)}. If the model does something else, set "
+            "`task`.",
             file=file,
         )
     with quiet():
         make = TasksManager.get_exporter_config_constructor(
-            "openvino", model_type=kind, task=TASK, library_name="transformers"
+            "openvino", model_type=kind, task=task.export_task, library_name="transformers"
         )
         exporter = make(config)
     limits = [getattr(exporter, f"{end}_TRANSFORMERS_VERSION", None) for end in ("MIN", "MAX")]
@@ -127,7 +130,9 @@ def _version_error(kind: str, needed: str, installed: Any, requirement: str) -> 
     )
 
 
-def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor], *, trust_remote_code: bool) -> None:
+def check_tensors(
+    folder: Path, config: Any, tensors: Mapping[str, StoredTensor], task: Task, *, trust_remote_code: bool
+) -> None:
     """Compare the tensors of a checkpoint with those of its model class, as transformers matches them.
 
     transformers fills what is missing with random numbers; such a model would be exported without an error.
@@ -136,6 +141,7 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         folder: the Hugging Face folder.
         config: its configuration.
         tensors: its tensors by name; empty if they are not in safetensors files.
+        task: chooses the class.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:
@@ -158,7 +164,9 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         )
     try:
         with quiet():
-            make = TasksManager.get_model_class_for_task(TASK, model_type=config.model_type, library="transformers")
+            make = TasksManager.get_model_class_for_task(
+                task.export_task, model_type=config.model_type, library="transformers"
+            )
             _, info = make.from_pretrained(
                 folder,
                 device_map="meta",
@@ -175,8 +183,12 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
             )
             return
         raise _cannot_build(folder, tensors, error) from error
-    missing = sorted(info["missing_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not _is_harmless(key, tensors.get(key)))
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(task.unused))
+    unexpected = sorted(
+        key
+        for key in info["unexpected_keys"]
+        if not _is_harmless(key, tensors.get(key)) and not key.startswith(task.unused)
+    )
     mismatched = sorted(
         (f"{key} ({list(stored)} in the file, {list(expected)} in the model)")
         for key, stored, expected in info["mismatched_keys"]

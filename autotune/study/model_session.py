@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from autotune.config.config import Config
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
-    from autotune.models.runtime.language_model import OpenVINOLanguageModel
     from autotune.models.source import SourceModel
 
 
@@ -102,7 +101,7 @@ class ModelSession:
         self.stage(f"loading {name}")
         local = read_intake(name) if Path(name).expanduser().is_dir() else None
         self.check_windows(None if local is None else local.positions)  # before an export, if config.json says it
-        source = resolve_model(name, cache=self.cache, trust_remote_code=remote)
+        source = resolve_model(name, cache=self.cache, trust_remote_code=remote, task=self.config.task)
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         self.check_windows(source.positions)
@@ -141,29 +140,24 @@ class ModelSession:
         """The original's `transformers` tokenizer."""
         return self.source.tokenizer()
 
-    def compiled(
-        self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0
-    ) -> OpenVINOLanguageModel:
+    def compiled(self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0) -> Any:
         """Compile a model on the configured device with these properties; by default with the configured ones.
 
-        `columns` is the largest number of positions of a forward pass; 0 is as many as fit.
+        See `Task.compiled`.
         """
-        from autotune.models.runtime.compile import end_token_ids
-        from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
-
         runtime = self.config.runtime
         threads = thread_limit()  # changes the time of a score and none of its bits
         share: dict[str, Any] = {}
         if threads is not None and runtime.device == "CPU":
             # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
             share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-        compiled = OpenVINOLanguageModel(
+        compiled = self.source.task.compiled(
             model,
             self.tokenizer,
+            folder=self.source.path,
             device=runtime.device,
             ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
-            limits=BatchLimits(columns=columns),
-            eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
+            columns=columns,
         )
         self.runtime_properties = dict(compiled.properties)
         return compiled
@@ -212,14 +206,14 @@ class ModelSession:
         return self.calibration_windows if calibration.synthetic else self._windows(TRAINING * calibration.samples)
 
     def _windows(self, samples: int) -> IntArray:
-        from autotune.evaluation.texts.sources import describe_source, read_windows
+        from autotune.evaluation.texts.sources import describe_source
 
         calibration = self.config.calibration
-        return read_windows(
+        return self.source.task.windows(
             calibration,
             self.tokenizer if calibration.tokens is None else None,
             self.calibration_texts,
-            sequence_length=calibration.sequence_length,
+            length=calibration.sequence_length,
             samples=samples,
             name=f"the calibration text {describe_source(calibration)}",
         )
@@ -258,6 +252,7 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
+                inputs=self.source.task.inputs,
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
@@ -320,7 +315,10 @@ class ModelSession:
             from autotune.models.given import read_given
 
             found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
-            return read_given(found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote)
+            task = self.source.task.spec
+            return read_given(
+                found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote, task=task
+            )
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:
@@ -347,8 +345,8 @@ class ModelSession:
 
     def fitted(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Shorten the windows of a text's options to the model's positions; the number of tokens stays about equal."""
-        length, positions = int(options["sequence_length"]), self.source.positions
-        if positions is None or length <= positions:
+        length, positions = options.get("sequence_length"), self.source.positions
+        if length is None or positions is None or length <= positions:
             return dict(options)
         return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}
 

@@ -22,7 +22,6 @@ from autotune.study.trials.trial import RELATIVE_TO, Candidate
 if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
-    from autotune.models.runtime.language_model import OpenVINOLanguageModel
     from autotune.models.source import SourceModel
     from autotune.study.trials.racing import Race
 
@@ -33,7 +32,7 @@ class Session(ModelSession):
     A study has one session in each worker process.
     """
 
-    _original: Callable[[], OpenVINOLanguageModel] | None = None
+    _original: Callable[[], Any] | None = None
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -73,7 +72,7 @@ class Session(ModelSession):
             }
 
     @contextmanager
-    def original_model(self) -> Iterator[Callable[[], OpenVINOLanguageModel]]:
+    def original_model(self) -> Iterator[Callable[[], Any]]:
         """Enter work that all trials share; the function given compiles the original model when it is first called.
 
         Nested calls share one model.

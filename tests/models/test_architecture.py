@@ -18,6 +18,7 @@ from autotune.models import tokenizer
 from autotune.models.architecture import check_tensors, find_exporter, load_config
 from autotune.models.checkpoint import check_folder
 from autotune.models.source import resolve_model
+from autotune.models.tasks.registry import DEFAULT, task_named
 from autotune.models.tokenizer import load_tokenizer
 
 Tensors = dict[str, Any]
@@ -31,7 +32,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def _check(folder: Path) -> None:
     config = load_config(folder, trust_remote_code=False)
-    check_tensors(folder, config, check_folder(folder), trust_remote_code=False)
+    check_tensors(folder, config, check_folder(folder), task_named(DEFAULT), trust_remote_code=False)
 
 
 def _changed(source: Path, out: Path, change: Callable[[Tensors], Tensors], **config: Any) -> Path:
@@ -189,7 +190,7 @@ def test_an_architecture_that_is_not_exported_is_refused(kind: str, message: str
     from transformers import AutoConfig
 
     with pytest.raises(ConfigError, match=message):
-        find_exporter(AutoConfig.for_model(kind), Path("config.json"))
+        find_exporter(AutoConfig.for_model(kind), Path("config.json"), task_named(DEFAULT))
 
 
 def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,17 +200,17 @@ def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) 
     from transformers import AutoConfig
 
     config = AutoConfig.for_model("llama")
-    exporter = find_exporter(config, Path("config.json"))
+    exporter = find_exporter(config, Path("config.json"), task_named(DEFAULT))
     assert (exporter.name, exporter.maximum) == ("LlamaOpenVINOConfig", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", "4.50", raising=False)
     installed = transformers.__version__
     message = rf"llama needs transformers <= 4\.50 .*; {installed} is installed: pip install 'transformers<=4\.50'"
     with pytest.raises(PrerequisiteError, match=message):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MIN_TRANSFORMERS_VERSION", "99.0")
     with pytest.raises(PrerequisiteError, match=r"pip install 'transformers>=99\.0'"):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
 
 
 def test_code_that_comes_with_a_model_needs_consent(tiny_llama_hf: Path, tmp_path: Path) -> None:

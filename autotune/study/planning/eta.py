@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autotune.study.budget_planner import PLAN_TOKENS, SINGLE_TOKENS
+from autotune.models.tasks.text_generation import PLAN_TOKENS, SINGLE_TOKENS
 from autotune.study.progress import COUNT
 
 if TYPE_CHECKING:

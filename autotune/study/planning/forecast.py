@@ -30,7 +30,7 @@ from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError, PlanError
-from autotune.study.budget_planner import allowed_menus, windows_of
+from autotune.study.budget_planner import allowed_menus, text_options
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
     from autotune.evaluation import Evaluator, LanguageModel, Reference
+    from autotune.models.tasks.task import Loss
     from autotune.study.session import Session
 
 DRAWN = 8
@@ -363,18 +364,17 @@ class Measuring:
     seconds: float
 
 
-def forecast_measuring(config: Config, engine: Engine) -> Measuring:
+def forecast_measuring(config: Config, engine: Engine, loss: Loss) -> Measuring:
     """Count, and time one product of matrices; nothing of the model is run.
 
     Raises:
         PlanError: a setting of the space cannot be used with this model.
     """
     menus = allowed_menus(config, engine)
-    short, full = windows_of(config)
-    once = short["sequence_length"] * short["samples"]
+    once, whole = map(loss.tokens, loss.parts(text_options(config, loss)))
     count = len(menus.choices)
     singles = count * max(1, TOKENS_PER_WEIGHT // once) * once if once <= TOKENS_PER_WEIGHT else count * once
-    verification = ROUNDS * LEARNED_FROM * full["sequence_length"] * full["samples"]
+    verification = ROUNDS * LEARNED_FROM * whole
     operations = 2.0 * sum(weight.size for weight in engine.weights if weight.kind == "matmul")
     return Measuring(
         weights=count,
