@@ -2,8 +2,8 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and `StagedEvaluator` are
-  optional extensions.
+- `Evaluator` is what to implement; `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and
+  `StagedEvaluator` are optional extensions.
 - `LanguageModel` is what an evaluator scores, `Reference` what it keeps of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
 - `follow_draft` reads a greedy answer off one forward pass along a draft.
@@ -15,6 +15,7 @@ Texts (imported when first used, as they need NumPy and pydantic):
 - `TextSource` are the options of a text source; `read_texts`, `read_windows` and `describe_source` use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
 - `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
+- `read_conversations` reads conversations, each as a list of user turns, from YAML or JSON.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
 
 Sequential scoring:
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
+    Checking,
     Describing,
     Direction,
     Evaluator,
@@ -59,12 +61,13 @@ if TYPE_CHECKING:
     from autotune.evaluation.sequential import looks, scoring_order
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
-    from autotune.evaluation.texts.prompts import is_english, read_prompts
+    from autotune.evaluation.texts.prompts import is_english, read_conversations, read_prompts
     from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, read_windows, token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
     "SCORING_CONFIG",
+    "Checking",
     "Describing",
     "Direction",
     "Evaluator",
@@ -88,6 +91,7 @@ __all__ = [
     "generate_windows",
     "is_english",
     "looks",
+    "read_conversations",
     "read_prompts",
     "read_texts",
     "read_windows",
@@ -101,7 +105,7 @@ _LAZY = {
     "autotune.evaluation.sequential": ("looks", "scoring_order"),
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
-    "autotune.evaluation.texts.prompts": ("is_english", "read_prompts"),
+    "autotune.evaluation.texts.prompts": ("is_english", "read_conversations", "read_prompts"),
     "autotune.evaluation.texts.sources": (
         "TextSource",
         "describe_source",

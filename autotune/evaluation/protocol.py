@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORING_CONFIG",
+    "Checking",
     "Direction",
     "Evaluator",
     "Example",
@@ -226,6 +227,18 @@ class Evaluator(Protocol):
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Return the scores of the original, for the first row of tables; perfect values if the metric has one."""
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """An evaluator that cannot score every model, and says so before any work."""
+
+    def check(self, tokenizer: Any) -> None:
+        """Refuse a model by its `transformers` tokenizer.
+
+        Raises:
+            ConfigError: the evaluator cannot score the model; with the key and a remedy.
+        """
 
 
 @runtime_checkable

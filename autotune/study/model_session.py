@@ -96,17 +96,25 @@ class ModelSession:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
         from autotune.models.intake import read_intake
         from autotune.models.source import resolve_model
+        from autotune.models.tokenizer import load_tokenizer
 
         name, remote = self.config.model, self.config.trust_remote_code
         self.stage(f"loading {name}")
         local = read_intake(name) if Path(name).expanduser().is_dir() else None
         self.check_windows(None if local is None else local.positions)  # before an export, if config.json says it
+        if local is not None:
+            self.check_tokenizer(lambda: load_tokenizer(Path(name).expanduser(), trust_remote_code=remote))
         source = resolve_model(name, cache=self.cache, trust_remote_code=remote, task=self.config.task)
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         self.check_windows(source.positions)
+        if local is None:
+            self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
         self.check_graph(source)
         return source
+
+    def check_tokenizer(self, load: Callable[[], Any]) -> None:
+        """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
 
     def check_graph(self, source: SourceModel) -> None:
         """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.

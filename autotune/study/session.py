@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
-from autotune.evaluation import Describing, Evaluator, Measurement, Metric, Reference
+from autotune.evaluation import Checking, Describing, Evaluator, Measurement, Metric, Reference
 from autotune.evaluation.scores import Scores
 from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
 from autotune.study.model_session import ModelSession, window_length
@@ -44,6 +44,14 @@ class Session(ModelSession):
     def check_graph(self, source: SourceModel) -> None:
         """See `ModelSession`; a study always scores the original."""
         source.check_scorable()
+
+    def check_tokenizer(self, load: Callable[[], Any]) -> None:
+        """See `ModelSession`; some evaluators cannot score every model."""
+        checking = [evaluator for evaluator in self.evaluators.values() if isinstance(evaluator, Checking)]
+        if checking:
+            tokenizer = load()
+            for evaluator in checking:
+                evaluator.check(tokenizer)
 
     def window_lengths(self) -> dict[str, int]:
         """See `ModelSession`; here also those of the evaluators."""

@@ -14,7 +14,7 @@ from autotune.evaluation.stores import ScoreStore
 from autotune.study.trials.racing import Race, Rival
 from autotune.study.trials.scoring import Scorer
 from autotune.testing import FakeLanguageModel
-from evaluators import similarity
+from evaluators import _answers
 from evaluators.similarity import ANSWER_METRICS, METRICS, Similarity
 
 PROMPTS = ("the hens are", "she counts", "bread and", "a river")
@@ -29,7 +29,7 @@ def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
         found = np.array([[1.0 + text.count(chr(c)) for c in range(32, 127)] for text in texts], np.float32)
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
-    monkeypatch.setattr(similarity, "embed", embed)
+    monkeypatch.setattr(_answers, "embed", embed)
 
 
 def score(objectives: dict[str, Any], rival: float, **options: Any) -> tuple[dict[str, Any], FakeLanguageModel]:
