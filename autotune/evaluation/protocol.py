@@ -251,7 +251,7 @@ class Describing(Protocol):
 
 @runtime_checkable
 class Previewing(Protocol):
-    """An evaluator with cheap metrics for every model, and others that are measured for models on the front only.
+    """An evaluator with cheap metrics for every model, and others that are measured for the final front only.
 
     `previewed` names the cheap metrics; it may name all of `metrics`.
     """
@@ -335,3 +335,6 @@ class PartedEvaluator(Evaluator, Protocol):
 
     def part(self, original: LanguageModel, outline: Reference, part: int) -> Reference:
         """Compute the original model's results on one part of the texts."""
+
+    def original_on(self, reference: Reference, parts: int) -> Mapping[str, Measurement]:
+        """As `original`, on the texts of the first `parts` parts alone; a reference may have fewer."""
