@@ -48,7 +48,7 @@ class Options(PassageOptions):
 class RerankSimilarity(TextEvaluator[Options]):
     """Compares the score of each pair with the original's.
 
-    A score is the sigmoid of the logit, or of the second one of two. Causal models are asked for yes or no, and the
+    A score is the sigmoid of the logit, or of the second one of two. Causal models are words for yes or no, and the
     score is the share of yes. All as in WhoWhatBench. Standard errors are over queries. `rerank_error` adds up over
     weights, which the similarity does not; byte budgets use it.
     """
@@ -126,17 +126,14 @@ class RerankSimilarity(TextEvaluator[Options]):
         self, model: Encoder, tokens: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None
     ) -> npt.NDArray[np.float64]:
         scores = np.zeros(len(tokens), np.float64)
-        answers = [model.tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes")]
-        if model.usage.get("answers") and (None in answers or model.tokenizer.unk_token_id in answers):
+        words = ("no", "yes") if model.usage.get("answers") else ()
+        answers = [model.tokenizer.convert_tokens_to_ids(word) for word in words]
+        if None in answers or (answers and model.tokenizer.unk_token_id in answers):
             raise EvaluationError(
                 "the model's tokenizer has no tokens `yes` and `no`, by which causal rerankers answer; choose a "
                 "reranker that has them, or a sequence classifier."
             )
         for index, found in model.run(tokens, types):
             logits = found.astype(np.float64)
-            if model.usage.get("answers"):
-                no, yes = logits[-1, answers]
-                scores[index] = yes - no
-            else:
-                scores[index] = logits[-1]
+            scores[index] = logits[-1, answers] @ (-1, 1) if answers else logits[-1]
         return (1 + np.tanh(scores / 2)) / 2  # the sigmoid, which cannot overflow in this form
