@@ -18,7 +18,7 @@ from autotune.config.config import Config, config_from, load_config
 from autotune.config.starter import init
 from autotune.errors import ConfigError, UsageError
 from autotune.models.hub import check_on_hub
-from autotune.models.tasks.registry import find_task
+from autotune.models.tasks.registry import DEFAULT, find_task, task_named
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
@@ -192,11 +192,13 @@ def evaluation_config(
     data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
     if task is not None:
         data["task"] = task
-    by_default = find_task(reference or str(data["model"]), data.get("task")).evaluators
-    available = data.get("evaluators") or by_default
+    found = find_task(reference or str(data["model"]), data.get("task"))
+    available = data.get("evaluators") or found.evaluators
     chosen = {name: dict(available.get(name, {})) for name in names or available}
     for name, values in options.items():
         given = {key: value for key, value in values.items() if value is not None}
+        if name == task_named(DEFAULT).loss.evaluator and name not in chosen:
+            name = found.loss.evaluator  # the text of --text
         if given and name not in chosen:
             option = next(iter(given))
             raise UsageError(f"`{option}` belongs to the evaluator {name}, which is not among {', '.join(chosen)}")

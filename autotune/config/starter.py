@@ -69,7 +69,7 @@ evaluators:
 {evaluators}
 
 # Texts that the front is scored on once more in the end; by default the windows and prompts after those of the search.
-# report: {{perplexity: {{path: report.txt}}}}
+# report: {{{loss}: {{path: report.txt}}}}
 
 # What the search improves; the front shows the trade between them.
 objectives: {objectives}
@@ -162,7 +162,8 @@ def starter_yaml(
     if "perplexity" in names:
         lines.insert(list(names).index("perplexity"), SAMPLES)
     limit = size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB"
-    constraints = f'# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}'
+    accuracy = 'perplexity_increase: "<= 5%"' if task.name == DEFAULT else f'{task.loss.evaluator}: ">= 0.9"'
+    constraints = f'# constraints: {{{accuracy}, footprint: "<= {limit}"}}'
     if choices.max_size is not None:
         largest = choices.max_size if isinstance(choices.max_size, str) else f"{choices.max_size} B"
         constraints = f"constraints: {yaml_flow({'footprint': f'<= {largest}'})}"
@@ -179,6 +180,7 @@ def starter_yaml(
         evaluators="\n".join(lines),
         objectives=yaml_flow(default_objectives(names)),
         constraints=constraints,
+        loss=task.loss.evaluator,
         trials=choices.trials or (32 if large else 64),
     )
 

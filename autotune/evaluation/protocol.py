@@ -19,6 +19,7 @@ __all__ = [
     "SCORING_CONFIG",
     "Checking",
     "Direction",
+    "Encoder",
     "Evaluator",
     "Example",
     "HeldOut",
@@ -184,6 +185,37 @@ class LanguageModel(Protocol):
 
         Returns:
             The texts with their prompts, each of `length` tokens or ended by (and with) an end-of-text token.
+        """
+
+
+class Encoder(Protocol):
+    """A compiled model without a cache, such as an encoder or a classifier, which an evaluator scores.
+
+    Attributes:
+        tokenizer: the `transformers` tokenizer of the original model.
+        source: the `openvino.Model`, or the path of the .xml file, that was compiled.
+        usage: how texts are put into the model, as its files say: ``pooling``, ``normalize`` and ``max_length`` of
+            text-embedding, ``max_length`` and ``template`` of text-reranking.
+    """
+
+    tokenizer: Any
+    source: Any
+    usage: Mapping[str, Any]
+
+    def run(
+        self, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """Run each text in one pass; padding does not show.
+
+        Args:
+            sequences: token ids, at least one each.
+            types: token types, as many; zeros if None. Models without such an input ignore them.
+
+        Yields:
+            (i, output) in any order, float32: [T, D] for each token, or [C] for the text, as the task's model has it.
+
+        Raises:
+            EvaluationError: a number is NaN or infinite.
         """
 
 

@@ -224,3 +224,15 @@ def check_window(key: str, length: int, positions: int | None, model: str) -> No
             f"and predictions beyond them are meaningless. Set it to {positions} or less.",
             key=key,
         )
+
+
+LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
+"""Options of texts and evaluators that set how long a sequence is, in tokens."""
+
+
+def window_length(section: str, options: Any) -> dict[str, int]:
+    """Return the key in model.yaml that sets the length of a text's sequences, and their tokens; empty if none does."""
+    if windows := getattr(options, "tokens", None):  # they have their own length
+        return {f"{section}.tokens": max(map(len, windows))}
+    found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
+    return {key: length for key, length in found.items() if isinstance(length, int)}

@@ -27,7 +27,7 @@ from autotune.models.quantized.checkpoint import Checkpoint, write_float_copy
 from autotune.models.quantized.keep import keep_codes
 from autotune.models.quantized.methods import packing_of
 from autotune.models.runtime.exported import check_logits
-from autotune.models.tasks.registry import DEFAULT, find_task, task_named, task_names, task_of_graph
+from autotune.models.tasks.registry import DEFAULT, find_task, task_named, task_of_graph
 from autotune.models.tasks.task import Task
 from autotune.models.tokenizer import load_tokenizer
 
@@ -127,14 +127,13 @@ class SourceModel:
             ConfigError: it is one of them; the message says what works with it, and what to do.
         """
         model = self.read()
-        states = len(model.get_variables()) if cache else None
-        problem = self.task.why_not_scorable(model.inputs, model.outputs, states=states)
+        states = len(model.get_variables())
+        problem = self.task.why_not_scorable(model.inputs, model.outputs, states=states if cache else None)
         if problem is None:
             return
-        others = [task_named(name) for name in task_names() if name != self.task.name]
-        fitting = [each.name for each in others if each.why_not_scorable(model.inputs, model.outputs) is None]
-        hint = f" If it is meant for {' or '.join(fitting)}, set `task`." if fitting else ""
-        raise ConfigError(f"{self.name} {problem}{hint}", key="model")
+        other = task_of_graph(model)
+        fits = other.why_not_scorable(model.inputs, model.outputs, states=states) is None
+        raise ConfigError(f"{self.name} {problem}{f' Or set `task: {other.name}`.' if fits else ''}", key="model")
 
     def tokenizer(self) -> Any:
         """Return the `transformers` tokenizer.
@@ -367,7 +366,12 @@ def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool, t
     try:
         with quiet():
             exported = getattr(intel, task.export_class).from_pretrained(
-                files, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
+                files,
+                export=True,
+                load_in_8bit=False,
+                compile=False,
+                trust_remote_code=trust_remote_code,
+                **task.export_options,
             )
             exported.save_pretrained(out)
             tokenizer = AutoTokenizer.from_pretrained(files, trust_remote_code=trust_remote_code)

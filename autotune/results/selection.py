@@ -14,7 +14,10 @@ from autotune.results.pareto import front_indices
 from autotune.results.recommendation import accuracy_metric, recommend, smallest_tied
 from autotune.results.records import StudyResults
 
-DROP_METRICS = ("perplexity_increase", "similarity", "top1_agreement", "answer_top1_agreement", "perplexity")
+DROP_METRICS = (
+    *("perplexity_increase", "similarity", "embedding_similarity", "rerank_similarity"),
+    *("top1_agreement", "answer_top1_agreement", "perplexity"),
+)
 """Metrics for which a drop in percent makes sense; without a name the first that was scored is used."""
 
 

@@ -14,7 +14,8 @@ from autotune.common.files import fingerprint
 from autotune.common.threads import thread_limit
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
-from autotune.models.intake import check_window
+from autotune.models.intake import check_window, window_length
+from autotune.study.workers.memory import check_memory
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
     from autotune.models.source import SourceModel
+    from autotune.models.tasks.task import Task
 
 
 TRAINING = 4
@@ -96,6 +98,7 @@ class ModelSession:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
         from autotune.models.intake import read_intake
         from autotune.models.source import resolve_model
+        from autotune.models.tasks.registry import find_task
         from autotune.models.tokenizer import load_tokenizer
 
         name, remote = self.config.model, self.config.trust_remote_code
@@ -103,6 +106,7 @@ class ModelSession:
         local = read_intake(name) if Path(name).expanduser().is_dir() else None
         self.check_windows(None if local is None else local.positions)  # before an export, if config.json says it
         if local is not None:
+            self.check_task(find_task(name, self.config.task))
             self.check_tokenizer(lambda: load_tokenizer(Path(name).expanduser(), trust_remote_code=remote))
         source = resolve_model(name, cache=self.cache, trust_remote_code=remote, task=self.config.task)
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
@@ -110,11 +114,24 @@ class ModelSession:
         self.check_windows(source.positions)
         if local is None:
             self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
+        self.check_task(source.task)
         self.check_graph(source)
         return source
 
     def check_tokenizer(self, load: Callable[[], Any]) -> None:
         """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
+
+    def check_task(self, task: Task) -> None:
+        """Refuse what models of this task cannot do.
+
+        Raises:
+            ConfigError: it is in the configuration.
+        """
+        if self.needs_calibration and self.config.calibration.synthetic and not task.generates:
+            raise ConfigError(
+                f"a model for {task.name} writes no texts; name a text: {{path: calibration.txt}} or {{dataset: ...}}",
+                key="calibration.synthetic",
+            )
 
     def check_graph(self, source: SourceModel) -> None:
         """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
@@ -260,7 +277,7 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=self.source.task.inputs,
+                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
@@ -308,6 +325,11 @@ class ModelSession:
         from autotune.common.machine import available_memory
         from autotune.distillation.distil import check
 
+        if not self.source.task.distillable:
+            raise PlanError(
+                f"distillation trains the logits of causal language models, and {self.config.model} is for "
+                f"{self.source.task.name}; remove distillation"
+            )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
         limits = [available_memory(), self.config.study.memory_limit]
@@ -366,30 +388,4 @@ class ModelSession:
         runtime = self.config.runtime
         return MeasuringInputs(
             self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
-        )
-
-
-LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
-"""Options of texts and evaluators that set how long a sequence is, in tokens."""
-
-
-def window_length(section: str, options: Any) -> dict[str, int]:
-    """Return the key in model.yaml that sets the length of a text's sequences, and their tokens; empty if none does."""
-    if windows := getattr(options, "tokens", None):  # they have their own length
-        return {f"{section}.tokens": max(map(len, windows))}
-    found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
-    return {key: length for key, length in found.items() if isinstance(length, int)}
-
-
-def check_memory(limit: int | None, least: int) -> None:
-    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
-
-    Raises:
-        ConfigError: it is. `autotune plan` shows what a worker needs in all.
-    """
-    if limit is not None and limit < least:
-        raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
-            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
-            key="study.memory_limit",
         )

@@ -8,10 +8,12 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
+from autotune.errors import ConfigError
 from autotune.evaluation import Checking, Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
 from autotune.evaluation.scores import Scores
 from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
-from autotune.study.model_session import ModelSession, window_length
+from autotune.models.intake import window_length
+from autotune.study.model_session import ModelSession
 from autotune.study.storage.attributes import Description
 from autotune.study.storage.manifest import manifest
 from autotune.study.trials.clock import StageClock
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
     from autotune.models.source import SourceModel
+    from autotune.models.tasks.task import Task
     from autotune.study.trials.racing import Race
 
 
@@ -44,6 +47,16 @@ class Session(ModelSession):
         from autotune.evaluation.registry import create_evaluator
 
         return {name: create_evaluator(name, options) for name, options in self.config.evaluators.items()}
+
+    def check_task(self, task: Task) -> None:
+        """See `ModelSession`; a study also scores models."""
+        from autotune.config.evaluators import wrong_task
+        from autotune.evaluation.registry import evaluator_tasks
+
+        super().check_task(task)
+        for name in self.config.evaluators:
+            if task.name not in (scored := evaluator_tasks(name)):
+                raise ConfigError(wrong_task(scored, task), key=f"evaluators.{name}")
 
     def check_graph(self, source: SourceModel) -> None:
         """See `ModelSession`; a study always scores the original."""

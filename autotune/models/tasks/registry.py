@@ -92,6 +92,6 @@ def task_of_files(config: Mapping[str, Any], files: Collection[str]) -> Task:
 def task_of_graph(model: ov.Model) -> Task:
     """Return the first task for which a model in memory can be run; text generation if there is none."""
     for task in map(task_named, task_names()):
-        if task.why_not_scorable(model.inputs, model.outputs) is None:
+        if task.why_not_scorable(model.inputs, model.outputs, states=len(model.get_variables())) is None:
             return task
     return task_named(DEFAULT)

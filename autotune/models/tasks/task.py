@@ -71,6 +71,7 @@ class Task(ABC):
         label: name in sentences and tables.
         kind: a model of this task, in a sentence.
         export_class, export_task: class of optimum-intel that exports and loads such models, and the exporter's task.
+        export_options: further arguments of its `from_pretrained`.
         unused: prefixes of tensors that a checkpoint of another class has more or less, without effect on the outputs.
         examples: some architectures, for messages.
         evaluators: the default evaluators, with their options.
@@ -85,6 +86,7 @@ class Task(ABC):
     kind: ClassVar[str]
     export_class: ClassVar[str]
     export_task: ClassVar[str]
+    export_options: ClassVar[Mapping[str, Any]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
     examples: ClassVar[tuple[str, ...]]
     evaluators: ClassVar[Mapping[str, Mapping[str, Any]]]
@@ -150,10 +152,10 @@ class Task(ABC):
             columns: largest number of positions of a forward pass of a language model; 0 is as many as fit.
         """
 
-    def inputs(self, tokens: IntArray) -> Mapping[str, Any]:
-        """Return the inputs of the graph for whole windows of tokens, int64 [B, T], by name; more than it has is fine.
+    def inputs(self, tokens: IntArray, tokenizer: Any) -> Mapping[str, Any]:
+        """Return the inputs of the graph for calibration windows, int64 [B, T], by name; more than it has is fine.
 
-        Calibration feeds them. By default those of language models and encoders.
+        By default they are those of language models and encoders.
         """
         from autotune.compression.calibration.segments import text_inputs
 

@@ -15,9 +15,9 @@ from autotune.compression.engine import Engine
 from autotune.config.config import Config
 from autotune.errors import ConfigError
 from autotune.evaluation import Measurement
-from autotune.study.model_session import check_memory
 from autotune.study.planning.dry_run import dry_run
 from autotune.study.planning.scoring_cost import share_needed
+from autotune.study.workers.memory import check_memory
 from evaluators.perplexity import Perplexity
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
