@@ -26,12 +26,12 @@ from autotune.study.workers.messages import (
     Clock,
     Describe,
     Done,
+    FrontScores,
     GetStatus,
     Raised,
     Reply,
-    ReportScores,
     Run,
-    ScoreReport,
+    ScoreFront,
     SetSource,
     Share,
     Stage,
@@ -162,7 +162,7 @@ class WorkerPool:
         if manifest not in self._manifests:
             self._manifests.append(manifest)
 
-    def report_scores(
+    def front_scores(
         self, models: Sequence[Settings], *, deployed: bool = False
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`. Each idle worker takes the next model; if it dies, that model has no scores.
@@ -175,7 +175,7 @@ class WorkerPool:
         while True:
             for place in idle[: len(left)]:
                 at[place], settings = left.pop()
-                place.process.send(ScoreReport(settings, deployed))
+                place.process.send(ScoreFront(settings, deployed))
             if not at:
                 return
             place, answer = self._next_answer(at)
@@ -188,16 +188,16 @@ class WorkerPool:
                 else:
                     yield index, {"error": describe_exit(answer)}
             else:
-                assert isinstance(answer, ReportScores)
+                assert isinstance(answer, FrontScores)
                 yield index, answer.scores
 
-    def _next_answer(self, called: Collection[Place]) -> tuple[Place, Description | ReportScores | Exited]:
+    def _next_answer(self, called: Collection[Place]) -> tuple[Place, Description | FrontScores | Exited]:
         """Wait for the next answer, or death, of the workers that were sent a request."""
         while True:
             sender, message = self._inbox.get()
             place = next((place for place in self._places if place.process is sender), None)
             if sender is None or place in called:
-                if place is not None and isinstance(message, (Description, ReportScores, Exited)):
+                if place is not None and isinstance(message, (Description, FrontScores, Exited)):
                     return place, message
                 self._common(message)
             elif place is not None and isinstance(message, Exited):
@@ -225,7 +225,7 @@ class WorkerPool:
         """See `Pool`."""
         return any(place.trial is None for place in self._places)
 
-    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival] | None) -> None:
         """See `Pool`."""
         place = next(place for place in self._places if place.trial is None)
         self._begin(place, number, Run(settings, self._site, rivals), repeated=False)
