@@ -10,18 +10,17 @@ Texts (``calibration``, ``evaluation``) are a path, a list of strings, ``{"datas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
+from autotune.study.sweep import search_model, sweep
 from autotune.study.view import Study, load_study
 
 if TYPE_CHECKING:
     import openvino as ov
-    import optuna
     import pandas as pd
-    from optuna.trial import FrozenTrial
 
     from autotune.config.config import Config
     from autotune.evaluation.scores import Scores
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.run import StudyOutcome
     from autotune.study.single import CompressedModel
+    from autotune.study.sweep import Callback
 
     Target = str | Sequence[str] | None
-    Callback = Callable[[optuna.Study, FrozenTrial], None]
 
-__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"]
+__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "sweep", "worker"]
 
 
 def compress(
@@ -244,24 +243,20 @@ def search(
         >>> study.front["footprint"].tolist()
         [3981701, 2501061]
     """
-    from autotune.config.arguments import as_config
-    from autotune.reporting.trackers import trackers
+    from autotune.config.arguments import as_config, changes
     from autotune.study.progress import listening
-    from autotune.study.run import run_search
 
-    changes = [*overrides, *_changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
-    start = None if start_from is None else Path(start_from)
-    with listening(progress) as listener, trackers(callbacks) as called:
-        outcome = run_search(
-            as_config(config, changes, output, note=listener.note),
-            listener=listener,
-            fresh=fresh,
+    given = [*overrides, *changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    with listening(progress) as listener:
+        return search_model(
+            as_config(config, given, output, note=listener.note),
+            listener,
             storage=storage,
-            start_from=start,
-            callbacks=called,
+            start_from=start_from,
+            fresh=fresh,
+            callbacks=callbacks,
             open_page=open_page,
         )
-    return Study(outcome.report.results, outcome.folder, storage, outcome)
 
 
 def worker(
@@ -286,11 +281,11 @@ def worker(
         >>> outcome.ran, outcome.reason
         (0, 'trials')
     """
-    from autotune.config.arguments import as_config
+    from autotune.config.arguments import as_config, changes
     from autotune.study.progress import listening
     from autotune.study.run import run_worker
 
-    loaded = as_config(config, [*overrides, *_changes(workers=workers)], output)
+    loaded = as_config(config, [*overrides, *changes(workers=workers)], output)
     with listening(progress) as listener:
         return run_worker(loaded, storage, listener=listener)
 
@@ -317,12 +312,12 @@ def plan(
         >>> [(point.settings["mode"], point.footprint) for point in result.points]
         [('int8_asym', 3981701), ('int4_asym', 2501061)]
     """
-    from autotune.config.arguments import as_config
+    from autotune.config.arguments import as_config, changes
     from autotune.study.planning.dry_run import dry_run
     from autotune.study.progress import listening
 
     with listening(progress) as listener:
-        loaded = as_config(config, [*overrides, *_changes(target)], note=listener.note)
+        loaded = as_config(config, [*overrides, *changes(target)], note=listener.note)
         return dry_run(loaded, listener.stage, measure=forecast)
 
 
@@ -390,8 +385,3 @@ def compare(
     if output is not None and report:
         across.write_report(comparison, Path(output))
     return comparison.frame
-
-
-def _changes(target: Target = None, **options: Any) -> list[str]:
-    devices = [] if target is None else [f"target={[target] if isinstance(target, str) else [*target]}"]
-    return [*devices, *(f"study.{key}={value}" for key, value in options.items() if value is not None)]

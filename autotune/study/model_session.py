@@ -345,7 +345,7 @@ class ModelSession:
     @cached_property
     def _planner(self) -> BudgetPlanner | Exception:
         """The planner, or the error of its measurements, which are not repeated for every budget."""
-        from autotune.study.budget_planner import open_planner
+        from autotune.study.trials.budget_planner import open_planner
 
         try:
             with self.shared():

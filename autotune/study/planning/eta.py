@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autotune.study.budget_planner import PLAN_TOKENS, SINGLE_TOKENS
 from autotune.study.progress import COUNT
+from autotune.study.trials.budget_planner import PLAN_TOKENS, SINGLE_TOKENS
 
 if TYPE_CHECKING:
     from autotune.config.config import Config
