@@ -69,6 +69,7 @@ def compress(
     tokenizer: Any = None,
     cache: str | Path | None = None,
     trust_remote_code: bool = False,
+    task: str | None = None,
     progress: bool = True,
 ) -> CompressedModel:
     """Compress the weights of one model.
@@ -82,8 +83,7 @@ def compress(
         calibration: texts for the settings that look at activations.
         samples, sequence_length: number of calibration windows, and tokens of each.
         max_size: largest size of `openvino_model.bin`, in bytes or as ``"90 MB"``.
-        evaluation: texts on which divergences from the original are measured; needed with `max_size`, and other texts
-            than `calibration`.
+        evaluation: other texts, on which divergences from the original are measured; needed with `max_size`.
         allow: with `max_size`, formats of fewer than 4 bits that may be used: ``"int2"``, ``"int3"``.
         runtime_compressed: with `max_size`, use only formats that the CPU keeps compressed after loading.
         target: devices that the model must run on: CPU, GPU, NPU or a list of them; restricts the settings.
@@ -91,6 +91,7 @@ def compress(
         tokenizer: the `transformers` tokenizer of an `ov.Model`, if texts are needed.
         cache: folder for what is computed once; by default AUTOTUNE_CACHE or the user's cache folder.
         trust_remote_code: whether code that comes with the model may run.
+        task: what the model does, such as ``"text-embedding"``; by default found from its files.
         progress: show progress on stderr.
 
     Raises:
@@ -115,13 +116,14 @@ def compress(
     written = None if output is None else Path(output)
     with listening(progress) as listener:
         session = single.open_model(
-            source_of(model, tokenizer, "model"),
+            source_of(model, tokenizer, "model", task),
             calibration=calibration_from(calibration, samples, sequence_length),
             cache=None if cache is None else Path(cache),
             stage=listener.stage,
             trust_remote_code=trust_remote_code,
             depth=None if limit is not None else lambda engine: engine.depth(settings),
             targets=targets,
+            task=task,
         )
         if limit is None or evaluation is None:
             return single.compress(session, settings, output=written)
@@ -146,6 +148,7 @@ def evaluate(
     tokenizer: Any = None,
     cache: str | Path | None = None,
     trust_remote_code: bool = False,
+    task: str | None = None,
     progress: bool = True,
 ) -> Scores:
     """Score one model against its original.
@@ -155,10 +158,10 @@ def evaluate(
         reference: the original; by default that of `config`, or the one that a `CompressedModel` was made from.
         config: a model.yaml, whose original, evaluators and runtime are used.
         evaluators: names, or name -> options, e.g. ``{"perplexity": {"path": "text.txt", "samples": 16}}``; by default
-            those of `config`, or similarity and perplexity.
+            those of `config`, or those of the task: similarity and perplexity for text generation.
         options: name -> options that replace some of those of `evaluators` or `config`.
         tokenizer: the tokenizer of a `reference` in memory.
-        cache, trust_remote_code, progress: as for `compress`.
+        cache, trust_remote_code, task, progress: as for `compress`.
 
     Returns:
         A measurement for each metric, with ``value`` and ``stderr`` in the metric's unit.
@@ -179,19 +182,19 @@ def evaluate(
     from autotune.study import single
     from autotune.study.progress import listening
 
-    names = None if evaluators is None else list(evaluators)
     given = dict(evaluators) if isinstance(evaluators, Mapping) else {}
     given |= {name: {**given.get(name, {}), **changed} for name, changed in (options or {}).items()}
-    source = None if reference is None else source_of(reference, tokenizer, "reference")
+    source = None if reference is None else source_of(reference, tokenizer, "reference", task)
     if source is None and config is None and isinstance(model, single.CompressedModel):
         source = model.source
     settings = evaluation_config(
         file=None if config is None else Path(config),
         reference=source if source is None or isinstance(source, str) else single.IN_MEMORY,
-        names=names,
+        names=None if evaluators is None else list(evaluators),
         options=given,
         cache=None if cache is None else Path(cache),
         trust_remote_code=trust_remote_code,
+        task=task if source is None or isinstance(source, str) else source.task.spec,
     )
     with listening(progress) as listener:
         original = None if isinstance(source, str) else source

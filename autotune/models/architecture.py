@@ -16,10 +16,10 @@ from typing import Any
 
 from autotune.errors import ConfigError, reason
 from autotune.models.checkpoint import CONFIG, StoredTensor, quantization, some
+from autotune.models.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
-TASK = "text-generation-with-past"
 _QUANTIZED_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
 _SCALES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -33,7 +33,9 @@ def first_lines(error: Exception) -> str:
     return f"{lines[0]} {lines[1]}"[:300] if len(lines) > 1 and lines[0].endswith(":") else reason(error)
 
 
-def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor], *, trust_remote_code: bool) -> None:
+def check_tensors(
+    folder: Path, config: Any, tensors: Mapping[str, StoredTensor], task: Task, *, trust_remote_code: bool
+) -> None:
     """Compare the tensors of a checkpoint with those of its model class, as transformers matches them.
 
     transformers fills what is missing with random numbers; such a model would be exported without an error.
@@ -42,6 +44,7 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         folder: the Hugging Face folder.
         config: its configuration.
         tensors: its tensors by name; empty if they are not in safetensors files.
+        task: chooses the class.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:
@@ -64,7 +67,9 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         )
     try:
         with quiet():
-            make = TasksManager.get_model_class_for_task(TASK, model_type=config.model_type, library="transformers")
+            make = TasksManager.get_model_class_for_task(
+                task.export_task, model_type=config.model_type, library="transformers"
+            )
             _, info = make.from_pretrained(
                 folder,
                 device_map="meta",
@@ -81,8 +86,12 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
             )
             return
         raise _cannot_build(folder, tensors, error) from error
-    missing = sorted(info["missing_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not _is_harmless(key, tensors.get(key)))
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(task.unused))
+    unexpected = sorted(
+        key
+        for key in info["unexpected_keys"]
+        if not _is_harmless(key, tensors.get(key)) and not key.startswith(task.unused)
+    )
     mismatched = sorted(
         (f"{key} ({list(stored)} in the file, {list(expected)} in the model)")
         for key, stored, expected in info["mismatched_keys"]

@@ -9,8 +9,9 @@ from typing import Any
 
 from autotune.common.validation import nearest
 from autotune.errors import ConfigError, PrerequisiteError
-from autotune.models.architecture import TASK, first_lines, quiet
+from autotune.models.architecture import first_lines, quiet
 from autotune.models.checkpoint import CONFIG, check_json
+from autotune.models.tasks.task import Task
 
 _ROPE_MAJOR = 5
 """Version of transformers that first reads `rope_parameters`. With 4.57.6, a Qwen3 of base 1,000,000 had logits that
@@ -82,15 +83,16 @@ def _kernels(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: {value}"
 
 
-def find_exporter(config: Any, file: Path) -> Exporter:
+def find_exporter(config: Any, file: Path, task: Task) -> Exporter:
     """Find the exporter of an architecture, and check the installed transformers against its limits.
 
     Args:
         config: the configuration that `load_config` returned.
         file: its file, for messages.
+        task: what it is exported for.
 
     Raises:
-        ConfigError: optimum-intel does not export this architecture as a causal language model.
+        ConfigError: optimum-intel does not export this architecture for this task.
         PrerequisiteError: the architecture or the file needs another version of transformers.
     """
     import transformers
@@ -100,21 +102,23 @@ def find_exporter(config: Any, file: Path) -> Exporter:
 
     _ = model_configs  # registers the architectures
     kind = str(config.model_type)
-    supported = TasksManager.get_supported_model_type_for_task(TASK, "openvino")
+    supported = TasksManager.get_supported_model_type_for_task(task.export_task, "openvino")
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(
-            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) can be tuned. Choose one.",
+            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) and encoders can be tuned. "
+            "Choose one.",
             file=file,
         )
     if kind not in supported:
         raise ConfigError(
-            f"optimum-intel exports no causal language model of model_type `{kind}`{nearest(kind, supported)}; it "
-            f"exports {len(supported)} others, among them llama, qwen3 and gemma3_text.",
+            f"optimum-intel exports no {task.kind} of model_type `{kind}`{nearest(kind, supported)}; it exports "
+            f"{len(supported)} others, among them {', '.join(task.examples)}. If the model does something else, set "
+            "`task`.",
             file=file,
         )
     with quiet():
         make = TasksManager.get_exporter_config_constructor(
-            "openvino", model_type=kind, task=TASK, library_name="transformers"
+            "openvino", model_type=kind, task=task.export_task, library_name="transformers"
         )
         exporter = make(config)
     limits = [getattr(exporter, f"{end}_TRANSFORMERS_VERSION", None) for end in ("MIN", "MAX")]

@@ -19,6 +19,7 @@ from autotune.models.architecture import check_tensors
 from autotune.models.checkpoint import check_folder
 from autotune.models.exporters import find_exporter, load_config
 from autotune.models.source import resolve_model
+from autotune.models.tasks.registry import DEFAULT, task_named
 from autotune.models.tokenizer import load_tokenizer
 
 Tensors = dict[str, Any]
@@ -32,7 +33,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def _check(folder: Path) -> None:
     config = load_config(folder, trust_remote_code=False)
-    check_tensors(folder, config, check_folder(folder), trust_remote_code=False)
+    check_tensors(folder, config, check_folder(folder), task_named(DEFAULT), trust_remote_code=False)
 
 
 def _changed(source: Path, out: Path, change: Callable[[Tensors], Tensors], **config: Any) -> Path:
@@ -199,7 +200,7 @@ def test_an_architecture_that_is_not_exported_is_refused(kind: str, message: str
     from transformers import AutoConfig
 
     with pytest.raises(ConfigError, match=message):
-        find_exporter(AutoConfig.for_model(kind), Path("config.json"))
+        find_exporter(AutoConfig.for_model(kind), Path("config.json"), task_named(DEFAULT))
 
 
 def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,17 +210,17 @@ def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) 
     from transformers import AutoConfig
 
     config = AutoConfig.for_model("llama")
-    exporter = find_exporter(config, Path("config.json"))
+    exporter = find_exporter(config, Path("config.json"), task_named(DEFAULT))
     assert (exporter.name, exporter.maximum) == ("LlamaOpenVINOConfig", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", "4.50", raising=False)
     installed = transformers.__version__
     message = rf"llama needs transformers <= 4\.50 .*; {installed} is installed: pip install 'transformers<=4\.50'"
     with pytest.raises(PrerequisiteError, match=message):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MIN_TRANSFORMERS_VERSION", "99.0")
     with pytest.raises(PrerequisiteError, match=r"pip install 'transformers>=99\.0'"):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
 
 
 @pytest.mark.parametrize(
@@ -243,9 +244,9 @@ def test_a_rotary_base_that_is_ignored_is_refused(
     config = AutoConfig.for_model("llama")
     config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
     with pytest.raises(PrerequisiteError, match=rf"config\.json: `rope_parameters` .*4\.57\.6 ignores.*{remedy}"):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
     del config.rope_parameters
-    find_exporter(config, Path("config.json"))
+    find_exporter(config, Path("config.json"), task_named(DEFAULT))
 
 
 def test_code_that_comes_with_a_model_needs_consent(tiny_llama_hf: Path, tmp_path: Path) -> None:
@@ -299,6 +300,17 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_llama_hf: Path) -> None:
     """Its tokens have no row in the embedding table."""
     with pytest.raises(PrerequisiteError, match=r"belongs to another model: it gives token \d+, and the model has 50"):
         load_tokenizer(tiny_llama_hf, trust_remote_code=False, vocabulary=50)
+
+
+def test_the_tokenizer_is_auto_tokenizers(tiny_llama_hf: Path) -> None:
+    """The class that the folder names is the one that AutoTokenizer takes, with the same content."""
+    from transformers import AutoTokenizer
+
+    mine = load_tokenizer(tiny_llama_hf, trust_remote_code=False)
+    theirs = AutoTokenizer.from_pretrained(tiny_llama_hf)
+    assert type(mine) is type(theirs)
+    assert mine.init_kwargs == theirs.init_kwargs
+    assert mine.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
 
 
 def test_what_libraries_print_does_not_reach_the_results(

@@ -174,7 +174,7 @@ def test_an_export_is_of_one_code_configuration_and_version(
     (folder / "modeling_mine.py").write_text("FIRST = 1\n")
     exported: list[str] = []
 
-    def export(model: str, revision: str | None, out: Path, trust: bool) -> None:
+    def export(model: str, revision: str | None, out: Path, trust: bool, task: str | None) -> None:
         exported.append(out.name)
         (out / source._EXPORT_RECORD).write_text("done")
 

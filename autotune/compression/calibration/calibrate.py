@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 Precision = Literal["f32", "bf16"]
+Inputs = Callable[[npt.NDArray[np.int64]], Mapping[str, npt.NDArray[Any]]]
 Progress = Callable[[int, int], None]
 """Called with (windows done, windows in all)."""
 
@@ -68,6 +69,7 @@ def calibrate(
     activations: Sequence[str],
     tokens: npt.NDArray[np.int64],
     *,
+    inputs: Inputs = text_inputs,
     depth: Depth = "full",
     precision: Precision = "f32",
     scratch: Path | None = None,
@@ -78,9 +80,10 @@ def calibrate(
     """Run the model over the texts and yield the sums of one activation after the other.
 
     Args:
-        model: a causal language model with inputs as optimum-intel exports them.
+        model: a model with inputs as optimum-intel exports them.
         activations: ``name:port`` of outputs of any rank from 2 on, channels last.
         tokens: int64 [n, T].
+        inputs: returns the inputs of the model, by name, for a batch of windows.
         depth: of the second moments.
         precision: in which the model runs; sums are float32 in any case.
         scratch: folder for the tensors that pass from segment to segment.
@@ -114,7 +117,7 @@ def calibrate(
             part = extract(model, segment, before, heads)
             summaries = [Summary(name, widths[name], depth) for name in segment.activations]
             done = number * windows
-            for index, outputs in _inferences(part, batches, store, precision):
+            for index, outputs in _inferences(part, batches, inputs, store, precision):
                 shares = [outputs[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
                 with ThreadPoolExecutor(cores()) as pool:
                     list(pool.map(Summary.add, summaries, shares, repeat(length)))
@@ -198,7 +201,7 @@ class _Store:
 
 
 def _inferences(
-    part: ov.Model, batches: Sequence[npt.NDArray[np.int64]], store: _Store, precision: Precision
+    part: ov.Model, batches: Sequence[npt.NDArray[np.int64]], inputs: Inputs, store: _Store, precision: Precision
 ) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
     """Yield (number of a batch, all outputs) in the order of the batches; outputs are valid until the next one."""
     import openvino as ov
@@ -220,14 +223,13 @@ def _inferences(
             request.wait()
             yield index - streams, [tensor.data for tensor in request.output_tensors]
         if index < len(batches):
-            request.start_async(_inputs(compiled, batches[index], index, store), share_inputs=False)
+            request.start_async(_inputs(compiled, inputs(batches[index]), index, store), share_inputs=False)
 
 
 def _inputs(
-    compiled: ov.CompiledModel, tokens: npt.NDArray[np.int64], batch: int, store: _Store
+    compiled: ov.CompiledModel, of_text: Mapping[str, npt.NDArray[Any]], batch: int, store: _Store
 ) -> Mapping[ov.ConstOutput, npt.NDArray[Any]]:
-    """Return the inputs of a segment for whole windows, int64 [B, T]: texts, and tensors of earlier segments."""
-    of_text = text_inputs(tokens)
+    """Return the inputs of a segment for a batch: texts, and tensors of earlier segments."""
     inputs = {}
     for port in compiled.inputs:
         friendly, names = port.get_node().get_friendly_name(), sorted(port.get_names())
@@ -238,9 +240,8 @@ def _inputs(
             inputs[port] = of_text[name]
         else:
             raise CompressionError(
-                f"the model has an input named {(*names, friendly)[0]}, which a text-only causal language model does "
-                "not have; only input_ids, attention_mask, position_ids, cache_position and beam_idx can be fed. Use "
-                "settings that need no calibration text"
+                f"the model has an input named {(*names, friendly)[0]}, which is not computed from a text; only "
+                f"{', '.join(sorted(of_text))} can be fed. Use settings that need no calibration text"
             )
     return inputs
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from autotune.compression.calibration.segments import text_inputs
 from autotune.errors import PrerequisiteError, reason
-from autotune.models.architecture import TASK, quiet
+from autotune.models.architecture import quiet
 from autotune.models.runtime.compile import compile_model, last_line, read_model, xml_path
 from autotune.models.runtime.graph import why_not_scorable
+from autotune.models.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ LARGEST = 0.2
 0.01 (torch rounds to bfloat16, OpenVINO computes in float32); wrong ones of 88 families were at 0.35 to 1.2."""
 
 
-def check_logits(model: str, files: Path, out: Path, config: Any, *, trust_remote_code: bool) -> None:
+def check_logits(model: str, files: Path, out: Path, config: Any, task: Task, *, trust_remote_code: bool) -> None:
     """Refuse an export that is not the original: exporters know some versions of an architecture and not others.
 
     Args:
@@ -31,15 +32,18 @@ def check_logits(model: str, files: Path, out: Path, config: Any, *, trust_remot
         files: the Hugging Face folder that was exported.
         out: the export.
         config: the configuration that `load_config` returned.
+        task: of the export; only logits of language models are compared.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:
         PrerequisiteError: the logits differ.
     """
+    if not task.generates:
+        return
     try:
         vocabulary = config.get_text_config().vocab_size
         tokens = np.random.default_rng(0).integers(0, vocabulary, (1, TOKENS), dtype=np.int64)
-        expected = _original_logits(files, config, tokens, trust_remote_code)
+        expected = _original_logits(files, config, task, tokens, trust_remote_code)
     except Exception as error:
         _log.warning("%s: the export cannot be compared with transformers (%s)", model, reason(error))
         return
@@ -64,13 +68,15 @@ def check_logits(model: str, files: Path, out: Path, config: Any, *, trust_remot
     )
 
 
-def _original_logits(files: Path, config: Any, tokens: Any, trust_remote_code: bool) -> Any:
+def _original_logits(files: Path, config: Any, task: Task, tokens: Any, trust_remote_code: bool) -> Any:
     """Compute with torch in the type that the weights are stored in, float32 [tokens, vocabulary]."""
     import torch
     from optimum.exporters.tasks import TasksManager
 
     with quiet(), torch.no_grad():
-        make = TasksManager.get_model_class_for_task(TASK, model_type=config.model_type, library="transformers")
+        make = TasksManager.get_model_class_for_task(
+            task.export_task, model_type=config.model_type, library="transformers"
+        )
         original = make.from_pretrained(files, dtype="auto", trust_remote_code=trust_remote_code).eval()
         return original(torch.from_numpy(tokens), use_cache=False).logits[0].float().numpy()
 
