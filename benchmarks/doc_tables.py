@@ -16,6 +16,7 @@ import csv
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,22 @@ def families_versions(argument: str) -> str:
     return f"{table(heads, cells)}\n\n{provenance(found)}"
 
 
+def mutated_models(argument: str) -> str:
+    """The outcomes of `mutated_models.json` by kind of change."""
+    found = stored("mutated_models")
+    outcomes = ("right", "refused", "late", "WRONG")
+    counts = Counter((row["kind"], row["outcome"]) for row in found["rows"].values())
+    kinds = [*sorted({kind for kind, _ in counts}), "all"]
+    counts += Counter({("all", outcome): sum(counts[kind, outcome] for kind in kinds) for outcome in outcomes})
+    cells = [
+        [kind.replace("_", " "), str(sum(counts[kind, outcome] for outcome in outcomes))]
+        + [str(counts[kind, outcome]) for outcome in outcomes]
+        for kind in kinds
+    ]
+    heads = ["change", "folders", "exported, right", "refused before the export", "refused after it", "wrong"]
+    return f"{table(heads, cells)}\n\n{provenance(found)}"
+
+
 def racing(argument: str) -> str:
     """Rows of `racing.json`: share of tokens, wrong stops and equal fronts by precision."""
     found = stored("racing")
@@ -344,6 +361,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "sensitivity": sensitivity,
     "families": families,
     "families-versions": families_versions,
+    "mutated-models": mutated_models,
     "racing": racing,
     "front": front,
     "budgets": budgets,

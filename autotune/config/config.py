@@ -26,7 +26,7 @@ from pydantic import (
 from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import Constraint
 from autotune.common.validation import Finding, from_validation, got, report
-from autotune.common.yaml import Source, dotted, dump_yaml, read_yaml
+from autotune.common.yaml import Source, dump_yaml, read_yaml
 from autotune.config.candidates import Candidate, read_candidates
 from autotune.config.evaluators import (
     default_objectives,
@@ -289,7 +289,7 @@ def calibration_from(texts: Texts | None, samples: int, sequence_length: int) ->
         return Calibration.model_validate(data)
     except ValidationError as error:
         first, *_ = from_validation(error, Calibration)
-        raise ConfigError(first.message, key=dotted(("calibration", *first.path))) from error
+        raise Source(None, data).error(("calibration", *first.path), first.message) from error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

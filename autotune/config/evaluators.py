@@ -241,9 +241,9 @@ def _metrics(evaluators: Iterable[str]) -> dict[str, Metric]:
 def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[str, Any], list[Finding]]:
     """Return an evaluator's options with absolute paths, and their problems."""
     findings: list[Finding] = []
-    for key in ("path", "prompts"):
+    for key in ("path", "prompts", "conversations"):
         value = options.get(key)
-        # A bare word names a built-in set of prompts; a file of prompts has a suffix or a folder.
+        # A bare word names a built-in set; a file of prompts or conversations has a suffix or a folder.
         if isinstance(value, str) and (key == "path" or "." in value or "/" in value or "\\" in value):
             try:
                 path = absolute(value, base_dir)

@@ -2,8 +2,8 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and `StagedEvaluator` are
-  optional extensions.
+- `Evaluator` is what to implement; `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and
+  `StagedEvaluator` are optional extensions.
 - `LanguageModel`, or `Encoder` for tasks without generation, is what an evaluator scores; `Reference` is what it keeps
   of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
@@ -17,6 +17,7 @@ Texts (imported when first used, as they need NumPy and pydantic):
   use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
 - `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
+- `read_conversations` reads conversations, each as a list of user turns, from YAML or JSON.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
 
 Sequential scoring:
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
+    Checking,
     Describing,
     Direction,
     Encoder,
@@ -62,13 +64,14 @@ if TYPE_CHECKING:
     from autotune.evaluation.sequential import looks, scoring_order
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
-    from autotune.evaluation.texts.prompts import is_english, read_prompts
+    from autotune.evaluation.texts.prompts import is_english, read_conversations, read_prompts
     from autotune.evaluation.texts.sources import TextSource, describe_source, read_rows, read_texts, read_windows
     from autotune.evaluation.texts.sources import token_windows as token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
     "SCORING_CONFIG",
+    "Checking",
     "Describing",
     "Direction",
     "Encoder",
@@ -93,6 +96,7 @@ __all__ = [
     "generate_windows",
     "is_english",
     "looks",
+    "read_conversations",
     "read_prompts",
     "read_rows",
     "read_texts",
@@ -107,7 +111,7 @@ _LAZY = {
     "autotune.evaluation.sequential": ("looks", "scoring_order"),
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
-    "autotune.evaluation.texts.prompts": ("is_english", "read_prompts"),
+    "autotune.evaluation.texts.prompts": ("is_english", "read_conversations", "read_prompts"),
     "autotune.evaluation.texts.sources": (
         "TextSource",
         "describe_source",

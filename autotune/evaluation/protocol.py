@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORING_CONFIG",
+    "Checking",
     "Direction",
     "Encoder",
     "Evaluator",
@@ -261,6 +262,18 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class Checking(Protocol):
+    """An evaluator that cannot score every model, and says so before any work."""
+
+    def check(self, tokenizer: Any) -> None:
+        """Refuse a model by its `transformers` tokenizer.
+
+        Raises:
+            ConfigError: the evaluator cannot score the model; with the key and a remedy.
+        """
+
+
+@runtime_checkable
 class Describing(Protocol):
     """An evaluator that says how much it scored, for `autotune evaluate`."""
 
@@ -270,7 +283,7 @@ class Describing(Protocol):
 
 @runtime_checkable
 class Previewing(Protocol):
-    """An evaluator with cheap metrics for every model, and others that are measured for models on the front only.
+    """An evaluator with cheap metrics for every model, and others that are measured for the final front only.
 
     `previewed` names the cheap metrics; it may name all of `metrics`.
     """
@@ -354,3 +367,6 @@ class PartedEvaluator(Evaluator, Protocol):
 
     def part(self, original: LanguageModel, outline: Reference, part: int) -> Reference:
         """Compute the original model's results on one part of the texts."""
+
+    def original_on(self, reference: Reference, parts: int) -> Mapping[str, Measurement]:
+        """As `original`, on the texts of the first `parts` parts alone; a reference may have fewer."""

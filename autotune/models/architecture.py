@@ -10,13 +10,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from autotune.common.validation import nearest
-from autotune.errors import ConfigError, PrerequisiteError, reason
+from autotune.errors import ConfigError, reason
 from autotune.models.checkpoint import CONFIG, StoredTensor, quantization, some
 from autotune.models.tasks.task import Task
 
@@ -29,105 +27,10 @@ _dropping = threading.Lock()
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Exporter:
-    """optimum-intel's exporter of an architecture.
-
-    Attributes:
-        name: its class.
-        minimum, maximum: versions of transformers that it works with; None is no limit.
-    """
-
-    name: str
-    minimum: str | None
-    maximum: str | None
-
-
-def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
-    """Load the `transformers` configuration of a folder.
-
-    Raises:
-        ConfigError: it cannot be built from config.json, or needs code that may not run.
-    """
-    from transformers import AutoConfig
-
-    file = folder / CONFIG
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        if not trust_remote_code and "trust_remote_code" in str(error):
-            raise ConfigError(
-                "names code that comes with the model (`auto_map`), which runs only with your consent. Read that code, "
-                "then set trust_remote_code: true.",
-                file=file,
-            ) from error
-        raise ConfigError(
-            f"transformers cannot read this configuration ({_first_lines(error)}). Download it again, or correct it "
-            "if you edited it.",
-            file=file,
-        ) from error
-
-
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
     """Return the reason of an error; the line after it, too, if it ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0]} {lines[1]}"[:300] if len(lines) > 1 and lines[0].endswith(":") else reason(error)
-
-
-def find_exporter(config: Any, file: Path, task: Task) -> Exporter:
-    """Find the exporter of an architecture, and check the installed transformers against its limits.
-
-    Args:
-        config: the configuration that `load_config` returned.
-        file: its file, for messages.
-        task: what it is exported for.
-
-    Raises:
-        ConfigError: optimum-intel does not export this architecture for this task.
-        PrerequisiteError: it needs another version of transformers.
-    """
-    import transformers
-    from optimum.exporters.openvino import model_configs
-    from optimum.exporters.tasks import TasksManager
-    from packaging.version import Version
-
-    _ = model_configs  # registers the architectures
-    kind = str(config.model_type)
-    supported = TasksManager.get_supported_model_type_for_task(task.export_task, "openvino")
-    if getattr(config, "is_encoder_decoder", False):
-        raise ConfigError(
-            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) and encoders can be tuned. "
-            "Choose one.",
-            file=file,
-        )
-    if kind not in supported:
-        raise ConfigError(
-            f"optimum-intel exports no {task.kind} of model_type `{kind}`{nearest(kind, supported)}; it exports "
-            f"{len(supported)} others, among them {', '.join(task.examples)}. If the model does something else, set "
-            "`task`.",
-            file=file,
-        )
-    with quiet():
-        make = TasksManager.get_exporter_config_constructor(
-            "openvino", model_type=kind, task=task.export_task, library_name="transformers"
-        )
-        exporter = make(config)
-    limits = [getattr(exporter, f"{end}_TRANSFORMERS_VERSION", None) for end in ("MIN", "MAX")]
-    minimum, maximum = (None if limit is None else str(limit) for limit in limits)
-    installed = Version(transformers.__version__)
-    if maximum is not None and installed > Version(maximum):
-        raise _version_error(kind, f"<= {maximum}", installed, f"transformers<={maximum}")
-    if minimum is not None and installed < Version(minimum):
-        raise _version_error(kind, f">= {minimum}", installed, f"transformers>={minimum}")
-    return Exporter(type(exporter).__name__, minimum, maximum)
-
-
-def _version_error(kind: str, needed: str, installed: Any, requirement: str) -> PrerequisiteError:
-    return PrerequisiteError(
-        f"{kind} needs transformers {needed} to be exported by optimum-intel; {installed} is installed: "
-        f"pip install '{requirement}'"
-    )
 
 
 def check_tensors(
@@ -231,7 +134,7 @@ def _cannot_build(folder: Path, tensors: Mapping[str, StoredTensor], error: Exce
             key="model",
         )
     return ConfigError(
-        f"transformers cannot build the model that this file describes ({_first_lines(error)}). Download it "
+        f"transformers cannot build the model that this file describes ({first_lines(error)}). Download it "
         "again, or correct it if you edited it.",
         file=folder / CONFIG,
     )

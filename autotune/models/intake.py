@@ -104,7 +104,7 @@ def read_intake(model: str, *, exporter: bool = False) -> Intake | None:
     try:
         intake = _local(model, folder) if folder.is_dir() else _on_hub(model)
         if exporter and folder.is_dir() and not (folder / "openvino_model.xml").is_file():
-            from autotune.models.architecture import find_exporter, load_config
+            from autotune.models.exporters import find_exporter, load_config
 
             found = find_exporter(load_config(folder, trust_remote_code=False), folder / CONFIG, find_task(folder))
             limits = [(">=", found.minimum), ("<=", found.maximum)]

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
-from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
+from autotune.models.architecture import check_tensors, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some
 from autotune.models.companions import companions
+from autotune.models.exporters import find_exporter, load_config
 from autotune.models.finite import check_model, check_stored
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
 from autotune.models.quantized.checkpoint import Checkpoint, write_float_copy
 from autotune.models.quantized.keep import keep_codes
 from autotune.models.quantized.methods import packing_of
+from autotune.models.runtime.exported import check_logits
 from autotune.models.tasks.registry import DEFAULT, find_task, task_named, task_of_graph
 from autotune.models.tasks.task import Task
 from autotune.models.tokenizer import load_tokenizer
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 MODEL_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
-_EXPORT_VERSION = 4
+_EXPORT_VERSION = 5
 _EXPORT_RECORD = "autotune_export.txt"
 _HF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
@@ -317,12 +319,14 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
     if checkpoint is None:
         check_tensors(folder, config, tensors, task, trust_remote_code=trust_remote_code)
         _export_float(model, folder, out, trust_remote_code, task)
+        check_logits(model, folder, out, config, task, trust_remote_code=trust_remote_code)
     else:
         with TemporaryDirectory(dir=out.parent, prefix="float-") as files:
             write_float_copy(checkpoint, Path(files))
             config = load_config(Path(files), trust_remote_code=trust_remote_code)
             check_tensors(Path(files), config, check_folder(Path(files)), task, trust_remote_code=trust_remote_code)
             _export_float(model, Path(files), out, trust_remote_code, task)
+            check_logits(model, Path(files), out, config, task, trust_remote_code=trust_remote_code)
         _keep_codes(checkpoint, out)
     for file in companions(folder):
         target = out / file.relative_to(folder)

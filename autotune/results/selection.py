@@ -139,7 +139,15 @@ def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> S
     metric = _metric(results, wish, where)
     if wish.max_drop is None:
         return _within_size(results, wish, metric, fits)
+    return _within_drop(results, wish, metric, sizes, fits, where)
+
+
+def _within_drop(
+    results: StudyResults, wish: Wish, metric: str, sizes: dict[int, float], fits: list[int], where: str
+) -> Selection:
+    """Choose the smallest of the trials that fit whose metric is at most `max_drop` worse than the original's."""
     drops = {n: drop for n in sizes if (drop := _drop(results, metric, n, relative=wish.relative)) is not None}
+    assert wish.max_drop is not None
     close = [number for number in drops if number in fits and drops[number] <= wish.max_drop]
     within = "" if wish.max_size is None else f" of at most {size(wish.max_size)}"
     if not close:

@@ -15,6 +15,7 @@ from autotune.common.threads import thread_limit
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.models.intake import check_window, window_length
+from autotune.study.workers.memory import check_memory
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -89,7 +90,7 @@ class ModelSession:
 
         import autotune.compression.engine
 
-        _ = openvino, transformers.AutoTokenizer, autotune.compression.engine
+        _ = openvino, transformers.PreTrainedTokenizerFast, autotune.compression.engine
         self.shared = shared
 
     @cached_property
@@ -98,6 +99,7 @@ class ModelSession:
         from autotune.models.intake import read_intake
         from autotune.models.source import resolve_model
         from autotune.models.tasks.registry import find_task
+        from autotune.models.tokenizer import load_tokenizer
 
         name, remote = self.config.model, self.config.trust_remote_code
         self.stage(f"loading {name}")
@@ -105,13 +107,19 @@ class ModelSession:
         self.check_windows(None if local is None else local.positions)  # before an export, if config.json says it
         if local is not None:
             self.check_task(find_task(name, self.config.task))
+            self.check_tokenizer(lambda: load_tokenizer(Path(name).expanduser(), trust_remote_code=remote))
         source = resolve_model(name, cache=self.cache, trust_remote_code=remote, task=self.config.task)
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         self.check_windows(source.positions)
+        if local is None:
+            self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
         self.check_task(source.task)
         self.check_graph(source)
         return source
+
+    def check_tokenizer(self, load: Callable[[], Any]) -> None:
+        """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
 
     def check_task(self, task: Task) -> None:
         """Refuse what models of this task cannot do.
@@ -380,18 +388,4 @@ class ModelSession:
         runtime = self.config.runtime
         return MeasuringInputs(
             self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
-        )
-
-
-def check_memory(limit: int | None, least: int) -> None:
-    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
-
-    Raises:
-        ConfigError: it is. `autotune plan` shows what a worker needs in all.
-    """
-    if limit is not None and limit < least:
-        raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
-            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
-            key="study.memory_limit",
         )

@@ -27,6 +27,7 @@ from autotune.common.threads import cores
 from autotune.compression.calibration.segments import cut, extract, output_of, text_inputs
 from autotune.compression.formats.encoding import Array
 from autotune.compression.ir.constants import widen_bf16
+from autotune.compression.ir.weights import channels_of
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -135,13 +136,14 @@ def _widths(model: ov.Model, activations: Sequence[str]) -> dict[str, int]:
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     widths = {}
     for activation in dict.fromkeys(activations):
-        shape = output_of(nodes, activation).get_partial_shape()
-        if shape.rank.is_dynamic or len(shape) < 2 or shape[len(shape) - 1].is_dynamic:
+        output = output_of(nodes, activation)
+        shape, width = output.get_partial_shape(), channels_of(output)
+        if width is None or len(shape) < 2:
             raise CompressionError(
                 f"the activation {activation} has shape {shape}; only [..., tokens, channels] with a known number of "
                 "channels can be calibrated: add the weights that it feeds to ignored_scope or use data-free settings"
             )
-        widths[activation] = shape[len(shape) - 1].get_length()
+        widths[activation] = width
     return widths
 
 
@@ -151,7 +153,8 @@ def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov
     from openvino import opset15 as ops
 
     x = ops.convert(activation, np.float32)
-    width = x.get_output_partial_shape(0)[len(x.get_output_partial_shape(0)) - 1].get_length()
+    width = channels_of(activation)
+    assert width is not None
     flat = ops.reshape(x, np.array([-1, width]), special_zero=False)
     heads = []
     for tile in tiles(width, depth):
