@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
+    from autotune.compression.variants import CompressedWeight
     from autotune.config.config import Config
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
@@ -280,7 +281,7 @@ class ModelSession:
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
-    def _distil(self, compressed: ov.Model, weights: Collection[str]) -> None:
+    def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
