@@ -57,11 +57,11 @@ def memory() -> int | None:
         return None
 
 
-def available_memory() -> int:
-    """Measure the memory in bytes that is free without swapping, within a container's limit."""
+def available_memory(limit: int | None = None) -> int:
+    """Measure the memory in bytes that is free without swapping, within a container's limit and at most `limit`."""
     import psutil
 
-    limits = [int(psutil.virtual_memory().available)]
+    limits = [int(psutil.virtual_memory().available), *([] if limit is None else [limit])]
     with suppress(OSError, ValueError):  # no container, or one without a limit
         most, used = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
         limits.append(int(most) - int(used))

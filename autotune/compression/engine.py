@@ -28,7 +28,7 @@ from autotune.compression.ir.layout import Packed, Variant, restore
 from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights
 from autotune.compression.ir.weights import Weight, compressed_already
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
-from autotune.compression.settings import ALGORITHMS, Settings
+from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
 from autotune.compression.targets import check_variants, fitted, target_problems
 from autotune.compression.variants import CompressedWeight, Treatment, compress_weight
 from autotune.errors import CompressionError, PlanError
@@ -56,6 +56,7 @@ class Engine:
         *,
         bank: Bank | None = None,
         statistics: Callable[[], Statistics] | None = None,
+        gradients: Callable[[], Mapping[str, Array]] | None = None,
         distil: Callable[[ov.Model, Mapping[str, CompressedWeight]], None] | None = None,
         model_fingerprint: str = "",
         block_elements: int = BLOCK_ELEMENTS,
@@ -67,6 +68,8 @@ class Engine:
             model: the original.
             bank: keeps variants; by default only small ones, in memory.
             statistics: returns the calibration statistics when they are first needed; None if there is no text.
+            gradients: returns the mean squares of the gradients at outputs, see `sensitivity.measure_sensitivity`;
+                raises PlanError if they cannot be measured.
             distil: trains a compressed model with these weights, by name, in place; None if there is no text.
             model_fingerprint: recorded in the compressed model.
             block_elements: elements of a weight that are compressed at a time; the result does not depend on it.
@@ -80,6 +83,8 @@ class Engine:
         self.seconds: dict[str, float] = {}  # of computing variants, by their algorithms
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
+        self._get_gradients = gradients
+        self._gradients: Mapping[str, Array] = {}
         self._distil = distil
         self._model_fingerprint = model_fingerprint
         self._targets = tuple(targets)
@@ -147,14 +152,18 @@ class Engine:
         settings = self.resolve(settings)
         if settings.needs_calibration:
             self._get_statistics()
+        unweighted = self._measure_gradients(settings)
         scores: dict[str, float | None] = {}
 
         def score(metric: str, weight: Weight, variant: Variant) -> float:
-            value = measure_sensitivity(metric, weight, variant, self._source, lambda: self.statistics, self._bank)
+            value = measure_sensitivity(
+                metric, weight, variant, self._source, lambda: self.statistics, self._bank, self._gradients
+            )
             scores[weight.name] = value if math.isfinite(value) else None
             return value
 
         variants, notes = make_variants(settings, self.weights, score)
+        notes += unweighted
         check_variants(variants, self._targets)
         scalings: tuple[Scaling, ...] = ()
         if settings.awq:
@@ -176,6 +185,19 @@ class Engine:
             awq_data_free=bool(scalings) and settings.awq_data_free,
             distilled=settings.distillation and bool(variants),
         )
+
+    def _measure_gradients(self, settings: Settings) -> list[str]:
+        """Measure the gradients that the sensitivity metric uses; return a note if that is not possible."""
+        if self._get_gradients is None or self._gradients:
+            return []
+        if settings.sensitivity_metric != OUTPUT_ERROR or not settings.ranks_by_activations:
+            return []
+        try:
+            self._gradients = self._get_gradients()
+        except PlanError as error:
+            reason = str(error).removeprefix("distillation: ").partition("; compress it")[0]
+            return [f"sensitivity_metric: output_error counts the outputs of all weights alike, for {reason}"]
+        return []
 
     def plan_of(
         self, variants: Mapping[str, Variant], scalings: Sequence[Scaling] = (), notes: Sequence[str] = ()

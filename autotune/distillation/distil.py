@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import openvino as ov
 
+    from autotune.compression.ir.weights import Weight
     from autotune.compression.variants import CompressedWeight
 
 VERSION = 2
@@ -117,6 +118,40 @@ def training_memory(original: ov.Model, windows: int, length: int) -> int:
     fixed, each = graph.nbytes(max(SHARE_TOKENS, length))
     hidden = 4 * windows * length * graph.width
     return BASE_BYTES + 2 * fixed + cores() * (fixed + each + 4 * LOGITS_BYTES) + hidden
+
+
+def output_gradients(
+    model: ov.Model, weights: Sequence[Weight], tokens: npt.NDArray[np.int64], *, bank: Bank, memory: int
+) -> Entry:
+    """Measure how much the divergence depends on each output of a model's weights; computed once in a bank.
+
+    Args:
+        model: the original.
+        weights: its weights.
+        tokens: int64 [n, T], calibration windows.
+        bank: keeps the result.
+        memory: bytes that may be used.
+
+    Returns:
+        See `curvature.mean_square_gradients`.
+
+    Raises:
+        PlanError: torch cannot run the model, or the memory does not suffice.
+    """
+    from importlib.metadata import version
+
+    from autotune.distillation.curvature import GRADIENT_TOKENS, mean_square_gradients
+
+    text = np.ascontiguousarray(tokens[: max(1, GRADIENT_TOKENS // tokens.shape[1])])
+
+    def compute() -> Entry:
+        needed = training_memory(model, *text.shape)
+        if needed > memory:
+            raise PlanError(f"it takes about {needed / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB can be used")
+        return mean_square_gradients(model, weights, text)
+
+    inputs = [VERSION, version("torch"), model_digest(model), list(text.shape)]
+    return bank.get_or_compute(fingerprint("gradients", *inputs, text.tobytes()), compute)
 
 
 def distil(

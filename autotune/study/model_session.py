@@ -274,12 +274,24 @@ class ModelSession:
                 self.model,
                 bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                gradients=self._gradients if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
+
+    def _gradients(self) -> Mapping[str, Any]:
+        """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
+        from autotune.common.machine import available_memory
+        from autotune.compression.bank import Bank
+        from autotune.distillation.distil import output_gradients
+
+        with self.shared():
+            bank = Bank(self.cache.bank, limit=self.cache.limit)
+            inputs = (self.model, self.engine.weights, self.calibration_windows)
+            return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
 
     def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
@@ -308,8 +320,7 @@ class ModelSession:
 
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        limits = [available_memory(), self.config.study.memory_limit]
-        check(self.model, self.training_windows, min(limit for limit in limits if limit is not None))
+        check(self.model, self.training_windows, available_memory(self.config.study.memory_limit))
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
@@ -358,10 +369,8 @@ class ModelSession:
         """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
-        runtime = self.config.runtime
-        return MeasuringInputs(
-            self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
-        )
+        model, runtime = (self.engine, self.source, lambda: self.tokenizer, self.cache), self.config.runtime
+        return MeasuringInputs(*model, runtime.device, runtime.ov_config)
 
 
 LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
