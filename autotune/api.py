@@ -57,6 +57,7 @@ def compress(
     distillation: bool = False,
     ignored_scope: Sequence[str] = (),
     group_size_fallback: str = "adjust",
+    effort: str = "fast",
     calibration: Texts | None = None,
     samples: int = 128,
     sequence_length: int = 512,
@@ -79,8 +80,8 @@ def compress(
     Args:
         model: a Hugging Face id, a Hugging Face folder, an OpenVINO folder, or an `ov.Model` in memory; not changed.
         mode, group_size, ..., group_size_fallback: settings of the compression.
-        calibration: texts for the settings that look at activations.
-        samples, sequence_length: number of calibration windows, and tokens of each.
+        effort: ``"best"``: GPTQ and scale estimation; ``"extreme"``: distillation as well. Both need `calibration`.
+        calibration, samples, sequence_length: texts for settings that look at activations; windows, tokens of each.
         max_size: largest size of `openvino_model.bin`, in bytes or as ``"90 MB"``.
         evaluation: texts on which divergences from the original are measured; needed with `max_size`, and other texts
             than `calibration`.
@@ -208,6 +209,7 @@ def search(
     output: str | Path | None = None,
     seed: int | None = None,
     overrides: Sequence[str] = (),
+    effort: str | None = None,
     start_from: str | Path | None = None,
     target: Target = None,
     fresh: bool = False,
@@ -225,11 +227,11 @@ def search(
         storage: an Optuna storage URL instead of the folder's `study.db`.
         output: the study's folder.
         seed, overrides: the sampler's seed; ``a.b=c`` assignments, laid over the configuration.
+        effort: ``"fast"``, ``"best"`` (GPTQ and scale estimation) or ``"extreme"`` (distillation of the front as well).
         start_from: a study's folder, whose front is tried first.
         target: devices that the models must run on: CPU, GPU, NPU or a list of them; restricts the space.
-        fresh: move an existing study to another folder and start a new one.
+        fresh, open_page: move an existing study away and start a new one; open report.html, which follows the search.
         callbacks: called with (study, trial) after every trial, as by Optuna; or wandb, mlflow or tensorboard.
-        open_page: open report.html in the browser, which follows the search.
         progress: show progress on stderr.
 
     Raises:
@@ -249,7 +251,7 @@ def search(
     from autotune.study.progress import listening
     from autotune.study.run import run_search
 
-    changes = [*overrides, *_changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    changes = [*overrides, *_changes(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
     start = None if start_from is None else Path(start_from)
     with listening(progress) as listener, trackers(callbacks) as called:
         outcome = run_search(
@@ -392,6 +394,7 @@ def compare(
     return comparison.frame
 
 
-def _changes(target: Target = None, **options: Any) -> list[str]:
-    devices = [] if target is None else [f"target={[target] if isinstance(target, str) else [*target]}"]
-    return [*devices, *(f"study.{key}={value}" for key, value in options.items() if value is not None)]
+def _changes(target: Target = None, effort: str | None = None, **options: Any) -> list[str]:
+    devices = None if target is None else [target] if isinstance(target, str) else [*target]
+    values = {"target": devices, "effort": effort, **{f"study.{key}": value for key, value in options.items()}}
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
