@@ -61,7 +61,7 @@ class Loss:
 
 
 class Task(ABC):
-    """What a model does, and all that differs from one task to the next.
+    """Purpose of a model, with all that differs from one task to the next.
 
     A task is a module of `autotune.models.tasks` with an instance named ``TASK``, or any other module with one, which
     model.yaml names as ``module:TASK``. Only methods of running may import OpenVINO.
