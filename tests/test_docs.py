@@ -386,7 +386,8 @@ def test_named_objectives_exist(tmp_path: Path) -> None:
     names = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
     assert len(names) >= 6
     make_texts(tmp_path)
-    source = "model: my-model\nevaluators: {perplexity: {path: search.txt}, similarity: {prompts: prompts.txt}, chat_similarity: {}}\n"
+    source = "model: my-model\nevaluators: {perplexity: {path: search.txt}, similarity: {prompts: prompts.txt}}\n"
+    source = source.replace("}}", "}, chat_similarity: {}}")
     for name in names:
         problems = []
         for direction in ("minimize", "maximize"):

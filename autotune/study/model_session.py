@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
 
-
 TRAINING = 4
 """Windows that distillation trains on, in calibration windows, if the text has as many."""
 
@@ -272,6 +271,7 @@ class ModelSession:
         """The calibration statistics, computed or read from the cache."""
         calibration = self.config.calibration
         windows = self.calibration_windows
+        tokenizer = self.tokenizer if self.source.has_tokenizer else None
         self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
         with self.shared():
             return self.statistics_cache.get_or_collect(
@@ -279,7 +279,7 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer),
+                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )

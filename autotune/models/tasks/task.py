@@ -155,7 +155,7 @@ class Task(ABC):
     def inputs(self, tokens: IntArray, tokenizer: Any) -> Mapping[str, Any]:
         """Return the inputs of the graph for calibration windows, int64 [B, T], by name; more than it has is fine.
 
-        By default they are those of language models and encoders.
+        By default they are those of language models and encoders. The tokenizer is None for a model without one.
         """
         from autotune.compression.calibration.segments import text_inputs
 
