@@ -73,6 +73,7 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.cache.hold(self)
         self.cache.remove_leftovers()
         self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
