@@ -84,7 +84,7 @@ class Options(BaseModel):
     )
     decode: Literal["always", "front", "never"] = Field(
         "front",
-        description="Decode the compressed model's answers for every model, in a search for those on the front alone, "
+        description="Decode the compressed model's answers for every model, in a search for the final front alone, "
         "or never (then there are only the metrics answer_...).",
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.output import Json, LogFile, Quiet, Target, print_json, print_saved
-from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
+from autotune.compression.settings import ALGORITHMS, EFFORTS, SETTINGS, SettingInfo
 
 SETTING = "Settings"
 ALGORITHM = "Algorithms"
@@ -18,6 +18,14 @@ CALIBRATION = "Calibration"
 BUDGET = "Budget"
 MODEL = "Model"
 EVALUATORS = "Evaluators"
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the model does: text-generation, text-embedding or text-reranking. Default: found from its files.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -85,10 +93,22 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: () if value is None and SETTINGS[name].kind == "list" else value for name, value in options.items()}
 
 
+EFFORT_HELP = "best: GPTQ and scale estimation. extreme: distillation as well. One of fast, best, extreme."
+
+
 @with_settings
 def compress(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the compressed model.")],
+    effort: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"{EFFORT_HELP} best and extreme need --calibration.",
+            autocompletion=completion((*EFFORTS,)),
+            rich_help_panel=ALGORITHM,
+        ),
+    ] = "fast",
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -141,6 +161,7 @@ def compress(
         bool,
         typer.Option("--trust-remote-code", help="Allow code that comes with the model to run.", rich_help_panel=MODEL),
     ] = False,
+    task: Task = None,
     quiet: Quiet = False,
     log_file: LogFile = None,
     as_json: Json = False,
@@ -151,6 +172,7 @@ def compress(
 
     compressed = api.compress(
         model,
+        effort=effort,
         calibration=calibration,
         samples=samples,
         sequence_length=sequence_length,
@@ -161,6 +183,7 @@ def compress(
         target=target,
         output=out,
         trust_remote_code=trust_remote_code,
+        task=task,
         progress=not quiet,
         **given_settings(options),
     )
@@ -190,8 +213,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="An evaluator, or module:attribute. Repeatable. Default: those of --config, else similarity and "
-            "perplexity.",
+            help="An evaluator, or module:attribute. Repeatable. Default: those of --config, else those of the "
+            "model's task: similarity and perplexity for text generation.",
             rich_help_panel=EVALUATORS,
         ),
     ] = None,
@@ -248,6 +271,7 @@ def evaluate(
             rich_help_panel=EVALUATORS,
         ),
     ] = None,
+    task: Task = None,
     quiet: Quiet = False,
     log_file: LogFile = None,
     as_json: Json = False,
@@ -269,6 +293,12 @@ def evaluate(
         },
     }
     scores = api.evaluate(
-        model, reference=reference, config=config, evaluators=evaluators, options=options, progress=not quiet
+        model,
+        reference=reference,
+        config=config,
+        evaluators=evaluators,
+        options=options,
+        task=task,
+        progress=not quiet,
     )
     print_json(scores.as_dict()) if as_json else print(scores)

@@ -41,6 +41,14 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 """Control characters but tab and line feed, line separators, and those that reverse the order of letters."""
 
 
+def shortened(text: str, most: int) -> str:
+    """Replace the middle of a text of more than `most` characters by dots."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - 3 - end]}...{text[-end:]}"
+
+
 def printable(text: str) -> str:
     """Replace characters that control a terminal by their codes, such as ``\\u001b``, which JSON reads as well."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,10 +15,11 @@ from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import parse_bytes
 from autotune.common.validation import from_validation
 from autotune.common.yaml import dotted, read_yaml
-from autotune.config.config import DEFAULT_EVALUATORS, Config, config_from, load_config, load_configs
+from autotune.config.config import Config, config_from, load_config, load_configs
 from autotune.config.starter import init
 from autotune.errors import ConfigError, UsageError
 from autotune.models.hub import check_on_hub
+from autotune.models.tasks.registry import DEFAULT, find_task, task_named
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
@@ -81,12 +83,6 @@ def _output(output: str | Path | None) -> list[str]:
         raise UsageError(f"`output` has {error}") from error
 
 
-def changes(target: str | Sequence[str] | None = None, **options: Any) -> list[str]:
-    """Return target devices and options of `study` as assignments, those that are not None."""
-    devices = [] if target is None else [f"target={[target] if isinstance(target, str) else [*target]}"]
-    return [*devices, *(f"study.{key}={value}" for key, value in options.items() if value is not None)]
-
-
 def config_file(config: str | Path, note: Callable[[str], None]) -> Path:
     """Return the model.yaml to search: the file itself, or for a model the file ``NAME.yaml`` in the current folder.
 
@@ -129,13 +125,13 @@ def config_file(config: str | Path, note: Callable[[str], None]) -> Path:
 
 
 def read_settings(arguments: Mapping[str, Any]) -> Settings:
-    """Read the settings among the arguments of `autotune.compress`.
+    """Read the settings and the effort among the arguments of `autotune.compress`.
 
     Raises:
-        UsageError: an argument has a wrong type, or a codebook cannot be read.
+        UsageError: an argument has a wrong type, a codebook cannot be read, or an effort needs a calibration text.
     """
     from autotune.compression.formats.table import parse_codebook
-    from autotune.compression.settings import SETTINGS, Settings
+    from autotune.compression.settings import EFFORTS, SETTINGS, Settings
 
     types: dict[str, Any] = {"switch": bool, "integer": Integral, "number": Real, "text": str, "list": Iterable}
     values = {name: arguments[name] for name in SETTINGS}
@@ -152,7 +148,14 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
             raise UsageError(f"`{name}` must be a {info.kind}, got {value!r}")
         if info.kind == "list":
             values[name] = tuple(value)
-    return Settings(**values)
+    settings, effort = Settings(**values), arguments["effort"]
+    if effort not in EFFORTS:
+        raise UsageError(f"`effort` must be one of {', '.join(EFFORTS)}, got {effort!r}")
+    if EFFORTS[effort] and arguments["calibration"] is None:
+        raise UsageError(f"`effort` {effort} compresses by activations and needs a text for them: add `calibration`")
+    if arguments["max_size"] is not None:  # each weight gets GPTQ and scale estimation where they help
+        return replace(settings, distillation=settings.distillation or "distillation" in EFFORTS[effort])
+    return settings.with_effort(effort)
 
 
 def read_size(
@@ -194,16 +197,18 @@ def evaluation_config(
     options: Mapping[str, Mapping[str, Any]],
     cache: Path | None = None,
     trust_remote_code: bool = False,
+    task: str | None = None,
 ) -> Config:
     """Make the configuration of an evaluation: a study's file, or defaults, overridden by the command line's options.
 
     Args:
         file: a model.yaml, or None.
         reference: the original; None is the file's model.
-        names: the evaluators to use; None is all of the file, or similarity and perplexity.
+        names: the evaluators to use; None is all of the file, or the default ones of the task.
         options: evaluator -> its options; None means that an option is not given.
         cache: folder for what is computed once; None is the file's, or the default.
         trust_remote_code: allow code that comes with the original to run, in addition to the setting in the file.
+        task: what the original does; None is the file's, or found from the original.
 
     Raises:
         UsageError: neither file nor reference, or an option for an evaluator that is not used.
@@ -212,10 +217,15 @@ def evaluation_config(
     if file is None and reference is None:
         raise UsageError("give the original as `reference`, or a model.yaml that names it as `config`")
     data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
-    available = data.get("evaluators") or DEFAULT_EVALUATORS
+    if task is not None:
+        data["task"] = task
+    found = find_task(reference or str(data["model"]), data.get("task"))
+    available = data.get("evaluators") or found.evaluators
     chosen = {name: dict(available.get(name, {})) for name in names or available}
     for name, values in options.items():
         given = {key: value for key, value in values.items() if value is not None}
+        if name == task_named(DEFAULT).loss.evaluator and name not in chosen:
+            name = found.loss.evaluator  # the text of --text
         if given and name not in chosen:
             option = next(iter(given))
             raise UsageError(f"`{option}` belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
@@ -223,7 +233,7 @@ def evaluation_config(
             chosen[name] = {key: value for key, value in chosen[name].items() if key not in SOURCE_KEYS}
         if name in chosen:
             chosen[name].update(given)
-    data = {key: data[key] for key in ("model", "runtime", "cache", "trust_remote_code") if key in data}
+    data = {key: data[key] for key in ("model", "task", "runtime", "cache", "trust_remote_code") if key in data}
     data["evaluators"] = chosen
     if reference is not None:
         data["model"] = reference
@@ -251,3 +261,10 @@ def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
         if name not in get_args(Device):
             raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
     return targets
+
+
+def changes_of(target: str | Sequence[str] | None = None, effort: str | None = None, **options: Any) -> list[str]:
+    """Return the assignments ``a.b=c`` of the arguments of `api.search` that are given; `options` are of the study."""
+    devices = None if target is None else [target] if isinstance(target, str) else [*target]
+    values = {"target": devices, "effort": effort, **{f"study.{key}": value for key, value in options.items()}}
+    return [f"{key}={value}" for key, value in values.items() if value is not None]

@@ -26,7 +26,7 @@ from pydantic import (
 from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import Constraint
 from autotune.common.validation import Finding, from_validation, got, report
-from autotune.common.yaml import Source, dotted, dump_yaml, read_yaml
+from autotune.common.yaml import Source, dump_yaml, read_yaml
 from autotune.config.candidates import Candidate, read_candidates
 from autotune.config.evaluators import (
     default_objectives,
@@ -52,17 +52,10 @@ from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.texts.sources import Texts, text_source
+from autotune.models.tasks.registry import find_task, task_named
+from autotune.models.tasks.task import WIKITEXT, Task
 
-WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
-DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
-    "similarity": {
-        "prompts": "default",
-        "max_new_tokens": 128,
-        "embedder": "sentence-transformers/all-mpnet-base-v2",
-    },
-    "perplexity": {**WIKITEXT, "split": "test", "sequence_length": 512, "samples": 16},
-}
 
 
 def _evaluator_names(info: ValidationInfo) -> list[str] | None:
@@ -71,8 +64,14 @@ def _evaluator_names(info: ValidationInfo) -> list[str] | None:
     return list(valid) if valid is not None else (info.context or {}).get("evaluators")
 
 
+def _task(data: Mapping[str, Any]) -> Task:
+    """Return the task of a study whose keys before `evaluators` are validated; that of a hub id is found later."""
+    return find_task(str(data.get("model", "")), data.get("task"))
+
+
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
-    return restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
+    space = restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
+    return space.with_effort(info.data.get("effort", "fast"))
 
 
 class Config(Section):
@@ -98,6 +97,9 @@ class Config(Section):
 
     model: Name
     """A Hugging Face id, a local Hugging Face folder, or an OpenVINO folder; a local folder relative to this file's."""
+    task: Name | None = None
+    """What the model does: text-generation, text-embedding, text-reranking, or module:TASK; null: found from its
+    files. See the how-to guide to embeddings and rerankers."""
     output: Annotated[Path, WithJsonSchema({"type": ["string", "null"]})] = Field(default=None, validate_default=True)
     """The study's folder, relative to this file's; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
@@ -105,6 +107,9 @@ class Config(Section):
     target: Targets = ()
     """The devices that the compressed model must run on: CPU, GPU, NPU, or a list of them; they restrict the space.
     null: no restriction."""
+    effort: Literal["fast", "best", "extreme"] = "fast"
+    """How much time each model may take to be more accurate. fast: as the space says. best: with GPTQ and scale
+    estimation. extreme: also with distillation, on the points of the front."""
     space: Annotated[
         SearchSpace,
         BeforeValidator(_space),
@@ -121,7 +126,7 @@ class Config(Section):
     evaluators: Annotated[
         dict[str, dict[str, Any]],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": ["object", "null"]}, "minProperties": 1}),
-    ] = Field(default=DEFAULT_EVALUATORS, validate_default=True)
+    ] = Field(default_factory=lambda data: _task(data).evaluators, validate_default=True)
     """The evaluators that score models, by name (or module:attribute), with their options."""
     objectives: dict[str, Literal["minimize", "maximize"]] = Field(default=None, validate_default=True)
     """The metrics to optimize (or footprint, relative_error), each with its direction."""
@@ -159,6 +164,15 @@ class Config(Section):
         folder = local_model(value, base_dir(info))
         return value if folder is None else str(folder)
 
+    @field_validator("task")
+    @classmethod
+    def _find_task(cls, value: str | None) -> str | None:
+        try:
+            _ = None if value is None else task_named(value)
+        except ConfigError as error:
+            raise ValueError(error.problem) from error
+        return value
+
     @field_validator("output", mode="before")
     @classmethod
     def _absolute_output(cls, value: Any, info: ValidationInfo) -> Path:
@@ -176,7 +190,7 @@ class Config(Section):
     def _known_evaluators(cls, value: Any, info: ValidationInfo) -> dict[str, dict[str, Any]]:
         if info.context is not None:
             info.context["evaluators"] = known_evaluators(value)
-        return read_evaluators(value, base_dir(info))
+        return read_evaluators(value, base_dir(info), _task(info.data))
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -225,6 +239,7 @@ class Config(Section):
         }
         return {
             "model": self.model,
+            **({"task": self.task} if self.task else {}),
             "output": str(self.output),
             "calibration": sections["calibration"],
             **({"target": list(self.target)} if self.target else {}),
@@ -282,7 +297,7 @@ def calibration_from(texts: Texts | None, samples: int, sequence_length: int) ->
         return Calibration.model_validate(data)
     except ValidationError as error:
         first, *_ = from_validation(error, Calibration)
-        raise ConfigError(first.message, key=dotted(("calibration", *first.path))) from error
+        raise Source(None, data).error(("calibration", *first.path), first.message) from error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

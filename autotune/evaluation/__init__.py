@@ -4,7 +4,8 @@ The protocol:
 
 - `Evaluator` is what to implement; `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and
   `StagedEvaluator` are optional extensions.
-- `LanguageModel` is what an evaluator scores, `Reference` what it keeps of the original model.
+- `LanguageModel`, or `Encoder` for tasks without generation, is what an evaluator scores; `Reference` is what it keeps
+  of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
 - `follow_draft` reads a greedy answer off one forward pass along a draft.
 - `SCORING_CONFIG` has the OpenVINO properties under which models are scored.
@@ -12,7 +13,8 @@ The protocol:
 
 Texts (imported when first used, as they need NumPy and pydantic):
 
-- `TextSource` are the options of a text source; `read_texts`, `read_windows` and `describe_source` use one.
+- `TextSource` are the options of a text source; `read_texts`, `read_rows`, `read_windows` and `describe_source`
+  use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
 - `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
 - `read_conversations` reads conversations, each as a list of user turns, from YAML or JSON.
@@ -40,6 +42,7 @@ from autotune.evaluation.protocol import (
     Checking,
     Describing,
     Direction,
+    Encoder,
     Evaluator,
     Example,
     HeldOut,
@@ -62,7 +65,8 @@ if TYPE_CHECKING:
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
     from autotune.evaluation.texts.prompts import is_english, read_conversations, read_prompts
-    from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, read_windows, token_windows
+    from autotune.evaluation.texts.sources import TextSource, describe_source, read_rows, read_texts, read_windows
+    from autotune.evaluation.texts.sources import token_windows as token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "Checking",
     "Describing",
     "Direction",
+    "Encoder",
     "Evaluator",
     "Example",
     "HeldOut",
@@ -93,6 +98,7 @@ __all__ = [
     "looks",
     "read_conversations",
     "read_prompts",
+    "read_rows",
     "read_texts",
     "read_windows",
     "scoring_order",
@@ -109,6 +115,7 @@ _LAZY = {
     "autotune.evaluation.texts.sources": (
         "TextSource",
         "describe_source",
+        "read_rows",
         "read_texts",
         "read_windows",
         "token_windows",

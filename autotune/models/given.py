@@ -38,7 +38,13 @@ class GivenPlan(Plan):
 
 
 def read_given(
-    model: str, engine: Engine, targets: Sequence[str], cache: Cache, *, trust_remote_code: bool = False
+    model: str,
+    engine: Engine,
+    targets: Sequence[str],
+    cache: Cache,
+    *,
+    trust_remote_code: bool = False,
+    task: str | None = None,
 ) -> GivenPlan:
     """Describe a compressed model as a plan.
 
@@ -48,12 +54,13 @@ def read_given(
         targets: devices whose rules the model must keep.
         cache: keeps its export if it is no OpenVINO model.
         trust_remote_code: whether code that comes with it may run.
+        task: that of the original.
 
     Raises:
         ConfigError, PrerequisiteError: it cannot be read.
         CompressionError: a constant breaks a rule of a device.
     """
-    source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
+    source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code, task=task)
     assert source.path is not None
     stored = read_weights(source.read())
     check_stored(stored, targets)

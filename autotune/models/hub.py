@@ -139,6 +139,8 @@ def check_upload(folder: Path) -> None:
 
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+_OF_PARTS = ["additional_chat_templates/*.jinja", "[0-9]*_*/config.json"]
+"""Small files in folders: templates, and modules of sentence-transformers."""
 _SUBFOLDERS = ["*/*"]
 """Other formats of the same weights, such as ``onnx/`` and ``original/``."""
 
@@ -161,7 +163,7 @@ def download(model: str, revision: str, *, weights: bool) -> Path:
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=_SMALL, ignore_patterns=_SUBFOLDERS))
         if not weights:
-            snapshot_download(model, revision=revision, allow_patterns=["additional_chat_templates/*.jinja"])
+            snapshot_download(model, revision=revision, allow_patterns=_OF_PARTS)
         for pattern in ("*.safetensors", "pytorch_model*.bin") if weights else ():
             snapshot_download(
                 model, revision=revision, allow_patterns=[pattern], ignore_patterns=[*_SUBFOLDERS, "consolidated*"]

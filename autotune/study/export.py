@@ -201,7 +201,9 @@ def export(
         saved = write_model(model, plan, session.source, new, sizes, about, targets)
         amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
         if not isinstance(plan, GivenPlan):  # which may have a card of its own
-            (new / CARD).write_text(model_card(results, number, settings), encoding="utf-8")
+            task = session.source.task
+            card = model_card(results, number, settings, task, task.snippets(session.source.path))
+            (new / CARD).write_text(card, encoding="utf-8")
         if upload is not None:
             stage("checking the folder for the hub")
             check_upload(new)

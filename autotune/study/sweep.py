@@ -60,6 +60,7 @@ def sweep(
     overrides: Sequence[str] = (),
     start_from: str | Path | None = None,
     target: str | Sequence[str] | None = None,
+    effort: str | None = None,
     fresh: bool = False,
     callbacks: Sequence[Callback | str] = (),
     open_page: bool = False,
@@ -76,8 +77,8 @@ def sweep(
             each model, with folders side by side.
         output: folder for the studies and their comparison.
         finished: called with each study at its end.
-        trials, timeout, workers, seed, overrides, start_from, target, fresh, callbacks, open_page, progress: as for
-            `autotune.search`, for each study.
+        trials, timeout, workers, seed, overrides, start_from, target, effort, fresh, callbacks, open_page, progress: as
+            for `autotune.search`, for each study.
 
     Returns:
         ``studies``, by model; ``errors``, those of failed models; ``folder`` of the comparison; ``frame``, its table.
@@ -94,10 +95,10 @@ def sweep(
         >>> swept.errors, sorted(path.name for path in swept.folder.glob("*.html"))
         ({}, ['compare.html'])
     """
-    from autotune.config.arguments import as_configs, changes
+    from autotune.config.arguments import as_configs, changes_of
     from autotune.study.progress import listening
 
-    given = [*overrides, *changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    given = [*overrides, *changes_of(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
     configs = as_configs(config, given, output)
     studies: dict[str, Study] = {}
     errors: dict[str, str] = {}

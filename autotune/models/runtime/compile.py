@@ -50,22 +50,28 @@ def xml_path(path: Path) -> Path:
     return path / "openvino_model.xml" if path.is_dir() else path
 
 
-def compile_model(model: ov.Model | Path, name: str, device: str, config: Mapping[str, Any]) -> Any:
-    """Compile a model, or the one in an .xml file.
+def read_model(path: Path, name: str) -> ov.Model:
+    """Read the model in an .xml file.
 
     Raises:
-        EvaluationError: the file is missing or not a model, or it cannot be compiled with these properties.
+        EvaluationError: the file is missing or not a model.
     """
-    ov_core = core()
-    if isinstance(model, Path):
-        if not model.is_file():
-            raise EvaluationError(f"{name} does not exist; give the folder or the .xml file of an OpenVINO model.")
-        try:
-            model = ov_core.read_model(model)
-        except RuntimeError as error:
-            raise EvaluationError(f"{name} cannot be read as an OpenVINO model: {last_line(error)}") from error
+    if not path.is_file():
+        raise EvaluationError(f"{name} does not exist; give the folder or the .xml file of an OpenVINO model.")
     try:
-        return ov_core.compile_model(model, device, dict(config))
+        return core().read_model(path)
+    except RuntimeError as error:
+        raise EvaluationError(f"{name} cannot be read as an OpenVINO model: {last_line(error)}") from error
+
+
+def compile_model(model: ov.Model, name: str, device: str, config: Mapping[str, Any]) -> Any:
+    """Compile a model.
+
+    Raises:
+        EvaluationError: it cannot be compiled with these properties.
+    """
+    try:
+        return core().compile_model(model, device, dict(config))
     except RuntimeError as error:
         properties = ", ".join(f"{key}={value}" for key, value in config.items())
         raise EvaluationError(

@@ -1,9 +1,14 @@
-"""Check from the ports of a graph whether it is a language model that can be scored, before it is compiled."""
+"""Facts of a language model that its graph shows before it is compiled: whether it can be scored, and its window."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "cache_position", "beam_idx"})
 """Inputs that scoring feeds."""
@@ -56,3 +61,23 @@ def why_not_scorable(
             f"OpenVINO GenAI need one; compression without texts works. Export it again: {_EXPORT}"
         )
     return None
+
+
+def attention_window(model: ov.Model) -> int | None:
+    """Return the tokens that a sliding-window attention looks back; None if all attention looks back to the beginning.
+
+    transformers masks keys by ``key > query - window``, on their columns in the KV cache. Columns that are masked
+    otherwise, such as rejected drafts, count as well.
+    """
+    windows = []
+    for node in model.get_ops():
+        if node.get_type_name() not in ("Greater", "GreaterEqual", "Less", "LessEqual"):
+            continue
+        for bound in (port.get_node() for port in node.input_values()):
+            if bound.get_type_name() not in ("Add", "Subtract"):
+                continue
+            for term in (port.get_node() for port in bound.input_values()):
+                if term.get_type_name() == "Constant" and term.get_element_type().is_integral():
+                    values = np.abs(np.asarray(term.data).reshape(-1))
+                    windows += [int(values[0])] if len(values) == 1 and values[0] > 1 else []
+    return min(windows, default=None)

@@ -20,11 +20,12 @@ from autotune.models.runtime.compile import (
     effective_properties,
     end_token_ids,
     last_line,
+    read_model,
     scoring_properties,
     xml_path,
 )
 from autotune.models.runtime.decoding import decode
-from autotune.models.runtime.graph import INPUTS, why_not_scorable
+from autotune.models.runtime.graph import INPUTS, attention_window, why_not_scorable
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -109,7 +110,9 @@ class OpenVINOLanguageModel:
         if eos_token_ids is None:
             eos_token_ids = end_token_ids(path.parent if path else None, tokenizer)
         self.end_token_ids = frozenset(int(token) for token in eos_token_ids)
-        compiled = compile_model(self.source, self._name, device, config)
+        graph = model if path is None else read_model(path, self._name)
+        self._window = attention_window(graph)
+        compiled = compile_model(graph, self._name, device, config)
         self._inputs = {name for port in compiled.inputs for name in port.get_names()} & INPUTS
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
@@ -250,6 +253,7 @@ class OpenVINOLanguageModel:
                 [drafts[index] if drafts is not None else () for index in chosen],
                 self.end_token_ids,
                 prefill_tokens=self._limits.logits_bytes // (4 * self.vocabulary_size),
+                window=self._window,
             )
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from yaml import YAMLError
 
@@ -17,48 +17,44 @@ from autotune.results.decision import saving
 from autotune.results.frame import SIZE_COLUMNS, effective_settings
 from autotune.results.records import StudyResults
 
-PYTHON = """\
-```python
-from optimum.intel import OVModelForCausalLM
-from transformers import AutoTokenizer
 
-folder = "."  # this folder, or its name on the hub
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = OVModelForCausalLM.from_pretrained(folder)
-inputs = tokenizer("Once upon a time", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
-```
-"""
-GENAI = """\
-```python
-import openvino_genai
+class Usage(Protocol):
+    """Entry of a model on the hub; `autotune.models.tasks.task.Task` is one.
 
-pipeline = openvino_genai.LLMPipeline(".", "CPU")  # this folder; download it first where it is on the hub
-print(pipeline.generate("Once upon a time", max_new_tokens=20))
-```
-"""
+    Attributes:
+        label: name of the task in a sentence.
+        pipeline_tag: name of the task on the hub.
+    """
+
+    label: ClassVar[str]
+    pipeline_tag: ClassVar[str]
 
 
-def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -> str:
+def model_card(
+    results: StudyResults, trial: int, settings: Mapping[str, Any], usage: Usage, snippets: Sequence[str]
+) -> str:
     """Write Markdown with the front matter of a model hub: source, scores, settings, how to load it.
 
     Args:
         results: the study of the model.
         trial: the model's trial.
         settings: the model's settings with all defaults resolved.
+        usage: of the model's task.
+        snippets: Python code that loads and runs the model.
     """
     record, base = results.records[trial], str(results.config.get("model", results.model))
     on_hub = bool(HUB_ID.fullmatch(base)) and not looks_like_path(base) and "/" in base
     origin = base if on_hub else hub_origin(base)
     matter: dict[str, Any] = {"base_model": origin} if origin else {}
     matter |= license_of(base)
-    matter |= {"library_name": "openvino", "pipeline_tag": "text-generation"}
+    matter |= {"library_name": "openvino", "pipeline_tag": usage.pipeline_tag}
     matter["tags"] = ["openvino", "autotune", *([str(settings["mode"])] if settings.get("mode") else [])]
     name = results.model.split("/")[-1]
-    matter["model-index"] = [{"name": name, "results": index_results(results, trial)}]
+    matter["model-index"] = [{"name": name, "results": index_results(results, trial, usage)}]
     original = results.original_score("footprint")
     footprint = results.value(trial, "footprint")
     smaller = f", {saving(footprint, original.value)} than the original" if original is not None else ""
+    device = (results.config.get("target") or ["CPU"])[0]
     source = f"[{origin}](https://huggingface.co/{origin})" if origin else markdown_text(results.model)
     lines = [
         "---",
@@ -87,8 +83,7 @@ def model_card(results: StudyResults, trial: int, settings: Mapping[str, Any]) -
         "",
         "## How to load it",
         "",
-        PYTHON,
-        GENAI.rstrip().replace('"CPU"', f'"{(results.config.get("target") or ["CPU"])[0]}"'),
+        "\n".join(f"```python\n{code}```\n" for code in snippets).rstrip().replace('"CPU"', f'"{device}"'),
     ]
     return "\n".join(lines) + "\n"
 
@@ -163,7 +158,7 @@ def text_name(options: Mapping[str, Any]) -> str:
     return ""
 
 
-def index_results(results: StudyResults, trial: int) -> list[dict[str, Any]]:
+def index_results(results: StudyResults, trial: int, usage: Usage) -> list[dict[str, Any]]:
     """Return the scores in the form of the hub's `model-index`, one entry a text."""
     evaluators = results.config.get("evaluators") or {}
     grouped: dict[str, list[dict[str, Any]]] = {}
@@ -171,13 +166,13 @@ def index_results(results: StudyResults, trial: int) -> list[dict[str, Any]]:
         value = results.value(trial, name)
         if name in SIZE_COLUMNS or name == "relative_error" or value is None:
             continue
-        evaluator = EVALUATOR_OF.get(name.split("_")[0], "perplexity")
+        evaluator = name if name in evaluators else EVALUATOR_OF.get(name.split("_")[0], "perplexity")
         unit = f" ({metric.unit})" if metric.unit else ""
         entry = {"type": name, "name": f"{label(name)}{unit}", "value": value}
         grouped.setdefault(text_name(evaluators.get(evaluator) or {}) or "texts of the study", []).append(entry)
     return [
         {
-            "task": {"type": "text-generation", "name": "Text generation"},
+            "task": {"type": usage.pipeline_tag, "name": usage.label},
             "dataset": {"name": text, "type": text.split(",")[0]},
             "metrics": metrics,
         }

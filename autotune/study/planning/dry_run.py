@@ -188,7 +188,9 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
             found.append(Finding(str(error), ("distillation",), True))
     all_points = config.space.enumerate(COUNTED)
     plans = count_plans(config.space, engine)
-    measuring = forecast_measuring(config, engine) if "budget" in config.space.allocations else None
+    measuring = (
+        forecast_measuring(config, engine, session.source.task.loss) if "budget" in config.space.allocations else None
+    )
     seconds = 0.0 if measuring is None else measuring.seconds
     study_forecast = forecast(config, session, measuring=seconds) if measure else None
     limit = config.study.memory_limit
