@@ -15,7 +15,7 @@ from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import parse_bytes
 from autotune.common.validation import from_validation
 from autotune.common.yaml import dotted, read_yaml
-from autotune.config.config import Config, config_from, load_config
+from autotune.config.config import Config, config_from, load_config, load_configs
 from autotune.config.starter import init
 from autotune.errors import ConfigError, UsageError
 from autotune.models.hub import check_on_hub
@@ -48,11 +48,7 @@ def as_config(
         UsageError: `config` is something else.
         ConfigError: anything wrong with the data or the overrides.
     """
-    if output is not None:
-        try:
-            overrides = [*overrides, f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
-        except ValueError as error:
-            raise UsageError(f"`output` has {error}") from error
+    overrides = [*overrides, *_output(output)]
     if isinstance(config, Config):
         return config_from(config.as_dict(), overrides) if overrides else config
     if isinstance(config, Mapping):
@@ -62,6 +58,29 @@ def as_config(
             f"`config` must be a path, a model, a mapping or an autotune.Config, got {type(config).__name__}"
         )
     return load_config(config_file(config, note), overrides)
+
+
+def as_configs(
+    config: str | Path | Mapping[str, Any] | Sequence[Config],
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+) -> list[Config]:
+    """Return the configurations of several models, as `as_config` does that of one."""
+    overrides = [*overrides, *_output(output)]
+    if isinstance(config, (str, Path, Mapping)):
+        return load_configs(config, overrides)
+    if not isinstance(config, Sequence) or not config:
+        raise UsageError("`config` must be a path, a mapping or a list of autotune.Config")
+    return [as_config(each, overrides) for each in config]
+
+
+def _output(output: str | Path | None) -> list[str]:
+    if output is None:
+        return []
+    try:
+        return [f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
+    except ValueError as error:
+        raise UsageError(f"`output` has {error}") from error
 
 
 def config_file(config: str | Path, note: Callable[[str], None]) -> Path:

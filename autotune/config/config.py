@@ -270,10 +270,14 @@ def config_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
     Raises:
         ConfigError: anything wrong with the data or the overrides.
     """
+    return _single(_source(data, overrides))
+
+
+def _source(data: Mapping[str, Any], overrides: Sequence[str]) -> Source:
     source = Source(None, deepcopy(dict(data)))
     for assignment in overrides:
         source.override(assignment)
-    return _checked(source)
+    return source
 
 
 def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:
@@ -307,9 +311,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file or an override is invalid. The message has the first problem in full, the others in
             short.
     """
-    source = _read(path, overrides)
+    return _single(_read(path, overrides))
+
+
+def _single(source: Source) -> Config:
     if "models" in source.data:
-        raise source.error(("models",), "lists several models, which only `autotune search` supports; use `model` here")
+        raise source.error(
+            ("models",),
+            "lists several models, which `autotune search` and, in Python, `autotune.sweep` take; use `model` here",
+        )
     return _checked(source)
 
 
@@ -327,15 +337,15 @@ def load_model_config(path: str | Path) -> Config:
     return _checked(replace(source, data={key: value for key, value in source.data.items() if key not in scores}))
 
 
-def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
-    """Read a model.yaml that may name several models, and return one configuration for each of them.
+def load_configs(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a model.yaml, or its content, that may name several models; return a configuration for each.
 
     The folder of each study is inside ``output`` (by default `reports`), under the model's short name.
 
     Raises:
         ConfigError: as `load_config`; or ``models`` is not a list of different models, or ``model`` is also given.
     """
-    source = _read(path, overrides)
+    source = _source(path, overrides) if isinstance(path, Mapping) else _read(path, overrides)
     if "models" not in source.data:
         return [_checked(source)]
     models, key = source.data["models"], ("models",)

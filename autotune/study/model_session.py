@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
 
-TRAINING = 4
-"""Windows that distillation trains on, in calibration windows, if the text has as many."""
+TRAINING = 4  # windows that distillation trains on, in calibration windows, if the text has as many
 
 
 class ModelSession:
@@ -377,7 +376,7 @@ class ModelSession:
     @cached_property
     def _planner(self) -> BudgetPlanner | Exception:
         """The planner, or the error of its measurements, which are not repeated for every budget."""
-        from autotune.study.budget_planner import open_planner
+        from autotune.study.trials.budget_planner import open_planner
 
         try:
             with self.shared():

@@ -28,11 +28,11 @@ from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError, PlanError
-from autotune.study.budget_planner import allowed_menus, text_options
 from autotune.study.planning.scoring_cost import scored
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
+from autotune.study.trials.budget_planner import allowed_menus, text_options
 from autotune.study.workers.memory import own_memory, worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
