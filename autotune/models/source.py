@@ -135,6 +135,11 @@ class SourceModel:
         fits = other.why_not_scorable(model.inputs, model.outputs, states=states) is None
         raise ConfigError(f"{self.name} {problem}{f' Or set `task: {other.name}`.' if fits else ''}", key="model")
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Return False for a model in memory that was given without one."""
+        return self.path is not None or self._tokenizer is not None
+
     def tokenizer(self) -> Any:
         """Return the `transformers` tokenizer.
 

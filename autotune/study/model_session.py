@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
+from autotune.common.machine import available_memory, check_memory
 from autotune.common.threads import thread_limit
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.models.intake import check_window, window_length
-from autotune.study.workers.memory import check_memory
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
+    from autotune.compression.variants import CompressedWeight
     from autotune.config.config import Config
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
-
 
 TRAINING = 4
 """Windows that distillation trains on, in calibration windows, if the text has as many."""
@@ -271,6 +271,7 @@ class ModelSession:
         """The calibration statistics, computed or read from the cache."""
         calibration = self.config.calibration
         windows = self.calibration_windows
+        tokenizer = self.tokenizer if self.source.has_tokenizer else None
         self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
         with self.shared():
             return self.statistics_cache.get_or_collect(
@@ -278,7 +279,7 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer),
+                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
@@ -294,6 +295,7 @@ class ModelSession:
                 self.model,
                 bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                gradients=self._gradients if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
@@ -301,7 +303,17 @@ class ModelSession:
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
-    def _distil(self, compressed: ov.Model, weights: Collection[str]) -> None:
+    def _gradients(self) -> Mapping[str, Any]:
+        """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
+        from autotune.compression.bank import Bank
+        from autotune.distillation.distil import output_gradients
+
+        with self.shared():
+            bank = Bank(self.cache.bank, limit=self.cache.limit)
+            inputs = (self.model, self.engine.weights, self.calibration_windows)
+            return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
+
+    def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
@@ -323,7 +335,6 @@ class ModelSession:
         Raises:
             PlanError: with the reason.
         """
-        from autotune.common.machine import available_memory
         from autotune.distillation.distil import check
 
         if not self.source.task.distillable:
@@ -333,8 +344,7 @@ class ModelSession:
             )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        limits = [available_memory(), self.config.study.memory_limit]
-        check(self.model, self.training_windows, min(limit for limit in limits if limit is not None))
+        check(self.model, self.training_windows, available_memory(self.config.study.memory_limit))
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
@@ -386,7 +396,5 @@ class ModelSession:
         """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
-        runtime = self.config.runtime
-        return MeasuringInputs(
-            self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
-        )
+        model, runtime = (self.engine, self.source, lambda: self.tokenizer, self.cache), self.config.runtime
+        return MeasuringInputs(*model, runtime.device, runtime.ov_config)
