@@ -115,6 +115,7 @@ class Similarity:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    tasks: tuple[str, ...] = ("text-generation", "visual-text")
     repeatable = True
 
     def __init__(self, **options: Any) -> None:

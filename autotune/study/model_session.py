@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
 from autotune.common.threads import thread_limit
+from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.models.intake import check_window, window_length
@@ -97,6 +98,7 @@ class ModelSession:
     def source(self) -> SourceModel:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
         from autotune.models.intake import read_intake
+        from autotune.models.save import compressed_parts
         from autotune.models.source import resolve_model
         from autotune.models.tasks.registry import find_task
         from autotune.models.tokenizer import load_tokenizer
@@ -116,7 +118,7 @@ class ModelSession:
             self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
         self.check_task(source.task)
         self.check_graph(source)
-        return source
+        return compressed_parts(source, self.cache, self.config.target)
 
     def check_tokenizer(self, load: Callable[[], Any]) -> None:
         """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
@@ -132,6 +134,7 @@ class ModelSession:
                 f"a model for {task.name} writes no texts; name a text: {{path: calibration.txt}} or {{dataset: ...}}",
                 key="calibration.synthetic",
             )
+        check_in_parts(self.config.candidates, task)
 
     def check_graph(self, source: SourceModel) -> None:
         """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
@@ -179,7 +182,7 @@ class ModelSession:
         compiled = self.source.task.compiled(
             model,
             self.tokenizer,
-            folder=self.source.path,
+            folder=self.source.parts or self.source.path,
             device=runtime.device,
             ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
             columns=columns,
@@ -204,7 +207,7 @@ class ModelSession:
         with self.shared():
             return cached_windows(
                 self.store,
-                lambda: self.compiled(self.model),
+                lambda: self.compiled(self.source.path or self.model),
                 samples=calibration.samples,
                 sequence_length=calibration.sequence_length,
                 seed=self.config.study.seed,
@@ -277,10 +280,15 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer),
+                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer, self.embeddings),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
+
+    @cached_property
+    def embeddings(self) -> Any:
+        """The original's embeddings of tokens and images; None for a model that takes tokens."""
+        return self.source.task.embeddings(self.source.path, "CPU", None)
 
     @cached_property
     def engine(self) -> Engine:
@@ -296,6 +304,7 @@ class ModelSession:
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
+                beside=self.source.beside,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine

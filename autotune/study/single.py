@@ -273,7 +273,8 @@ def evaluate(
         source: the original, if it is opened already; `config` then names it `IN_MEMORY`.
         stage: receives progress messages.
     """
-    from autotune.models.source import MODEL_FILE, resolve_model
+    from autotune.models.companions import MODEL_FILE, main_file
+    from autotune.models.source import resolve_model
 
     session = Session(config, stage, calibrated=False)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
@@ -283,7 +284,7 @@ def evaluate(
     if not isinstance(model, (str, Path)):
         return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()
-    if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
+    if not main_file(folder).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score. Name a model's folder"
         )
@@ -293,4 +294,4 @@ def evaluate(
         trust_remote_code=config.trust_remote_code,
         task=session.source.task.spec,
     )
-    return session.scores_of(candidate.read())
+    return session.scores_of(candidate.path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG
+from autotune.models.companions import main_file
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -47,7 +48,7 @@ def core() -> Any:
 
 def xml_path(path: Path) -> Path:
     """Return the .xml file of a model's folder; a path that is not a folder is returned unchanged."""
-    return path / "openvino_model.xml" if path.is_dir() else path
+    return main_file(path) if path.is_dir() else path
 
 
 def read_model(path: Path, name: str) -> ov.Model:
