@@ -350,6 +350,26 @@ def budgets(argument: str) -> str:
     return f"{table(heads, cells)}\n\n{example_provenance()}"
 
 
+def chaos(prefixes: str) -> str:
+    """Injected faults whose names begin with one of the prefixes: counts, what was lost, seconds to recover."""
+    found, rows = stored("chaos"), []
+    for row in found["rows"]:
+        if row["fault"].startswith(tuple(prefixes.split(" | "))):
+            seconds = "–" if row["seconds"] is None else f"{row['seconds']:g}"
+            lost = "; ".join(row["lost"]) or "nothing"
+            rows.append([row["fault"], str(row["injected"]), str(row["survived"]), lost, str(row["repeated"]), seconds])
+    heads = ["fault", "injected", "survived", "lost", "trials repeated", "seconds, median"]
+    return f"{table(heads, rows)}\n\n{provenance(found)}"
+
+
+def load(argument: str) -> str:
+    """Measurements of the group load of benchmarks/chaos.py."""
+    found = stored("chaos")
+    rows = [row for row in found["rows"] if row["fault"].startswith("load: ")]
+    cells = [[row["fault"].removeprefix("load: "), "; ".join(row["lost"]) or row["note"]] for row in rows]
+    return f"{table(['load', 'result'], cells)}\n\n{provenance(found)}"
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "settings": settings,
     "quality": quality,
@@ -365,6 +385,8 @@ TABLES: dict[str, Callable[[str], str]] = {
     "racing": racing,
     "front": front,
     "budgets": budgets,
+    "chaos": chaos,
+    "load": load,
 }
 
 

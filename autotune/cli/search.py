@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.compress import completion
+from autotune.cli.compress import EFFORT_HELP, completion
 from autotune.cli.output import (
     ConfigFile,
     Json,
@@ -26,6 +26,7 @@ from autotune.cli.output import (
     print_plan,
 )
 from autotune.cli.results import compare
+from autotune.compression.settings import EFFORTS
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,15 @@ def search(
     ] = None,
     set_: Set = None,
     target: Target = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{EFFORT_HELP} Default: effort of the file.",
+            autocompletion=completion((*EFFORTS,)),
+            rich_help_panel="Study",
+        ),
+    ] = None,
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +134,7 @@ def search(
 ) -> None:
     """Search for the front of accuracy against footprint; continue the study if it exists."""
     options = {"study.trials": trials, "study.timeout": timeout, "study.workers": workers, "target": target}
+    options["effort"] = effort
     configs = _load(file, set_, {**options, "output": output, "study.seed": seed}, quiet)
     if storage is not None and len(configs) > 1:
         raise UsageError("--storage is for one study, and this file names several models; leave it out")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ ENVIRONMENT = "AUTOTUNE_CACHE"
 """Environment variable with the cache folder, used if no other is given."""
 
 DEFAULT_LIMIT = 20 * 1000**3
+LEFTOVER_AGE = 86_400
+"""Seconds after which a temporary file is one that a killed process left."""
+
 ROOMS = ("models", "statistics", "references", "bank", "distillation")
 
 
@@ -82,6 +87,15 @@ class Cache:
     def sizes(self) -> dict[str, int]:
         """Measure the bytes of files in each subfolder."""
         return {room: _size(self.directory / room) for room in ROOMS}
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files and folders that are a day old: those of processes that were killed."""
+        oldest = time.time() - LEFTOVER_AGE
+        for room in ROOMS:
+            for path in [*(self.directory / room).rglob(".*.tmp")]:
+                with suppress(OSError):
+                    if path.stat().st_mtime < oldest:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def clear(self) -> int:
         """Delete all subfolders (and no other files in the folder); return the bytes freed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -105,13 +106,13 @@ def config_file(config: str | Path, note: Callable[[str], None]) -> Path:
 
 
 def read_settings(arguments: Mapping[str, Any]) -> Settings:
-    """Read the settings among the arguments of `autotune.compress`.
+    """Read the settings and the effort among the arguments of `autotune.compress`.
 
     Raises:
-        UsageError: an argument has a wrong type, or a codebook cannot be read.
+        UsageError: an argument has a wrong type, a codebook cannot be read, or an effort needs a calibration text.
     """
     from autotune.compression.formats.table import parse_codebook
-    from autotune.compression.settings import SETTINGS, Settings
+    from autotune.compression.settings import EFFORTS, SETTINGS, Settings
 
     types: dict[str, Any] = {"switch": bool, "integer": Integral, "number": Real, "text": str, "list": Iterable}
     values = {name: arguments[name] for name in SETTINGS}
@@ -128,7 +129,14 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
             raise UsageError(f"`{name}` must be a {info.kind}, got {value!r}")
         if info.kind == "list":
             values[name] = tuple(value)
-    return Settings(**values)
+    settings, effort = Settings(**values), arguments["effort"]
+    if effort not in EFFORTS:
+        raise UsageError(f"`effort` must be one of {', '.join(EFFORTS)}, got {effort!r}")
+    if EFFORTS[effort] and arguments["calibration"] is None:
+        raise UsageError(f"`effort` {effort} compresses by activations and needs a text for them: add `calibration`")
+    if arguments["max_size"] is not None:  # each weight gets GPTQ and scale estimation where they help
+        return replace(settings, distillation=settings.distillation or "distillation" in EFFORTS[effort])
+    return settings.with_effort(effort)
 
 
 def read_size(
@@ -234,3 +242,10 @@ def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
         if name not in get_args(Device):
             raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
     return targets
+
+
+def changes_of(target: str | Sequence[str] | None = None, effort: str | None = None, **options: Any) -> list[str]:
+    """Return the assignments ``a.b=c`` of the arguments of `api.search` that are given; `options` are of the study."""
+    devices = None if target is None else [target] if isinstance(target, str) else [*target]
+    values = {"target": devices, "effort": effort, **{f"study.{key}": value for key, value in options.items()}}
+    return [f"{key}={value}" for key, value in values.items() if value is not None]

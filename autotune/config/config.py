@@ -70,7 +70,8 @@ def _task(data: Mapping[str, Any]) -> Task:
 
 
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
-    return restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
+    space = restrict(read_space(value, base_dir=base_dir(info)), info.data.get("target") or ())
+    return space.with_effort(info.data.get("effort", "fast"))
 
 
 class Config(Section):
@@ -106,6 +107,9 @@ class Config(Section):
     target: Targets = ()
     """The devices that the compressed model must run on: CPU, GPU, NPU, or a list of them; they restrict the space.
     null: no restriction."""
+    effort: Literal["fast", "best", "extreme"] = "fast"
+    """How much time each model may take to be more accurate. fast: as the space says. best: with GPTQ and scale
+    estimation. extreme: also with distillation, on the points of the front."""
     space: Annotated[
         SearchSpace,
         BeforeValidator(_space),

@@ -154,7 +154,8 @@ def starter_yaml(
     for name, defaults in options.items():
         if "dataset" in defaults and choices.text is not None:
             kept = {key: value for key, value in defaults.items() if key not in ("dataset", "name", "split", "column")}
-            options[name] = {**text_source(choices.text), **kept}
+            alone = {"samples": 128} if "samples" in kept and name != "perplexity" else {}  # texts rather than queries
+            options[name] = {**text_source(choices.text), **kept, **alone}
     if "perplexity" in options:
         options["perplexity"] |= {"sequence_length": length}
     names = choices.evaluators or list(options)

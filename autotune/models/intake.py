@@ -237,3 +237,11 @@ def window_length(section: str, options: Any) -> dict[str, int]:
         return {f"{section}.tokens": max(map(len, windows))}
     found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
     return {key: length for key, length in found.items() if isinstance(length, int)}
+
+
+def fit_window(options: Mapping[str, Any], positions: int | None) -> dict[str, Any]:
+    """Shorten the windows of a text's options to a model's positions; the number of tokens stays about equal."""
+    length = options.get("sequence_length")
+    if length is None or positions is None or length <= positions:
+        return dict(options)
+    return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}

@@ -53,8 +53,7 @@ class SourceModel:
         path: folder with the IR, or the IRs, ``config.json`` and the tokenizer; None for a model in memory.
         trust_remote_code: passed on to transformers when the tokenizer is loaded.
         task: what it does.
-        parts, beside: folder with the IRs beside a compressed language model, and their sizes, see
-            `save.compressed_parts`; None for a model in one IR.
+        parts, beside: folder with the compressed IRs beside a language model, and their sizes.
     """
 
     name: str
@@ -139,6 +138,11 @@ class SourceModel:
         fits = other.why_not_scorable(model.inputs, model.outputs, states=states) is None
         raise ConfigError(f"{self.name} {problem}{f' Or set `task: {other.name}`.' if fits else ''}", key="model")
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Return False for a model in memory that was given without one."""
+        return self.path is not None or self._tokenizer is not None
+
     def tokenizer(self) -> Any:
         """Return the `transformers` tokenizer.
 
@@ -216,8 +220,7 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False, 
             return _open_openvino(model, folder.resolve(), cache, trust_remote_code, task)
         if parts := [file.name for file in sorted(folder.glob("openvino_*_model.xml"))]:
             raise ConfigError(
-                f"{folder} holds a model in parts ({some(parts)}), as an encoder-decoder; only models in one "
-                f"{MODEL_FILE}, or with one language model, can be tuned",
+                f"{folder} holds a model in parts ({some(parts)}), none of which is a language model; name another",
                 key="model",
             )
         if not (folder / CONFIG).is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
+from autotune.common.machine import available_memory, check_memory
 from autotune.common.threads import thread_limit
 from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.models.intake import check_window, window_length
-from autotune.study.workers.memory import check_memory
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
+    from autotune.compression.variants import CompressedWeight
     from autotune.config.config import Config
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
-
 
 TRAINING = 4
 """Windows that distillation trains on, in calibration windows, if the text has as many."""
@@ -74,6 +74,7 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.cache.remove_leftovers()
         self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
         self.distillation_notes: tuple[str, ...] = ()
@@ -273,6 +274,7 @@ class ModelSession:
         """The calibration statistics, computed or read from the cache."""
         calibration = self.config.calibration
         windows = self.calibration_windows
+        tokenizer = self.tokenizer if self.source.has_tokenizer else None
         self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
         with self.shared():
             return self.statistics_cache.get_or_collect(
@@ -280,7 +282,7 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer, self.embeddings),
+                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer, self.embeddings),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
@@ -301,6 +303,7 @@ class ModelSession:
                 self.model,
                 bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                gradients=self._gradients if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
@@ -309,7 +312,17 @@ class ModelSession:
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
-    def _distil(self, compressed: ov.Model, weights: Collection[str]) -> None:
+    def _gradients(self) -> Mapping[str, Any]:
+        """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
+        from autotune.compression.bank import Bank
+        from autotune.distillation.distil import output_gradients
+
+        with self.shared():
+            bank = Bank(self.cache.bank, limit=self.cache.limit)
+            inputs = (self.model, self.engine.weights, self.calibration_windows)
+            return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
+
+    def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
@@ -331,7 +344,6 @@ class ModelSession:
         Raises:
             PlanError: with the reason.
         """
-        from autotune.common.machine import available_memory
         from autotune.distillation.distil import check
 
         if not self.source.task.distillable:
@@ -341,8 +353,7 @@ class ModelSession:
             )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        limits = [available_memory(), self.config.study.memory_limit]
-        check(self.model, self.training_windows, min(limit for limit in limits if limit is not None))
+        check(self.model, self.training_windows, available_memory(self.config.study.memory_limit))
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
@@ -382,19 +393,10 @@ class ModelSession:
         except (AutotuneError, RuntimeError) as error:
             return error
 
-    def fitted(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Shorten the windows of a text's options to the model's positions; the number of tokens stays about equal."""
-        length, positions = options.get("sequence_length"), self.source.positions
-        if length is None or positions is None or length <= positions:
-            return dict(options)
-        return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}
-
     @property
     def measuring_inputs(self) -> MeasuringInputs:
         """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
-        runtime = self.config.runtime
-        return MeasuringInputs(
-            self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
-        )
+        model, runtime = (self.engine, self.source, lambda: self.tokenizer, self.cache), self.config.runtime
+        return MeasuringInputs(*model, runtime.device, runtime.ov_config)

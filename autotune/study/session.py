@@ -191,7 +191,7 @@ class Session(ModelSession):
 
     @property
     def deferred(self) -> tuple[str, ...]:
-        """The evaluators that score nothing but the final front, at least in part; see `Scorer.deferred`."""
+        """The evaluators that score the final front only, at least in part; see `Scorer.deferred`."""
         return self.scorer.deferred if self.config.study.racing else ()
 
     @cached_property

@@ -11,6 +11,7 @@ from autotune.compression.targets import conflict, fitted, target_problems
 from autotune.config.arguments import evaluation_config
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.scores import Scores
+from autotune.models.intake import fit_window
 from autotune.study.export import SavedModel, check_empty, write_model
 from autotune.study.model_session import ModelSession
 from autotune.study.session import Session
@@ -180,7 +181,8 @@ def compress_to_size(
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
     loss = session.source.task.loss
-    short, full = (inputs.texts(session.fitted({**text, **part})) for part in (loss.short, loss.full))
+    positions = session.source.positions
+    short, full = (inputs.texts(fit_window({**text, **part}, positions)) for part in (loss.short, loss.full))
     with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
         record = {"allocation": _record(allocator, point, max_size)}

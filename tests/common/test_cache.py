@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_file_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         Cache.resolve(tmp_path / "file")
+
+
+def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    """Files and folders with temporary names, of a killed export for instance; nothing younger, nothing else."""
+    cache = Cache.resolve(tmp_path)
+    old, young, entry = (cache.bank / "ab" / name for name in (".k.1.tmp", ".k.2.tmp", "k.safetensors"))
+    export = cache.models / ".model.3.tmp"
+    for path in (old, young, entry, export / "openvino_model.bin"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+    for path in (old, entry, export):
+        os.utime(path, (0, 0))
+    cache.remove_leftovers()
+    assert [path.exists() for path in (old, export, young, entry)] == [False, False, True, True]
 
 
 def test_clearing_frees_the_rooms_and_nothing_else(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Loss:
 
 
 class Task(ABC):
-    """What a model does, and all that differs from one task to the next.
+    """Purpose of a model, with all that differs from one task to the next.
 
     A task is a module of `autotune.models.tasks` with an instance named ``TASK``, or any other module with one, which
     model.yaml names as ``module:TASK``. Only methods of running may import OpenVINO.
@@ -171,7 +171,8 @@ class Task(ABC):
     def inputs(self, tokens: IntArray, tokenizer: Any, embeddings: Any = None) -> Mapping[str, Any]:
         """Return the inputs of the graph for calibration windows, int64 [B, T], by name; more than it has is fine.
 
-        By default they are those of language models and encoders, with the embeddings that `embeddings` returned.
+        By default they are those of language models and encoders, with the embeddings that `embeddings` returned. The
+        tokenizer is None for a model without one.
         """
         from autotune.compression.calibration.segments import text_inputs
 

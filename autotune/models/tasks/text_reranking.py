@@ -153,6 +153,8 @@ class TextReranking(Task):
 
     def inputs(self, tokens: IntArray, tokenizer: Any, embeddings: Any = None) -> Mapping[str, Any]:
         """See `Task`; with the token types of the pairs that `windows` makes."""
+        if tokenizer is None:
+            return super().inputs(tokens, tokenizer)
         before, between, after, second = pair_tokens(tokenizer)
         inner = tokens.shape[1] - len(before) - len(between) - len(after)
         types = np.zeros_like(tokens)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from autotune.models.checkpoint import quantization
 from autotune.models.companions import LANGUAGE_MODEL_FILE
 from autotune.models.runtime.graph import why_not_scorable
 from autotune.models.tasks.task import WIKITEXT
@@ -63,6 +64,8 @@ class VisualText(TextGeneration):
 
     def why_not_served(self, config: Mapping[str, Any]) -> str | None:
         """See `Task`."""
+        if quantization(config) is not None:
+            return "is the configuration of a quantized checkpoint in parts; name the float model that it was made of."
         kind = config.get("model_type")
         if kind in TESTED:
             return None
