@@ -130,10 +130,8 @@ class SourceModel:
         model = self.read()
         states = len(model.get_variables())
         problem = self.task.why_not_scorable(model.inputs, model.outputs, states=states if cache else None)
-        if problem is None and (self.path is not None or not self.task.in_parts):
-            return
         if problem is None:
-            problem = "is one part of a model; texts need the others, so name the folder with all of them instead."
+            return
         other = task_of_graph(model)
         fits = other.why_not_scorable(model.inputs, model.outputs, states=states) is None
         raise ConfigError(f"{self.name} {problem}{f' Or set `task: {other.name}`.' if fits else ''}", key="model")
@@ -225,8 +223,7 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False, 
             )
         if not (folder / CONFIG).is_file():
             raise ConfigError(
-                f"{folder} holds neither {MODEL_FILE} nor config.json; name an OpenVINO folder, a Hugging Face folder "
-                "or a hub id",
+                f"{folder} holds neither {MODEL_FILE} nor config.json; name a folder with a model, or a hub id",
                 key="model",
             )
         check_folder(folder)

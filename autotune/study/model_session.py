@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
 from autotune.common.machine import available_memory, check_memory
-from autotune.common.threads import thread_limit
 from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
@@ -174,18 +173,15 @@ class ModelSession:
 
         See `Task.compiled`.
         """
+        from autotune.models.runtime.compile import thread_share
+
         runtime = self.config.runtime
-        threads = thread_limit()  # changes the time of a score and none of its bits
-        share: dict[str, Any] = {}
-        if threads is not None and runtime.device == "CPU":
-            # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
-            share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         compiled = self.source.task.compiled(
             model,
             self.tokenizer,
             folder=self.source.parts or self.source.path,
             device=runtime.device,
-            ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
+            ov_config={**thread_share(runtime.device), **(runtime.ov_config if ov_config is None else ov_config)},
             columns=columns,
         )
         self.runtime_properties = dict(compiled.properties)
@@ -245,6 +241,7 @@ class ModelSession:
             length=calibration.sequence_length,
             samples=samples,
             name=f"the calibration text {describe_source(calibration)}",
+            embeddings=self.embeddings,
         )
 
     @cached_property
@@ -253,7 +250,8 @@ class ModelSession:
         calibration = self.config.calibration
         if calibration.synthetic:
             return synthetic_fingerprint(calibration.samples, calibration.sequence_length, self.config.study.seed)
-        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
+        images = [self.calibration_windows.tobytes()] if self.source.task.in_parts else []
+        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts, *images)
 
     @cached_property
     def store(self) -> ReferenceStore:
@@ -365,10 +363,8 @@ class ModelSession:
             from autotune.models.given import read_given
 
             found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
-            task = self.source.task.spec
-            return read_given(
-                found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote, task=task
-            )
+            options: dict[str, Any] = {"trust_remote_code": remote, "task": self.source.task.spec}
+            return read_given(found.model, self.engine, self.config.target, self.cache, **options)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:

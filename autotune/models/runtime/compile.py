@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.threads import thread_limit
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG
 from autotune.models.companions import main_file
@@ -79,6 +80,15 @@ def compile_model(model: ov.Model, name: str, device: str, config: Mapping[str, 
             f"{name} cannot be compiled for device {device} with {properties}: {last_line(error)} "
             "Check runtime.device and runtime.ov_config."
         ) from error
+
+
+def thread_share(device: str) -> dict[str, Any]:
+    """Return the properties of a process that may use some of the cores; they change times and no bits of a score."""
+    threads = thread_limit()
+    if threads is None or device != "CPU":
+        return {}
+    # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
+    return {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
 
 
 def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) -> dict[str, str]:

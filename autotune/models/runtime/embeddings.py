@@ -20,15 +20,15 @@ TEXT_FILE = "openvino_text_embeddings_model.xml"
 VISION_FILE = "openvino_vision_embeddings_model.xml"
 
 IMAGE_ROWS = 1 << 32
-"""Number from which on an id is no token but a row of features of an image."""
+"""Number from which on an id is no token but a vector of features of an image."""
 
 
 class Embeddings:
     """Embedding and vision IRs of one folder.
 
     A prompt with an image is a sequence of ids: tokens of the vocabulary, and one id from `IMAGE_ROWS` on for each
-    vector of features, numbered in the order in which images are first used. Everything that takes token ids (batches,
-    windows, drafts) takes such sequences as well.
+    vector of features: `IMAGE_ROWS` times a hash of the image's file, plus the vector's position. Everything that takes
+    token ids (batches, windows, drafts, fingerprints) takes such sequences as well.
     """
 
     def __init__(self, folder: Path, *, device: str = "CPU", ov_config: Mapping[str, Any] | None = None) -> None:
@@ -46,8 +46,7 @@ class Embeddings:
         self._text: Any = self._compile(TEXT_FILE)
         self._vision: Any = None
         self._processor: Any = None
-        self._features: list[FloatArray] = []
-        self._rows: dict[str, tuple[int, int]] = {}
+        self._features: dict[int, FloatArray] = {}
 
     def _compile(self, name: str) -> Any:
         path = self.folder / name
@@ -58,8 +57,9 @@ class Embeddings:
         of_image = ids >= IMAGE_ROWS
         request = self._text.create_infer_request()  # several threads may call
         found = np.array(request.infer([np.where(of_image, 0, ids)])[self._text.outputs[0]], np.float32)
-        if of_image.any():
-            found[of_image] = np.concatenate(self._features)[ids[of_image] - IMAGE_ROWS]
+        for image in np.unique(ids[of_image] // IMAGE_ROWS).tolist():
+            at = ids // IMAGE_ROWS == image
+            found[at] = self._features[image][ids[at] % IMAGE_ROWS]
         return found
 
     def prompt(self, text: str, image: Path | None = None) -> list[int]:
@@ -83,32 +83,29 @@ class Embeddings:
         if image is None:
             return ids
         marker = _image_token(self.folder)
-        first, count = self._register(image, inputs["pixel_values"])
+        rows = self._rows(image, inputs["pixel_values"])
         at = [position for position, token in enumerate(ids) if token == marker]
-        rows = list(range(IMAGE_ROWS + first, IMAGE_ROWS + first + count))
         if len(at) == 1:  # processors of before transformers 4.46 leave the repetition to the model
             return [*ids[: at[0]], *rows, *ids[at[0] + 1 :]]
-        if len(at) != count:
+        if len(at) != len(rows):
             raise EvaluationError(
                 f"{image}: the processor in {self.folder} reserves {len(at)} tokens for the image, and the vision "
-                f"model computes {count} vectors: processor and model do not belong together. Use the processor's "
+                f"model computes {len(rows)} vectors: processor and model do not belong together. Use the processor's "
                 "files of the original model."
             )
         for position, row in zip(at, rows, strict=True):
             ids[position] = row
         return ids
 
-    def _register(self, image: Path, pixels: Any) -> tuple[int, int]:
-        """Compute an image's features, and return the row of the first and their number."""
-        key = fingerprint_file(image)
-        if key not in self._rows:
+    def _rows(self, image: Path, pixels: Any) -> list[int]:
+        """Compute an image's features if they are not there yet, and return their ids."""
+        key = 1 + int(fingerprint_file(image)[:7], 16)
+        if key not in self._features:
             if self._vision is None:
                 self._vision = self._compile(VISION_FILE)
             features = np.asarray(self._vision({"pixel_values": np.asarray(pixels, np.float32)})[0], np.float32)
-            features = features.reshape(-1, features.shape[-1])
-            self._rows[key] = (sum(map(len, self._features)), len(features))
-            self._features.append(features)
-        return self._rows[key]
+            self._features[key] = features.reshape(-1, features.shape[-1]).copy()
+        return list(range(IMAGE_ROWS * key, IMAGE_ROWS * key + len(self._features[key])))
 
     def _load_processor(self) -> Any:
         if self._processor is None:

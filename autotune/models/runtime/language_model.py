@@ -153,6 +153,12 @@ class OpenVINOLanguageModel:
             self._vocabulary_size = int(self._fresh(np.zeros((1, 1), np.int64)).shape[-1])
         return self._vocabulary_size
 
+    def prompt(self, text: str, image: Path) -> list[int]:
+        """Lay out a prompt about an image; see `LanguageModel.prompt`."""
+        if self.embeddings is None:
+            raise EvaluationError(f"{self._name} takes no images; use prompts without the key image.")
+        return self.embeddings.prompt(text, image)
+
     def logits(self, tokens: IntArray) -> FloatArray:
         """Logits of whole sequences, int64 [B, T] -> float32 [B, T, V]; see `LanguageModel.logits`."""
         tokens = np.asarray(tokens, dtype=np.int64)

@@ -180,7 +180,15 @@ class Task(ABC):
         return inputs if embeddings is None else {**inputs, "inputs_embeds": embeddings(tokens)}
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
-        """Cut calibration texts into windows of tokens, int64 [n, T]; see `read_windows`."""
+        """Cut calibration texts into windows of tokens, int64 [n, T]; see `read_windows` and `embeddings`."""
         return read_windows(source, tokenizer, texts, sequence_length=length, samples=samples, name=name)

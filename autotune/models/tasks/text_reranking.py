@@ -130,7 +130,15 @@ class TextReranking(Task):
         )
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
         """See `Task`; each window is a pair of consecutive parts of a text."""
         if source.tokens is not None:
@@ -198,7 +206,15 @@ class CausalReranking(TextReranking):
         return len(shape) == 3
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
         """See `Task`."""
         return Task.windows(self, source, tokenizer, texts, length=length, samples=samples, name=name)

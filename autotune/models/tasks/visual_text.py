@@ -6,6 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from autotune.errors import ConfigError, EvaluationError
+from autotune.evaluation.texts.prompts import read_images, read_prompts
 from autotune.models.checkpoint import quantization
 from autotune.models.companions import LANGUAGE_MODEL_FILE
 from autotune.models.runtime.graph import why_not_scorable
@@ -13,6 +17,8 @@ from autotune.models.tasks.task import WIKITEXT
 from autotune.models.tasks.text_generation import TextGeneration
 
 if TYPE_CHECKING:
+    from autotune.evaluation import IntArray
+    from autotune.evaluation.texts.sources import TextSource
     from autotune.models.runtime.embeddings import Embeddings
 
 TESTED: tuple[str, ...] = ("llava",)
@@ -87,19 +93,45 @@ class VisualText(TextGeneration):
         """See `Task`."""
         return why_not_scorable(inputs, outputs, states=states, fed=fed, tokens="inputs_embeds")
 
+    def windows(
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
+    ) -> IntArray:
+        """See `Task`; a .jsonl file has prompts about images, which are joined as they are."""
+        path = source.path
+        if path is None or path.suffix.lower() != ".jsonl":
+            return super().windows(source, tokenizer, texts, length=length, samples=samples, name=name)
+        ids: list[int] = []
+        for prompt, image in zip(read_prompts(path), read_images(path), strict=True):
+            ids += embeddings.prompt(prompt, image)
+        count = min(len(ids) // length, samples)
+        if not count:
+            raise ConfigError(
+                f"{name} has {len(ids)} tokens and vectors of images, but one window needs sequence_length={length}. "
+                "Add prompts, or set a smaller sequence_length.",
+                key="calibration.sequence_length",
+            )
+        return np.array(ids[: count * length], np.int64).reshape(count, length)
+
     def embeddings(self, folder: Path | None, device: str, ov_config: Mapping[str, Any] | None) -> Embeddings:
         """See `Task`.
 
         Raises:
             EvaluationError: a model in memory has no other IRs.
         """
-        from autotune.errors import EvaluationError
         from autotune.models.runtime.embeddings import Embeddings
 
         if folder is None:
             raise EvaluationError(
-                "the language model of a model for text and images is scored with the IRs beside it, which a model in "
-                "memory does not have; name the folder with all of them instead."
+                "the language model of a model for text and images needs the IRs beside it to read texts, and a model "
+                "in memory has none; name the folder with all of them instead."
             )
         return Embeddings(folder, device=device, ov_config=ov_config)
 
