@@ -221,7 +221,15 @@ def make_texts(folder: Path) -> None:
     """Write the model folder and the texts that the YAML blocks name."""
     (folder / "my-model").mkdir()
     (folder / "my-model" / "config.json").write_text("{}")
-    for name in ("calibration.txt", "search.txt", "report.txt", "prompts.txt", "queries.jsonl"):
+    for name in (
+        "calibration.txt",
+        "search.txt",
+        "report.txt",
+        "prompts.txt",
+        "queries.jsonl",
+        "images.jsonl",
+        "questions.jsonl",
+    ):
         (folder / name).write_text("Some words.\n")
 
 

@@ -22,7 +22,8 @@ Task = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What the model does: text-generation, text-embedding or text-reranking. Default: found from its files.",
+        help="What the model does: text-generation, text-embedding, text-reranking or visual-text. Default: found from "
+        "its files.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -98,8 +98,8 @@ class Config(Section):
     model: Name
     """A Hugging Face id, a local Hugging Face folder, or an OpenVINO folder; a local folder relative to this file's."""
     task: Name | None = None
-    """What the model does: text-generation, text-embedding, text-reranking, or module:TASK; null: found from its
-    files. See the how-to guide to embeddings and rerankers."""
+    """What the model does: text-generation, text-embedding, text-reranking, visual-text, or module:TASK; null: found
+    from its files. See the how-to guide to embeddings and rerankers."""
     output: Annotated[Path, WithJsonSchema({"type": ["string", "null"]})] = Field(default=None, validate_default=True)
     """The study's folder, relative to this file's; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))

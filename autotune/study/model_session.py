@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
 from autotune.common.machine import available_memory, check_memory
-from autotune.common.threads import thread_limit
+from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.models.intake import check_window, window_length
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
 
-TRAINING = 4
-"""Windows that distillation trains on, in calibration windows, if the text has as many."""
+TRAINING = 4  # windows that distillation trains on, in calibration windows, if the text has as many
 
 
 class ModelSession:
@@ -99,6 +98,7 @@ class ModelSession:
     def source(self) -> SourceModel:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
         from autotune.models.intake import read_intake
+        from autotune.models.save import compressed_parts
         from autotune.models.source import resolve_model
         from autotune.models.tasks.registry import find_task
         from autotune.models.tokenizer import load_tokenizer
@@ -118,7 +118,7 @@ class ModelSession:
             self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
         self.check_task(source.task)
         self.check_graph(source)
-        return source
+        return compressed_parts(source, self.cache, self.config.target)
 
     def check_tokenizer(self, load: Callable[[], Any]) -> None:
         """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
@@ -134,6 +134,7 @@ class ModelSession:
                 f"a model for {task.name} writes no texts; name a text: {{path: calibration.txt}} or {{dataset: ...}}",
                 key="calibration.synthetic",
             )
+        check_in_parts(self.config.candidates, task)
 
     def check_graph(self, source: SourceModel) -> None:
         """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
@@ -172,18 +173,15 @@ class ModelSession:
 
         See `Task.compiled`.
         """
+        from autotune.models.runtime.compile import thread_share
+
         runtime = self.config.runtime
-        threads = thread_limit()  # changes the time of a score and none of its bits
-        share: dict[str, Any] = {}
-        if threads is not None and runtime.device == "CPU":
-            # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
-            share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         compiled = self.source.task.compiled(
             model,
             self.tokenizer,
-            folder=self.source.path,
+            folder=self.source.parts or self.source.path,
             device=runtime.device,
-            ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
+            ov_config={**thread_share(runtime.device), **(runtime.ov_config if ov_config is None else ov_config)},
             columns=columns,
         )
         self.runtime_properties = dict(compiled.properties)
@@ -206,7 +204,7 @@ class ModelSession:
         with self.shared():
             return cached_windows(
                 self.store,
-                lambda: self.compiled(self.model),
+                lambda: self.compiled(self.source.path or self.model),
                 samples=calibration.samples,
                 sequence_length=calibration.sequence_length,
                 seed=self.config.study.seed,
@@ -243,6 +241,7 @@ class ModelSession:
             length=calibration.sequence_length,
             samples=samples,
             name=f"the calibration text {describe_source(calibration)}",
+            embeddings=self.embeddings,
         )
 
     @cached_property
@@ -251,7 +250,8 @@ class ModelSession:
         calibration = self.config.calibration
         if calibration.synthetic:
             return synthetic_fingerprint(calibration.samples, calibration.sequence_length, self.config.study.seed)
-        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
+        images = [self.calibration_windows.tobytes()] if self.source.task.in_parts else []
+        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts, *images)
 
     @cached_property
     def store(self) -> ReferenceStore:
@@ -280,10 +280,15 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer),
+                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer, self.embeddings),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
+
+    @cached_property
+    def embeddings(self) -> Any:
+        """The original's embeddings of tokens and images; None for a model that takes tokens."""
+        return self.source.task.embeddings(self.source.path, "CPU", None)
 
     @cached_property
     def engine(self) -> Engine:
@@ -300,6 +305,7 @@ class ModelSession:
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
+                beside=self.source.beside,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
@@ -357,10 +363,8 @@ class ModelSession:
             from autotune.models.given import read_given
 
             found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
-            task = self.source.task.spec
-            return read_given(
-                found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote, task=task
-            )
+            options: dict[str, Any] = {"trust_remote_code": remote, "task": self.source.task.spec}
+            return read_given(found.model, self.engine, self.config.target, self.cache, **options)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:
@@ -384,13 +388,6 @@ class ModelSession:
                 return open_planner(self.measuring_inputs, self.config, self.stage)
         except (AutotuneError, RuntimeError) as error:
             return error
-
-    def fitted(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Shorten the windows of a text's options to the model's positions; the number of tokens stays about equal."""
-        length, positions = options.get("sequence_length"), self.source.positions
-        if length is None or positions is None or length <= positions:
-            return dict(options)
-        return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}
 
     @property
     def measuring_inputs(self) -> MeasuringInputs:

@@ -58,9 +58,9 @@ def sweep(
     output: str | Path | None = None,
     seed: int | None = None,
     overrides: Sequence[str] = (),
+    effort: str | None = None,
     start_from: str | Path | None = None,
     target: str | Sequence[str] | None = None,
-    effort: str | None = None,
     fresh: bool = False,
     callbacks: Sequence[Callback | str] = (),
     open_page: bool = False,
@@ -77,7 +77,7 @@ def sweep(
             each model, with folders side by side.
         output: folder for the studies and their comparison.
         finished: called with each study at its end.
-        trials, timeout, workers, seed, overrides, start_from, target, effort, fresh, callbacks, open_page, progress: as
+        trials, timeout, workers, seed, overrides, effort, start_from, target, fresh, callbacks, open_page, progress: as
             for `autotune.search`, for each study.
 
     Returns:
