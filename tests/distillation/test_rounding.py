@@ -78,7 +78,7 @@ def test_noise_has_the_covariance_of_the_divergence(llama: Any, compressed: Call
 
 
 def test_scaled_weights_have_scaled_curvature() -> None:
-    """An error costs the same if columns are multiplied (AWQ) and rows divided, and the curvature is changed with them."""
+    """An error costs the same if columns are multiplied (AWQ), rows divided, and the curvature is changed with them."""
     rng = np.random.default_rng(0)
     error, columns, rows = rng.standard_normal((6, 8)), rng.uniform(0.5, 2, 8), rng.uniform(0.5, 2, 6)
     curvature = Curvature(moments(8, 1), moments(6, 2))
