@@ -10,18 +10,17 @@ Texts (``calibration``, ``evaluation``) are a path, a list of strings, ``{"datas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
+from autotune.study.sweep import search_model, sweep
 from autotune.study.view import Study, load_study
 
 if TYPE_CHECKING:
     import openvino as ov
-    import optuna
     import pandas as pd
-    from optuna.trial import FrozenTrial
 
     from autotune.config.config import Config
     from autotune.evaluation.scores import Scores
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.run import StudyOutcome
     from autotune.study.single import CompressedModel
+    from autotune.study.sweep import Callback
 
     Target = str | Sequence[str] | None
-    Callback = Callable[[optuna.Study, FrozenTrial], None]
 
-__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"]
+__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "sweep", "worker"]
 
 
 def compress(
@@ -70,6 +69,7 @@ def compress(
     tokenizer: Any = None,
     cache: str | Path | None = None,
     trust_remote_code: bool = False,
+    task: str | None = None,
     progress: bool = True,
 ) -> CompressedModel:
     """Compress the weights of one model.
@@ -83,8 +83,7 @@ def compress(
         effort: ``"best"``: GPTQ and scale estimation; ``"extreme"``: distillation as well. Both need `calibration`.
         calibration, samples, sequence_length: texts for settings that look at activations; windows, tokens of each.
         max_size: largest size of `openvino_model.bin`, in bytes or as ``"90 MB"``.
-        evaluation: texts on which divergences from the original are measured; needed with `max_size`, and other texts
-            than `calibration`.
+        evaluation: other texts, on which divergences from the original are measured; needed with `max_size`.
         allow: with `max_size`, formats of fewer than 4 bits that may be used: ``"int2"``, ``"int3"``.
         runtime_compressed: with `max_size`, use only formats that the CPU keeps compressed after loading.
         target: devices that the model must run on: CPU, GPU, NPU or a list of them; restricts the settings.
@@ -92,6 +91,7 @@ def compress(
         tokenizer: the `transformers` tokenizer of an `ov.Model`, if texts are needed.
         cache: folder for what is computed once; by default AUTOTUNE_CACHE or the user's cache folder.
         trust_remote_code: whether code that comes with the model may run.
+        task: what the model does, such as ``"text-embedding"``; by default found from its files.
         progress: show progress on stderr.
 
     Raises:
@@ -116,13 +116,14 @@ def compress(
     written = None if output is None else Path(output)
     with listening(progress) as listener:
         session = single.open_model(
-            source_of(model, tokenizer, "model"),
+            source_of(model, tokenizer, "model", task),
             calibration=calibration_from(calibration, samples, sequence_length),
             cache=None if cache is None else Path(cache),
             stage=listener.stage,
             trust_remote_code=trust_remote_code,
             depth=None if limit is not None else lambda engine: engine.depth(settings),
             targets=targets,
+            task=task,
         )
         if limit is None or evaluation is None:
             return single.compress(session, settings, output=written)
@@ -147,6 +148,7 @@ def evaluate(
     tokenizer: Any = None,
     cache: str | Path | None = None,
     trust_remote_code: bool = False,
+    task: str | None = None,
     progress: bool = True,
 ) -> Scores:
     """Score one model against its original.
@@ -156,10 +158,10 @@ def evaluate(
         reference: the original; by default that of `config`, or the one that a `CompressedModel` was made from.
         config: a model.yaml, whose original, evaluators and runtime are used.
         evaluators: names, or name -> options, e.g. ``{"perplexity": {"path": "text.txt", "samples": 16}}``; by default
-            those of `config`, or similarity and perplexity.
+            those of `config`, or those of the task: similarity and perplexity for text generation.
         options: name -> options that replace some of those of `evaluators` or `config`.
         tokenizer: the tokenizer of a `reference` in memory.
-        cache, trust_remote_code, progress: as for `compress`.
+        cache, trust_remote_code, task, progress: as for `compress`.
 
     Returns:
         A measurement for each metric, with ``value`` and ``stderr`` in the metric's unit.
@@ -180,19 +182,19 @@ def evaluate(
     from autotune.study import single
     from autotune.study.progress import listening
 
-    names = None if evaluators is None else list(evaluators)
     given = dict(evaluators) if isinstance(evaluators, Mapping) else {}
     given |= {name: {**given.get(name, {}), **changed} for name, changed in (options or {}).items()}
-    source = None if reference is None else source_of(reference, tokenizer, "reference")
+    source = None if reference is None else source_of(reference, tokenizer, "reference", task)
     if source is None and config is None and isinstance(model, single.CompressedModel):
         source = model.source
     settings = evaluation_config(
         file=None if config is None else Path(config),
         reference=source if source is None or isinstance(source, str) else single.IN_MEMORY,
-        names=names,
+        names=None if evaluators is None else list(evaluators),
         options=given,
         cache=None if cache is None else Path(cache),
         trust_remote_code=trust_remote_code,
+        task=task if source is None or isinstance(source, str) else source.task.spec,
     )
     with listening(progress) as listener:
         original = None if isinstance(source, str) else source
@@ -246,24 +248,20 @@ def search(
         >>> study.front["footprint"].tolist()
         [3981701, 2501061]
     """
-    from autotune.config.arguments import as_config
-    from autotune.reporting.trackers import trackers
+    from autotune.config.arguments import as_config, changes_of
     from autotune.study.progress import listening
-    from autotune.study.run import run_search
 
-    changes = [*overrides, *_changes(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
-    start = None if start_from is None else Path(start_from)
-    with listening(progress) as listener, trackers(callbacks) as called:
-        outcome = run_search(
-            as_config(config, changes, output, note=listener.note),
-            listener=listener,
-            fresh=fresh,
+    given = [*overrides, *changes_of(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    with listening(progress) as listener:
+        return search_model(
+            as_config(config, given, output, note=listener.note),
+            listener,
             storage=storage,
-            start_from=start,
-            callbacks=called,
+            start_from=start_from,
+            fresh=fresh,
+            callbacks=callbacks,
             open_page=open_page,
         )
-    return Study(outcome.report.results, outcome.folder, storage, outcome)
 
 
 def worker(
@@ -288,11 +286,11 @@ def worker(
         >>> outcome.ran, outcome.reason
         (0, 'trials')
     """
-    from autotune.config.arguments import as_config
+    from autotune.config.arguments import as_config, changes_of
     from autotune.study.progress import listening
     from autotune.study.run import run_worker
 
-    loaded = as_config(config, [*overrides, *_changes(workers=workers)], output)
+    loaded = as_config(config, [*overrides, *changes_of(workers=workers)], output)
     with listening(progress) as listener:
         return run_worker(loaded, storage, listener=listener)
 
@@ -319,12 +317,12 @@ def plan(
         >>> [(point.settings["mode"], point.footprint) for point in result.points]
         [('int8_asym', 3981701), ('int4_asym', 2501061)]
     """
-    from autotune.config.arguments import as_config
+    from autotune.config.arguments import as_config, changes_of
     from autotune.study.planning.dry_run import dry_run
     from autotune.study.progress import listening
 
     with listening(progress) as listener:
-        loaded = as_config(config, [*overrides, *_changes(target)], note=listener.note)
+        loaded = as_config(config, [*overrides, *changes_of(target)], note=listener.note)
         return dry_run(loaded, listener.stage, measure=forecast)
 
 
@@ -392,9 +390,3 @@ def compare(
     if output is not None and report:
         across.write_report(comparison, Path(output))
     return comparison.frame
-
-
-def _changes(target: Target = None, effort: str | None = None, **options: Any) -> list[str]:
-    devices = None if target is None else [target] if isinstance(target, str) else [*target]
-    values = {"target": devices, "effort": effort, **{f"study.{key}": value for key, value in options.items()}}
-    return [f"{key}={value}" for key, value in values.items() if value is not None]

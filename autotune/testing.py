@@ -22,7 +22,7 @@ from autotune.evaluation import Evaluator, HeldOut, Measurement, Metric, Preview
 if TYPE_CHECKING:
     from autotune.evaluation import Choose, FloatArray, IntArray, Reference
 
-__all__ = ["EvaluatorConformance", "FakeLanguageModel", "FakeTokenizer"]
+__all__ = ["EvaluatorConformance", "FakeEncoder", "FakeLanguageModel", "FakeTokenizer"]
 
 _PIECE = 7  # positions in one piece of a scan
 
@@ -43,9 +43,18 @@ class FakeTokenizer:
     def __len__(self) -> int:
         return len(self._alphabet)
 
-    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
-        """Tokenize `text` into ``{"input_ids": [...]}``."""
-        return {"input_ids": [self._ids.get(character, 1) for character in text]}
+    def __call__(
+        self,
+        text: str,
+        pair: str = "",
+        add_special_tokens: bool = True,
+        verbose: bool = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+    ) -> dict[str, list[int]]:
+        """Tokenize `text`, and the text after it, into ``{"input_ids": [...]}``."""
+        tokens = [self._ids.get(character, 1) for character in text + pair]
+        return {"input_ids": tokens[:max_length] if truncation else tokens}
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `tokens`."""
@@ -166,6 +175,43 @@ class FakeLanguageModel:
         return logits
 
 
+class FakeEncoder:
+    """Deterministic encoder in NumPy; implements `autotune.evaluation.Encoder`.
+
+    The vector of a token is a random function of it and of the mean of the text.
+
+    Attributes:
+        usage: as given.
+    """
+
+    def __init__(
+        self, *, seed: int = 0, noise: float = 0.0, broken: bool = False, logits: int = 0, **usage: Any
+    ) -> None:
+        """Make the table.
+
+        Args:
+            seed, noise, broken: as for `FakeLanguageModel`.
+            logits: number of logits of a text; 0 is a vector of 16 numbers for each token.
+            usage: see `Encoder`.
+        """
+        self.tokenizer, self.usage, self.source = FakeTokenizer(), usage, None
+        shape = (len(self.tokenizer), logits or 16)
+        self._table = np.random.default_rng(seed).normal(0.0, 1.0, shape).astype(np.float32)
+        self._table += noise * np.random.default_rng(seed + 1).normal(0.0, 1.0, shape).astype(np.float32)
+        self._broken, self._logits = broken, logits
+
+    def run(
+        self, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """See `Encoder.run`; the last text comes first."""
+        if self._broken:
+            raise EvaluationError("the fake model returns NaN or infinite numbers, because it has broken=True.")
+        for index in reversed(range(len(sequences))):
+            vectors = self._table[np.asarray(sequences[index])]
+            mean = vectors.mean(axis=0)
+            yield index, mean if self._logits else vectors + mean
+
+
 class EvaluatorConformance:
     """Tests that every evaluator must pass; a test class inherits this and defines `make`."""
 
@@ -173,8 +219,8 @@ class EvaluatorConformance:
         """Return a new evaluator that can score a `FakeLanguageModel`, always with the same options."""
         raise NotImplementedError
 
-    def model(self, **options: Any) -> FakeLanguageModel:
-        """Return the model to score; see `FakeLanguageModel` for the options."""
+    def model(self, **options: Any) -> Any:
+        """Return the model to score, by default a `FakeLanguageModel`, which has the options."""
         return FakeLanguageModel(**options)
 
     def test_is_an_evaluator(self) -> None:

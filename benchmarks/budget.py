@@ -21,7 +21,7 @@ from common import DEMO
 
 from autotune.allocation.allocator import Point, open_allocator
 from autotune.allocation.choices import default_settings, make_menus
-from autotune.allocation.probe import FULL, SHORT, MeasuringInputs
+from autotune.allocation.probe import MeasuringInputs
 from autotune.common.cache import Cache
 from autotune.compression.bank import Bank
 from autotune.compression.calibration.statistics import StatisticsCache
@@ -29,6 +29,7 @@ from autotune.compression.engine import Engine
 from autotune.evaluation.texts.sources import token_windows
 from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from autotune.models.source import resolve_model
+from autotune.models.tasks.text_generation import TASK
 from evaluators.perplexity import Perplexity
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         engine = Engine(model, bank=Bank(), statistics=collect)
         unseen = Perplexity(path=options.report, sequence_length=512, samples=32)
         inputs = MeasuringInputs(engine, source, lambda: tokenizer, cache)
-        short, full = (inputs.texts({"path": options.text, **windows}) for windows in (SHORT, FULL))
+        short, full = (inputs.texts({"path": options.text, **windows}) for windows in (TASK.loss.short, TASK.loss.full))
         menus = make_menus(
             engine,
             default_settings(data_aware=True, small=options.small),

@@ -16,6 +16,7 @@ import csv
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,22 @@ def families_versions(argument: str) -> str:
     return f"{table(heads, cells)}\n\n{provenance(found)}"
 
 
+def mutated_models(argument: str) -> str:
+    """The outcomes of `mutated_models.json` by kind of change."""
+    found = stored("mutated_models")
+    outcomes = ("right", "refused", "late", "WRONG")
+    counts = Counter((row["kind"], row["outcome"]) for row in found["rows"].values())
+    kinds = [*sorted({kind for kind, _ in counts}), "all"]
+    counts += Counter({("all", outcome): sum(counts[kind, outcome] for kind in kinds) for outcome in outcomes})
+    cells = [
+        [kind.replace("_", " "), str(sum(counts[kind, outcome] for outcome in outcomes))]
+        + [str(counts[kind, outcome]) for outcome in outcomes]
+        for kind in kinds
+    ]
+    heads = ["change", "folders", "exported, right", "refused before the export", "refused after it", "wrong"]
+    return f"{table(heads, cells)}\n\n{provenance(found)}"
+
+
 def racing(argument: str) -> str:
     """Rows of `racing.json`: share of tokens, wrong stops and equal fronts by precision."""
     found = stored("racing")
@@ -323,6 +340,26 @@ def budgets(argument: str) -> str:
     return f"{table(heads, cells)}\n\n{example_provenance()}"
 
 
+def chaos(prefixes: str) -> str:
+    """Injected faults whose names begin with one of the prefixes: counts, what was lost, seconds to recover."""
+    found, rows = stored("chaos"), []
+    for row in found["rows"]:
+        if row["fault"].startswith(tuple(prefixes.split(" | "))):
+            seconds = "–" if row["seconds"] is None else f"{row['seconds']:g}"
+            lost = "; ".join(row["lost"]) or "nothing"
+            rows.append([row["fault"], str(row["injected"]), str(row["survived"]), lost, str(row["repeated"]), seconds])
+    heads = ["fault", "injected", "survived", "lost", "trials repeated", "seconds, median"]
+    return f"{table(heads, rows)}\n\n{provenance(found)}"
+
+
+def load(argument: str) -> str:
+    """Measurements of the group load of benchmarks/chaos.py."""
+    found = stored("chaos")
+    rows = [row for row in found["rows"] if row["fault"].startswith("load: ")]
+    cells = [[row["fault"].removeprefix("load: "), "; ".join(row["lost"]) or row["note"]] for row in rows]
+    return f"{table(['load', 'result'], cells)}\n\n{provenance(found)}"
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "settings": settings,
     "quality": quality,
@@ -334,9 +371,12 @@ TABLES: dict[str, Callable[[str], str]] = {
     "listed": listed,
     "families": families,
     "families-versions": families_versions,
+    "mutated-models": mutated_models,
     "racing": racing,
     "front": front,
     "budgets": budgets,
+    "chaos": chaos,
+    "load": load,
 }
 
 

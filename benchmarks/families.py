@@ -111,6 +111,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "xglm": {"d_model": 64, "ffn_dim": 128, "num_layers": 2, "attention_heads": 4},
     "mpt": {"max_seq_len": 128},
     "falcon": {"alibi": False},
+    "phi": {"num_key_value_heads": 4},
     "mamba": _MAMBA,
     "falcon_mamba": _MAMBA,
     "zamba2": {"mamba_d_state": 8, "mamba_headdim": 32, "mamba_ngroups": 1, "num_mem_blocks": 1}
@@ -171,6 +172,7 @@ def write_checkpoint(model_type: str, folder: Path) -> None:
         raise ValueError("has other parts than a text decoder")
     options = {name: value for name, value in SIZES.items() if name in names} | OVERRIDES.get(model_type, {})
     config = AutoConfig.for_model(model_type, **options)
+    config.pad_token_id = getattr(config, "pad_token_id", None)  # see `autotune.models.exporters.load_config`
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():

@@ -13,6 +13,8 @@ of logits in float32. Exit code 1 if a kind ends in another way than it should.
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import json
 import shutil
 import sys
@@ -325,6 +327,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         base = write_family(LLAMA, work / "base")
+        importlib.import_module("optimum.intel")
+        gc.freeze()  # the converter collects garbage often, with many objects of imported packages to look at
         if options.quantized:
             from quantized_checkpoints import KINDS as QUANTIZED
 

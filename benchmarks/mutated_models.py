@@ -1,8 +1,11 @@
 """Broken models: mutate small model folders at random, and check that each is refused by name or served right.
 
-    python benchmarks/mutated_models.py                              # 200 mutations of three families
-    python benchmarks/mutated_models.py --count 40 --seed 1 --families qwen2
-    python benchmarks/mutated_models.py --only 17                    # one mutation again
+    python benchmarks/mutated_models.py --minutes 5    # those of 200 mutations that have no result yet
+    python benchmarks/mutated_models.py --seed 1       # 200 others
+    python benchmarks/mutated_models.py --only 17      # one mutation again
+
+Results are kept in docs/data/mutated_models.json, and written after each mutation: repeat the command until it has
+nothing left to do. A mutation is drawn by its seed and number alone.
 
 A mutated folder is served right if its exported model has the logits that transformers computes from the same folder.
 transformers fills missing tensors with random numbers, so that an export of them has other logits. Outcomes:
@@ -18,6 +21,8 @@ Exit code 1 if any is WRONG.
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import json
 import random
 import shutil
@@ -27,19 +32,25 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+import common  # noqa: F401
 from families import FAMILIES, write_family
 
 from autotune.common.cache import Cache
+from autotune.common.machine import machine
 from autotune.errors import AutotuneError
 from autotune.models import source
 from autotune.models.architecture import quiet
 
+DATA = Path(__file__).parents[1] / "docs" / "data" / "mutated_models.json"
+FAMILY_NAMES = ("qwen2", "gpt2", "mixtral")
 TOLERANCE = 1e-3
 WEIGHTS = "model.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 26012\n"
@@ -257,6 +268,9 @@ def other_tokenizer(folder: Path, draw: random.Random) -> str:
     return what
 
 
+KIND_NAMES = sorted(MUTATIONS)
+
+
 def original_answer(folder: Path) -> tuple[list[int], Any]:
     """Compute tokens [n] and logits float32 [n, vocabulary] with transformers."""
     import torch
@@ -319,31 +333,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", nargs="*", default=["qwen2", "gpt2", "mixtral"])
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of mutations to run")
-    parser.add_argument("--kinds", nargs="*", default=sorted(MUTATIONS), choices=sorted(MUTATIONS))
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of mutations, done again")
+    parser.add_argument("--minutes", type=float, default=5, help="no mutation begins after this")
     options = parser.parse_args()
 
-    counts: Counter[str] = Counter()
+    found = json.loads(DATA.read_text("utf-8")) if DATA.is_file() else {"rows": {}}
+    packages = ("transformers", "optimum-intel", "openvino")
+    found |= {"command": "python benchmarks/mutated_models.py", "model": "tiny random models", "machine": machine()}
+    found["measured"] = "exports of damaged model folders: refused, or with the logits of transformers"
+    found |= {"versions": {package: version(package) for package in packages}, "date": str(date.today())}
+    rows, ends = found["rows"], time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for family in options.families:
+        for family in FAMILY_NAMES:
             write_family(FAMILIES[family], work / family)
-        for number in range(options.count):
-            draw = random.Random(f"{options.seed} {number}")
-            family = draw.choice(options.families)
-            kind = options.kinds[number % len(options.kinds)]
-            if options.only and number not in options.only:
+        importlib.import_module("optimum.intel")
+        gc.freeze()  # the converter collects garbage often, with many objects of imported packages to look at
+        for number in options.only or range(options.count):
+            key = f"{options.seed}.{number}"
+            if key in rows and not options.only:
                 continue
+            if time.monotonic() > ends:
+                print("more to do: run it again")
+                break
+            draw = random.Random(f"{options.seed} {number}")
+            family = draw.choice(FAMILY_NAMES)
+            kind = KIND_NAMES[number % len(KIND_NAMES)]
             folder = shutil.copytree(work / family, work / "mutated")
             done = MUTATIONS[kind](folder, draw)
             started = time.perf_counter()
             outcome, message = run(folder, work)
-            counts[outcome] += 1
             seconds = time.perf_counter() - started
             print(f"{number:4} {outcome:8} {seconds:5.1f} s  {family} {kind}: {done}\n       {message}", flush=True)
+            rows[key] = {"family": family, "kind": kind, "mutation": done, "outcome": outcome, "shown": message}
+            rows[key]["seconds"] = round(seconds, 2)
+            DATA.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             for path in (folder, work / "cache"):
                 shutil.rmtree(path, ignore_errors=True)
+    counts = Counter(row["outcome"] for row in rows.values())
     print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
     sys.exit(counts["WRONG"] > 0)
 

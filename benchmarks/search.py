@@ -117,9 +117,11 @@ def trials_of(folder: Path) -> list[dict[str, Any]]:
 
     from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
     from autotune.study.storage.history import History
+    from autotune.study.workers.front import FRONT
 
     storage = connect(database_url(folder / DATABASE))
-    history = History(optuna.load_study(study_name=STUDY_NAME, storage=storage).get_trials(deepcopy=False))
+    study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    history, of_front = History(study.get_trials(deepcopy=False)), study.user_attrs.get(FRONT, {"trials": {}})["trials"]
     close(storage)
     return [
         {
@@ -127,7 +129,7 @@ def trials_of(folder: Path) -> list[dict[str, Any]]:
             "settings": trial.user_attrs["settings"],
             "state": trial.state.name,
             "values": trial.values,
-            "similarity": trial.user_attrs.get("metrics", {}).get("similarity", {}).get("value"),
+            "similarity": of_front.get(str(trial.number), {}).get("metrics", {}).get("similarity", {}).get("value"),
         }
         for trial in history.finished
     ]

@@ -51,17 +51,20 @@ IntArray = npt.NDArray[np.int64]
 class Positions:
     """Arrays of the original's distributions, filled piece by piece."""
 
-    def __init__(self, count: int, vocabulary_size: int, *, first: int = 0, compact: bool = False) -> None:
+    def __init__(
+        self, count: int, vocabulary_size: int, *, places: IntArray | None = None, compact: bool = False
+    ) -> None:
         """Make room for `count` positions over `vocabulary_size` tokens.
 
         Args:
             count: number of positions.
             vocabulary_size: V.
-            first: index of the first position in the whole text; it decides which tokens are sampled.
+            places: int64 [count], indices of the positions in the whole text, which decide the tokens that are sampled;
+                by default the text has these positions alone.
             compact: use the compact form.
         """
         self._filled = 0
-        self._first = first
+        self._places = np.arange(count) if places is None else places
         self._arrays: dict[str, npt.NDArray[Any]] = {
             "vocabulary_size": np.array([vocabulary_size], np.int64),
             "best": np.empty(count, np.int32),
@@ -90,7 +93,7 @@ class Positions:
             if "log_probability" in self._arrays:
                 self._arrays["log_probability"][span] = logp
                 continue
-            tokens, tail = _choose(logp, self._first + span.start)
+            tokens, tail = _choose(logp, self._places[span])
             self._arrays["kept_tokens"][span] = tokens
             self._arrays["tail_probability"][span] = tail
             kept = np.take_along_axis(logp, tokens, axis=-1)
@@ -208,7 +211,7 @@ def _log_sum_exp(rows: Float32Array) -> Float64Array:
     return np.asarray(largest[:, 0].astype(np.float64) + np.log(total.astype(np.float64)))
 
 
-def _choose(logp: Float32Array, start: int) -> tuple[IntArray, Float32Array]:
+def _choose(logp: Float32Array, places: IntArray) -> tuple[IntArray, Float32Array]:
     """Tokens to keep of [n, V] log-probabilities, [n, TOP + SAMPLED], and the probability of all but TOP, [n].
 
     The sampled tokens are drawn systematically: at equal distances along the tail's cumulative probability, from a
@@ -218,7 +221,7 @@ def _choose(logp: Float32Array, start: int) -> tuple[IntArray, Float32Array]:
     probability = np.exp(logp, dtype=np.float64)
     np.put_along_axis(probability, top, 0.0, axis=-1)  # not 1 - sum(top): the tail may be tiny
     cumulative = np.cumsum(probability, axis=-1)
-    offset = np.arange(start, start + len(logp)) * 0.6180339887498949 % 1.0
+    offset = places * 0.6180339887498949 % 1.0
     marks = (np.arange(SAMPLED) + offset[:, None]) / SAMPLED * cumulative[:, -1:]
     drawn = [np.searchsorted(row, mark, side="right") for row, mark in zip(cumulative, marks, strict=True)]
     sampled = np.minimum(np.array(drawn, np.int64), logp.shape[-1] - 1)

@@ -75,6 +75,7 @@ class Perplexity(TextEvaluator[Options]):
 
     Options = Options
     metrics = METRICS
+    tasks = ("text-generation", "visual-text")
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -128,16 +129,19 @@ class Perplexity(TextEvaluator[Options]):
         return {"tokens": windows, "compact": np.array([0 if size > _EXACT_BYTES else parts], np.int64)}
 
     def part_key(self, outline: Reference, part: int) -> str:
-        """Return a fingerprint of a part's tokens, position and form; see `PartedEvaluator.part_key`."""
-        tokens = np.ascontiguousarray(_part_windows(outline, part)).tobytes().hex()
-        return fingerprint("perplexity", _VERSION, part, bool(part >= outline["compact"][0]), tokens)
+        """Return a fingerprint of a part's tokens, places and form; see `PartedEvaluator.part_key`."""
+        chosen = _windows_of(outline, part)
+        tokens = np.ascontiguousarray(outline["tokens"][chosen]).tobytes().hex()
+        return fingerprint("perplexity", _VERSION, chosen.tolist(), bool(part >= outline["compact"][0]), tokens)
 
     def part(self, original: LanguageModel, outline: Reference, part: int) -> Reference:
         """Compute likelihoods float64 [m, T - 1], m T distributions and self-noise [3] on the m windows of a part."""
-        windows = _part_windows(outline, part)
+        chosen = _windows_of(outline, part)
+        windows = np.asarray(outline["tokens"][chosen])
         length = windows.shape[1]
-        first, compact = part * _windows_a_part(outline) * length, bool(part >= outline["compact"][0])
-        positions = _divergence.Positions(windows.size, original.vocabulary_size, first=first, compact=compact)
+        places = (chosen[:, None] * length + np.arange(length)).ravel()
+        compact = bool(part >= outline["compact"][0])
+        positions = _divergence.Positions(windows.size, original.vocabulary_size, places=places, compact=compact)
         likelihoods = np.empty((len(windows), length - 1), np.float64)
         for index, start, logits in original.scan(windows.tolist(), [0] * len(windows)):
             _likelihoods(logits, windows[index], start, likelihoods[index])
@@ -162,19 +166,24 @@ class Perplexity(TextEvaluator[Options]):
         for stop in looks(len(windows)):
             block = order[finished:stop]
             for index, start, logits in candidate.scan(windows[block].tolist(), [0] * len(block)):
-                part, row = divmod(int(block[index]), each)
                 at, span = finished + index, slice(start, start + len(logits))
+                part, row = divmod(at, each)
                 compared = _divergence.compare(_divergence.arrays_of(reference, part), row * length + start, logits)
                 divergences[at, span], agreements[at, span] = compared.divergence, compared.agree
                 _likelihoods(logits, windows[block[index]], start, likelihoods[at])
             finished = stop
-            originals = _original_means(reference, order[:stop])
+            originals = _original_means(reference, stop)
             yield _measurements(likelihoods[:stop], originals, reference, divergences[:stop], agreements[:stop])
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Return the original's perplexity, and perfect values of the other metrics."""
-        shape = reference["tokens"].shape
-        means = _original_means(reference, scoring_order(shape[0]))
+        return self.original_on(reference, len(reference["tokens"]))
+
+    def original_on(self, reference: Reference, parts: int) -> Mapping[str, Measurement]:
+        """As `original`, on the windows of the first parts; see `PartedEvaluator.original_on`."""
+        windows, length = reference["tokens"].shape
+        means = _original_means(reference, min(windows, parts * _windows_a_part(reference)))
+        shape = len(means), length
         return _measurements(means[:, None], means, reference, np.zeros(shape), np.ones(shape))
 
     def scored(self, reference: Reference) -> str:
@@ -188,15 +197,16 @@ def _windows_a_part(reference: Reference) -> int:
     return max(1, _PART_TOKENS // int(reference["tokens"].shape[1]))
 
 
-def _part_windows(outline: Reference, part: int) -> npt.NDArray[np.int64]:
+def _windows_of(outline: Reference, part: int) -> npt.NDArray[np.int64]:
+    """Return the windows of a part, int64 [m]: those that are scored one after the other."""
     each = _windows_a_part(outline)
-    return np.asarray(outline["tokens"][part * each : (part + 1) * each])
+    return scoring_order(len(outline["tokens"]))[part * each : (part + 1) * each]
 
 
-def _original_means(reference: Reference, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the original's mean negative log-likelihood of each of these windows."""
-    places = (divmod(window, _windows_a_part(reference)) for window in windows.tolist())
-    return np.array([reference[f"{part}/likelihoods"][row].mean() for part, row in places])
+def _original_means(reference: Reference, count: int) -> npt.NDArray[np.float64]:
+    """Return the original's mean negative log-likelihood of each of the first windows, in the order of scoring."""
+    each = _windows_a_part(reference)
+    return np.concatenate([reference[f"{part}/likelihoods"].mean(axis=1) for part in range(-(-count // each))])[:count]
 
 
 def _likelihoods(

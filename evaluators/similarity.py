@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -23,14 +22,16 @@ from autotune.evaluation import (
     Metric,
     Reference,
     fingerprint,
+    fingerprint_file,
     is_english,
+    read_images,
     read_prompts,
 )
-from evaluators import _teacher_forcing
-from evaluators._embedder import embed, embedder_fingerprint
-from evaluators._statistics import mean, ratio
+from evaluators import _answers, _teacher_forcing
+from evaluators._embedder import embedder_fingerprint
+from evaluators._statistics import mean
 
-__all__ = ["Options", "Similarity", "divergence_tokens", "prompt_sets", "prompt_tokens"]
+__all__ = ["Options", "Similarity", "prompt_sets", "prompt_tokens"]
 
 _VERSION = 3  # increased when the same options give other scores
 _SETS = Path(__file__).parent / "prompts"
@@ -72,7 +73,8 @@ class Options(BaseModel):
     prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
-        "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts.",
+        "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts. "
+        "Lines {image: FILE, text: TEXT} of a jsonl file are prompts about images.",
     )
     max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
     embedder: str = Field(
@@ -85,7 +87,7 @@ class Options(BaseModel):
     )
     decode: Literal["always", "front", "never"] = Field(
         "front",
-        description="Decode the compressed model's answers for every model, in a search for those on the front alone, "
+        description="Decode the compressed model's answers for every model, in a search for the final front alone, "
         "or never (then there are only the metrics answer_...).",
     )
 
@@ -116,6 +118,7 @@ class Similarity:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    tasks: tuple[str, ...] = ("text-generation", "visual-text")
     repeatable = True
 
     def __init__(self, **options: Any) -> None:
@@ -132,6 +135,13 @@ class Similarity:
         if isinstance(prompts, tuple):
             return list(prompts)
         return read_prompts(prompt_sets().get(str(prompts), Path(prompts)))
+
+    @cached_property
+    def _images(self) -> list[Path | None]:
+        prompts = self.options.prompts
+        if isinstance(prompts, tuple) or str(prompts) in prompt_sets():
+            return [None] * len(self._prompts)
+        return read_images(prompts)
 
     def held_out(self) -> Similarity | None:
         """Return the evaluator on the prompts `report` instead of `default`; None for any other prompts."""
@@ -156,6 +166,7 @@ class Similarity:
             options.max_new_tokens,
             None if options.decode == "never" else embedder_fingerprint(options.embedder),
             options.use_chat_template,
+            *(fingerprint_file(image) for image in self._images if image is not None),
         )
 
     def reference(self, original: LanguageModel) -> Reference:
@@ -166,7 +177,7 @@ class Similarity:
         prompts = self._tokenised(original)
         limit = self.options.max_new_tokens
         answers = original.greedy_batch(prompts, [limit] * len(prompts))
-        texts = _texts(original.tokenizer, answers)
+        texts = _answers.texts(original.tokenizer, answers)
         if not any(text.strip() for text in texts):
             raise EvaluationError(
                 f"the original model's answers to all {len(prompts)} prompts are empty. Use other prompts "
@@ -175,11 +186,11 @@ class Similarity:
         reference: dict[str, npt.NDArray[Any]] = {
             "answers": np.array([token for answer in answers for token in answer], np.int64),
             "lengths": np.array([len(answer) for answer in answers], np.int64),
-            "text_lengths": np.array([len(_tokens(original.tokenizer, text)) for text in texts], np.int64),
+            "text_lengths": np.array([len(_answers.tokens(original.tokenizer, text)) for text in texts], np.int64),
             **_teacher_forcing.reference_arrays(original, _teacher_forcing.lay_out(prompts, answers, limit)),
         }
         if self.options.decode != "never":
-            reference["embeddings"] = embed(self.options.embedder, texts)
+            reference["embeddings"] = _answers.embed(self.options.embedder, texts)
         return reference
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
@@ -189,8 +200,9 @@ class Similarity:
 
     def shrunk(self, original: LanguageModel) -> tuple[Similarity, float]:
         """Return the evaluator on every second prompt, and the ratio of all prompts to these, that of the times."""
-        few = tuple(self._prompts[::2])
-        return Similarity(**{**self.options.model_dump(), "prompts": few}), len(self._prompts) / len(few)
+        few = Similarity(**{**self.options.model_dump(), "prompts": tuple(self._prompts[::2])})
+        few.__dict__["_images"] = self._images[::2]  # the option is a file for prompts about images
+        return few, len(self._prompts) / len(few._prompts)
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Measure the metrics `previewed`; see `autotune.evaluation.Previewing`."""
@@ -221,7 +233,10 @@ class Similarity:
 
     def _tokenised(self, model: LanguageModel) -> list[list[int]]:
         template = self.options.use_chat_template
-        return [prompt_tokens(model.tokenizer, prompt, template) for prompt in self._prompts]
+        return [
+            prompt_tokens(model.tokenizer, prompt, template) if image is None else model.prompt(prompt, image)
+            for prompt, image in zip(self._prompts, self._images, strict=True)
+        ]
 
     def _verify(
         self, candidate: LanguageModel, reference: Reference
@@ -229,7 +244,7 @@ class Similarity:
         """Run the pass along the original's answers; its result is kept for an `evaluate` after `preview`."""
         verified = self._verified
         if verified is None or verified[0]() is not candidate or verified[1] is not reference:
-            answers = _split(reference)
+            answers = _answers.split(reference)
             path = _teacher_forcing.lay_out(self._tokenised(candidate), answers, self.options.max_new_tokens)
             verified = (weakref.ref(candidate), reference, _teacher_forcing.verify(candidate, reference, path, answers))
             self._verified = verified
@@ -240,52 +255,19 @@ class Similarity:
     ) -> dict[str, Measurement]:
         """Complete the candidate's answers and compare them with the original's as texts."""
         tokenizer = candidate.tokenizer
-        texts = _texts(tokenizer, self._answers(candidate, reference, verified))
-        originals = _texts(tokenizer, _split(reference))
-        cosines = self._cosines(texts, originals, reference["embeddings"])
-        tokens = [[_tokens(tokenizer, text) for text in side] for side in (originals, texts)]
+        texts = _answers.texts(tokenizer, self._completed(candidate, reference, verified))
+        originals = _answers.texts(tokenizer, _answers.split(reference))
+        cosines = _answers.cosines(self.options.embedder, texts, originals, reference["embeddings"])
+        tokens = [[_answers.tokens(tokenizer, text) for text in side] for side in (originals, texts)]
         examples = tuple(map(Example, self._prompts, originals, texts, cosines.tolist()))
-        return {"similarity": replace(mean(cosines, 1.0), examples=examples), **_token_metrics(*tokens)}
+        return {"similarity": replace(mean(cosines, 1.0), examples=examples), **_answers.token_metrics(*tokens)}
 
-    def _answers(
+    def _completed(
         self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
     ) -> list[list[int]]:
         """Complete the candidate's answers, which `_verify` gives up to the first disagreement."""
-        prompts, drafts = self._tokenised(candidate), _split(reference)
-        answers = [list(answer) for answer, _ in verified]
-        unfinished = [index for index, (_, finished) in enumerate(verified) if not finished]
-        rests = candidate.greedy_batch(
-            [[*prompts[index], *answers[index]] for index in unfinished],
-            [self.options.max_new_tokens - len(answers[index]) for index in unfinished],
-            [drafts[index] for index in unfinished],
-        )
-        for index, rest in zip(unfinished, rests, strict=True):
-            answers[index] += rest
-        return answers
-
-    def _cosines(
-        self, texts: Sequence[str], original_texts: Sequence[str], embeddings: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64]:
-        """Compute the cosine of each pair of answers, float64 [n]; exactly 1 for equal texts."""
-        cosines = np.ones(len(texts), np.float64)
-        different = [index for index, text in enumerate(texts) if text != original_texts[index]]
-        if different:
-            vectors = embed(self.options.embedder, [texts[index] for index in different])
-            cosines[different] = np.sum(vectors * embeddings[different], axis=1, dtype=np.float64)
-        return np.clip(cosines, -1.0, 1.0)
-
-
-def _split(reference: Reference) -> list[list[int]]:
-    ends = np.cumsum(reference["lengths"])
-    return [part.tolist() for part in np.split(np.asarray(reference["answers"]), ends[:-1])]
-
-
-def _texts(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
-    return [tokenizer.decode(list(answer), skip_special_tokens=True) for answer in answers]
-
-
-def _tokens(tokenizer: Any, answer: str) -> list[int]:
-    return [int(token) for token in tokenizer(answer)["input_ids"]]
+        limit, drafts = self.options.max_new_tokens, _answers.split(reference)
+        return _answers.complete(candidate, self._tokenised(candidate), verified, drafts, limit)
 
 
 def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: str | bool) -> list[int]:
@@ -301,49 +283,9 @@ def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: str | bool) ->
             "at auto."
         )
     if use_chat_template is not False and template:
-        message = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template adds its own
+        tokens = _answers.chat_tokens(tokenizer, [{"role": "user", "content": prompt}])
     else:
         tokens = tokenizer(prompt)["input_ids"]
     if not len(tokens):
         raise EvaluationError(f"the prompt {prompt!r} has no tokens with this model's tokenizer; leave it out.")
     return [int(token) for token in tokens]
-
-
-def divergence_tokens(original: Sequence[int], candidate: Sequence[int]) -> tuple[int, int]:
-    """Return the position of the first divergent token (FDT) and the number of divergent tokens (SDT).
-
-    As in WhoWhatBench, both come from the matching blocks of `difflib.SequenceMatcher`. FDT is the length of the first
-    block if it begins both answers, else 0. SDT is the number of the candidate's tokens outside all blocks. A longer
-    match further on can hide a short common beginning; then FDT is 0, as in WhoWhatBench.
-
-    Args:
-        original: token ids of the original's answer.
-        candidate: token ids of the candidate's answer.
-
-    Returns:
-        (FDT, SDT); if the candidate has no tokens, SDT is the number of the original's.
-    """
-    if not candidate:
-        return 0, len(original)
-    blocks = SequenceMatcher(None, list(original), list(candidate)).get_matching_blocks()
-    first = blocks[0]
-    fdt = first.size if first.a == 0 and first.b == 0 else 0
-    return fdt, len(candidate) - sum(block.size for block in blocks)
-
-
-def _token_metrics(originals: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> dict[str, Measurement]:
-    """Compute FDT and SDT of answers whose texts were tokenized again, as in WhoWhatBench."""
-    lengths = np.array([len(tokens) for tokens in originals], np.float64)
-    pairs = [divergence_tokens(*pair) for pair in zip(originals, candidates, strict=True)]
-    fdt = np.array([pair[0] for pair in pairs], np.float64)
-    sdt = np.array([pair[1] for pair in pairs], np.float64)
-    own = np.array([len(tokens) for tokens in candidates], np.float64)
-    sdt_norm = np.divide(sdt, own, out=(sdt > 0).astype(np.float64), where=own > 0)
-    return {
-        "fdt": mean(fdt, lengths),
-        "fdt_norm": ratio(fdt, lengths),
-        "sdt": mean(sdt),
-        "sdt_norm": mean(sdt_norm),
-    }

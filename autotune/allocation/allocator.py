@@ -20,6 +20,7 @@ from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.plan import Plan
 from autotune.errors import PlanError
 from autotune.evaluation import Measurement
+from autotune.models.tasks.task import Loss
 
 TOKENS_PER_WEIGHT = 2048
 """Token-forwards that a table of errors may take, for each weight on average."""
@@ -32,6 +33,8 @@ NEIGHBOURS = (0.94, 1.06)
 """Sizes next to the requested one, as shares of it; their plans show the error of the prediction there."""
 REFINED_AT = 12
 """Sizes at which decisions are looked at before a weight is measured a second time."""
+BATCHES = 4
+"""Weights are measured a second time in so many batches, until one changes no plan of these sizes."""
 RIVALS = 1.5
 """Uniform plans are measured where their prediction is at most so many times what the best plan measured."""
 REACH = 0.25
@@ -133,6 +136,11 @@ class Allocator:
         allowed = tokens_per_weight * len(menus.choices) - self.token_forwards
         self._measure_again(allowed // short.tokens if menus.choices else 0)
 
+    @property
+    def loss(self) -> Loss:
+        """The loss that is measured."""
+        return self._full.loss
+
     def best(self, limit: int) -> Point:
         """Find the most accurate verified plan of at most `limit` bytes.
 
@@ -184,11 +192,12 @@ class Allocator:
         """Yield notes on a point: its divergence, if it is uniform, and the protected weights."""
         measured = point.measured
         error = "" if measured.stderr is None else f" ± {measured.stderr:.2g}"
-        yield f"KL divergence {measured.value:.4g}{error} nats a token measured, {point.predicted:.4g} predicted"
+        label, unit = self.loss.label, self.loss.unit
+        yield f"{label} {measured.value:.4g}{error}{unit} measured, {point.predicted:.4g} predicted"
         if point.uniform:
             yield "one mode and group size for all weights is the best plan of this size"
         collapsing = self.collapsing()
-        yield from protections(self.table, point.plan, collapsing)
+        yield from protections(self.table, point.plan, collapsing, unit)
 
     def _alone(self, name: str, variant: Variant) -> float:
         """Measure the divergence of one weight alone in a variant, in nats a token."""
@@ -211,13 +220,23 @@ class Allocator:
 
     def _measure_again(self, times: int) -> None:
         """Measure second variants of the weights whose predictions matter most: those with a large share of a plan's
-        divergence, predicted from another variant."""
+        divergence, predicted from another variant. Stop when a batch of them changes no plan."""
         order = list(self.table.menus.choices)  # that of the model, in which the probe is fastest
-        for name, index in sorted(self._uncertain_choices()[:times], key=lambda one: order.index(one[0])):
-            variant = self.table.menus.choices[name][index].variant
-            assert variant is not None
-            self._stage(f"measuring {name} again, in {variant.mode}")
-            self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
+        chosen = self._uncertain_choices()[:times]
+        batch = -(-len(order) // BATCHES)
+        for start in range(0, len(chosen), batch):
+            before = self._chosen_plans()
+            for name, index in sorted(chosen[start : start + batch], key=lambda one: order.index(one[0])):
+                variant = self.table.menus.choices[name][index].variant
+                assert variant is not None
+                self._stage(f"measuring {name} again, in {variant.mode}")
+                self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
+            if self._chosen_plans() == before:
+                return
+
+    def _chosen_plans(self) -> list[str]:
+        """Return the keys of the plans that the solver chooses at `REFINED_AT` sizes."""
+        return [solve(self.engine, self.table, limit).key for limit in limits(self.engine, self.table, REFINED_AT)]
 
     def _uncertain_choices(self) -> list[tuple[str, int]]:
         """List (weight, position on its menu) of chosen variants that were not measured: one for each weight, the
@@ -314,17 +333,22 @@ def tolerance(point: Point) -> float:
     return max(AGREEMENT, 0.0 if error is None else error / point.measured.value)
 
 
-def protections(table: ErrorTable, plan: Plan, collapsing: dict[str, float]) -> Iterator[str]:
-    """Yield a sentence for each uncompressed weight, and for each compressed one that ruins the model."""
+def protections(table: ErrorTable, plan: Plan, collapsing: dict[str, float], unit: str) -> Iterator[str]:
+    """Yield a sentence for each uncompressed weight, and for each compressed one that ruins the model.
+
+    Args:
+        table, plan, collapsing: of the allocator.
+        unit: of the loss.
+    """
     for name, choices in table.menus.choices.items():
         compressed = [(c, o.variant.mode) for c, o in zip(table.costs(name), choices, strict=True) if o.variant]
         cost, mode = min(compressed)
         if name not in plan.variants:
             why = "its quantization alone ruins the model" if name in collapsing else "it has room to be"
-            yield f"{name}: left as it is, since {why}: {cost:.3g} nats a token in {mode}"
+            yield f"{name}: left as it is, since {why}: {cost:.3g}{unit} in {mode}"
         elif name in collapsing:
             yield (
-                f"{name}: costs {cost:.3g} nats a token in {mode} alone, {COLLAPSE:g} times the usual or more, and is "
+                f"{name}: costs {cost:.3g}{unit} in {mode} alone, {COLLAPSE:g} times the usual or more, and is "
                 "compressed since nothing else fits this size"
             )
 

@@ -13,9 +13,6 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.plan import Plan
 from autotune.compression.settings import MOST_BITS
 
-ERROR_METRIC = "measured KL divergence"
-"""Name of the values that a plan's map of weights shows instead of a sensitivity."""
-
 LEARNED_FROM = 8
 """Number of sizes at which plans are verified before the first trial; trials are measured anyway."""
 
@@ -70,7 +67,7 @@ class BudgetPlanner:
             plan, predicted = best.plan, best.measured.value
             if best.uniform:
                 notes.append("one mode and group size for all weights is the best plan of this size")
-        notes += protections(table, plan, self.allocator.collapsing())
+        notes += protections(table, plan, self.allocator.collapsing(), self.allocator.loss.unit)
         return replace(plan, notes=(*notes, *plan.notes), sensitivity=self._errors(predicted))
 
     def _solve(self, table: ErrorTable, limit: int, budget: float) -> Plan:
@@ -94,18 +91,21 @@ class BudgetPlanner:
             errors[name] = {described(c.variant): cost for c, cost in costs if c.variant is not None}
         # By its worst format, a weight's place does not depend on what this plan gave it.
         values = {name: max(table.costs(name)) for name in table.menus.choices}
-        return {"metric": ERROR_METRIC, "values": values, "predicted": predicted, "errors": errors}
+        metric = f"measured {self.allocator.loss.label}"  # instead of a sensitivity
+        return {"metric": metric, "values": values, "predicted": predicted, "errors": errors}
 
 
 def bytes_of(engine: Engine, budget: float) -> int:
-    """Convert a budget in bits a weight (or in bytes) to bytes of `openvino_model.bin`."""
+    """Convert a budget in bits a weight (or in bytes) to bytes of the weight files."""
     if budget > MOST_BITS:
         return int(budget)
     weights = sum(engine.sizes.nbytes(weight) for weight in engine.weights)
     elements = sum(weight.size for weight in engine.weights)
     # The shapes of grouped weights are constants of their own, 8 bytes an axis, and no bits of a weight.
     shapes = sum(8 * len(weight.shape) for weight in engine.weights)
-    return engine.sizes.original - weights + shapes + round(budget * elements / 8)
+    beside = engine.sizes.beside
+    rest = engine.sizes.original - beside.original + beside.compressed - weights
+    return rest + shapes + round(budget * elements / 8)
 
 
 def described(variant: Variant) -> str:

@@ -1,4 +1,4 @@
-"""Measure the KL divergence of a model with some of its weights replaced.
+"""Measure the loss of a model with some of its weights replaced: for language models, the KL divergence.
 
 A probe is a model whose weights are inputs: compiled once, then run with any weight replaced. Compiling a model for
 every (weight, variant) would take longer than running it. From a few hundred tokens on, OpenVINO multiplies by an input
@@ -19,9 +19,12 @@ import numpy.typing as npt
 from autotune.allocation.suffix import Suffixes
 from autotune.compression.ir.constants import read_f32
 from autotune.compression.ir.weights import Weight
-from autotune.models.runtime.language_model import OpenVINOLanguageModel
+from autotune.models.tasks.registry import DEFAULT, task_named
+from autotune.models.tasks.task import Loss, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import openvino as ov
 
     from autotune.common.cache import Cache
@@ -31,26 +34,22 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32]
 
-SHORT = {"sequence_length": 256, "samples": 4}
-"""Windows of a text on which single weights are measured."""
-
-FULL = {"sequence_length": 512, "samples": 16}
-"""Windows of a text on which plans are measured."""
-
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts on which divergences are measured: an evaluator of `kl_divergence`, and its reference.
+    """Texts on which divergences are measured: the evaluator of the task's loss, and its reference.
 
     Attributes:
-        evaluator: measures `kl_divergence`.
+        evaluator: measures the loss.
         reference: returns the original's reference.
         key: changes with everything that could change the reference or a score.
+        loss: what is measured.
     """
 
     evaluator: Evaluator
     reference: Callable[[], Reference]
     key: str
+    loss: Loss = field(default_factory=lambda: task_named(DEFAULT).loss)
 
     @property
     def tokens(self) -> int:
@@ -77,32 +76,35 @@ class MeasuringInputs:
     ov_config: Mapping[str, Any] = field(default_factory=dict)
 
     def texts(self, options: Mapping[str, Any]) -> Texts:
-        """Make texts from options of the evaluator `perplexity`."""
+        """Make texts from options of the loss's evaluator."""
         from autotune.evaluation import SCORING_CONFIG
         from autotune.evaluation.registry import create_evaluator
         from autotune.evaluation.stores import ReferenceStore, reference_key, stored_reference
 
         store = ReferenceStore(self.cache.references)
-        evaluator = create_evaluator("perplexity", dict(options))
+        loss = self.source.task.loss
+        name = loss.evaluator
+        evaluator = create_evaluator(name, dict(options))
         inputs: dict[str, Any] = {
             "model_fingerprint": self.source.fingerprint,
             "tokenizer_fingerprint": self.source.tokenizer_fingerprint,
             "ov_config": {"device": self.device, **SCORING_CONFIG, **self.ov_config},
         }
-        key = reference_key("perplexity", evaluator, **inputs)
-        return Texts(evaluator, lambda: stored_reference(store, "perplexity", evaluator, self._original, inputs), key)
+        key = reference_key(name, evaluator, **inputs)
+        return Texts(evaluator, lambda: stored_reference(store, name, evaluator, self._original, inputs), key, loss)
 
     @contextmanager
-    def _original(self) -> Iterator[Callable[[], OpenVINOLanguageModel]]:
+    def _original(self) -> Iterator[Callable[[], Any]]:
         """Enter work on the original, which the function given compiles."""
-        config: dict[str, Any] = {"device": self.device, "ov_config": self.ov_config}
+        config: dict[str, Any] = {"device": self.device, "ov_config": self.ov_config, "folder": self.source.path}
         with ExitStack() as stack:
-            yield lambda: stack.enter_context(OpenVINOLanguageModel(self.engine.model, self.tokenizer(), **config))
+            yield lambda: stack.enter_context(self.source.task.compiled(self.engine.model, self.tokenizer(), **config))
 
     def probe(self, names: Collection[str]) -> Probe:
         """Compile a probe of these weights."""
         weights = {weight.name: weight for weight in self.engine.weights if weight.name in names}
-        return Probe(self.engine.model, weights, self.tokenizer(), device=self.device, ov_config=self.ov_config)
+        config: dict[str, Any] = {"device": self.device, "ov_config": self.ov_config, "folder": self.source.path}
+        return Probe(self.engine.model, weights, self.tokenizer(), **config, task=self.source.task)
 
 
 class Probe:
@@ -116,6 +118,8 @@ class Probe:
         *,
         device: str,
         ov_config: Mapping[str, Any],
+        folder: Path | None = None,
+        task: Task | None = None,
     ) -> None:
         """Compile the model with these weights as inputs, which hold the original's values in float32.
 
@@ -124,14 +128,17 @@ class Probe:
             weights: by name; convolutions are refused by OpenVINO's CPU plugin.
             tokenizer: the model's.
             device, ov_config: as for `OpenVINOLanguageModel`.
+            folder: the original's, see `Task.compiled`.
+            task: the model's; None is text generation.
         """
+        self._task = task_named(DEFAULT) if task is None else task
         probe, self._turned = with_weights_as_inputs(model, weights)
         self._originals = {
             name: self._as_input(name, values) for name, values in original_values(model, weights).items()
         }
         self._inputs = {input_name(name): tensor for name, tensor in self._originals.items()}
-        self._whole = OpenVINOLanguageModel(
-            probe, tokenizer, device=device, ov_config=ov_config, constants=self._inputs
+        self._whole = self._task.compiled(
+            probe, tokenizer, folder=folder, device=device, ov_config=ov_config, constants=self._inputs
         )
         self._make_suffixes = partial(
             Suffixes, model, probe, self._inputs, tokenizer, device=device, ov_config=ov_config
@@ -142,7 +149,7 @@ class Probe:
         return self._make_suffixes()
 
     @contextmanager
-    def replaced(self, values: Mapping[str, Array]) -> Iterator[OpenVINOLanguageModel]:
+    def replaced(self, values: Mapping[str, Array]) -> Iterator[Any]:
         """Replace these weights, float32 in the shape of their constants, until the block ends."""
         self._inputs.update({input_name(name): self._as_input(name, value) for name, value in values.items()})
         try:
@@ -154,14 +161,15 @@ class Probe:
         return _tensor(values.swapaxes(-1, -2) if name in self._turned else values)
 
     def score(self, values: Mapping[str, Array], evaluator: Evaluator, reference: Reference) -> Measurement:
-        """Measure the KL divergence to the original with these weights replaced.
+        """Measure the task's loss against the original with these weights replaced.
 
-        For a single weight, only the segments after it are run. Measuring weights in the model's order is fastest.
+        For a single weight of a language model, only the segments after it are run. Measuring weights in the model's
+        order is fastest.
         """
         with self.replaced(values) as whole:
-            segment = self.segment(*values) if len(values) == 1 else 0
+            segment = self.segment(*values) if len(values) == 1 and self._task.name == DEFAULT else 0
             model = self._suffixes.behind(segment) if segment else whole
-            return evaluator.evaluate(model, reference)["kl_divergence"]
+            return self._task.loss.of(evaluator.evaluate(model, reference), evaluator.metrics)
 
     def segment(self, name: str) -> int:
         """Return the number of the segment that first uses a weight."""

@@ -18,6 +18,15 @@ CALIBRATION = "Calibration"
 BUDGET = "Budget"
 MODEL = "Model"
 EVALUATORS = "Evaluators"
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the model does: text-generation, text-embedding, text-reranking or visual-text. Default: found from "
+        "its files.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -153,6 +162,7 @@ def compress(
         bool,
         typer.Option("--trust-remote-code", help="Allow code that comes with the model to run.", rich_help_panel=MODEL),
     ] = False,
+    task: Task = None,
     quiet: Quiet = False,
     log_file: LogFile = None,
     as_json: Json = False,
@@ -174,6 +184,7 @@ def compress(
         target=target,
         output=out,
         trust_remote_code=trust_remote_code,
+        task=task,
         progress=not quiet,
         **given_settings(options),
     )
@@ -203,8 +214,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="An evaluator, or module:attribute. Repeatable. Default: those of --config, else similarity and "
-            "perplexity.",
+            help="An evaluator, or module:attribute. Repeatable. Default: those of --config, else those of the "
+            "model's task: similarity and perplexity for text generation.",
             rich_help_panel=EVALUATORS,
         ),
     ] = None,
@@ -261,6 +272,7 @@ def evaluate(
             rich_help_panel=EVALUATORS,
         ),
     ] = None,
+    task: Task = None,
     quiet: Quiet = False,
     log_file: LogFile = None,
     as_json: Json = False,
@@ -282,6 +294,12 @@ def evaluate(
         },
     }
     scores = api.evaluate(
-        model, reference=reference, config=config, evaluators=evaluators, options=options, progress=not quiet
+        model,
+        reference=reference,
+        config=config,
+        evaluators=evaluators,
+        options=options,
+        task=task,
+        progress=not quiet,
     )
     print_json(scores.as_dict()) if as_json else print(scores)

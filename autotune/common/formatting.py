@@ -24,6 +24,9 @@ LABELS = {
     "fdt_norm": "FDT (normalised)",
     "sdt": "SDT",
     "sdt_norm": "SDT (normalised)",
+    "chat_similarity": "similarity in chats",
+    "chat_kl_divergence": "KL divergence in chats",
+    "chat_top1_agreement": "top-1 agreement in chats",
     "perplexity": "perplexity",
     "perplexity_increase": "perplexity increase",
     "relative_error": "average relative error",
@@ -36,6 +39,14 @@ LABELS = {
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters but tab and line feed, line separators, and those that reverse the order of letters."""
+
+
+def shortened(text: str, most: int) -> str:
+    """Replace the middle of a text of more than `most` characters by dots."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
 def printable(text: str) -> str:

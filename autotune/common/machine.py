@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autotune.errors import ConfigError
+
 CGROUP = Path("/sys/fs/cgroup")
 """Files with a container's limits; the system's own numbers are those of the whole machine."""
 
@@ -66,3 +68,17 @@ def available_memory(limit: int | None = None) -> int:
         most, used = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
         limits.append(int(most) - int(used))
     return max(0, min(limits))
+
+
+def check_memory(limit: int | None, least: int) -> None:
+    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
+
+    Raises:
+        ConfigError: it is. `autotune plan` shows what a worker needs in all.
+    """
+    if limit is not None and limit < least:
+        raise ConfigError(
+            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
+            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
+            key="study.memory_limit",
+        )

@@ -15,11 +15,12 @@ from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import BaseModel, ValidationError
 
+from autotune.common.formatting import shortened
 from autotune.common.yaml import KeyPath, Source, dotted
 from autotune.errors import ConfigError
 
-SHOWN = 5
-"""Further problems that one message names; the rest is counted."""
+SHOWN, BRIEF = 5, 300
+"""Further problems that one message names, and the characters of each; the rest is counted."""
 
 
 class Finding(NamedTuple):
@@ -56,13 +57,12 @@ def got(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        text = value if len(value) <= 60 else f"{value[:57]}..."
-        return f"the text {text!r}"
+        return f"the text {shortened(value, 60)!r}"
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, (list, tuple)):
         return "a list" if value else "an empty list"
-    return str(value)
+    return shortened(str(value), 60)
 
 
 def from_validation(error: ValidationError, model: type[BaseModel], prefix: KeyPath = ()) -> list[Finding]:
@@ -233,7 +233,8 @@ def report(findings: Sequence[Finding], source: Source) -> ConfigError:
 
 
 def _brief(error: ConfigError, file: Path | None) -> str:
-    """Format an error as one of several; the file only if it differs."""
+    """Format an error as one of several: short, and with the file only if it differs."""
+    key, problem = error.key, shortened(error.problem, BRIEF)
     if error.file is None or error.file != file or error.line is None:
-        return str(error)
-    return f"line {error.line}: {f'{error.key}: ' if error.key else ''}{error.problem}"
+        return str(ConfigError(problem, file=error.file, line=error.line, key=key))
+    return f"line {error.line}: {f'{key}: ' if key else ''}{problem}"

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from autotune.common.formatting import shortened
 from autotune.errors import ConfigError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -22,6 +23,9 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 NODE_LIMIT = 100_000
 """More values than this in one configuration file is a mistake, or a bomb made of aliases."""
+
+LONGEST_KEY, LONGEST_PROBLEM = 100, 1000
+"""Characters of an error about one value."""
 
 TAG = "tag:yaml.org,2002:"
 CORE_SCHEMA = (
@@ -94,7 +98,7 @@ class Source:
 
     def error(self, path: KeyPath, message: str) -> ConfigError:
         """Make a ConfigError about the value at `path`."""
-        key = dotted(path)
+        key, message = shortened(dotted(path), LONGEST_KEY), shortened(message, LONGEST_PROBLEM)
         if self.is_overridden(path):
             return ConfigError(message, key=f"--set {key}")
         return ConfigError(message, file=self.file, line=self.line(path), key=key or None)

@@ -26,6 +26,7 @@ from autotune.compression.ir.assemble import assemble
 from autotune.compression.ir.constants import model_digest
 from autotune.compression.ir.layout import Packed, Variant, restore
 from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights
+from autotune.compression.ir.sizes import Beside
 from autotune.compression.ir.weights import Weight, compressed_already
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
 from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
@@ -61,6 +62,7 @@ class Engine:
         model_fingerprint: str = "",
         block_elements: int = BLOCK_ELEMENTS,
         targets: Sequence[str] = (),
+        beside: Beside | None = None,
     ) -> None:
         """Find the weights of a model.
 
@@ -74,8 +76,9 @@ class Engine:
             model_fingerprint: recorded in the compressed model.
             block_elements: elements of a weight that are compressed at a time; the result does not depend on it.
             targets: devices that every plan of this engine must fit, of `targets.TARGETS`.
+            beside: sizes of further IRs of the model, which belong to every footprint.
         """
-        self._source = ModelWeights(model, version=ENGINE_VERSION, block_elements=block_elements)
+        self._source = ModelWeights(model, version=ENGINE_VERSION, block_elements=block_elements, beside=beside)
         self.model = model
         self.weights = tuple(self._source.weights.values())
         self.sizes = self._source.sizes

@@ -15,10 +15,11 @@ from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import parse_bytes
 from autotune.common.validation import from_validation
 from autotune.common.yaml import dotted, read_yaml
-from autotune.config.config import DEFAULT_EVALUATORS, Config, config_from, load_config
+from autotune.config.config import Config, config_from, load_config, load_configs
 from autotune.config.starter import init
 from autotune.errors import ConfigError, UsageError
 from autotune.models.hub import check_on_hub
+from autotune.models.tasks.registry import DEFAULT, find_task, task_named
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
@@ -47,11 +48,7 @@ def as_config(
         UsageError: `config` is something else.
         ConfigError: anything wrong with the data or the overrides.
     """
-    if output is not None:
-        try:
-            overrides = [*overrides, f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
-        except ValueError as error:
-            raise UsageError(f"`output` has {error}") from error
+    overrides = [*overrides, *_output(output)]
     if isinstance(config, Config):
         return config_from(config.as_dict(), overrides) if overrides else config
     if isinstance(config, Mapping):
@@ -61,6 +58,29 @@ def as_config(
             f"`config` must be a path, a model, a mapping or an autotune.Config, got {type(config).__name__}"
         )
     return load_config(config_file(config, note), overrides)
+
+
+def as_configs(
+    config: str | Path | Mapping[str, Any] | Sequence[Config],
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+) -> list[Config]:
+    """Return the configurations of several models, as `as_config` does that of one."""
+    overrides = [*overrides, *_output(output)]
+    if isinstance(config, (str, Path, Mapping)):
+        return load_configs(config, overrides)
+    if not isinstance(config, Sequence) or not config:
+        raise UsageError("`config` must be a path, a mapping or a list of autotune.Config")
+    return [as_config(each, overrides) for each in config]
+
+
+def _output(output: str | Path | None) -> list[str]:
+    if output is None:
+        return []
+    try:
+        return [f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
+    except ValueError as error:
+        raise UsageError(f"`output` has {error}") from error
 
 
 def config_file(config: str | Path, note: Callable[[str], None]) -> Path:
@@ -177,16 +197,18 @@ def evaluation_config(
     options: Mapping[str, Mapping[str, Any]],
     cache: Path | None = None,
     trust_remote_code: bool = False,
+    task: str | None = None,
 ) -> Config:
     """Make the configuration of an evaluation: a study's file, or defaults, overridden by the command line's options.
 
     Args:
         file: a model.yaml, or None.
         reference: the original; None is the file's model.
-        names: the evaluators to use; None is all of the file, or similarity and perplexity.
+        names: the evaluators to use; None is all of the file, or the default ones of the task.
         options: evaluator -> its options; None means that an option is not given.
         cache: folder for what is computed once; None is the file's, or the default.
         trust_remote_code: allow code that comes with the original to run, in addition to the setting in the file.
+        task: what the original does; None is the file's, or found from the original.
 
     Raises:
         UsageError: neither file nor reference, or an option for an evaluator that is not used.
@@ -195,10 +217,15 @@ def evaluation_config(
     if file is None and reference is None:
         raise UsageError("give the original as `reference`, or a model.yaml that names it as `config`")
     data: dict[str, Any] = {} if file is None else load_config(file).as_dict()
-    available = data.get("evaluators") or DEFAULT_EVALUATORS
+    if task is not None:
+        data["task"] = task
+    found = find_task(reference or str(data["model"]), data.get("task"))
+    available = data.get("evaluators") or found.evaluators
     chosen = {name: dict(available.get(name, {})) for name in names or available}
     for name, values in options.items():
         given = {key: value for key, value in values.items() if value is not None}
+        if name == task_named(DEFAULT).loss.evaluator and name not in chosen:
+            name = found.loss.evaluator  # the text of --text
         if given and name not in chosen:
             option = next(iter(given))
             raise UsageError(f"`{option}` belongs to the evaluator {name}, which is not among {', '.join(chosen)}")
@@ -206,7 +233,7 @@ def evaluation_config(
             chosen[name] = {key: value for key, value in chosen[name].items() if key not in SOURCE_KEYS}
         if name in chosen:
             chosen[name].update(given)
-    data = {key: data[key] for key in ("model", "runtime", "cache", "trust_remote_code") if key in data}
+    data = {key: data[key] for key in ("model", "task", "runtime", "cache", "trust_remote_code") if key in data}
     data["evaluators"] = chosen
     if reference is not None:
         data["model"] = reference
@@ -234,3 +261,10 @@ def read_targets(target: str | Sequence[str] | None) -> tuple[Device, ...]:
         if name not in get_args(Device):
             raise UsageError(f"`target` must be one or several of {', '.join(get_args(Device))}, got {name!r}")
     return targets
+
+
+def changes_of(target: str | Sequence[str] | None = None, effort: str | None = None, **options: Any) -> list[str]:
+    """Return the assignments ``a.b=c`` of the arguments of `api.search` that are given; `options` are of the study."""
+    devices = None if target is None else [target] if isinstance(target, str) else [*target]
+    values = {"target": devices, "effort": effort, **{f"study.{key}": value for key, value in options.items()}}
+    return [f"{key}={value}" for key, value in values.items() if value is not None]

@@ -26,7 +26,7 @@ from pydantic import (
 from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import Constraint
 from autotune.common.validation import Finding, from_validation, got, report
-from autotune.common.yaml import Source, dotted, dump_yaml, read_yaml
+from autotune.common.yaml import Source, dump_yaml, read_yaml
 from autotune.config.candidates import Candidate, read_candidates
 from autotune.config.evaluators import (
     default_objectives,
@@ -52,23 +52,21 @@ from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.texts.sources import Texts, text_source
+from autotune.models.tasks.registry import find_task, task_named
+from autotune.models.tasks.task import WIKITEXT, Task
 
-WIKITEXT = {"dataset": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 DEFAULT_CALIBRATION = {**WIKITEXT, "split": "train"}
-DEFAULT_EVALUATORS: dict[str, dict[str, Any]] = {
-    "similarity": {
-        "prompts": "default",
-        "max_new_tokens": 128,
-        "embedder": "sentence-transformers/all-mpnet-base-v2",
-    },
-    "perplexity": {**WIKITEXT, "split": "test", "sequence_length": 512, "samples": 16},
-}
 
 
 def _evaluator_names(info: ValidationInfo) -> list[str] | None:
     """Return the names of the study's evaluators, also if one of their options is wrong; None if they are unknown."""
     valid = info.data.get("evaluators")
     return list(valid) if valid is not None else (info.context or {}).get("evaluators")
+
+
+def _task(data: Mapping[str, Any]) -> Task:
+    """Return the task of a study whose keys before `evaluators` are validated; that of a hub id is found later."""
+    return find_task(str(data.get("model", "")), data.get("task"))
 
 
 def _space(value: Any, info: ValidationInfo) -> SearchSpace:
@@ -99,6 +97,9 @@ class Config(Section):
 
     model: Name
     """A Hugging Face id, a local Hugging Face folder, or an OpenVINO folder; a local folder relative to this file's."""
+    task: Name | None = None
+    """What the model does: text-generation, text-embedding, text-reranking, visual-text, or module:TASK; null: found
+    from its files. See the how-to guide to embeddings and rerankers."""
     output: Annotated[Path, WithJsonSchema({"type": ["string", "null"]})] = Field(default=None, validate_default=True)
     """The study's folder, relative to this file's; by default reports/ and the model's name."""
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate(DEFAULT_CALIBRATION))
@@ -125,7 +126,7 @@ class Config(Section):
     evaluators: Annotated[
         dict[str, dict[str, Any]],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": ["object", "null"]}, "minProperties": 1}),
-    ] = Field(default=DEFAULT_EVALUATORS, validate_default=True)
+    ] = Field(default_factory=lambda data: _task(data).evaluators, validate_default=True)
     """The evaluators that score models, by name (or module:attribute), with their options."""
     objectives: dict[str, Literal["minimize", "maximize"]] = Field(default=None, validate_default=True)
     """The metrics to optimize (or footprint, relative_error), each with its direction."""
@@ -163,6 +164,15 @@ class Config(Section):
         folder = local_model(value, base_dir(info))
         return value if folder is None else str(folder)
 
+    @field_validator("task")
+    @classmethod
+    def _find_task(cls, value: str | None) -> str | None:
+        try:
+            _ = None if value is None else task_named(value)
+        except ConfigError as error:
+            raise ValueError(error.problem) from error
+        return value
+
     @field_validator("output", mode="before")
     @classmethod
     def _absolute_output(cls, value: Any, info: ValidationInfo) -> Path:
@@ -180,7 +190,7 @@ class Config(Section):
     def _known_evaluators(cls, value: Any, info: ValidationInfo) -> dict[str, dict[str, Any]]:
         if info.context is not None:
             info.context["evaluators"] = known_evaluators(value)
-        return read_evaluators(value, base_dir(info))
+        return read_evaluators(value, base_dir(info), _task(info.data))
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -229,6 +239,7 @@ class Config(Section):
         }
         return {
             "model": self.model,
+            **({"task": self.task} if self.task else {}),
             "output": str(self.output),
             "calibration": sections["calibration"],
             **({"target": list(self.target)} if self.target else {}),
@@ -259,10 +270,14 @@ def config_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
     Raises:
         ConfigError: anything wrong with the data or the overrides.
     """
+    return _single(_source(data, overrides))
+
+
+def _source(data: Mapping[str, Any], overrides: Sequence[str]) -> Source:
     source = Source(None, deepcopy(dict(data)))
     for assignment in overrides:
         source.override(assignment)
-    return _checked(source)
+    return source
 
 
 def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:
@@ -282,7 +297,7 @@ def calibration_from(texts: Texts | None, samples: int, sequence_length: int) ->
         return Calibration.model_validate(data)
     except ValidationError as error:
         first, *_ = from_validation(error, Calibration)
-        raise ConfigError(first.message, key=dotted(("calibration", *first.path))) from error
+        raise Source(None, data).error(("calibration", *first.path), first.message) from error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -296,9 +311,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file or an override is invalid. The message has the first problem in full, the others in
             short.
     """
-    source = _read(path, overrides)
+    return _single(_read(path, overrides))
+
+
+def _single(source: Source) -> Config:
     if "models" in source.data:
-        raise source.error(("models",), "lists several models, which only `autotune search` supports; use `model` here")
+        raise source.error(
+            ("models",),
+            "lists several models, which `autotune search` and, in Python, `autotune.sweep` take; use `model` here",
+        )
     return _checked(source)
 
 
@@ -316,15 +337,15 @@ def load_model_config(path: str | Path) -> Config:
     return _checked(replace(source, data={key: value for key, value in source.data.items() if key not in scores}))
 
 
-def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
-    """Read a model.yaml that may name several models, and return one configuration for each of them.
+def load_configs(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a model.yaml, or its content, that may name several models; return a configuration for each.
 
     The folder of each study is inside ``output`` (by default `reports`), under the model's short name.
 
     Raises:
         ConfigError: as `load_config`; or ``models`` is not a list of different models, or ``model`` is also given.
     """
-    source = _read(path, overrides)
+    source = _source(path, overrides) if isinstance(path, Mapping) else _read(path, overrides)
     if "models" not in source.data:
         return [_checked(source)]
     models, key = source.data["models"], ("models",)

@@ -17,6 +17,7 @@ from autotune.common.units import Constraint, parse_constraint
 from autotune.common.validation import Finding, Invalid, from_validation, got, nearest
 from autotune.errors import AutotuneError, ConfigError
 from autotune.evaluation import Metric, registry
+from autotune.models.tasks.task import Task
 
 STUDY_METRICS = {
     "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
@@ -34,13 +35,18 @@ DIRECTIONS = ("minimize", "maximize")
 BETTER = {"minimize": "smaller", "maximize": "larger"}
 
 
-def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
+def read_evaluators(raw: Any, base_dir: Path, task: Task | None = None) -> dict[str, dict[str, Any]]:
     """Validate evaluators and return their options as plain data with absolute paths.
 
     If an evaluator class has an attribute `Options` (a pydantic model), it validates the options.
 
+    Args:
+        raw: the value in the file.
+        base_dir: the folder that relative paths start from.
+        task: of the model; None is not known yet.
+
     Raises:
-        Invalid: an unknown evaluator, a wrong option, a missing or empty text file.
+        Invalid: an unknown evaluator, or one of another task; a wrong option, a missing or empty text file.
     """
     if not isinstance(raw, Mapping):
         raise Invalid(Finding((), f"must be a mapping of evaluators and their options, got {got(raw)}"))
@@ -55,6 +61,9 @@ def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
             continue
         try:
             metrics = registry.evaluator_metrics(name)
+            if task is not None and task.name not in (scored := registry.evaluator_tasks(name)):
+                findings.append(Finding((name,), wrong_task(scored, task)))
+                continue
             options, problems = _options(name, dict(given or {}), base_dir)
         except AutotuneError as error:
             problem = error.problem if isinstance(error, ConfigError) else str(error)
@@ -70,6 +79,14 @@ def read_evaluators(raw: Any, base_dir: Path) -> dict[str, dict[str, Any]]:
     if findings:
         raise Invalid(*findings)
     return read
+
+
+def wrong_task(scored: Iterable[str], task: Task) -> str:
+    """Explain why an evaluator cannot score models of a task, and what can."""
+    return (
+        f"scores models for {' and '.join(scored)}, and this one is for {task.name}; use {' or '.join(task.evaluators)}"
+        f", or set `task` if the model is meant for something else"
+    )
 
 
 def read_report(
@@ -224,9 +241,9 @@ def _metrics(evaluators: Iterable[str]) -> dict[str, Metric]:
 def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[str, Any], list[Finding]]:
     """Return an evaluator's options with absolute paths, and their problems."""
     findings: list[Finding] = []
-    for key in ("path", "prompts"):
+    for key in ("path", "prompts", "conversations"):
         value = options.get(key)
-        # A bare word names a built-in set of prompts; a file of prompts has a suffix or a folder.
+        # A bare word names a built-in set; a file of prompts or conversations has a suffix or a folder.
         if isinstance(value, str) and (key == "path" or "." in value or "/" in value or "\\" in value):
             try:
                 path = absolute(value, base_dir)

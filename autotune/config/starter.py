@@ -18,11 +18,13 @@ from autotune.common.paths import slug
 from autotune.common.units import parse_bytes
 from autotune.common.validation import Invalid
 from autotune.common.yaml import yaml_flow, yaml_line
-from autotune.config.config import DEFAULT_EVALUATORS, WIKITEXT, config_schema
+from autotune.config.config import config_schema
 from autotune.config.evaluators import default_objectives, read_evaluators
 from autotune.config.space.presets import read_space
 from autotune.errors import UsageError
 from autotune.models.intake import Intake, read_intake
+from autotune.models.tasks.registry import DEFAULT, task_named
+from autotune.models.tasks.task import WIKITEXT
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ TEMPLATE = """\
 {about}
 # A Hugging Face id, or a folder (Hugging Face or OpenVINO).
 {model}
+
+# What the model does; without this line it is found from the model's files.
+{task}
 
 # The folder for the results.
 {output}
@@ -67,7 +72,7 @@ evaluators:
 {evaluators}
 
 # Texts that the front is scored on once more in the end; by default the windows and prompts after those of the search.
-# report: {{perplexity: {{path: report.txt}}}}
+# report: {{{loss}: {{path: report.txt}}}}
 
 # What the search improves; the front shows the trade between them.
 objectives: {objectives}
@@ -143,20 +148,28 @@ def starter_yaml(
     hint = f"yaml-language-server: $schema={SCHEMA_FILE}"
     if not schema:
         hint = f"For an editor: `autotune schema > {SCHEMA_FILE}`, and make this line the first:\n#   # {hint}"
-    options: dict[str, dict[str, Any]] = {
-        "similarity": {
-            "prompts": choices.prompts or "default",
-            "max_new_tokens": 64 if large else 128,
-            "embedder": choices.embedder or DEFAULT_EVALUATORS["similarity"]["embedder"],
-        },
-        "perplexity": {**_text(choices.text, "test"), "sequence_length": length, "samples": 16},
-    }
+    task = task_named(intake.task)
+    options = {name: dict(defaults) for name, defaults in task.evaluators.items()}
+    if "similarity" in options:
+        options["similarity"] |= {"max_new_tokens": 64 if large else 128}
+        options["similarity"] |= {"prompts": choices.prompts} if choices.prompts else {}
+        options["similarity"] |= {"embedder": choices.embedder} if choices.embedder else {}
+    for name, defaults in options.items():
+        if "dataset" in defaults and choices.text is not None:
+            kept = {key: value for key, value in defaults.items() if key not in ("dataset", "name", "split", "column")}
+            alone = {"samples": 128} if "samples" in kept and name != "perplexity" else {}  # texts rather than queries
+            options[name] = {**text_source(choices.text), **kept, **alone}
+    if "perplexity" in options:
+        options["perplexity"] |= {"sequence_length": length}
     names = choices.evaluators or list(options)
     lines = [f"  {yaml_flow({name: options.get(name, {})})[1:-1]}" for name in names]
     if "perplexity" in names:
         lines.insert(list(names).index("perplexity"), SAMPLES)
     limit = size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB"
-    constraints = f'# constraints: {{perplexity_increase: "<= 5%", footprint: "<= {limit}"}}'
+    accuracy = f'{task.loss.evaluator}: ">= 0.9"'
+    if task.loss.evaluator == "perplexity":
+        accuracy = 'perplexity_increase: "<= 5%"'
+    constraints = f'# constraints: {{{accuracy}, footprint: "<= {limit}"}}'
     if choices.max_size is not None:
         largest = choices.max_size if isinstance(choices.max_size, str) else f"{choices.max_size} B"
         constraints = f"constraints: {yaml_flow({'footprint': f'<= {largest}'})}"
@@ -165,6 +178,7 @@ def starter_yaml(
         file=file,
         about="".join(f"# {line}\n" for line in _about(intake, machine or {})),
         model=yaml_line("model", model),
+        task=f"{'# ' if task.name == DEFAULT else ''}task: {task.name}",
         output=yaml_line("output", f"reports/{slug(model)}"),
         chat=CHAT if intake.chat else "",
         calibration=yaml_flow({**_text(choices.calibration, "train"), "samples": 128, "sequence_length": length}),
@@ -172,6 +186,7 @@ def starter_yaml(
         evaluators="\n".join(lines),
         objectives=yaml_flow(default_objectives(names)),
         constraints=constraints,
+        loss=task.loss.evaluator,
         trials=choices.trials or (32 if large else 64),
     )
 
@@ -197,7 +212,7 @@ def init(
         space: a preset of search spaces, or a YAML file; by default int4.
         trials: number of trials; by default 64, for more than 2 billion parameters 32.
         max_size: largest size of the models on the front, in bytes or as ``"1.2GB"``; by default no limit.
-        evaluators: names of evaluators that need no options; by default similarity and perplexity.
+        evaluators: names of evaluators that need no options; by default those of the model's task.
         calibration: text file to calibrate on, or ``"synthetic"``; by default wikitext-2.
         text: text file for perplexity and KL divergence, or ``"synthetic"``; by default wikitext-2.
         prompts: a set of prompts for similarity, or a file.
@@ -259,7 +274,7 @@ def _check(choices: Choices, folder: Path) -> None:
         read_space(choices.space or "int4", base_dir=folder)
     except Invalid as error:
         raise UsageError(f"`space` {choices.space}: {error}") from None
-    own = [name for name in choices.evaluators or () if name not in DEFAULT_EVALUATORS]
+    own = [name for name in choices.evaluators or () if name not in ("similarity", "perplexity")]
     try:
         if own:
             read_evaluators(dict.fromkeys(own), folder)

@@ -217,6 +217,15 @@ def _scatter(attributes: Mapping[str, Any]) -> Operation:
     return apply
 
 
+def _scatter_slices(attributes: Mapping[str, Any]) -> Operation:
+    def apply(values: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+        if attributes.get("reduction", "none") != "none":
+            raise NotImplementedError("ScatterNDUpdate with a reduction")
+        return values.index_put(indices.unbind(-1), updates)
+
+    return apply
+
+
 _PLAIN: Mapping[str, Operation] = {
     "Abs": torch.abs,
     "Add": torch.add,
@@ -282,6 +291,7 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Operation]] = {
     "Reshape": _reshape,
     "ScaledDotProductAttention": _attention,
     "ScatterElementsUpdate": _scatter,
+    "ScatterNDUpdate": _scatter_slices,
     "Softmax": lambda a: lambda values: values.softmax(a["axis"]),
     "Split": lambda a: lambda values, axis: values.chunk(a["num_splits"], int(axis)),
     "TopK": _topk,

@@ -58,9 +58,9 @@ def round_both_sides(
         carried = outputs.factor[:start, block].T @ errors[:start]
         down = np.tril(outputs.factor[block, block].T, -1)
         of_block = None if zeros is None else zeros[block]
-        exact = _wavefront(targets[block], carried, scales[block], of_block, across, down, fmt)
-        codes[block] = encode(exact, scales[block], of_block, fmt)
-        errors[block] = targets[block] - round_trip(exact, scales[block], of_block, fmt)
+        expected = _wavefront(targets[block], carried, scales[block], of_block, across, down, fmt)
+        codes[block] = encode(expected, scales[block], of_block, fmt)
+        errors[block] = targets[block] - round_trip(expected, scales[block], of_block, fmt)
     found = np.empty_like(codes)
     found[whole] = codes
     return found.reshape(rows.shape)
@@ -91,7 +91,7 @@ def _wavefront(
 
     target, offset, scale = skewed(targets, 0), skewed(carried, 0), skewed(scales, 1)
     zero = None if zeros is None else skewed(zeros, 0)
-    exact = np.empty((steps, count), np.float32)
+    expected = np.empty((steps, count), np.float32)
     size = columns + 2 * ROWS
     before, above = np.zeros((count, size), np.float32), np.zeros((size, count), np.float32)
     each = np.arange(count)
@@ -100,11 +100,11 @@ def _wavefront(
         at = slice(last, last + count)
         pushed = offset[step] + np.vecdot(above[at][::-1], down)
         value = target[step] + pushed + np.vecdot(before[:, : at.stop], across[at, : at.stop][::-1])
-        exact[step] = value
+        expected[step] = value
         lost = target[step] - round_trip(value, scale[step], None if zero is None else zero[step], fmt)
         lost *= there[step]
         position = ROWS + column[step]
         above[position, each] = lost
         before[each, position] = lost + pushed * there[step]
-    rounded_from: Array = exact[np.arange(columns) + each[:, None], each[:, None]]
+    rounded_from: Array = expected[np.arange(columns) + each[:, None], each[:, None]]
     return rounded_from

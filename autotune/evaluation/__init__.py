@@ -2,9 +2,10 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and `StagedEvaluator` are
-  optional extensions.
-- `LanguageModel` is what an evaluator scores, `Reference` what it keeps of the original model.
+- `Evaluator` is what to implement; `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and
+  `StagedEvaluator` are optional extensions.
+- `LanguageModel`, or `Encoder` for tasks without generation, is what an evaluator scores; `Reference` is what it keeps
+  of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
 - `follow_draft` reads a greedy answer off one forward pass along a draft.
 - `SCORING_CONFIG` has the OpenVINO properties under which models are scored.
@@ -12,9 +13,12 @@ The protocol:
 
 Texts (imported when first used, as they need NumPy and pydantic):
 
-- `TextSource` are the options of a text source; `read_texts`, `read_windows` and `describe_source` use one.
+- `TextSource` are the options of a text source; `read_texts`, `read_rows`, `read_windows` and `describe_source`
+  use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
-- `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
+- `read_prompts` reads prompts from text, CSV, YAML or JSON, and `read_images` their images; `is_english` guesses the
+  language of one.
+- `read_conversations` reads conversations, each as a list of user turns, from YAML or JSON.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
 
 Sequential scoring:
@@ -36,8 +40,10 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
+    Checking,
     Describing,
     Direction,
+    Encoder,
     Evaluator,
     Example,
     HeldOut,
@@ -59,14 +65,17 @@ if TYPE_CHECKING:
     from autotune.evaluation.sequential import looks, scoring_order
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
-    from autotune.evaluation.texts.prompts import is_english, read_prompts
-    from autotune.evaluation.texts.sources import TextSource, describe_source, read_texts, read_windows, token_windows
+    from autotune.evaluation.texts.prompts import is_english, read_conversations, read_images, read_prompts
+    from autotune.evaluation.texts.sources import TextSource, describe_source, read_rows, read_texts, read_windows
+    from autotune.evaluation.texts.sources import token_windows as token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
 
 __all__ = [
     "SCORING_CONFIG",
+    "Checking",
     "Describing",
     "Direction",
+    "Encoder",
     "Evaluator",
     "Example",
     "HeldOut",
@@ -88,7 +97,10 @@ __all__ = [
     "generate_windows",
     "is_english",
     "looks",
+    "read_conversations",
+    "read_images",
     "read_prompts",
+    "read_rows",
     "read_texts",
     "read_windows",
     "scoring_order",
@@ -101,10 +113,11 @@ _LAZY = {
     "autotune.evaluation.sequential": ("looks", "scoring_order"),
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
-    "autotune.evaluation.texts.prompts": ("is_english", "read_prompts"),
+    "autotune.evaluation.texts.prompts": ("is_english", "read_conversations", "read_images", "read_prompts"),
     "autotune.evaluation.texts.sources": (
         "TextSource",
         "describe_source",
+        "read_rows",
         "read_texts",
         "read_windows",
         "token_windows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORING_CONFIG",
+    "Checking",
     "Direction",
+    "Encoder",
     "Evaluator",
     "Example",
     "HeldOut",
@@ -124,6 +127,13 @@ class LanguageModel(Protocol):
     def source(self) -> Any:
         """The `openvino.Model`, or the path of the .xml file, that was compiled; for running it in another way."""
 
+    def prompt(self, text: str, image: Path) -> list[int]:
+        """Lay out a prompt about an image, as ids for the methods below: some stand for the image's features.
+
+        Raises:
+            EvaluationError: the model takes no images, or the image cannot be read.
+        """
+
     def logits(self, tokens: IntArray) -> FloatArray:
         """Compute the logits of whole sequences from an empty cache.
 
@@ -186,6 +196,37 @@ class LanguageModel(Protocol):
         """
 
 
+class Encoder(Protocol):
+    """A compiled model without a cache, such as an encoder or a classifier, which an evaluator scores.
+
+    Attributes:
+        tokenizer: the `transformers` tokenizer of the original model.
+        source: the `openvino.Model`, or the path of the .xml file, that was compiled.
+        usage: how texts are put into the model, as its files say: ``pooling``, ``normalize`` and ``max_length`` of
+            text-embedding, ``max_length`` and ``template`` of text-reranking.
+    """
+
+    tokenizer: Any
+    source: Any
+    usage: Mapping[str, Any]
+
+    def run(
+        self, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """Run each text in one pass; padding does not show.
+
+        Args:
+            sequences: token ids, at least one each.
+            types: token types, as many; zeros if None. Models without such an input ignore them.
+
+        Yields:
+            (i, output) in any order, float32: [T, D] for each token, or [C] for the text, as the task's model has it.
+
+        Raises:
+            EvaluationError: a number is NaN or infinite.
+        """
+
+
 @runtime_checkable
 class Evaluator(Protocol):
     """Scoring of a compressed model against the original.
@@ -197,7 +238,8 @@ class Evaluator(Protocol):
     `metrics` maps the name of each metric to its meaning. `reference` runs once for each (original model, options),
     and its arrays are passed to every `evaluate`. An attribute ``repeatable = True`` declares that scores are a
     function of the models and of `fingerprint`: they are no times, and a change of the code changes the fingerprint.
-    Scores of such an evaluator are stored, and a model that any study has scored is not scored again.
+    Scores of such an evaluator are stored, and a model that any study has scored is not scored again. An attribute
+    ``tasks`` names the tasks whose models it scores; without it, those for ``text-generation``.
     """
 
     metrics: Mapping[str, Metric]
@@ -228,6 +270,18 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class Checking(Protocol):
+    """An evaluator that cannot score every model, and says so before any work."""
+
+    def check(self, tokenizer: Any) -> None:
+        """Refuse a model by its `transformers` tokenizer.
+
+        Raises:
+            ConfigError: the evaluator cannot score the model; with the key and a remedy.
+        """
+
+
+@runtime_checkable
 class Describing(Protocol):
     """An evaluator that says how much it scored, for `autotune evaluate`."""
 
@@ -237,7 +291,7 @@ class Describing(Protocol):
 
 @runtime_checkable
 class Previewing(Protocol):
-    """An evaluator with cheap metrics for every model, and others that are measured for models on the front only.
+    """An evaluator with cheap metrics for every model, and others that are measured for the final front only.
 
     `previewed` names the cheap metrics; it may name all of `metrics`.
     """
@@ -321,3 +375,6 @@ class PartedEvaluator(Evaluator, Protocol):
 
     def part(self, original: LanguageModel, outline: Reference, part: int) -> Reference:
         """Compute the original model's results on one part of the texts."""
+
+    def original_on(self, reference: Reference, parts: int) -> Mapping[str, Measurement]:
+        """As `original`, on the texts of the first `parts` parts alone; a reference may have fewer."""

@@ -63,6 +63,15 @@ def evaluator_metrics(name: str) -> Mapping[str, Metric]:
     return metrics
 
 
+def evaluator_tasks(name: str) -> tuple[str, ...]:
+    """Return the tasks whose models the evaluator `name` scores (its attribute `tasks`); text generation by default.
+
+    Raises:
+        ConfigError, PrerequisiteError: as `create_evaluator`.
+    """
+    return tuple(getattr(_load(name), "tasks", ("text-generation",)))
+
+
 def evaluator_options(name: str) -> type[BaseModel] | None:
     """Return the pydantic model of the options of `name` (its attribute `Options`), or None.
 

@@ -10,18 +10,16 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from autotune.common.validation import nearest
-from autotune.errors import ConfigError, PrerequisiteError, reason
+from autotune.errors import ConfigError, reason
 from autotune.models.checkpoint import CONFIG, StoredTensor, quantization, some
+from autotune.models.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
-TASK = "text-generation-with-past"
 _QUANTIZED_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F4", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
 _SCALES = ("qweight", "weight_scale", "weight_packed", "weight_scale_inv", "absmax", "quant_map", "scales")
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -29,105 +27,15 @@ _dropping = threading.Lock()
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Exporter:
-    """optimum-intel's exporter of an architecture.
-
-    Attributes:
-        name: its class.
-        minimum, maximum: versions of transformers that it works with; None is no limit.
-    """
-
-    name: str
-    minimum: str | None
-    maximum: str | None
-
-
-def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
-    """Load the `transformers` configuration of a folder.
-
-    Raises:
-        ConfigError: it cannot be built from config.json, or needs code that may not run.
-    """
-    from transformers import AutoConfig
-
-    file = folder / CONFIG
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        if not trust_remote_code and "trust_remote_code" in str(error):
-            raise ConfigError(
-                "names code that comes with the model (`auto_map`), which runs only with your consent. Read that code, "
-                "then set trust_remote_code: true.",
-                file=file,
-            ) from error
-        raise ConfigError(
-            f"transformers cannot read this configuration ({_first_lines(error)}). Download it again, or correct it "
-            "if you edited it.",
-            file=file,
-        ) from error
-
-
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
     """Return the reason of an error; the line after it, too, if it ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0]} {lines[1]}"[:300] if len(lines) > 1 and lines[0].endswith(":") else reason(error)
 
 
-def find_exporter(config: Any, file: Path) -> Exporter:
-    """Find the exporter of an architecture, and check the installed transformers against its limits.
-
-    Args:
-        config: the configuration that `load_config` returned.
-        file: its file, for messages.
-
-    Raises:
-        ConfigError: optimum-intel does not export this architecture as a causal language model.
-        PrerequisiteError: it needs another version of transformers.
-    """
-    import transformers
-    from optimum.exporters.openvino import model_configs
-    from optimum.exporters.tasks import TasksManager
-    from packaging.version import Version
-
-    _ = model_configs  # registers the architectures
-    kind = str(config.model_type)
-    supported = TasksManager.get_supported_model_type_for_task(TASK, "openvino")
-    if getattr(config, "is_encoder_decoder", False):
-        raise ConfigError(
-            f"`{kind}` is an encoder-decoder model; only causal language models (decoders) can be tuned. Choose one.",
-            file=file,
-        )
-    if kind not in supported:
-        raise ConfigError(
-            f"optimum-intel exports no causal language model of model_type `{kind}`{nearest(kind, supported)}; it "
-            f"exports {len(supported)} others, among them llama, qwen3 and gemma3_text.",
-            file=file,
-        )
-    with quiet():
-        make = TasksManager.get_exporter_config_constructor(
-            "openvino", model_type=kind, task=TASK, library_name="transformers"
-        )
-        exporter = make(config)
-    limits = [getattr(exporter, f"{end}_TRANSFORMERS_VERSION", None) for end in ("MIN", "MAX")]
-    minimum, maximum = (None if limit is None else str(limit) for limit in limits)
-    installed = Version(transformers.__version__)
-    if maximum is not None and installed > Version(maximum):
-        raise _version_error(kind, f"<= {maximum}", installed, f"transformers<={maximum}")
-    if minimum is not None and installed < Version(minimum):
-        raise _version_error(kind, f">= {minimum}", installed, f"transformers>={minimum}")
-    return Exporter(type(exporter).__name__, minimum, maximum)
-
-
-def _version_error(kind: str, needed: str, installed: Any, requirement: str) -> PrerequisiteError:
-    return PrerequisiteError(
-        f"{kind} needs transformers {needed} to be exported by optimum-intel; {installed} is installed: "
-        f"pip install '{requirement}'"
-    )
-
-
-def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor], *, trust_remote_code: bool) -> None:
+def check_tensors(
+    folder: Path, config: Any, tensors: Mapping[str, StoredTensor], task: Task, *, trust_remote_code: bool
+) -> None:
     """Compare the tensors of a checkpoint with those of its model class, as transformers matches them.
 
     transformers fills what is missing with random numbers; such a model would be exported without an error.
@@ -136,6 +44,7 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         folder: the Hugging Face folder.
         config: its configuration.
         tensors: its tensors by name; empty if they are not in safetensors files.
+        task: chooses the class.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:
@@ -158,7 +67,9 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
         )
     try:
         with quiet():
-            make = TasksManager.get_model_class_for_task(TASK, model_type=config.model_type, library="transformers")
+            make = TasksManager.get_model_class_for_task(
+                task.export_task, model_type=config.model_type, library="transformers"
+            )
             _, info = make.from_pretrained(
                 folder,
                 device_map="meta",
@@ -175,8 +86,12 @@ def check_tensors(folder: Path, config: Any, tensors: Mapping[str, StoredTensor]
             )
             return
         raise _cannot_build(folder, tensors, error) from error
-    missing = sorted(info["missing_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not _is_harmless(key, tensors.get(key)))
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(task.unused))
+    unexpected = sorted(
+        key
+        for key in info["unexpected_keys"]
+        if not _is_harmless(key, tensors.get(key)) and not key.startswith(task.unused)
+    )
     mismatched = sorted(
         (f"{key} ({list(stored)} in the file, {list(expected)} in the model)")
         for key, stored, expected in info["mismatched_keys"]
@@ -219,7 +134,7 @@ def _cannot_build(folder: Path, tensors: Mapping[str, StoredTensor], error: Exce
             key="model",
         )
     return ConfigError(
-        f"transformers cannot build the model that this file describes ({_first_lines(error)}). Download it "
+        f"transformers cannot build the model that this file describes ({first_lines(error)}). Download it "
         "again, or correct it if you edited it.",
         file=folder / CONFIG,
     )

@@ -11,7 +11,8 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.ir.readback import read_weights
 from autotune.compression.plan import Plan
 from autotune.compression.targets import check_stored
-from autotune.models.source import WEIGHTS_FILE, SourceModel, resolve_model
+from autotune.models.companions import ir_files
+from autotune.models.source import SourceModel, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,13 @@ class GivenPlan(Plan):
 
 
 def read_given(
-    model: str, engine: Engine, targets: Sequence[str], cache: Cache, *, trust_remote_code: bool = False
+    model: str,
+    engine: Engine,
+    targets: Sequence[str],
+    cache: Cache,
+    *,
+    trust_remote_code: bool = False,
+    task: str | None = None,
 ) -> GivenPlan:
     """Describe a compressed model as a plan.
 
@@ -48,19 +55,20 @@ def read_given(
         targets: devices whose rules the model must keep.
         cache: keeps its export if it is no OpenVINO model.
         trust_remote_code: whether code that comes with it may run.
+        task: that of the original.
 
     Raises:
         ConfigError, PrerequisiteError: it cannot be read.
         CompressionError: a constant breaks a rule of a device.
     """
-    source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code)
+    source = resolve_model(model, cache=cache, trust_remote_code=trust_remote_code, task=task)
     assert source.path is not None
     stored = read_weights(source.read())
     check_stored(stored, targets)
     elements = max(sum(weight.size for weight in engine.weights), sum(weight.size for weight in stored), 1)
     rest = elements - sum(weight.size for weight in stored)
     bits = 8 * sum(weight.nbytes for weight in stored) + rest * engine.original_bits_per_weight()
-    footprint = (source.path / WEIGHTS_FILE).stat().st_size
+    footprint = sum(file.stat().st_size for file in ir_files(source.path) if file.suffix == ".bin")
     modes: dict[str, int] = {}
     for weight in stored:
         modes[weight.describe()] = modes.get(weight.describe(), 0) + 1

@@ -18,6 +18,8 @@ from autotune.models.checkpoint import (
     read_header,
     weight_files,
 )
+from autotune.models.companions import main_file
+from autotune.models.tasks.registry import DEFAULT, find_task, task_of_files
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 _UNLIMITED = {"bloom", "mamba", "mamba2", "falcon_mamba", "xlstm", "rwkv"}
@@ -45,6 +47,7 @@ class Intake:
         chat: whether there is a chat template.
         exporter: class of optimum-intel that exports it; None also if it was not looked up.
         transformers: versions of transformers that this exporter works with, e.g. ``>=4.57,<=5.0``.
+        task: what it does.
     """
 
     model: str
@@ -60,6 +63,7 @@ class Intake:
     chat: bool | None = None
     exporter: str | None = None
     transformers: str | None = None
+    task: str = DEFAULT
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data for `--json`."""
@@ -100,10 +104,10 @@ def read_intake(model: str, *, exporter: bool = False) -> Intake | None:
     folder = Path(model).expanduser()
     try:
         intake = _local(model, folder) if folder.is_dir() else _on_hub(model)
-        if exporter and folder.is_dir() and not (folder / "openvino_model.xml").is_file():
-            from autotune.models.architecture import find_exporter, load_config
+        if exporter and folder.is_dir() and not main_file(folder).is_file():
+            from autotune.models.exporters import find_exporter, load_config
 
-            found = find_exporter(load_config(folder, trust_remote_code=False), folder / CONFIG)
+            found = find_exporter(load_config(folder, trust_remote_code=False), folder / CONFIG, find_task(folder))
             limits = [(">=", found.minimum), ("<=", found.maximum)]
             versions = ",".join(f"{sign}{version}" for sign, version in limits if version is not None)
             intake = replace(intake, exporter=found.name, transformers=versions or None)
@@ -169,7 +173,8 @@ def _local(model: str, folder: Path) -> Intake:
     tokenizer = check_json(file) if file.is_file() else {}
     chat = bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file()
     facts: dict[str, Any] = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
-    openvino = folder / "openvino_model.bin"
+    facts["task"] = find_task(folder).name
+    openvino = main_file(folder).with_suffix(".bin")
     if openvino.is_file():
         return intake_of(model, config, stored=openvino.stat().st_size, **facts)
     files = weight_files(folder)
@@ -198,6 +203,7 @@ def _on_hub(model: str) -> Intake:
         tokenizer = check_json(Path(hf_hub_download(model, "tokenizer_config.json")))
     chat = bool(tokenizer.get("chat_template")) or "chat_template.jinja" in files
     facts = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
+    facts["task"] = task_of_files(config, files).name
     return intake_of(model, config, stored=stored or None, **facts)
 
 
@@ -219,3 +225,23 @@ def check_window(key: str, length: int, positions: int | None, model: str) -> No
             f"and predictions beyond them are meaningless. Set it to {positions} or less.",
             key=key,
         )
+
+
+LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
+"""Options of texts and evaluators that set how long a sequence is, in tokens."""
+
+
+def window_length(section: str, options: Any) -> dict[str, int]:
+    """Return the key in model.yaml that sets the length of a text's sequences, and their tokens; empty if none does."""
+    if windows := getattr(options, "tokens", None):  # they have their own length
+        return {f"{section}.tokens": max(map(len, windows))}
+    found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
+    return {key: length for key, length in found.items() if isinstance(length, int)}
+
+
+def fit_window(options: Mapping[str, Any], positions: int | None) -> dict[str, Any]:
+    """Shorten the windows of a text's options to a model's positions; the number of tokens stays about equal."""
+    length = options.get("sequence_length")
+    if length is None or positions is None or length <= positions:
+        return dict(options)
+    return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}

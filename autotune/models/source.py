@@ -16,28 +16,30 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
-from autotune.models.architecture import check_tensors, find_exporter, load_config, quiet
+from autotune.models.architecture import check_tensors, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some
-from autotune.models.companions import companions
-from autotune.models.finite import check_model, check_stored
+from autotune.models.companions import MODEL_FILE, companions, ir_files, main_file, part_files
+from autotune.models.exporters import find_exporter, load_config
+from autotune.models.finite import check_irs, check_model, check_stored
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
 from autotune.models.quantized.checkpoint import Checkpoint, write_float_copy
 from autotune.models.quantized.keep import keep_codes
 from autotune.models.quantized.methods import packing_of
-from autotune.models.runtime.graph import why_not_scorable
+from autotune.models.runtime.exported import check_logits
+from autotune.models.tasks.registry import DEFAULT, check_served, find_task, task_named, task_of_graph
+from autotune.models.tasks.task import Task
 from autotune.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from autotune.common.cache import Cache
+    from autotune.compression.ir.sizes import Beside
 
 _log = logging.getLogger(__name__)
 
-MODEL_FILE = "openvino_model.xml"
-WEIGHTS_FILE = "openvino_model.bin"
-_EXPORT_VERSION = 4
+_EXPORT_VERSION = 5
 _EXPORT_RECORD = "autotune_export.txt"
 _HF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
@@ -48,41 +50,49 @@ class SourceModel:
 
     Attributes:
         name: what the user wrote: a hub id or a path.
-        path: folder with ``openvino_model.xml``, its weights, ``config.json`` and the tokenizer; None for a model in
-            memory.
+        path: folder with the IR, or the IRs, ``config.json`` and the tokenizer; None for a model in memory.
         trust_remote_code: passed on to transformers when the tokenizer is loaded.
+        task: what it does.
+        parts, beside: folder with the compressed IRs beside a language model, and their sizes.
     """
 
     name: str
     path: Path | None
     trust_remote_code: bool = False
+    task: Task = field(default_factory=lambda: task_named(DEFAULT))
+    parts: Path | None = None
+    beside: Beside | None = None
     _model: ov.Model | None = field(default=None, repr=False)
     _tokenizer: Any = field(default=None, repr=False)
 
     @classmethod
-    def from_model(cls, model: ov.Model, tokenizer: Any = None, *, name: str = "the model in memory") -> SourceModel:
+    def from_model(
+        cls, model: ov.Model, tokenizer: Any = None, *, name: str = "the model in memory", task: str | None = None
+    ) -> SourceModel:
         """Make a source of a model that is not in a folder.
 
         Args:
-            model: any model; must not be changed afterwards. Scoring it needs a stateful causal language model, as
-                `OpenVINOLanguageModel` describes it.
+            model: any model; must not be changed afterwards. Scoring it needs a model as its task exports it, such
+                as a stateful causal language model.
             tokenizer: its `transformers` tokenizer. None is enough for settings and a size that need no texts.
             name: for messages and records.
+            task: its name; None finds it from the graph.
 
         Raises:
             ConfigError: the model has NaN or infinite weights.
         """
         check_model(model, name)
-        return cls(name, None, _model=model, _tokenizer=tokenizer)
+        found = task_of_graph(model) if task is None else task_named(task)
+        return cls(name, None, task=found, _model=model, _tokenizer=tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with the model's graph or weights."""
+        """32 hex digits that change with the model's graph or weights, those of all parts."""
         if self.path is None:
             from autotune.compression.ir.constants import model_digest
 
             return model_digest(self.read())
-        return fingerprint(fingerprint_file(self.path / MODEL_FILE), fingerprint_file(self.path / WEIGHTS_FILE))
+        return fingerprint(*map(fingerprint_file, ir_files(self.path)))
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -106,10 +116,10 @@ class SourceModel:
         import openvino as ov
 
         assert self.path is not None
-        return ov.Core().read_model(self.path / MODEL_FILE)
+        return ov.Core().read_model(main_file(self.path))
 
     def check_scorable(self, *, cache: bool = True) -> None:
-        """Refuse a model that cannot be run on texts: stateless, of a fixed shape, or no decoder.
+        """Refuse a model that cannot be run for its task, such as a stateless decoder or one of a fixed shape.
 
         Args:
             cache: whether a KV cache is needed; calibration needs none.
@@ -118,9 +128,18 @@ class SourceModel:
             ConfigError: it is one of them; the message says what works with it, and what to do.
         """
         model = self.read()
-        problem = why_not_scorable(model.inputs, model.outputs, states=len(model.get_variables()) if cache else None)
-        if problem is not None:
-            raise ConfigError(f"{self.name} {problem}", key="model")
+        states = len(model.get_variables())
+        problem = self.task.why_not_scorable(model.inputs, model.outputs, states=states if cache else None)
+        if problem is None:
+            return
+        other = task_of_graph(model)
+        fits = other.why_not_scorable(model.inputs, model.outputs, states=states) is None
+        raise ConfigError(f"{self.name} {problem}{f' Or set `task: {other.name}`.' if fits else ''}", key="model")
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Return False for a model in memory that was given without one."""
+        return self.path is not None or self._tokenizer is not None
 
     def tokenizer(self) -> Any:
         """Return the `transformers` tokenizer.
@@ -158,7 +177,7 @@ class SourceModel:
         return True
 
 
-def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
+def source_of(model: Any, tokenizer: Any, parameter: str, task: str | None = None) -> SourceModel | str:
     """Return a model in memory as a source, and an id or path as it is; `parameter` names the argument.
 
     Raises:
@@ -173,20 +192,21 @@ def source_of(model: Any, tokenizer: Any, parameter: str) -> SourceModel | str:
             f"`{parameter}` must be a hub id, a folder or an openvino.Model, got {type(model).__name__}. Convert a "
             "PyTorch module by openvino.convert_model(module, example_input=...)"
         )
-    return SourceModel.from_model(model, tokenizer)
+    return SourceModel.from_model(model, tokenizer, task=task)
 
 
 def _fingerprint_files(files: Iterable[Path]) -> str:
     return fingerprint([(file.name, fingerprint_file(file)) for file in files if file.is_file()])
 
 
-def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) -> SourceModel:
+def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False, task: str | None = None) -> SourceModel:
     """Find a model; export it to OpenVINO if it is not an OpenVINO folder, and keep the export in the cache.
 
     Args:
         model: an OpenVINO folder, a Hugging Face folder, or a hub id.
         cache: where exports are kept.
         trust_remote_code: whether code that comes with the model may run.
+        task: what it does; None finds that from its files.
 
     Raises:
         ConfigError: a local path that does not exist or holds no model.
@@ -194,18 +214,16 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
     """
     folder, revision = Path(model).expanduser(), None
     if folder.is_dir():
-        if (folder / MODEL_FILE).is_file():
-            return _open_openvino(model, folder.resolve(), cache, trust_remote_code)
+        if main_file(folder).is_file():
+            return _open_openvino(model, folder.resolve(), cache, trust_remote_code, task)
         if parts := [file.name for file in sorted(folder.glob("openvino_*_model.xml"))]:
             raise ConfigError(
-                f"{folder} holds a model in parts ({some(parts)}), as an encoder-decoder or a model with images; only "
-                f"causal language models in one {MODEL_FILE} can be tuned",
+                f"{folder} holds a model in parts ({some(parts)}), none of which is a language model; name another",
                 key="model",
             )
         if not (folder / CONFIG).is_file():
             raise ConfigError(
-                f"{folder} holds neither {MODEL_FILE} nor config.json; name an OpenVINO folder, a Hugging Face folder "
-                "or a hub id",
+                f"{folder} holds neither {MODEL_FILE} nor config.json; name a folder with a model, or a hub id",
                 key="model",
             )
         check_folder(folder)
@@ -216,11 +234,12 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
     else:
         revision = _hub_revision(model)
         content = (model, revision)
-    key = fingerprint(_EXPORT_VERSION, content, _exporting_versions(), trust_remote_code)
+    other = [] if task is None or task == find_task(model).name else [task]  # than the export chooses by itself
+    key = fingerprint(_EXPORT_VERSION, content, _exporting_versions(), trust_remote_code, *other)
     target = cache.models / key
     for _ in range(2):
-        get_or_create_directory(target, lambda out: _export(model, revision, out, trust_remote_code))
-        source = SourceModel(model, target, trust_remote_code)
+        get_or_create_directory(target, lambda out: _export(model, revision, out, trust_remote_code, task))
+        source = SourceModel(model, target, trust_remote_code, find_task(target, task))
         if _is_as_exported(source):
             return source
         _log.warning("the exported model in %s is damaged; it is exported again", target)
@@ -231,24 +250,26 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False) 
     )
 
 
-def _open_openvino(model: str, folder: Path, cache: Cache, trust_remote_code: bool) -> SourceModel:
+def _open_openvino(model: str, folder: Path, cache: Cache, trust_remote_code: bool, task: str | None) -> SourceModel:
     """Check the files of an OpenVINO folder; its values are checked once and a marker is kept in the cache."""
-    check_openvino(folder / MODEL_FILE, folder / WEIGHTS_FILE)
+    for xml in (main_file(folder), *part_files(folder)):
+        check_openvino(xml, xml.with_suffix(".bin"))
     record = folder / "autotune.json"
     hashes = check_json(record).get("files") if record.is_file() else None
-    for name in (MODEL_FILE, WEIGHTS_FILE):
-        if isinstance(hashes, dict) and hashes.get(name) != fingerprint_file(folder / name):
+    for file in ir_files(folder):
+        if isinstance(hashes, dict) and hashes.get(file.name) != fingerprint_file(file):
             raise ConfigError(
                 "is not what `autotune export` wrote: it is damaged or was changed. Export the model again, or, if you "
                 f"changed it on purpose, delete `files` from {record.name}.",
-                file=folder / name,
+                file=file,
             )
     if (folder / CONFIG).is_file():
         check_json(folder / CONFIG)
-    source = SourceModel(model, folder, trust_remote_code)
+    source = SourceModel(model, folder, trust_remote_code, find_task(folder, task))
+    check_served(source.task, folder)
     marker = cache.models / f"{source.fingerprint}.finite"
     if not marker.is_file():
-        check_model(source.read(), model)
+        check_irs(folder, model)
         with suppress(OSError), atomic_write(marker, durable=False) as temporary:
             temporary.touch()
     return source
@@ -288,12 +309,14 @@ def _hub_revision(model: str) -> str:
         raise PrerequisiteError(f"the model {model} {hub_advice(model, error)}") from error
 
 
-def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool) -> None:
+def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool, task_name: str | None) -> None:
     """Check a Hugging Face model and export it into the folder `out`; the codes of a quantized checkpoint are kept."""
     folder = Path(model).expanduser() if revision is None else download(model, revision, weights=False)
     packing_of(check_json(folder / CONFIG), folder / CONFIG)
     config = load_config(folder, trust_remote_code=trust_remote_code)
-    find_exporter(config, folder / CONFIG)
+    task = find_task(folder, task_name)
+    check_served(task, folder)
+    find_exporter(config, folder / CONFIG, task)
     load_tokenizer(folder, trust_remote_code=trust_remote_code, vocabulary=getattr(config, "vocab_size", None))
     if revision is not None:
         folder = download(model, revision, weights=True)
@@ -301,14 +324,16 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
     check_stored(tensors, model)
     checkpoint = Checkpoint.open(folder)
     if checkpoint is None:
-        check_tensors(folder, config, tensors, trust_remote_code=trust_remote_code)
-        _export_float(model, folder, out, trust_remote_code)
+        check_tensors(folder, config, tensors, task, trust_remote_code=trust_remote_code)
+        _export_float(model, folder, out, trust_remote_code, task)
+        check_logits(model, folder, out, config, task, trust_remote_code=trust_remote_code)
     else:
         with TemporaryDirectory(dir=out.parent, prefix="float-") as files:
             write_float_copy(checkpoint, Path(files))
             config = load_config(Path(files), trust_remote_code=trust_remote_code)
-            check_tensors(Path(files), config, check_folder(Path(files)), trust_remote_code=trust_remote_code)
-            _export_float(model, Path(files), out, trust_remote_code)
+            check_tensors(Path(files), config, check_folder(Path(files)), task, trust_remote_code=trust_remote_code)
+            _export_float(model, Path(files), out, trust_remote_code, task)
+            check_logits(model, Path(files), out, config, task, trust_remote_code=trust_remote_code)
         _keep_codes(checkpoint, out)
     for file in companions(folder):
         target = out / file.relative_to(folder)
@@ -316,7 +341,7 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
     source = SourceModel(model, out)
-    check_model(source.read(), model)
+    check_irs(out, model)
     (out / _EXPORT_RECORD).write_text(_content_of(source), encoding="utf-8")
 
 
@@ -327,12 +352,12 @@ def _keep_codes(checkpoint: Checkpoint, out: Path) -> None:
     kept = keep_codes(ov.Core().read_model(out / MODEL_FILE), checkpoint)
     ov.save_model(kept, whole / MODEL_FILE, compress_to_fp16=False)
     # The float export is still memory-mapped; replacing its files keeps the mapping valid until it is released.
-    for name in (MODEL_FILE, WEIGHTS_FILE):
-        (whole / name).replace(out / name)
+    for file in ir_files(whole):
+        file.replace(out / file.name)
     whole.rmdir()
 
 
-def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool) -> None:
+def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool, task: Task) -> None:
     """Export with optimum-intel in the precision the weights are stored in, and add the tokenizer's files.
 
     Args:
@@ -340,14 +365,20 @@ def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool) -
         files: the folder that it is read from.
         out: an empty folder.
         trust_remote_code: whether code that comes with the model may run.
+        task: chooses the class of optimum-intel.
     """
-    from optimum.intel import OVModelForCausalLM
+    from optimum import intel
     from transformers import AutoTokenizer
 
     try:
         with quiet():
-            exported = OVModelForCausalLM.from_pretrained(
-                files, export=True, load_in_8bit=False, compile=False, trust_remote_code=trust_remote_code
+            exported = getattr(intel, task.export_class).from_pretrained(
+                files,
+                export=True,
+                load_in_8bit=False,
+                compile=False,
+                trust_remote_code=trust_remote_code,
+                **task.export_options,
             )
             exported.save_pretrained(out)
             tokenizer = AutoTokenizer.from_pretrained(files, trust_remote_code=trust_remote_code)
@@ -363,7 +394,5 @@ def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool) -
             "https://github.com/huggingface/optimum-intel/issues, or export the model with `optimum-cli export "
             "openvino` under other versions and name that folder"
         ) from error
-    if not (out / MODEL_FILE).is_file():
-        raise PrerequisiteError(
-            f"optimum-intel exported {model} without {MODEL_FILE}; choose a model that generates text"
-        )
+    if not main_file(out).is_file():
+        raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; choose a {task.kind}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.errors import PrerequisiteError, reason
 from autotune.models.architecture import quiet
-from autotune.models.checkpoint import CONFIG
+from autotune.models.checkpoint import CONFIG, check_json
 
 _TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf", "tiktoken": "tiktoken"}
 """Packages that some tokenizers need, and the modules they install."""
@@ -28,11 +28,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, vocabulary: int | N
     Raises:
         PrerequisiteError: there is none, a package is missing, or it belongs to another model.
     """
-    from transformers import AutoTokenizer
-
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            tokenizer = _tokenizer_class(folder).from_pretrained(folder, trust_remote_code=trust_remote_code)
             tokens = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
     except Exception as error:
         raise PrerequisiteError(f"{folder}: {_tokenizer_advice(folder, error)}") from error
@@ -49,6 +47,21 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, vocabulary: int | N
             "folder"
         )
     return tokenizer
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """Return the class that loads the folder's tokenizer: AutoTokenizer, or the one that it would take.
+
+    AutoTokenizer imports what generates text, too: 3 s in every process. Most folders name the class of all tokenizers
+    that are one tokenizer.json, which it takes as it stands (transformers 5, models/auto/tokenization_auto.py).
+    """
+    import transformers
+
+    file = folder / "tokenizer_config.json"
+    named = check_json(file) if file.is_file() else {}
+    if named.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in named:
+        return getattr(transformers, "TokenizersBackend", None) or transformers.AutoTokenizer
+    return transformers.AutoTokenizer
 
 
 def _tokenizer_advice(folder: Path, error: Exception) -> str:

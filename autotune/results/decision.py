@@ -9,7 +9,7 @@ from itertools import combinations
 
 from autotune.common.formatting import DASH, label, score, size
 from autotune.results.frame import SIZE_COLUMNS
-from autotune.results.recommendation import GUARD, acceptance, accuracy_metric, most_accurate, recommend
+from autotune.results.recommendation import acceptance, accuracy_metric, guard, most_accurate, recommend
 from autotune.results.records import StudyResults, TrialRecord
 
 
@@ -136,7 +136,7 @@ def decision_sentence(results: StudyResults) -> str:
     sentence = f"**Take trial {found.trial}** ({what}): {sizes}{accuracy}. {found.reason}"
     limit = acceptance(results)
     if limit is not None:
-        sentence += f" Its similarity to the original is {results.score_text(found.trial, GUARD)}."
+        sentence += f" Its similarity to the original is {results.score_text(found.trial, guard(results))}."
         languages = languages_sentence(results.records[found.trial])
         sentence += f" {languages}" if languages else ""
     elif not any(name not in SIZE_COLUMNS for name in results.constraints):

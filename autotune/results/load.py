@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -148,7 +149,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
     }
     metrics = _metrics(attributes, objectives)
     names = list(study.metric_names or objectives)
-    records = _records(trials, names, constraints)
+    records = _records(trials, names, constraints, (attributes.get("front") or {}).get("trials") or {})
     frame = build_frame(records, objectives, metrics)
     front, knee, least_infeasible = _judge(frame, records, objectives, constraints)
     original = attributes.get("original")
@@ -237,18 +238,33 @@ def _scores(attribute: Mapping[str, Any] | None) -> dict[str, Measurement]:
 
 
 def _records(
-    trials: list[FrozenTrial], names: list[str], constraints: Mapping[str, Constraint]
+    trials: list[FrozenTrial],
+    names: list[str],
+    constraints: Mapping[str, Constraint],
+    of_front: Mapping[str, Mapping[str, Any]],
 ) -> dict[int, TrialRecord]:
-    by_number = {trial.number: trial for trial in trials}
+    by_number = {
+        t.number: _with_front_scores(printable_data(t.user_attrs), of_front.get(str(t.number))) for t in trials
+    }
     records = {}
-    for number, trial in sorted(by_number.items()):
-        attributes = printable_data(trial.user_attrs)
+    for trial in sorted(trials, key=lambda each: each.number):
+        number, attributes = trial.number, by_number[trial.number]
         source = by_number.get(attributes.get("duplicate_of", -1))
         if source is not None:
-            copied = {key: printable_data(source.user_attrs[key]) for key in COPIED if key in source.user_attrs}
-            attributes = {**copied, **attributes}
+            attributes = {**{key: source[key] for key in COPIED if key in source}, **attributes}
         records[number] = _record(trial, attributes, names, constraints)
     return records
+
+
+def _with_front_scores(attributes: Mapping[str, Any], scored: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Add the scores that a trial got at the end of the study, on the front, to its attributes."""
+    if scored is None:
+        return attributes
+    metrics = {**(attributes.get("metrics") or {}), **(scored.get("metrics") or {})}
+    tokens = Counter(attributes.get("tokens") or {}) + Counter(scored.get("tokens") or {})
+    stages = [*(attributes.get("stages") or ()), *(scored.get("stages") or ())]
+    answers = {"answers": scored["answers"]} if "answers" in scored else {}
+    return {**attributes, **answers, "metrics": metrics, "tokens": dict(tokens), "stages": stages}
 
 
 def _record(

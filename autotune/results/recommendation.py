@@ -19,7 +19,7 @@ PREFERRED = (
 )
 """Metrics of accuracy if no objective is one; the first that was scored is used."""
 
-GUARD = "similarity"
+GUARDS = ("similarity", "embedding_similarity", "rerank_similarity")
 ACCEPTED = Constraint(">=", 0.9, ">= 0.9")
 """Least similarity of a recommended model, as is usual with WhoWhatBench. A constraint of the study replaces it."""
 
@@ -102,13 +102,18 @@ class Recommendation:
     nearest: int | None = None
 
 
+def guard(results: StudyResults) -> str:
+    """Return the similarity that was scored; "similarity" if none was."""
+    return next((name for name in GUARDS if results.has_scores(name)), GUARDS[0])
+
+
 def acceptance(results: StudyResults) -> Constraint | None:
     """Return the least similarity of a recommended model.
 
     None if the study has a constraint on accuracy, which all of the front keeps, or if similarity was not scored.
     """
     has_own = any(name not in SIZE_COLUMNS for name in results.constraints)
-    return None if has_own or not results.has_scores(GUARD) else ACCEPTED
+    return None if has_own or not results.has_scores(guard(results)) else ACCEPTED
 
 
 def recommend(results: StudyResults) -> Recommendation:
@@ -118,15 +123,15 @@ def recommend(results: StudyResults) -> Recommendation:
     """
     if results.knee is None:
         return Recommendation(None, "No trial is on the front.", results.least_infeasible)
-    limit = acceptance(results)
-    scores = {n: value for n in results.front if (value := results.value(n, GUARD)) is not None} if limit else {}
+    limit, name = acceptance(results), guard(results)
+    scores = {n: value for n in results.front if (value := results.value(n, name)) is not None} if limit else {}
     accepted = [n for n in results.front if limit is None or (n in scores and limit.violation(scores[n]) <= 0)]
     if limit is not None and not accepted:
         nearest = max(scores, key=lambda n: (scores[n], -n), default=results.front[0])
         return Recommendation(
             None,
             f"No model on the front has a similarity of at least {limit.value:g} to the original; nearest is "
-            f"trial {nearest} with {results.score_text(nearest, GUARD)}.",
+            f"trial {nearest} with {results.score_text(nearest, name)}.",
             nearest,
         )
     knee = results.knee
@@ -135,7 +140,7 @@ def recommend(results: StudyResults) -> Recommendation:
         return Recommendation(
             smallest,
             f"It is the smallest model on the front with a similarity of at least {limit.value:g}; the knee, "
-            f"trial {knee}, has {results.score_text(knee, GUARD)}.",
+            f"trial {knee}, has {results.score_text(knee, name)}.",
         )
     chosen = smallest_tied(results, knee, accepted)
     if chosen != knee:

@@ -14,7 +14,10 @@ from autotune.results.pareto import front_indices
 from autotune.results.recommendation import accuracy_metric, recommend, smallest_tied
 from autotune.results.records import StudyResults
 
-DROP_METRICS = ("perplexity_increase", "similarity", "top1_agreement", "answer_top1_agreement", "perplexity")
+DROP_METRICS = (
+    *("perplexity_increase", "similarity", "embedding_similarity", "rerank_similarity"),
+    *("top1_agreement", "answer_top1_agreement", "perplexity"),
+)
 """Metrics for which a drop in percent makes sense; without a name the first that was scored is used."""
 
 
@@ -79,7 +82,7 @@ def parse_wish(
         size_limit = None if max_size is None else parse_bytes(max_size)
     except ValueError as error:
         raise UsageError(f"`max_size` {error}") from error
-    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size_limit)
+    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size_limit, knee=knee)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,15 @@ def choose(results: StudyResults, wish: Wish, *, where: str = "this study") -> S
     metric = _metric(results, wish, where)
     if wish.max_drop is None:
         return _within_size(results, wish, metric, fits)
+    return _within_drop(results, wish, metric, sizes, fits, where)
+
+
+def _within_drop(
+    results: StudyResults, wish: Wish, metric: str, sizes: dict[int, float], fits: list[int], where: str
+) -> Selection:
+    """Choose the smallest of the trials that fit whose metric is at most `max_drop` worse than the original's."""
     drops = {n: drop for n in sizes if (drop := _drop(results, metric, n, relative=wish.relative)) is not None}
+    assert wish.max_drop is not None
     close = [number for number in drops if number in fits and drops[number] <= wish.max_drop]
     within = "" if wish.max_size is None else f" of at most {size(wish.max_size)}"
     if not close:

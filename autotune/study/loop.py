@@ -210,19 +210,20 @@ class Search:
     def loop(self, info: StudyInfo, deadline: float | None) -> Reason:
         """Run trials until there is a reason to stop and no trial is running."""
         while True:
-            with self.sharing.claim():
-                history = self.recover()
-                if self.finish_twins(history):
-                    continue
-                reason = self.reason_to_stop(history, deadline)
-                if reason is None and self.pool.free and history.may_begin(self.lag):
-                    proposal = self.proposer.next(history, self.lag)
-                    if proposal is not None:
-                        self.begin(history, proposal, info, deadline)
+            if self.pool.free:  # a busy process leaves the lock and the storage to the others
+                with self.sharing.claim():
+                    history = self.recover()
+                    if self.finish_twins(history):
                         continue
-                    reason = "exhausted"
-            if reason is not None and not self._at_work and self.may_stop(reason, history):
-                return reason
+                    reason = self.reason_to_stop(history, deadline)
+                    if reason is None and history.may_begin(self.lag):
+                        proposal = self.proposer.next(history, self.lag)
+                        if proposal is not None:
+                            self.begin(history, proposal, info, deadline)
+                            continue
+                        reason = "exhausted"
+                if reason is not None and not self._at_work and self.may_stop(reason, history):
+                    return reason
             finished = self.pool.wait(self.sharing.poll_interval)
             if finished is not None:
                 self.finish(finished, info, deadline)
@@ -258,7 +259,7 @@ class Search:
         scored = before.finished if self.config.study.precision is not None else ()
         rivals = rivals_of(front_trials(before, self.directions), list(info.objectives), scored)
         raced = self.config.study.racing and not settings.candidate  # a candidate's scores are wanted in full
-        self.pool.start(trial.number, settings, rivals if raced else ())
+        self.pool.start(trial.number, settings, rivals if raced else None)
 
     def plan_status(self, number: int, plan: str) -> PlanStatus | Later:
         """Look up the plan of the running trial `number`; a new plan is assigned to that trial.

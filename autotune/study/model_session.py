@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
-from autotune.common.threads import thread_limit
+from autotune.common.machine import available_memory, check_memory
+from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
-from autotune.models.intake import check_window
+from autotune.models.intake import check_window, window_length
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from autotune.config.config import Config
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
-    from autotune.models.runtime.language_model import OpenVINOLanguageModel
     from autotune.models.source import SourceModel
+    from autotune.models.tasks.task import Task
 
-
-TRAINING = 4
-"""Windows that distillation trains on, in calibration windows, if the text has as many."""
+TRAINING = 4  # windows that distillation trains on, in calibration windows, if the text has as many
 
 
 class ModelSession:
@@ -73,6 +72,8 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.cache.hold(self)
+        self.cache.remove_leftovers()
         self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
         self.distillation_notes: tuple[str, ...] = ()
@@ -90,25 +91,50 @@ class ModelSession:
 
         import autotune.compression.engine
 
-        _ = openvino, transformers.AutoTokenizer, autotune.compression.engine
+        _ = openvino, transformers.PreTrainedTokenizerFast, autotune.compression.engine
         self.shared = shared
 
     @cached_property
     def source(self) -> SourceModel:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
         from autotune.models.intake import read_intake
+        from autotune.models.save import compressed_parts
         from autotune.models.source import resolve_model
+        from autotune.models.tasks.registry import find_task
+        from autotune.models.tokenizer import load_tokenizer
 
         name, remote = self.config.model, self.config.trust_remote_code
         self.stage(f"loading {name}")
         local = read_intake(name) if Path(name).expanduser().is_dir() else None
         self.check_windows(None if local is None else local.positions)  # before an export, if config.json says it
-        source = resolve_model(name, cache=self.cache, trust_remote_code=remote)
+        if local is not None:
+            self.check_task(find_task(name, self.config.task))
+            self.check_tokenizer(lambda: load_tokenizer(Path(name).expanduser(), trust_remote_code=remote))
+        source = resolve_model(name, cache=self.cache, trust_remote_code=remote, task=self.config.task)
         if source.path is None or not (source.path / "openvino_tokenizer.xml").is_file():
             self.tokenizer = source.tokenizer()  # the compressed folder needs it: refused before any work
         self.check_windows(source.positions)
+        if local is None:
+            self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
+        self.check_task(source.task)
         self.check_graph(source)
-        return source
+        return compressed_parts(source, self.cache, self.config.target)
+
+    def check_tokenizer(self, load: Callable[[], Any]) -> None:
+        """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
+
+    def check_task(self, task: Task) -> None:
+        """Refuse what models of this task cannot do.
+
+        Raises:
+            ConfigError: it is in the configuration.
+        """
+        if self.needs_calibration and self.config.calibration.synthetic and not task.generates:
+            raise ConfigError(
+                f"a model for {task.name} writes no texts; name a text: {{path: calibration.txt}} or {{dataset: ...}}",
+                key="calibration.synthetic",
+            )
+        check_in_parts(self.config.candidates, task)
 
     def check_graph(self, source: SourceModel) -> None:
         """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
@@ -142,29 +168,21 @@ class ModelSession:
         """The original's `transformers` tokenizer."""
         return self.source.tokenizer()
 
-    def compiled(
-        self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0
-    ) -> OpenVINOLanguageModel:
+    def compiled(self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0) -> Any:
         """Compile a model on the configured device with these properties; by default with the configured ones.
 
-        `columns` is the largest number of positions of a forward pass; 0 is as many as fit.
+        See `Task.compiled`.
         """
-        from autotune.models.runtime.compile import end_token_ids
-        from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
+        from autotune.models.runtime.compile import thread_share
 
         runtime = self.config.runtime
-        threads = thread_limit()  # changes the time of a score and none of its bits
-        share: dict[str, Any] = {}
-        if threads is not None and runtime.device == "CPU":
-            # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
-            share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-        compiled = OpenVINOLanguageModel(
+        compiled = self.source.task.compiled(
             model,
             self.tokenizer,
+            folder=self.source.parts or self.source.path,
             device=runtime.device,
-            ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
-            limits=BatchLimits(columns=columns),
-            eos_token_ids=end_token_ids(self.source.path, self.tokenizer),
+            ov_config={**thread_share(runtime.device), **(runtime.ov_config if ov_config is None else ov_config)},
+            columns=columns,
         )
         self.runtime_properties = dict(compiled.properties)
         return compiled
@@ -186,7 +204,7 @@ class ModelSession:
         with self.shared():
             return cached_windows(
                 self.store,
-                lambda: self.compiled(self.model),
+                lambda: self.compiled(self.source.path or self.model),
                 samples=calibration.samples,
                 sequence_length=calibration.sequence_length,
                 seed=self.config.study.seed,
@@ -213,16 +231,17 @@ class ModelSession:
         return self.calibration_windows if calibration.synthetic else self._windows(TRAINING * calibration.samples)
 
     def _windows(self, samples: int) -> IntArray:
-        from autotune.evaluation.texts.sources import describe_source, read_windows
+        from autotune.evaluation.texts.sources import describe_source
 
         calibration = self.config.calibration
-        return read_windows(
+        return self.source.task.windows(
             calibration,
             self.tokenizer if calibration.tokens is None else None,
             self.calibration_texts,
-            sequence_length=calibration.sequence_length,
+            length=calibration.sequence_length,
             samples=samples,
             name=f"the calibration text {describe_source(calibration)}",
+            embeddings=self.embeddings,
         )
 
     @cached_property
@@ -231,7 +250,8 @@ class ModelSession:
         calibration = self.config.calibration
         if calibration.synthetic:
             return synthetic_fingerprint(calibration.samples, calibration.sequence_length, self.config.study.seed)
-        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
+        images = [self.calibration_windows.tobytes()] if self.source.task.in_parts else []
+        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts, *images)
 
     @cached_property
     def store(self) -> ReferenceStore:
@@ -252,6 +272,7 @@ class ModelSession:
         """The calibration statistics, computed or read from the cache."""
         calibration = self.config.calibration
         windows = self.calibration_windows
+        tokenizer = self.tokenizer if self.source.has_tokenizer else None
         self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
         with self.shared():
             return self.statistics_cache.get_or_collect(
@@ -259,9 +280,15 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
+                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer, self.embeddings),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
+
+    @cached_property
+    def embeddings(self) -> Any:
+        """The original's embeddings of tokens and images; None for a model that takes tokens."""
+        return self.source.task.embeddings(self.source.path, "CPU", None)
 
     @cached_property
     def engine(self) -> Engine:
@@ -278,13 +305,13 @@ class ModelSession:
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
+                beside=self.source.beside,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
     def _gradients(self) -> Mapping[str, Any]:
         """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
-        from autotune.common.machine import available_memory
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import output_gradients
 
@@ -315,9 +342,13 @@ class ModelSession:
         Raises:
             PlanError: with the reason.
         """
-        from autotune.common.machine import available_memory
         from autotune.distillation.distil import check
 
+        if not self.source.task.distillable:
+            raise PlanError(
+                f"distillation trains the logits of causal language models, and {self.config.model} is for "
+                f"{self.source.task.name}; remove distillation"
+            )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
         check(self.model, self.training_windows, available_memory(self.config.study.memory_limit))
@@ -332,7 +363,8 @@ class ModelSession:
             from autotune.models.given import read_given
 
             found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
-            return read_given(found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote)
+            options: dict[str, Any] = {"trust_remote_code": remote, "task": self.source.task.spec}
+            return read_given(found.model, self.engine, self.config.target, self.cache, **options)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:
@@ -349,20 +381,13 @@ class ModelSession:
     @cached_property
     def _planner(self) -> BudgetPlanner | Exception:
         """The planner, or the error of its measurements, which are not repeated for every budget."""
-        from autotune.study.budget_planner import open_planner
+        from autotune.study.trials.budget_planner import open_planner
 
         try:
             with self.shared():
                 return open_planner(self.measuring_inputs, self.config, self.stage)
         except (AutotuneError, RuntimeError) as error:
             return error
-
-    def fitted(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Shorten the windows of a text's options to the model's positions; the number of tokens stays about equal."""
-        length, positions = int(options["sequence_length"]), self.source.positions
-        if positions is None or length <= positions:
-            return dict(options)
-        return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}
 
     @property
     def measuring_inputs(self) -> MeasuringInputs:
@@ -371,29 +396,3 @@ class ModelSession:
 
         model, runtime = (self.engine, self.source, lambda: self.tokenizer, self.cache), self.config.runtime
         return MeasuringInputs(*model, runtime.device, runtime.ov_config)
-
-
-LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
-"""Options of texts and evaluators that set how long a sequence is, in tokens."""
-
-
-def window_length(section: str, options: Any) -> dict[str, int]:
-    """Return the key in model.yaml that sets the length of a text's sequences, and their tokens; empty if none does."""
-    if windows := getattr(options, "tokens", None):  # they have their own length
-        return {f"{section}.tokens": max(map(len, windows))}
-    found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
-    return {key: length for key, length in found.items() if isinstance(length, int)}
-
-
-def check_memory(limit: int | None, least: int) -> None:
-    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
-
-    Raises:
-        ConfigError: it is. `autotune plan` shows what a worker needs in all.
-    """
-    if limit is not None and limit < least:
-        raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
-            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
-            key="study.memory_limit",
-        )

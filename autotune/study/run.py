@@ -1,6 +1,6 @@
 """Run a search: one study, new or resumed, up to its report; or join a running one from another process.
 
-At the end the front is scored once more, on texts that no decision was based on.
+At the end the front is scored once more, see `workers.front`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from autotune.compression.settings import Settings
-from autotune.errors import AutotuneError, StudyError
+from autotune.errors import StudyError
 from autotune.models.intake import read_intake
 from autotune.results.checksums import CHECKSUM, check_study, study_checksums
 from autotune.study.loop import Callback, Reason, Search
@@ -30,6 +29,7 @@ from autotune.study.storage.database import check_config, folder_lock, open_stud
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
 from autotune.study.workers.deployment import score_as_deployed
+from autotune.study.workers.front import is_scored, score_front
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
 
@@ -178,30 +178,26 @@ def run_search(
 def reason_without_worker(search: Search) -> Reason | None:
     """Return why a finished study needs no worker; None if it needs one.
 
-    It has no trial to run, its front is scored on the report texts, and its configuration is the stored one.
+    It has no trial to run, its front is scored, and its configuration is the stored one.
     """
     stored = search.study.user_attrs
     config, now = dict(stored.get("config") or {}), search.config.as_dict()
     if any(config.get(key) != now.get(key) for key in {*config, *now} - {"study"}):
         return None
     front = front_trials(search.history(), search.directions)
-    if front and search.config.report is not False:
-        record = stored.get(ATTRIBUTE)
-        if record is None:
-            return None
-        if record["fingerprint"] is not None and any(str(trial.number) not in record["trials"] for trial in front):
-            return None
+    if front and not is_scored(stored, front, report=search.config.report is not False):
+        return None
     return search.reason_without_work()
 
 
 def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
-    """Score the front on the report texts; after a stop signal the next run continues with it."""
+    """Score the front; after a stop signal the next run continues with it."""
     try:
-        rescore_front(search, listener)
+        assert search.description is not None
+        front = front_trials(search.history(), search.directions)
+        score_front(search.study, search.pool, search.description, front, listener)
         if search.config.runtime.deployed:
-            score_as_deployed(
-                search.study, search.pool, front_trials(search.history(), search.directions), listener.stage
-            )
+            score_as_deployed(search.study, search.pool, front, listener.stage)
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"
@@ -341,51 +337,3 @@ def stop_signals(pool: Pool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-ATTRIBUTE = "report"
-"""The study's attribute: ``fingerprint`` (None without texts), ``original``, ``overlaps``, ``notes``, and ``trials``,
-number as text -> ``metrics`` or ``error``. Optuna refuses new attributes of finished trials, so the scores are stored
-in the study."""
-
-LARGEST_OVERLAP = 0.01
-"""Share of a text that two sets may have in common without a note."""
-
-
-def rescore_front(search: Search, listener: Listener) -> None:
-    """Score the front's models on the report texts; stored scores on the same texts are kept.
-
-    Each model's scores are written to the storage at once, so that a kill loses little.
-    """
-    assert search.description is not None
-    study, pool, texts = search.study, search.pool, search.description.report_fingerprint
-    front = front_trials(search.history(), search.directions)
-    if texts is None:
-        study.set_user_attr(ATTRIBUTE, {"fingerprint": None, "trials": {}})
-        return
-    if not front:
-        return
-    record = study.user_attrs.get(ATTRIBUTE, {})
-    if record.get("fingerprint") != texts:
-        record = {"fingerprint": texts, "trials": {}}
-    missing = [trial for trial in front if str(trial.number) not in record["trials"]]
-    if not missing:
-        return
-    try:
-        listener.stage("preparing the report texts")
-        record = {**record, **(pool.describe(report=True).report or {})}
-        for pair, share in record["overlaps"].items():
-            if share > LARGEST_OVERLAP:
-                listener.note(f"the texts of {pair} are not disjoint: {100 * share:.0f}% of the second is in the first")
-        for note in record["notes"]:
-            listener.note(f"no report text for {note}")
-        models = [Settings.from_dict(trial.user_attrs["settings"]) for trial in (missing if record["original"] else ())]
-        if models:
-            listener.stage(f"scoring the front on the report texts: {len(models)} models")
-        for done, (index, scores) in enumerate(pool.report_scores(models), 1):
-            record["trials"] = {**record["trials"], str(missing[index].number): scores}
-            study.set_user_attr(ATTRIBUTE, record)
-            listener.stage(f"scoring the front on the report texts: {done} of {len(models)} models")
-    except AutotuneError as error:  # for example, a worker died: the search's own results are not affected
-        listener.note(f"the front could not be scored on the report texts: {error}")
-    study.set_user_attr(ATTRIBUTE, record)

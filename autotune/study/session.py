@@ -8,23 +8,29 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
-from autotune.evaluation import Describing, Evaluator, Measurement, Metric, Reference
+from autotune.errors import ConfigError
+from autotune.evaluation import Checking, Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
 from autotune.evaluation.scores import Scores
 from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
-from autotune.study.model_session import ModelSession, window_length
+from autotune.models.intake import window_length
+from autotune.study.model_session import ModelSession
 from autotune.study.storage.attributes import Description
 from autotune.study.storage.manifest import manifest
 from autotune.study.trials.clock import StageClock
 from autotune.study.trials.held_out import ReportTexts
 from autotune.study.trials.scoring import Scorer
-from autotune.study.trials.trial import RELATIVE_TO, Candidate
+from autotune.study.trials.trial import RELATIVE_TO, Candidate, as_data, describe, examples_of, shown_answers
 
 if TYPE_CHECKING:
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
-    from autotune.models.runtime.language_model import OpenVINOLanguageModel
     from autotune.models.source import SourceModel
+    from autotune.models.tasks.task import Task
     from autotune.study.trials.racing import Race
+
+
+ORIGINAL_PARTS = 8
+"""Parts of a reference (of 4,096 tokens for perplexity) on which a study with a precision measures the original."""
 
 
 class Session(ModelSession):
@@ -33,7 +39,7 @@ class Session(ModelSession):
     A study has one session in each worker process.
     """
 
-    _original: Callable[[], OpenVINOLanguageModel] | None = None
+    _original: Callable[[], Any] | None = None
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -42,9 +48,27 @@ class Session(ModelSession):
 
         return {name: create_evaluator(name, options) for name, options in self.config.evaluators.items()}
 
+    def check_task(self, task: Task) -> None:
+        """See `ModelSession`; a study also scores models."""
+        from autotune.config.evaluators import wrong_task
+        from autotune.evaluation.registry import evaluator_tasks
+
+        super().check_task(task)
+        for name in self.config.evaluators:
+            if task.name not in (scored := evaluator_tasks(name)):
+                raise ConfigError(wrong_task(scored, task), key=f"evaluators.{name}")
+
     def check_graph(self, source: SourceModel) -> None:
         """See `ModelSession`; a study always scores the original."""
         source.check_scorable()
+
+    def check_tokenizer(self, load: Callable[[], Any]) -> None:
+        """See `ModelSession`; some evaluators cannot score every model."""
+        checking = [evaluator for evaluator in self.evaluators.values() if isinstance(evaluator, Checking)]
+        if checking:
+            tokenizer = load()
+            for evaluator in checking:
+                evaluator.check(tokenizer)
 
     def window_lengths(self) -> dict[str, int]:
         """See `ModelSession`; here also those of the evaluators."""
@@ -73,7 +97,7 @@ class Session(ModelSession):
             }
 
     @contextmanager
-    def original_model(self) -> Iterator[Callable[[], OpenVINOLanguageModel]]:
+    def original_model(self) -> Iterator[Callable[[], Any]]:
         """Enter work that all trials share; the function given compiles the original model when it is first called.
 
         Nested calls share one model.
@@ -118,8 +142,7 @@ class Session(ModelSession):
         keys = {name: self.reference_key(name, evaluator) for name, evaluator in evaluators.items()}
         return Scorer(
             evaluators,
-            self.deciding,
-            {*self.config.objectives, *self.config.constraints},
+            self.required,
             references,
             self.compiled,
             stage,
@@ -144,7 +167,8 @@ class Session(ModelSession):
         from autotune.compression.engine import ENGINE_VERSION
 
         calibration = [VERSION, native_precision(), self.calibration_fingerprint] if plan.depends_on_calibration else []
-        return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key)
+        parts = [] if self.source.parts is None else [self.source.parts.name]
+        return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key, *parts)
 
     def reference_key(self, name: str, evaluator: Evaluator) -> str:
         """Make the key of an evaluator's reference."""
@@ -160,12 +184,16 @@ class Session(ModelSession):
             "ov_config": {"device": runtime.device, **runtime.ov_config},
         }
 
-    @cached_property
-    def deciding(self) -> frozenset[str]:
-        """The evaluators whose metrics an objective or a constraint names."""
-        required = {*self.config.objectives, *self.config.constraints}
-        required |= set(RELATIVE_TO) if "relative_error" in required else set()
-        return frozenset(name for name, evaluator in self.evaluators.items() if required & set(evaluator.metrics))
+    @property
+    def required(self) -> frozenset[str]:
+        """The metrics that objectives and constraints name, or follow from."""
+        named = {*self.config.objectives, *self.config.constraints}
+        return frozenset(named | (set(RELATIVE_TO) if "relative_error" in named else set()))
+
+    @property
+    def deferred(self) -> tuple[str, ...]:
+        """The evaluators that score the final front only, at least in part; see `Scorer.deferred`."""
+        return self.scorer.deferred if self.config.study.racing else ()
 
     @cached_property
     def report_texts(self) -> ReportTexts:
@@ -176,20 +204,41 @@ class Session(ModelSession):
             search=self.evaluators,
             references_of=self.references_of,
             scorer_of=self.scorer_of,
-            candidate=lambda settings: Candidate(self.engine, self.plan(settings), lambda text: None),
             calibration=lambda: self.calibration_windows.tolist() if learned else [],
             tokenizer=lambda: self.tokenizer,
         )
 
-    def report_scores(self, settings: Settings) -> dict[str, Any]:
-        """Score one model on the report texts; see `ReportTexts.scores`."""
-        return self.report_texts.scores(settings)
+    def front_scores(self, settings: Settings) -> dict[str, Any]:
+        """Score a model of the final front: with the deferred evaluators, and on the report texts.
+
+        Returns:
+            ``search``, the deferred metrics as data, and the answers that a report shows; ``report``, see
+            `ReportTexts.scores`; ``stages`` and ``tokens`` as those of a trial. Instead of the first two, or of either,
+            there may be an ``error``.
+        """
+        found: dict[str, Any] = {}
+        clock, before = StageClock(lambda text: None), self.stage
+        self.stage = clock
+        tokens: dict[str, int] = {}
+        try:
+            candidate = Candidate(self.engine, self.plan(settings), clock)
+            rest = self.scorer.rest(candidate) if self.deferred else {}
+            found["search"] = {"metrics": as_data(rest), **shown_answers(examples_of(rest))}
+            tokens, candidate.tokens = candidate.tokens, {}
+            clock("scoring: report texts")
+            found["report"] = self.report_texts.scores(candidate)
+            tokens["scoring report texts"] = sum(candidate.tokens.values())
+        except Exception as error:  # as in a trial: an error costs this model's scores, not the study
+            found["error"] = describe(error)
+        finally:
+            self.stage = before
+        return {**found, "stages": clock.close(), "tokens": tokens}
 
     def deployed_scores(self, settings: Settings) -> dict[str, Any]:
         """Score one model as deployed; see `DeployedScorer.scores`."""
         from autotune.study.trials.deployed import DeployedScorer
 
-        evaluators = {name: each for name, each in self.evaluators.items() if name in self.deciding}
+        evaluators = {name: each for name, each in self.evaluators.items() if name in self.scorer.deciding}
         scorer = DeployedScorer(evaluators, lambda: self.references, self.compiled, self.config.runtime.ov_config)
         return scorer.scores(lambda: Candidate(self.engine, self.plan(settings), lambda text: None))
 
@@ -208,6 +257,7 @@ class Session(ModelSession):
                 fingerprints=self.fingerprints(),
                 source=self.source,
                 report_fingerprint=self.report_texts.fingerprint(),
+                deferred=self.deferred,
                 original=self.original() if original else None,
                 report=self.report_texts.describe() if report else None,
                 manifest=self.manifest(),  # last, for it records what was computed by then
@@ -217,11 +267,17 @@ class Session(ModelSession):
             self.stage = before
 
     def original(self) -> dict[str, Any]:
-        """Measure size and scores of the original, in the study's schema."""
+        """Measure size and scores of the original, in the study's schema.
+
+        With a precision, trials may need a small share of a long text, so the original is measured on as much.
+        """
         measured: dict[str, Measurement] = {}
         with self.original_model():
             for name, evaluator in self.evaluators.items():
-                measured.update(evaluator.original(self.references[name]))
+                if self.config.study.precision is not None and isinstance(evaluator, PartedEvaluator):
+                    measured.update(evaluator.original_on(self.references[name], ORIGINAL_PARTS))
+                else:
+                    measured.update(evaluator.original(self.references[name]))
         scores = {name: {"value": m.value, "stderr": m.stderr} for name, m in measured.items()}
         return {
             "footprint": self.engine.sizes.original,

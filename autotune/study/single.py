@@ -11,6 +11,7 @@ from autotune.compression.targets import conflict, fitted, target_problems
 from autotune.config.arguments import evaluation_config
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.scores import Scores
+from autotune.models.intake import fit_window
 from autotune.study.export import SavedModel, check_empty, write_model
 from autotune.study.model_session import ModelSession
 from autotune.study.session import Session
@@ -103,7 +104,9 @@ class CompressedModel:
         Args:
             evaluators, stage: as for `autotune.evaluate`; receives progress messages.
         """
-        config = evaluation_config(file=None, reference=IN_MEMORY, names=list(evaluators), options=evaluators)
+        config = evaluation_config(
+            file=None, reference=IN_MEMORY, names=list(evaluators), options=evaluators, task=self.source.task.spec
+        )
         return evaluate(self, config, source=self.source, stage=stage)
 
     def __repr__(self) -> str:
@@ -149,8 +152,8 @@ def compress_to_size(
     Args:
         session: the opened model. Without calibration texts, weights are rounded plainly.
         max_size: of `openvino_model.bin`, in bytes.
-        text: on which divergences from the original are measured, as options of the evaluator ``perplexity``; not the
-            calibration text.
+        text: on which divergences from the original are measured, as options of the evaluator of the task's loss;
+            not the calibration text.
         options: settings of which `ignored_scope` and `distillation` count.
         small: ``int2``, ``int3``: formats of fewer than 4 bits that may be used.
         runtime_compressed: use only formats that the CPU keeps compressed after loading.
@@ -162,7 +165,6 @@ def compress_to_size(
     """
     from autotune.allocation.allocator import open_allocator
     from autotune.allocation.choices import default_settings, make_menus
-    from autotune.allocation.probe import FULL, SHORT
 
     check_empty(output)
     mixed = conflict("allocation", "budget", session.config.target)
@@ -178,7 +180,9 @@ def compress_to_size(
     menus = make_menus(engine, settings, runtime_compressed=runtime_compressed)
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
-    short, full = (inputs.texts(session.fitted({**text, **windows})) for windows in (SHORT, FULL))
+    loss = session.source.task.loss
+    positions = session.source.positions
+    short, full = (inputs.texts(fit_window({**text, **part}, positions)) for part in (loss.short, loss.full))
     with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
         record = {"allocation": _record(allocator, point, max_size)}
@@ -205,6 +209,7 @@ def open_model(
     trust_remote_code: bool = False,
     depth: Callable[[Engine], Depth] | None = None,
     targets: tuple[Device, ...] = (),
+    task: str | None = None,
 ) -> ModelSession:
     """Open a model for one compression; the calibration texts are read at once, statistics when they are needed.
 
@@ -216,6 +221,7 @@ def open_model(
         trust_remote_code: whether code that comes with the model may run.
         depth: returns the depth of the calibration statistics.
         targets: the devices that compressed models must run on.
+        task: what the model does; None finds it from the model.
 
     Raises:
         ConfigError, PrerequisiteError: a calibration text cannot be read.
@@ -225,7 +231,7 @@ def open_model(
 
     # Not validated: errors should name the arguments of the call rather than keys of a model.yaml.
     options: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
-    options["target"] = targets
+    options["target"], options["task"] = targets, task
     options["cache"] = CacheOptions.model_construct(directory=cache)
     name = source if isinstance(source, str) else source.name
     config = Config.model_construct(model=name, trust_remote_code=trust_remote_code, **options)
@@ -269,7 +275,8 @@ def evaluate(
         source: the original, if it is opened already; `config` then names it `IN_MEMORY`.
         stage: receives progress messages.
     """
-    from autotune.models.source import MODEL_FILE, resolve_model
+    from autotune.models.companions import MODEL_FILE, main_file
+    from autotune.models.source import resolve_model
 
     session = Session(config, stage, calibrated=False)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
@@ -279,9 +286,14 @@ def evaluate(
     if not isinstance(model, (str, Path)):
         return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()
-    if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
+    if not main_file(folder).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score. Name a model's folder"
         )
-    candidate = resolve_model(str(model), cache=session.cache, trust_remote_code=config.trust_remote_code)
-    return session.scores_of(candidate.read())
+    candidate = resolve_model(
+        str(model),
+        cache=session.cache,
+        trust_remote_code=config.trust_remote_code,
+        task=session.source.task.spec,
+    )
+    return session.scores_of(candidate.path)

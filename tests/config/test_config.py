@@ -441,6 +441,38 @@ def test_a_wrong_space_file_is_told_with_its_own_line(folder: Path) -> None:
         load_config(write(folder, GOOD.replace("quick", "mine.yaml").replace("seed: 7", "seed: x")))
 
 
+def test_a_space_file_that_cannot_be_read_is_told_where_it_is_named(folder: Path) -> None:
+    """A folder, an empty file and a file that is not YAML's alphabet: the line of `space`, and the file."""
+    (folder / "nothing.yaml").write_text("# nothing\n")
+    for name, problem in (("../..", "is a folder"), ("nothing.yaml", "nothing.yaml is empty")):
+        with pytest.raises(ConfigError, match=rf"model\.yaml:3: space: /.*{problem}"):
+            load_config(write(folder, GOOD.replace("quick", name)))
+
+
+LONG = ([[i, "x"] for i in range(200)], {f"key{i}": i for i in range(500)}, "x" * 9000, {"x" * 9000: 1}, [10**300] * 9)
+
+
+@pytest.mark.parametrize("value", LONG, ids=["list", "mapping", "text", "key", "number"])
+def test_messages_are_short_whatever_the_values(folder: Path, value: object) -> None:
+    """Each key of a space, of texts and of sections, set to a long value of a wrong kind."""
+    good = yaml.safe_load(GOOD)
+    good["space"] = {"mode": "int4_asym", "group_size": 64, "ratio": 1, "gptq": False, "ignored_scope": "a"}
+    places = [(good, key) for key in good]
+    places += [(good[section], key) for section in good if isinstance(good[section], dict) for key in good[section]]
+    messages = {}
+    for around, key in [*places, (good["evaluators"]["similarity"], "prompts")]:
+        before, around[key] = around[key], value
+        try:
+            load_config(write(folder, yaml.safe_dump(good)))
+        except ConfigError as error:
+            messages[key] = str(error)
+        around[key] = before
+    assert len(messages) > len(places) // 2
+    for key, message in messages.items():
+        assert len(message) < 3500
+        assert re.search(rf"model\.yaml:\d+: ([\w.]+\.)?{key}|\(and \d+ more", message)
+
+
 def test_a_metric_of_two_evaluators_is_refused(folder: Path) -> None:
     """Two evaluators that measure one metric would overwrite each other's numbers."""
     text = GOOD.replace("objectives:", f"  '{MODULE}:Twice': {{}}\nobjectives:")

@@ -153,17 +153,20 @@ def test_parts_of_the_reference_are_computed_when_needed(
         return store.get_or_create(key, lambda: evaluator.part(original, outline, part))[0]
 
     lazy, candidate = PartedReference(outline, create), FakeLanguageModel(noise=0.4)
+    some = evaluator.original_on(lazy, 1)
+    assert made == [0]
     stages = evaluator.stages(candidate, lazy)
     next(stages)
-    first = {window // 2 for window in scoring_order(len(outline["tokens"]))[:4].tolist()}
-    assert set(made) == first | {0}  # the first part has the self-noise
+    assert made == [0, 1]  # a block of four windows
     *_, last = stages
     assert len(made) == len(set(made)) == len(list(tmp_path.glob("*.safetensors"))) == -(-len(outline["tokens"]) // 2)
     assert last == evaluator.evaluate(candidate, evaluator.reference(original))
-    some = Perplexity(path=text, sequence_length=32, samples=4)
-    shorter = some.outline(original)
-    assert some.part_key(shorter, 1) == evaluator.part_key(outline, 1)
-    assert some.part_key(shorter, 0) != evaluator.part_key(outline, 1)
+    whole = evaluator.original(lazy)
+    assert some["perplexity"].values == whole["perplexity"].values[:2]
+    assert evaluator.original_on(lazy, 1000) == whole
+    same = Perplexity(path=text, sequence_length=32, samples=len(outline["tokens"]))
+    assert same.part_key(same.outline(original), 1) == evaluator.part_key(outline, 1)
+    assert evaluator.part_key(outline, 0) != evaluator.part_key(outline, 1)
 
 
 def test_a_long_text_has_a_compact_reference(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ from autotune.evaluation import Evaluator
 from autotune.evaluation.stores import ReferenceStore
 from autotune.evaluation.texts.prompts import read_prompts
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
-from evaluators import similarity
-from evaluators.similarity import Similarity, divergence_tokens, prompt_sets, prompt_tokens
+from evaluators import _answers, similarity
+from evaluators._answers import divergence_tokens
+from evaluators.similarity import Similarity, prompt_sets, prompt_tokens
 
 PROMPTS = ("How many?", "Tell me more", "x", "Why is it that", "and so on")
 
@@ -44,7 +45,7 @@ class CountingEmbedder:
 def embedder(monkeypatch: pytest.MonkeyPatch) -> CountingEmbedder:
     """An embedder that needs no model; the real one has its own tests."""
     counting = CountingEmbedder()
-    monkeypatch.setattr(similarity, "embed", counting)
+    monkeypatch.setattr(_answers, "embed", counting)
     monkeypatch.setattr(similarity, "embedder_fingerprint", str)
     return counting
 

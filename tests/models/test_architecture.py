@@ -15,9 +15,11 @@ from once import built_once
 from autotune.common.cache import Cache
 from autotune.errors import ConfigError, PrerequisiteError
 from autotune.models import tokenizer
-from autotune.models.architecture import check_tensors, find_exporter, load_config
+from autotune.models.architecture import check_tensors
 from autotune.models.checkpoint import check_folder
+from autotune.models.exporters import find_exporter, load_config
 from autotune.models.source import resolve_model
+from autotune.models.tasks.registry import DEFAULT, task_named
 from autotune.models.tokenizer import load_tokenizer
 
 Tensors = dict[str, Any]
@@ -31,7 +33,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def _check(folder: Path) -> None:
     config = load_config(folder, trust_remote_code=False)
-    check_tensors(folder, config, check_folder(folder), trust_remote_code=False)
+    check_tensors(folder, config, check_folder(folder), task_named(DEFAULT), trust_remote_code=False)
 
 
 def _changed(source: Path, out: Path, change: Callable[[Tensors], Tensors], **config: Any) -> Path:
@@ -177,6 +179,15 @@ def test_a_configuration_without_a_model_is_refused(
         _check(folder)
 
 
+@pytest.mark.parametrize("kind", ["phi", "stablelm", "llama"])
+def test_special_tokens_that_no_file_names_are_none(kind: str, tmp_path: Path) -> None:
+    """Some classes of transformers 5.0.0 forget them, and the model's class then fails."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    config = load_config(tmp_path, trust_remote_code=False)
+    assert config.pad_token_id is None
+    assert hasattr(type(config)(), "pad_token_id")
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -189,7 +200,7 @@ def test_an_architecture_that_is_not_exported_is_refused(kind: str, message: str
     from transformers import AutoConfig
 
     with pytest.raises(ConfigError, match=message):
-        find_exporter(AutoConfig.for_model(kind), Path("config.json"))
+        find_exporter(AutoConfig.for_model(kind), Path("config.json"), task_named(DEFAULT))
 
 
 def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,17 +210,43 @@ def test_the_exporters_version_limits_are_read(monkeypatch: pytest.MonkeyPatch) 
     from transformers import AutoConfig
 
     config = AutoConfig.for_model("llama")
-    exporter = find_exporter(config, Path("config.json"))
+    exporter = find_exporter(config, Path("config.json"), task_named(DEFAULT))
     assert (exporter.name, exporter.maximum) == ("LlamaOpenVINOConfig", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", "4.50", raising=False)
     installed = transformers.__version__
     message = rf"llama needs transformers <= 4\.50 .*; {installed} is installed: pip install 'transformers<=4\.50'"
     with pytest.raises(PrerequisiteError, match=message):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", None)
     monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MIN_TRANSFORMERS_VERSION", "99.0")
     with pytest.raises(PrerequisiteError, match=r"pip install 'transformers>=99\.0'"):
-        find_exporter(config, Path("config.json"))
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
+
+
+@pytest.mark.parametrize(
+    ("maximum", "remedy"),
+    [
+        (None, r"pip install 'transformers>=5'"),
+        ("5.4", r"pip install 'transformers>=5,<=5\.4'"),
+        ("4.99", r"needs transformers <= 4\.99 .*replace the key by .*`rope_theta` and, .* `rope_scaling`"),
+    ],
+)
+def test_a_rotary_base_that_is_ignored_is_refused(
+    maximum: str | None, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 4 has logits of another base, without an error; the keys that it reads are accepted."""
+    import transformers
+    from optimum.exporters.openvino import model_configs
+    from transformers import AutoConfig
+
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    monkeypatch.setattr(model_configs.LlamaOpenVINOConfig, "MAX_TRANSFORMERS_VERSION", maximum, raising=False)
+    config = AutoConfig.for_model("llama")
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
+    with pytest.raises(PrerequisiteError, match=rf"config\.json: `rope_parameters` .*4\.57\.6 ignores.*{remedy}"):
+        find_exporter(config, Path("config.json"), task_named(DEFAULT))
+    del config.rope_parameters
+    find_exporter(config, Path("config.json"), task_named(DEFAULT))
 
 
 def test_code_that_comes_with_a_model_needs_consent(tiny_llama_hf: Path, tmp_path: Path) -> None:
@@ -219,6 +256,26 @@ def test_code_that_comes_with_a_model_needs_consent(tiny_llama_hf: Path, tmp_pat
     (folder / "configuration_mine.py").write_text("raise SystemExit\n")
     with pytest.raises(ConfigError, match=r"code that comes with the model.*set trust_remote_code: true"):
         load_config(folder, trust_remote_code=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"_attn_implementation_internal": "some/kernel"}, "_attn_implementation_internal: some/kernel"),
+        ({"text_config": {"_experts_implementation": "some/kernel"}}, "_experts_implementation: some/kernel"),
+        ({"_attn_implementation": "sdpa"}, None),
+    ],
+)
+def test_kernels_of_the_hub_are_code(
+    config: dict[str, Any], named: str | None, tiny_llama_hf: Path, tmp_path: Path
+) -> None:
+    """transformers before 5.3 runs them whatever trust_remote_code says."""
+    folder = _changed(tiny_llama_hf, tmp_path / "model", lambda tensors: tensors, **config)
+    if named is None:
+        load_config(folder, trust_remote_code=False)
+        return
+    with pytest.raises(ConfigError, match=rf"config\.json: names code on the hub \({named}\)"):
+        load_config(folder, trust_remote_code=True)
 
 
 def test_a_missing_tokenizer_is_refused_before_the_export(tiny_llama_hf: Path, tmp_path: Path) -> None:
@@ -243,6 +300,17 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_llama_hf: Path) -> None:
     """Its tokens have no row in the embedding table."""
     with pytest.raises(PrerequisiteError, match=r"belongs to another model: it gives token \d+, and the model has 50"):
         load_tokenizer(tiny_llama_hf, trust_remote_code=False, vocabulary=50)
+
+
+def test_the_tokenizer_is_auto_tokenizers(tiny_llama_hf: Path) -> None:
+    """The class that the folder names is the one that AutoTokenizer takes, with the same content."""
+    from transformers import AutoTokenizer
+
+    loaded = load_tokenizer(tiny_llama_hf, trust_remote_code=False)
+    expected = AutoTokenizer.from_pretrained(tiny_llama_hf)
+    assert type(loaded) is type(expected)
+    assert loaded.init_kwargs == expected.init_kwargs
+    assert loaded.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
 
 
 def test_what_libraries_print_does_not_reach_the_results(

@@ -14,7 +14,7 @@ from openvino import opset15 as ops
 
 from autotune import api
 from autotune.common.cache import Cache
-from autotune.errors import CompressionError, ConfigError
+from autotune.errors import CompressionError, ConfigError, PrerequisiteError
 from autotune.models import save, source
 from autotune.models.checkpoint import read_header
 from autotune.models.finite import check_model, check_stored
@@ -174,7 +174,7 @@ def test_an_export_is_of_one_code_configuration_and_version(
     (folder / "modeling_mine.py").write_text("FIRST = 1\n")
     exported: list[str] = []
 
-    def export(model: str, revision: str | None, out: Path, trust: bool) -> None:
+    def export(model: str, revision: str | None, out: Path, trust: bool, task: str | None) -> None:
         exported.append(out.name)
         (out / source._EXPORT_RECORD).write_text("done")
 
@@ -264,3 +264,24 @@ def test_all_files_of_the_original_are_carried_along(tiny_llama: Path, tmp_path:
         ov.Core().read_model(folder / "openvino_model.xml"), SourceModel("m", folder), tmp_path / "out", record={}
     )
     assert [name for name in names if not (tmp_path / "out" / name).is_file()] == []
+
+
+def test_an_export_of_another_function_is_refused(
+    tiny_llama_hf: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here, one with another head; the right one passes, and nothing is left in the cache."""
+    from safetensors.torch import load_file, save_file
+
+    def export(_: str, __: Path, out: Path, *___: Any) -> None:
+        shutil.copytree(tiny_llama, out, dirs_exist_ok=True)
+
+    monkeypatch.setattr(source, "_export_float", export)
+    cache = Cache.resolve(tmp_path / "cache")
+    assert resolve_model(str(tiny_llama_hf), cache=cache).path is not None
+    other = shutil.copytree(tiny_llama_hf, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].flip(0).contiguous()
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PrerequisiteError, match=r"is not the original: on 16 tokens.*differ .* by 1\d\d%.*`llama`"):
+        resolve_model(str(other), cache=cache)
+    assert sum(path.is_dir() for path in cache.models.iterdir()) == 1

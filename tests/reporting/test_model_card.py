@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from autotune.compression.settings import Settings
+from autotune.models.tasks.text_generation import TASK
 from autotune.reporting.text.model_card import model_card
 from autotune.results.records import StudyResults
 
@@ -23,11 +24,11 @@ def settings_of(results: StudyResults, trial: int) -> dict[str, object]:
 def test_settings_without_effect_are_left_out(make: Make) -> None:
     """Neither the order of GPTQ without GPTQ nor the rank of adapters without adapters; int8 has the mode alone."""
     results = make(trials=4)
-    card = model_card(results, 1, settings_of(results, 1))
+    card = model_card(results, 1, settings_of(results, 1), TASK, TASK.snippets(None))
     assert "gptq" not in card.lower()
     assert "rank" not in card
     assert "| group size " in card
-    eight = model_card(results, 0, settings_of(results, 0))
+    eight = model_card(results, 0, settings_of(results, 0), TASK, TASK.snippets(None))
     assert "| mode " in eight
     assert "| group size  " not in eight
     assert "| ratio " not in eight
@@ -40,7 +41,7 @@ def test_the_hub_reads_the_metadata(make: Make, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": "org/llama"}))
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# Llama\n")
     results = make(trials=4, config={"model": str(tmp_path)})
-    data = ModelCard(model_card(results, 3, settings_of(results, 3))).data
+    data = ModelCard(model_card(results, 3, settings_of(results, 3), TASK, TASK.snippets(None))).data
     assert data.base_model == "org/llama"
     assert data.license == "apache-2.0"
     assert data.eval_results is not None
@@ -52,7 +53,7 @@ def test_the_hub_reads_the_metadata(make: Make, tmp_path: Path) -> None:
 def test_texts_are_named_and_decimals_follow_the_error(make: Make) -> None:
     """Calibration and evaluation texts have a line each; the original has the decimals of the model's score."""
     results = make(trials=4, config={"calibration": {"dataset": "org/text", "name": "raw", "split": "train"}})
-    card = model_card(results, 1, settings_of(results, 1))
+    card = model_card(results, 1, settings_of(results, 1), TASK, TASK.snippets(None))
     assert "- calibration: org/text, raw, split train" in card
     assert "- scores of perplexity: test.txt" in card
     row = next(line for line in card.splitlines() if line.startswith("| similarity "))

@@ -20,7 +20,7 @@ from autotune import api
 from autotune.common.cache import Cache
 from autotune.config.config import load_config, load_model_config
 from autotune.errors import ConfigError, PrerequisiteError
-from autotune.models import architecture
+from autotune.models import exporters
 from autotune.models.source import resolve_model
 from autotune.models.tokenizer import load_tokenizer
 
@@ -103,7 +103,7 @@ def test_code_of_a_model_needs_consent(remote: Path, tmp_path: Path) -> None:
             load_tokenizer(remote, trust_remote_code=False)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(Exception, match="EvilConfig"):
-        architecture.load_config(remote, trust_remote_code=True)
+        exporters.load_config(remote, trust_remote_code=True)
     assert (tmp_path / "ran").exists()
 
 

@@ -16,6 +16,7 @@ from commands import run_here
 
 from autotune.common.formatting import csv_cell, latex_text, markdown_text, printable
 from autotune.errors import StudyError
+from autotune.models.tasks.text_generation import TASK
 from autotune.reporting.compare import compare, write_comparison
 from autotune.reporting.folder import write_report
 from autotune.reporting.html import page as page_module
@@ -98,7 +99,7 @@ def test_reports_are_texts(fake: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     )
     write_report(results, tmp_path)
     write_comparison(compare([results, results]), tmp_path)
-    card = model_card(results, 0, results.records[0].settings)
+    card = model_card(results, 0, results.records[0].settings, TASK, TASK.snippets(None))
     front_matter, _, card = card.removeprefix("---\n").partition("\n---\n")
     assert yaml.safe_load(front_matter)["library_name"] == "openvino"
     (tmp_path / "README.md").write_text(card)

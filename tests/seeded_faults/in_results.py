@@ -16,7 +16,7 @@ RESULTS = [
     ),
     Fault(
         "similarity-first-divergent",
-        "evaluators/similarity.py",
+        "evaluators/_answers.py",
         "first.a == 0 and first.b == 0",
         "first.a == 0 or first.b == 0",
         "tests/evaluators/test_similarity.py::test_divergent_tokens_by_hand",

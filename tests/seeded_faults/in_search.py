@@ -175,7 +175,14 @@ SEARCH = [
         f"{STUDY}/trials/scoring.py",
         "preview = preview or bool(stored.stages)",
         "preview = bool(stored.stages)",
-        f"{TESTS}/trials/test_previews.py::test_a_beaten_model_is_not_decoded",
+        f"{TESTS}/trials/test_previews.py::test_a_race_measures_what_decides_and_the_rest_follows_on_the_front",
+    ),
+    Fault(
+        "scores-of-the-front",
+        "autotune/results/load.py",
+        'metrics = {**(attributes.get("metrics") or {}), **(scored.get("metrics") or {})}',
+        'metrics = attributes.get("metrics") or {}',
+        f"{TESTS}/trials/test_held_out.py::test_deferred_metrics_are_those_of_the_front",
     ),
     Fault(
         "scores-complete",

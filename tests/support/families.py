@@ -11,8 +11,11 @@ import gc
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from packaging.specifiers import SpecifierSet
 
 __all__ = ["FAMILIES", "VOCABULARY", "Family", "export_openvino", "write_family", "write_tokenizer"]
 
@@ -41,6 +44,7 @@ class Family:
         routed: whether a small error may send a token to other experts.
         bounded: name of the class in optimum-intel whose bound on the version of transformers is lifted for the
             export. (That the export is right, a test shows on its logits.)
+        transformers: versions that export it.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Family:
     tied: bool = False
     routed: bool = False
     bounded: str | None = None
+    transformers: str = ""
 
 
 _TABLE = (
@@ -81,9 +86,33 @@ _TABLE = (
         },
         routed=True,
     ),
+    Family(
+        "lfm2",
+        "lfm2",
+        {**_GATED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+        tied=True,
+        transformers="<=5.4.0",
+    ),
+    Family(
+        "granitemoehybrid",
+        "granitemoehybrid",
+        {
+            **_GATED,
+            "layer_types": ["mamba", "attention"],
+            "mamba_d_state": 8,
+            "mamba_d_head": 32,
+            "mamba_n_heads": 4,
+            "mamba_chunk_size": 16,
+            "shared_intermediate_size": 96,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+        routed=True,
+        transformers="<=5.3.0",
+    ),
 )
 
-FAMILIES = {family.name: family for family in _TABLE}
+FAMILIES = {f.name: f for f in _TABLE if SpecifierSet(f.transformers).contains(version("transformers"))}
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -149,6 +149,7 @@ class FakeSession:
     scorer: Callable[[Settings], Mapping[str, Measurement]] = score
     changed: dict[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    deferred: tuple[str, ...] = ()
     report: str | None = None
     report_error: BaseException | None = None
     report_faults: Mapping[str, str] = field(default_factory=dict)
@@ -174,6 +175,7 @@ class FakeSession:
             manifest=self.manifest(),
             source=self.source,  # type: ignore[arg-type]
             report_fingerprint=self.report,
+            deferred=self.deferred,
             original=self.original() if original else None,
             report=self.report_texts() if report else None,
         )
@@ -188,13 +190,16 @@ class FakeSession:
     def report_texts(self) -> dict[str, Any]:
         return {"original": self.original()["metrics"], "overlaps": {"search and report": 0.0}, "notes": []}
 
-    def report_scores(self, settings: Settings) -> dict[str, Any]:
+    def front_scores(self, settings: Settings) -> dict[str, Any]:
         self.reported.append(settings)
         if self.report_error is not None:
             raise self.report_error
         fault(self.report_faults.get(settings.mode, ""))
         found = score(settings)
-        return {"metrics": {name: {"value": 1.1 * m.value, "stderr": m.stderr} for name, m in found.items()}}
+        report = {name: {"value": 1.1 * m.value, "stderr": m.stderr} for name, m in found.items()}
+        similarity = 1 - found["kl_divergence"].value
+        rest = {name: {"value": similarity, "stderr": 0.01} for name in self.deferred}
+        return {"search": {"metrics": rest}, "report": {"metrics": report}, "stages": [["scoring", 0.0, 1.0]]}
 
     def score(self, candidate: Candidate, race: Any) -> Mapping[str, Measurement]:
         model = candidate.model

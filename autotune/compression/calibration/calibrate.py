@@ -27,12 +27,14 @@ from autotune.common.threads import cores
 from autotune.compression.calibration.segments import cut, extract, output_of, text_inputs
 from autotune.compression.formats.encoding import Array
 from autotune.compression.ir.constants import widen_bf16
+from autotune.compression.ir.weights import channels_of
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
     import openvino as ov
 
 Precision = Literal["f32", "bf16"]
+Inputs = Callable[[npt.NDArray[np.int64]], Mapping[str, npt.NDArray[Any]]]
 Progress = Callable[[int, int], None]
 """Called with (windows done, windows in all)."""
 
@@ -67,6 +69,7 @@ def calibrate(
     activations: Sequence[str],
     tokens: npt.NDArray[np.int64],
     *,
+    inputs: Inputs = text_inputs,
     depth: Depth = "full",
     precision: Precision = "f32",
     scratch: Path | None = None,
@@ -77,9 +80,10 @@ def calibrate(
     """Run the model over the texts and yield the sums of one activation after the other.
 
     Args:
-        model: a causal language model with inputs as optimum-intel exports them.
+        model: a model with inputs as optimum-intel exports them.
         activations: ``name:port`` of outputs of any rank from 2 on, channels last.
         tokens: int64 [n, T].
+        inputs: returns the inputs of the model, by name, for a batch of windows.
         depth: of the second moments.
         precision: in which the model runs; sums are float32 in any case.
         scratch: folder for the tensors that pass from segment to segment.
@@ -113,7 +117,7 @@ def calibrate(
             part = extract(model, segment, before, heads)
             summaries = [Summary(name, widths[name], depth) for name in segment.activations]
             done = number * windows
-            for index, outputs in _inferences(part, batches, store, precision):
+            for index, outputs in _inferences(part, batches, inputs, store, precision):
                 shares = [outputs[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
                 with ThreadPoolExecutor(cores()) as pool:
                     list(pool.map(Summary.add, summaries, shares, repeat(length)))
@@ -132,13 +136,14 @@ def _widths(model: ov.Model, activations: Sequence[str]) -> dict[str, int]:
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     widths = {}
     for activation in dict.fromkeys(activations):
-        shape = output_of(nodes, activation).get_partial_shape()
-        if shape.rank.is_dynamic or len(shape) < 2 or shape[len(shape) - 1].is_dynamic:
+        output = output_of(nodes, activation)
+        shape, width = output.get_partial_shape(), channels_of(output)
+        if width is None or shape.rank.is_dynamic or len(shape) < 2:
             raise CompressionError(
                 f"the activation {activation} has shape {shape}; only [..., tokens, channels] with a known number of "
                 "channels can be calibrated: add the weights that it feeds to ignored_scope or use data-free settings"
             )
-        widths[activation] = shape[len(shape) - 1].get_length()
+        widths[activation] = width
     return widths
 
 
@@ -148,7 +153,8 @@ def _heads(activation: ov.Output, depth: Depth, precision: Precision) -> list[ov
     from openvino import opset15 as ops
 
     x = ops.convert(activation, np.float32)
-    width = x.get_output_partial_shape(0)[len(x.get_output_partial_shape(0)) - 1].get_length()
+    width = channels_of(activation)
+    assert width is not None
     flat = ops.reshape(x, np.array([-1, width]), special_zero=False)
     heads = []
     for tile in tiles(width, depth):
@@ -195,7 +201,7 @@ class _Store:
 
 
 def _inferences(
-    part: ov.Model, batches: Sequence[npt.NDArray[np.int64]], store: _Store, precision: Precision
+    part: ov.Model, batches: Sequence[npt.NDArray[np.int64]], inputs: Inputs, store: _Store, precision: Precision
 ) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
     """Yield (number of a batch, all outputs) in the order of the batches; outputs are valid until the next one."""
     import openvino as ov
@@ -217,14 +223,13 @@ def _inferences(
             request.wait()
             yield index - streams, [tensor.data for tensor in request.output_tensors]
         if index < len(batches):
-            request.start_async(_inputs(compiled, batches[index], index, store), share_inputs=False)
+            request.start_async(_inputs(compiled, inputs(batches[index]), index, store), share_inputs=False)
 
 
 def _inputs(
-    compiled: ov.CompiledModel, tokens: npt.NDArray[np.int64], batch: int, store: _Store
+    compiled: ov.CompiledModel, of_text: Mapping[str, npt.NDArray[Any]], batch: int, store: _Store
 ) -> Mapping[ov.ConstOutput, npt.NDArray[Any]]:
-    """Return the inputs of a segment for whole windows, int64 [B, T]: texts, and tensors of earlier segments."""
-    of_text = text_inputs(tokens)
+    """Return the inputs of a segment for a batch: texts, and tensors of earlier segments."""
     inputs = {}
     for port in compiled.inputs:
         friendly, names = port.get_node().get_friendly_name(), sorted(port.get_names())
@@ -235,9 +240,8 @@ def _inputs(
             inputs[port] = of_text[name]
         else:
             raise CompressionError(
-                f"the model has an input named {(*names, friendly)[0]}, which a text-only causal language model does "
-                "not have; only input_ids, attention_mask, position_ids, cache_position and beam_idx can be fed. Use "
-                "settings that need no calibration text"
+                f"the model has an input named {(*names, friendly)[0]}, which is not computed from a text; only "
+                f"{', '.join(sorted(of_text))} can be fed. Use settings that need no calibration text"
             )
     return inputs
 

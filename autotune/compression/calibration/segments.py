@@ -237,7 +237,7 @@ def extract(
 
 
 def text_inputs(tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-    """Return the inputs of a causal language model for whole windows, int64 [B, T], by name; its cache is empty."""
+    """Return the inputs of a language model or encoder for whole windows, int64 [B, T], by name; caches are empty."""
     windows, length = tokens.shape
     return {
         "input_ids": tokens,
@@ -245,6 +245,7 @@ def text_inputs(tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         "position_ids": np.tile(np.arange(length, dtype=np.int64), (windows, 1)),
         "beam_idx": np.arange(windows, dtype=np.int32),
         "cache_position": np.arange(length, dtype=np.int64),
+        "token_type_ids": np.zeros((windows, length), np.int64),
     }
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from autotune.common.files import DAMAGE, fingerprint, get_or_create_directory, read_tensors, write_tensors
 from autotune.compression.calibration.calibrate import (
     Depth,
+    Inputs,
     Precision,
     Progress,
     Summary,
@@ -22,6 +23,7 @@ from autotune.compression.calibration.calibrate import (
     join_tiles,
     native_precision,
 )
+from autotune.compression.calibration.segments import text_inputs
 from autotune.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class StatisticsCache:
         tokens: npt.NDArray[np.int64],
         *,
         model_fingerprint: str,
+        inputs: Inputs = text_inputs,
         depth: Depth = "full",
         precision: Precision | None = None,
         progress: Progress | None = None,
@@ -123,6 +126,7 @@ class StatisticsCache:
             activations: ``name:port`` of outputs, see `weights.Use`.
             tokens: int64 [n, T], calibration windows.
             model_fingerprint: changes with the model's weights.
+            inputs: see `calibrate`; a function of the tokens that each model has one of.
             depth: the least that is needed; both depths have the same bits where both have values.
             precision: in which the model runs; by default the fastest of this CPU.
             progress: called after each batch.
@@ -136,7 +140,14 @@ class StatisticsCache:
 
         def collect(path: Path) -> None:
             summaries = calibrate(
-                model, activations, tokens, depth=depth, precision=precision, scratch=path, progress=progress
+                model,
+                activations,
+                tokens,
+                inputs=inputs,
+                depth=depth,
+                precision=precision,
+                scratch=path,
+                progress=progress,
             )
             write_statistics(path, summaries, tokens.size, depth)
 

@@ -243,22 +243,17 @@ def _matmul_uses(node: ov.Node) -> Iterator[Found]:
     behind = [_constant_behind(node.input_value(port)) for port in (0, 1)]
     attributes = node.get_attributes()
     for port, found in enumerate(behind):
-        if found is None or behind[1 - port] is not None or _feeds_rotary_embedding(node):
+        if not (found and found[1]) or behind[1 - port] is not None or _feeds_rotary_embedding(node):
             continue
         constant, shape = found
-        rank = len(shape)
-        if rank == 0:
-            continue
-        transposed = attributes["transpose_b" if port == 1 else "transpose_a"]
-        # The second factor is [K, O] and the first is [O, K] where nothing is transposed.
-        axis = rank - 1 if rank == 1 or transposed == (port == 1) else rank - 2
+        axis = _summed_axis(node, port, len(shape))
         other = node.input_value(1 - port)
         features_last = not attributes["transpose_a"] if port == 1 else attributes["transpose_b"]
         use = Use(
             node=node.get_friendly_name(),
             port=port,
             kind="matmul",
-            channel_axes=tuple(a for a in range(rank) if a != axis),
+            channel_axes=tuple(a for a in range(len(shape)) if a != axis),
             reduction_axes=(axis,),
             activation=_activation_of(other, shape) if features_last else None,
         )
@@ -298,7 +293,7 @@ def _activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
         ``name:port``, see `Use`; None if it cannot be calibrated.
     """
     rank = output.get_partial_shape().rank
-    if _channels(output) is None or not 2 <= rank.get_length() <= 4:
+    if rank.is_dynamic or channels_of(output) is None or not 2 <= rank.get_length() <= 4:
         return None
     source = _before(output, _ARRANGING)
     if len(shape) == 3:
@@ -313,17 +308,33 @@ def _activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
     return f"{source.get_node().get_friendly_name()}:{source.get_index()}"
 
 
-def _channels(output: ov.Output) -> int | None:
-    """Return the length of the last axis, or None if it is not static."""
+def _summed_axis(matmul: ov.Node, port: int, rank: int) -> int:
+    """Return the axis of the weight at a port of a MatMul that is summed over."""
+    transposed = matmul.get_attributes()["transpose_b" if port == 1 else "transpose_a"]
+    # The second factor is [K, O] and the first is [O, K] where nothing is transposed.
+    return rank - 1 if rank == 1 or transposed == (port == 1) else rank - 2
+
+
+def channels_of(output: ov.Output) -> int | None:
+    """Return the length of the last axis, or None if it is not known.
+
+    Exports reshape heads to [batch, tokens, -1]. Such an axis is as long as that of the weight it is multiplied by.
+    """
     shape = output.get_partial_shape()
-    return shape[-1].get_length() if shape.rank.is_static and len(shape) and shape[-1].is_static else None
+    if shape.rank.is_static and len(shape) and shape[-1].is_static:
+        return int(shape[-1].get_length())
+    for node in (target.get_node() for target in output.get_target_inputs() if target.get_index() == 0):
+        is_matmul = node.get_type_name() == "MatMul" and not node.get_attributes()["transpose_a"]
+        if found := _constant_behind(node.input_value(1)) if is_matmul else None:
+            return found[1][_summed_axis(node, 1, len(found[1]))]
+    return None
 
 
 def _before(output: ov.Output, kinds: frozenset[str]) -> ov.Output:
     """Follow an output back through operations of these kinds that keep the vectors of channels."""
     while output.get_node().get_type_name() in kinds:
         source = output.get_node().input_value(0)
-        if _channels(source) is None or _channels(source) != _channels(output):
+        if channels_of(source) != channels_of(output):
             break
         output = source
     return output

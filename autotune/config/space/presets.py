@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from autotune.common.paths import absolute
 from autotune.common.validation import Finding, Invalid, got, nearest, report
-from autotune.common.yaml import KeyPath, Source, parse_yaml, read_yaml
+from autotune.common.yaml import Source, parse_yaml, read_yaml
 from autotune.config.space.parse import SpaceReader
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError
@@ -88,8 +88,9 @@ def _file(path: Path) -> SearchSpace:
     try:
         source = read_yaml(path)
     except ConfigError as error:
-        lines: dict[KeyPath, int] = {} if error.line is None else {(): error.line}
-        raise Invalid(Finding((), error.problem, Source(path, None, lines))) from None
+        if error.line is None:  # not a problem in the file but of its name, which stands where the space is named
+            raise Invalid(Finding((), f"{path} {error.problem}")) from None
+        raise Invalid(Finding((), error.problem, Source(path, None, {(): error.line}))) from None
     return _from_source(source, path.stem)
 
 
@@ -126,9 +127,10 @@ def _preset_files() -> Iterator[tuple[str, Traversable, str]]:
 def _from_source(source: Source, name: str) -> SearchSpace:
     """Parse the space of a file; its problems name that file."""
     findings = [Finding(path, message, source) for path, message in source.problems]
+    if source.data is None:
+        raise Invalid(Finding((), f"{source.file} is empty; write at least a mode into it"))
     if not isinstance(source.data, dict):
-        problem = "is empty" if source.data is None else f"must be a mapping of parameters, got {got(source.data)}"
-        raise Invalid(Finding((), problem, source))
+        raise Invalid(Finding((), f"must be a mapping of parameters, got {got(source.data)}", source))
     try:
         space = SpaceReader(source.data, source.file.parent if source.file else Path()).space(name)
     except Invalid as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cache
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -68,14 +69,20 @@ class Range:
         step = 1 if self.step is None and self.is_integer else self.step
         if step is None:
             return None if self.low < self.high else (self.low,)
-        low, exact = Decimal(str(self.low)), Decimal(str(step))
-        count = int((Decimal(str(self.high)) - low) / exact) + 1
-        return tuple((int if self.is_integer else float)(low + exact * index) for index in range(count))
+        return _steps(str(self.low), str(self.high), str(step), self.is_integer)
 
     def as_data(self) -> dict[str, Any]:
         """Return the form for YAML."""
         step = {} if self.step is None else {"step": self.step}
         return {"low": self.low, "high": self.high, **step}
+
+
+@cache  # listing a space asks for the same ranges at every point
+def _steps(low: str, high: str, step: str, whole: bool) -> tuple[float, ...]:
+    """Return the numbers of a range, counted in decimal digits: 0.1 * 3 is 0.3."""
+    first, exact = Decimal(low), Decimal(step)
+    count = int((Decimal(high) - first) / exact) + 1
+    return tuple((int if whole else float)(first + exact * index) for index in range(count))
 
 
 def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Prompts from a file: plain text, CSV, YAML or JSON lines."""
+"""Prompts and conversations from a file: plain text, CSV, YAML or JSON lines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autotune.errors import ConfigError
+
+T = TypeVar("T")
 
 _KEYS = ("prompt", "prompts", "text", "question", "instruction")  # columns and keys that may hold a prompt
 
@@ -29,17 +31,56 @@ def read_prompts(path: str | Path) -> list[str]:
         ConfigError: the file is missing, not UTF-8, not in this format, or has no prompt.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower(), str.splitlines)
-    text = _read(path)
-    try:
-        prompts = [prompt.strip() for prompt in reader(text)]
-    except (ValueError, csv.Error, RecursionError) as error:
-        problem = " ".join(str(error).split())[:300]
-        raise ConfigError(f"invalid prompts: {problem}. Correct the file.", file=path) from error
-    prompts = [prompt for prompt in prompts if prompt]
+    suffix = path.suffix.lower()
+    if suffix in _STRUCTURED:
+        found = _entries(path, "prompts", _prompt, _KEYS)
+    else:
+        found = _parsed(path, "prompts", _csv if suffix in _CSV else str.splitlines)
+    prompts = [prompt.strip() for prompt in found if prompt.strip()]
     if not prompts:
         raise ConfigError("the file contains no prompts. Write one prompt on each line.", file=path)
     return prompts
+
+
+def read_images(path: str | Path) -> list[Path | None]:
+    """Return the image of each prompt that `read_prompts` reads from the same file; None for a prompt without one.
+
+    An object of a JSON or YAML file names it under ``image``, relative to the folder of the file.
+
+    Raises:
+        ConfigError: as `read_prompts`, or an image does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _STRUCTURED:
+        return [None] * len(read_prompts(path))
+    found = _entries(path, "prompts", lambda entry: (_prompt(entry), _image(entry)), _KEYS)
+    images = [None if image is None else path.parent / image for prompt, image in found if prompt.strip()]
+    missing = next((image for image in images if image is not None and not image.is_file()), None)
+    if missing is not None:
+        raise ConfigError(f"names the image {missing}, which does not exist. Correct the path.", file=path)
+    return images
+
+
+def read_conversations(path: str | Path) -> list[tuple[str, ...]]:
+    """Read conversations from a UTF-8 file, each as the texts of its user turns.
+
+    - ``.jsonl``, ``.ndjson``: one list of strings a line, or one object with such a list under ``turns``.
+    - ``.yaml``, ``.yml``, ``.json``: a list of these, or a mapping with it under ``conversations``.
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, not in this format, or has no conversation; a turn is blank.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _STRUCTURED:
+        raise ConfigError(
+            f"conversations are read from {', '.join(_STRUCTURED)} files. Write one JSON list of user turns on each "
+            'line, such as ["Hello", "And now?"], and name the file with .jsonl.',
+            file=path,
+        )
+    conversations = _entries(path, "conversations", _conversation, ("conversations",))
+    if not conversations:
+        raise ConfigError("the file contains no conversations. Write one list of user turns on each line.", file=path)
+    return conversations
 
 
 ENGLISH = frozenset(
@@ -52,32 +93,49 @@ def is_english(prompt: str) -> bool:
     return prompt.isascii() or len(ENGLISH & set(re.findall(r"[a-z]+", prompt.lower()))) > 1
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError("the file of prompts does not exist. Check the path.", file=path) from None
+        raise ConfigError(f"the file of {what} does not exist. Check the path.", file=path) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 text (byte {error.start}); save it as UTF-8.", file=path) from error
     except OSError as error:
         raise ConfigError(
-            f"the file of prompts cannot be read: {error.strerror or error}. Check its permissions.", file=path
+            f"the file of {what} cannot be read: {error.strerror or error}. Check its permissions.", file=path
         ) from error
 
 
-def _json_lines(text: str) -> list[str]:
-    prompts = []
+def _parsed(path: Path, what: str, parse: Callable[[str], list[T]]) -> list[T]:
+    """Parse the text of a file of prompts or conversations."""
+    text = _read(path, what)
+    try:
+        return parse(text)
+    except (ValueError, csv.Error, RecursionError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(f"invalid {what}: {problem}. Correct the file.", file=path) from error
+
+
+def _entries(path: Path, what: str, entry: Callable[[Any], T], keys: Sequence[str]) -> list[T]:
+    """Read the entries of a JSON lines or YAML file; `keys` may hold the list in a mapping."""
+    if path.suffix.lower() in _JSON_LINES:
+        return _parsed(path, what, lambda text: _json_lines(text, entry))
+    return _parsed(path, what, lambda text: _yaml(text, entry, keys))
+
+
+def _json_lines(text: str, entry: Callable[[Any], T]) -> list[T]:
+    entries = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            prompts.append(_prompt(json.loads(line)))
+            entries.append(entry(json.loads(line)))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
-    return prompts
+    return entries
 
 
-def _yaml(text: str) -> list[str]:
+def _yaml(text: str, entry: Callable[[Any], T], keys: Sequence[str]) -> list[T]:
     import yaml
 
     try:
@@ -85,10 +143,12 @@ def _yaml(text: str) -> list[str]:
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML, {' '.join(str(error).split())}") from error
     if isinstance(loaded, Mapping):
-        loaded = next((loaded[key] for key in _KEYS if key in loaded), None)
+        loaded = next((loaded[key] for key in keys if key in loaded), None)
     if not isinstance(loaded, list):
-        raise ValueError("a list is needed, or a mapping with a list under prompts")
-    return [_prompt(entry) for entry in loaded]
+        raise ValueError(
+            f"a list is needed, or a mapping with a list under {keys[-1] if len(keys) == 1 else 'prompts'}"
+        )
+    return [entry(each) for each in loaded]
 
 
 def _csv(text: str) -> list[str]:
@@ -113,12 +173,23 @@ def _prompt(entry: Any) -> str:
     return entry
 
 
-_READERS: dict[str, Callable[[str], list[str]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".yaml": _yaml,
-    ".yml": _yaml,
-    ".json": _yaml,  # JSON is YAML
-    ".csv": _csv,
-    ".tsv": _csv,
-}
+def _image(entry: Any) -> str | None:
+    image = entry.get("image") if isinstance(entry, Mapping) else None
+    if image is not None and (not isinstance(image, str) or not image):
+        raise ValueError(f"image must be the path of a file, got {json.dumps(image, default=str)[:60]}")
+    return image
+
+
+def _conversation(entry: Any) -> tuple[str, ...]:
+    turns = entry.get("turns") if isinstance(entry, Mapping) else entry
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
+        raise ValueError(
+            "a list of user turns, none of them blank, or an object with it under the key turns is needed, got "
+            f"{json.dumps(entry, default=str)[:60]}"
+        )
+    return tuple(turn.strip() for turn in turns)
+
+
+_JSON_LINES = (".jsonl", ".ndjson")
+_STRUCTURED = (*_JSON_LINES, ".yaml", ".yml", ".json")  # JSON is YAML
+_CSV = (".csv", ".tsv")

@@ -153,6 +153,16 @@ def read_texts(source: TextSource) -> list[str]:
     return texts
 
 
+def read_rows(source: TextSource, count: int | None = None) -> list[dict[str, Any]]:
+    """Read the first `count` rows of a dataset with all their columns; all rows by default.
+
+    Raises:
+        ConfigError, PrerequisiteError: as `read_texts`.
+    """
+    rows = _one_split(_load_dataset(source), source)
+    return list(rows if count is None else rows.select(range(min(count, len(rows)))))
+
+
 def read_windows(
     source: TextSource,
     tokenizer: Any,

@@ -31,6 +31,7 @@ def decode(
     ends: Collection[int],
     *,
     prefill_tokens: int,
+    window: int | None = None,
 ) -> list[list[int]]:
     """Return the greedy answers to prompts that share one KV cache.
 
@@ -43,6 +44,8 @@ def decode(
         drafts: texts to propose from, as token ids; may be empty.
         ends: tokens that end an answer and are not part of it.
         prefill_tokens: largest number of prompt tokens in one pass (at least one column of all rows).
+        window: columns of the cache that the model looks back. Masked columns of rejected proposals would push others
+            out of it, so there are proposals only while all columns stay within it.
     """
     order = sorted((row for row, limit in enumerate(limits) if limit > 0), key=lambda row: -len(prompts[row]))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -61,7 +64,10 @@ def decode(
         if not len(kept):
             return answers
         rows, mask = [rows[index] for index in kept], mask[kept]
-        proposals = [row.propose(_STEP_TOKENS // len(rows) - 1) for row in rows]
+        most = _STEP_TOKENS // len(rows) - 1
+        if window is not None:
+            most = min(most, window - mask.shape[1] - max(row.left for row in rows))
+        proposals = [row.propose(most) for row in rows]
         width = 1 + max(map(len, proposals))
         tokens, fed = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
         for index, (row, proposed) in enumerate(zip(rows, proposals, strict=True)):
@@ -113,6 +119,11 @@ class _Row:
         for token in (*draft, _BARRIER, *prompt):
             self._append(token)
 
+    @property
+    def left(self) -> int:
+        """Number of tokens that the answer may still get."""
+        return self._limit - len(self.answer)
+
     def accept(self, chosen: Sequence[int], ends: Collection[int]) -> int:
         """Append the model's choices up to the first rejected proposal; return the number of accepted proposals."""
         right = 0
@@ -123,7 +134,7 @@ class _Row:
                 break
             self.answer.append(token)
             self._append(token)
-            self.open = len(self.answer) < self._limit
+            self.open = self.left > 0
             if not self.open or index == len(self._proposed) or token != self._proposed[index]:
                 break
             right += 1
@@ -133,7 +144,7 @@ class _Row:
 
     def propose(self, most: int) -> list[int]:
         """Propose at most `most` next tokens."""
-        count = min(most, self._reach, self._limit - len(self.answer) - 1)
+        count = min(most, self._reach, self.left - 1)
         self._proposed = [] if self._match is None else self._text[self._match : self._match + max(count, 0)]
         if _BARRIER in self._proposed:
             self._proposed = self._proposed[: self._proposed.index(_BARRIER)]

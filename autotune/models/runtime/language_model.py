@@ -20,11 +20,13 @@ from autotune.models.runtime.compile import (
     effective_properties,
     end_token_ids,
     last_line,
+    read_model,
     scoring_properties,
     xml_path,
 )
 from autotune.models.runtime.decoding import decode
-from autotune.models.runtime.graph import INPUTS, why_not_scorable
+from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
+from autotune.models.runtime.graph import INPUTS, attention_window, why_not_scorable
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -61,6 +63,7 @@ class OpenVINOLanguageModel:
     Attributes:
         properties: the effective runtime properties, read back from the compiled model, as strings.
         source: the `ov.Model` or the path of the .xml file that was compiled.
+        embeddings: see `__init__`.
         end_token_ids: the tokens that end an answer.
         tokens: number of tokens in forward passes so far, padding included.
     """
@@ -75,6 +78,7 @@ class OpenVINOLanguageModel:
         eos_token_ids: Sequence[int] | None = None,
         constants: Mapping[str, ov.Tensor] | None = None,
         limits: BatchLimits | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
         """Compile `model` for `device`.
 
@@ -89,6 +93,7 @@ class OpenVINOLanguageModel:
             eos_token_ids: tokens that end an answer; by default `end_token_ids` of the model's folder and tokenizer.
             constants: further inputs of the model and their values; the mapping is read at every inference.
             limits: sizes of batches; the defaults of `BatchLimits` if None.
+            embeddings: of a model whose input is inputs_embeds instead of input_ids.
 
         Raises:
             EvaluationError: the model cannot be read, is not such a model, cannot be compiled with these properties,
@@ -104,12 +109,15 @@ class OpenVINOLanguageModel:
         self._tokenizer = tokenizer
         self._constants = {} if constants is None else constants
         self._limits = BatchLimits() if limits is None else limits
+        self.embeddings = embeddings
         self.source = model if path is None else path
         self._name = str(path) if path is not None else "the model"
         if eos_token_ids is None:
             eos_token_ids = end_token_ids(path.parent if path else None, tokenizer)
         self.end_token_ids = frozenset(int(token) for token in eos_token_ids)
-        compiled = compile_model(self.source, self._name, device, config)
+        graph = model if path is None else read_model(path, self._name)
+        self._window = attention_window(graph)
+        compiled = compile_model(graph, self._name, device, config)
         self._inputs = {name for port in compiled.inputs for name in port.get_names()} & INPUTS
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
@@ -128,7 +136,8 @@ class OpenVINOLanguageModel:
         self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
 
     def _check_ports(self, compiled: Any) -> None:
-        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys())
+        tokens = "input_ids" if self.embeddings is None else "inputs_embeds"
+        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys(), tokens=tokens)
         if problem is not None:
             raise EvaluationError(f"{self._name} {problem}")
 
@@ -143,6 +152,12 @@ class OpenVINOLanguageModel:
         if self._vocabulary_size is None:
             self._vocabulary_size = int(self._fresh(np.zeros((1, 1), np.int64)).shape[-1])
         return self._vocabulary_size
+
+    def prompt(self, text: str, image: Path) -> list[int]:
+        """Lay out a prompt about an image; see `LanguageModel.prompt`."""
+        if self.embeddings is None:
+            raise EvaluationError(f"{self._name} takes no images; use prompts without the key image.")
+        return self.embeddings.prompt(text, image)
 
     def logits(self, tokens: IntArray) -> FloatArray:
         """Logits of whole sequences, int64 [B, T] -> float32 [B, T, V]; see `LanguageModel.logits`."""
@@ -250,6 +265,7 @@ class OpenVINOLanguageModel:
                 [drafts[index] if drafts is not None else () for index in chosen],
                 self.end_token_ids,
                 prefill_tokens=self._limits.logits_bytes // (4 * self.vocabulary_size),
+                window=self._window,
             )
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer
@@ -338,6 +354,8 @@ class OpenVINOLanguageModel:
             "beam_idx": (np.arange(len(tokens)) if rows is None else rows).astype(np.int32),
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
+        if self.embeddings is not None:
+            feed["inputs_embeds"] = self.embeddings(tokens)
         try:
             result = request.infer(feed, share_inputs=True, share_outputs=True)["logits"]
         except RuntimeError as error:
@@ -347,6 +365,8 @@ class OpenVINOLanguageModel:
         return np.asarray(result, dtype=np.float32)
 
     def _check_tokens(self, tokens: IntArray) -> None:
+        if self.embeddings is not None:
+            tokens = np.where(tokens < IMAGE_ROWS, tokens, 0)  # these are made by the embeddings themselves
         largest = int(tokens.max())
         if int(tokens.min()) >= 0 and largest < self.vocabulary_size:
             return

@@ -19,7 +19,10 @@ from autotune.results.records import StudyResults
 ORIGINS = ("candidate: optimum-intel's default", "enqueued: optimum-intel's 4-bit default")
 """Origins of the trial that a new configuration is compared with; the first one that a study has."""
 
-COMPARED = ("similarity", "fdt_norm", "sdt_norm", "kl_divergence", "perplexity")
+COMPARED = (
+    *("similarity", "embedding_similarity", "rerank_similarity"),
+    *("fdt_norm", "sdt_norm", "kl_divergence", "perplexity"),
+)
 
 
 def optimum_entry(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autotune.study.budget_planner import PLAN_TOKENS, SINGLE_TOKENS
+from autotune.models.tasks.text_generation import PLAN_TOKENS, SINGLE_TOKENS
 from autotune.study.progress import COUNT
 
 if TYPE_CHECKING:
@@ -32,11 +32,10 @@ RECENT = 12
 FRONT_GROWTH = 0.7
 """Share of the trials on the front at their end that are still on it at the end of the study."""
 
-PREPARATION = 2.0
-"""Seconds of preparing the held-out texts, as a multiple of the reference on the search text."""
-
 SHARED = re.compile(r"calibrating|measuring|verifying|errors of|the model writes|the original model|planning")
 """Stages of a trial that later trials do not repeat, and planning, in which a trial waits for those."""
+
+REFERENCE = re.compile(r"the original model's reference for ([^,]+)")
 
 MOST_SLOWED = 3.0
 """At a load of 9 a core, the report took between 2 and 7 times its processor time."""
@@ -51,12 +50,14 @@ class Expected:
         measures_errors: the space has budgets, which wait for measured errors.
         scored_tokens: tokens of the evaluator perplexity; its reference gives the speed of a forward pass.
         report: the evaluators that score the front on held-out texts; None if all of them may.
+        evaluators: all of them; those that no trial has run by then score the front on the search text, too.
     """
 
     calibration_tokens: int = 0
     measures_errors: bool = False
     scored_tokens: int = PLAN_TOKENS
     report: frozenset[str] | None = None
+    evaluators: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: Config) -> Expected:
@@ -71,6 +72,7 @@ class Expected:
             measures_errors="budget" in config.space.allocations,
             scored_tokens=samples * length,
             report=None if report is None else frozenset(report or ()),
+            evaluators=frozenset(config.evaluators),
         )
 
 
@@ -128,14 +130,14 @@ class RunForecast:
         self.total = self.count = self.front = 0
         self.workers = 1
         self.deadline: float | None = None
-        self.reference: float | None = None
+        self.references: dict[str, float] = {}  # seconds of each evaluator's reference
         self.running: dict[int, Running] = {}
         self.members: deque[bool] = deque(maxlen=RECENT)
         self.own: deque[dict[str, float]] = deque(maxlen=RECENT)
         self.calibration = Part(over=not expected.calibration_tokens)
         self.singles, self.verified = (Part(over=not expected.measures_errors) for _ in range(2))
-        self.held_out = Part(over=expected.report == frozenset())
-        self.preparing, self.report = Part(), Part()
+        self.preparing = Part(over=expected.report == frozenset())
+        self.held_out, self.report = Part(), Part()
         self.weights = 0
         self._measures: int | None = None
         self._common = ("", 0.0)
@@ -202,8 +204,8 @@ class RunForecast:
         """Record a stage outside trials."""
         before, since = self._common
         self._common = (message, now)
-        if before.startswith("the original model's reference for perplexity") and self.reference is None:
-            self.reference = now - since
+        if (made := REFERENCE.match(before)) and self.preparing.since is None:
+            self.references[made[1]] = self.references.get(made[1], 0.0) + now - since
         found = COUNT.search(message)
         if message.startswith("preparing the report texts"):
             self.preparing.step(now, 0, 0)
@@ -259,18 +261,29 @@ class RunForecast:
         """Return the seconds until the front is scored on the held-out texts."""
         rate = FRONT_GROWTH * sum(self.members) / len(self.members) if self.members else 0.0
         models = self.front + rate * max(self.total - self.count, 0)
-        each = sum(self._reported(seconds) for seconds in self.own) / len(self.own)
-        preparation = PREPARATION * (self.reference or 0.0)
-        return self.preparing.left(now, preparation) + self.held_out.left(now, models * each / self.workers)
+        # The references on the held-out texts take about as long as those on the search texts.
+        preparing = self.preparing.left(now, sum(self.references.values()))
+        return preparing + self.held_out.left(now, models * self._front() / self.workers)
 
-    def _reported(self, seconds: Mapping[str, float]) -> float:
-        """Return the part of a trial's seconds that scoring on held-out texts takes, too."""
-        report = self.expected.report
-        return sum(value for name, value in seconds.items() if report is None or not name or name in report)
+    def _front(self) -> float:
+        """Return the seconds of scoring a model at the end: on held-out texts, and what the trials left out.
+
+        An evaluator that no trial has run takes about as long as its reference; if that came from the cache, it counts
+        as long as the others.
+        """
+        expected, found = self.expected, dict[str, float]()
+        for seconds in self.own:
+            for name, value in seconds.items():
+                found[name] = found.get(name, 0.0) + value / len(self.own)
+        usual = sum(found.values())
+        left_out = {name: self.references.get(name, usual) for name in expected.evaluators - set(found)}
+        reported = {**found, **left_out}
+        again = sum(v for n, v in reported.items() if expected.report is None or not n or n in expected.report)
+        return again + sum(left_out.values())
 
     def _seconds(self, tokens: int) -> float:
         """Return the seconds of so many tokens in forward passes; 0 if the reference came from the cache."""
-        return 0.0 if self.reference is None else tokens * self.reference / max(self.expected.scored_tokens, 1)
+        return tokens * self.references.get("perplexity", 0.0) / max(self.expected.scored_tokens, 1)
 
 
 def slowdown() -> float:

@@ -7,7 +7,6 @@ the errors for budget allocation is computed without running the model.
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import threading
 import time
@@ -15,32 +14,32 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotune.allocation.allocator import TOKENS_PER_WEIGHT
 from autotune.allocation.planner import LEARNED_FROM
 from autotune.allocation.suffix import SHARE
-from autotune.common.threads import all_cores, limited_to, share
+from autotune.common.threads import limited_to, share
 from autotune.compression.bank import MEMORY_LIMIT
 from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError, PlanError
-from autotune.study.budget_planner import allowed_menus, windows_of
+from autotune.study.planning.scoring_cost import scored
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
+from autotune.study.trials.budget_planner import allowed_menus, text_options
 from autotune.study.workers.memory import own_memory, worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
-    from autotune.evaluation import Evaluator, LanguageModel, Reference
+    from autotune.models.tasks.task import Loss
     from autotune.study.session import Session
 
 DRAWN = 8
@@ -52,7 +51,7 @@ STOPPED = 0.6
 FIRST = 0.5
 """Share of the deciding texts before a race stops, with the usual number of windows."""
 FRONT = 0.4
-"""Rough share of the trials that end on the front and are scored on the report texts."""
+"""Rough share of the trials that end on the front and are scored once more."""
 STARTED = 6.0
 """Seconds to start the search and a worker, and to write the report."""
 PAGE = 3_000_000
@@ -61,23 +60,15 @@ TEXT_OF_PLAN = 300
 """Bytes of a plan's file for each weight."""
 
 
-@runtime_checkable
-class Shrinking(Protocol):
-    """Evaluator whose time can be measured on a few of its texts."""
-
-    def shrunk(self, original: LanguageModel) -> tuple[Evaluator, float]:
-        """Return the evaluator on fewer texts, and the ratio of the full time to its time."""
-
-
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Cost of a study of a configuration, with an empty cache.
 
     Attributes:
         workers: number of workers.
-        seconds: the whole study, including all trials and the front on the report texts.
+        seconds: the whole study, including all trials and the final scores of the front.
         preparation_seconds: calibration and references.
-        trial_seconds: a trial that is scored in full, on average, by a worker with its share of the cores.
+        trial_seconds: a trial that is not stopped, on average, by a worker with its share of the cores.
         memory: peak private memory of a worker in bytes.
         disk: bytes of cache and study.
         not_measured: evaluators whose time is not included because they cannot be timed on a few texts; and the
@@ -91,15 +82,6 @@ class Forecast:
     memory: int
     disk: int
     not_measured: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """Seconds and bytes of one evaluator."""
-
-    reference: float
-    candidate: float
-    nbytes: float
 
 
 def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> Forecast:
@@ -128,13 +110,14 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
                 seconds[settings] = compression.seconds(settings) + (training if settings.distillation else 0.0)
             scoring, compiling, left, missing = scored(session, engine)
         kept = bank_bytes(config, engine, rng)
-    full = compiling + sum(one.candidate for one in scoring.values())
-    deciding = compiling + sum(scoring[name].candidate for name in scoring if name in session.deciding)
+    deferred = [scoring[name] for name in session.deferred if name in scoring]
+    full = compiling + sum(one.candidate for name, one in scoring.items() if name not in session.deferred)
     stopped = STOPPED if config.study.racing else 0.0
-    raced = (1 - stopped) * full + stopped * (compiling + FIRST * (deciding - compiling))
+    raced = (1 - stopped) * full + stopped * (compiling + FIRST * (full - compiling))
     later = config.study.trials - len(first)
     reported = [scoring[name] for name in session.report_texts.evaluators if name in scoring]
-    again = FRONT * config.study.trials * (compiling + sum(one.candidate for one in reported)) if reported else 0.0
+    models = FRONT * config.study.trials if reported or deferred else 0.0
+    again = models * (compiling + sum(one.candidate for one in [*reported, *deferred]))
     compressing = sum(seconds[s] for s in first) + later * float(np.mean([seconds[s] for s in drawn]))
     synthetic = session.needs_calibration and config.calibration.synthetic
     preparation = calibration + measuring + sum(one.reference for one in scoring.values())
@@ -253,42 +236,6 @@ class Compression:
         return planned + max(0.0, timed(lambda: self.engine.digest(self.engine.apply(plan))) - self.nothing)
 
 
-def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
-    """Measure the cost of each evaluator, and of compiling a model.
-
-    Returns:
-        Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
-        the evaluators that could not be measured.
-    """
-    costs: dict[str, Scoring] = {}
-    missing = []
-    references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
-    with all_cores(), session.compiled(session.source.path) as original:
-        for name, evaluator in session.evaluators.items():
-            if not isinstance(evaluator, Shrinking):
-                missing.append(name)
-                continue
-            session.stage(f"forecast: the original's reference for {name}")
-            small, times = evaluator.shrunk(original)
-            started = time.perf_counter()
-            reference = small.reference(original)
-            references[name] = (small, reference, times, time.perf_counter() - started)
-    model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
-    # Its answers differ from the original's, so that some have to be decoded.
-    for turn in range(3):  # the first leaves behind what is there for all models, the others what each one does
-        session.stage(f"forecast: scoring a compressed model, {turn + 1} of 3 times")
-        started = time.perf_counter()
-        with session.compiled(model) as candidate:
-            compiling = time.perf_counter() - started
-            for name, (small, reference, times, seconds) in references.items():
-                took = timed(partial(small.evaluate, candidate, reference))
-                nbytes = times * sum(array.nbytes for array in reference.values())
-                costs[name] = Scoring(times * seconds, times * took, nbytes)
-        gc.collect()
-        left.append(own_memory())
-    return costs, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
-
-
 def bank_bytes(config: Config, engine: Engine, rng: np.random.Generator) -> float:
     """Estimate the bytes of the bank: the distinct compressed weights of as many random trials as the study has."""
     kept: dict[tuple[str, str], float] = {}
@@ -362,18 +309,17 @@ class Measuring:
     seconds: float
 
 
-def forecast_measuring(config: Config, engine: Engine) -> Measuring:
+def forecast_measuring(config: Config, engine: Engine, loss: Loss) -> Measuring:
     """Count, and time one product of matrices; nothing of the model is run.
 
     Raises:
         PlanError: a setting of the space cannot be used with this model.
     """
     menus = allowed_menus(config, engine)
-    short, full = windows_of(config)
-    once = short["sequence_length"] * short["samples"]
+    once, whole = map(loss.tokens, loss.parts(text_options(config, loss)))
     count = len(menus.choices)
     singles = count * max(1, TOKENS_PER_WEIGHT // once) * once if once <= TOKENS_PER_WEIGHT else count * once
-    verification = ROUNDS * LEARNED_FROM * full["sequence_length"] * full["samples"]
+    verification = ROUNDS * LEARNED_FROM * whole
     operations = 2.0 * sum(weight.size for weight in engine.weights if weight.kind == "matmul")
     return Measuring(
         weights=count,

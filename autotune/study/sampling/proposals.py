@@ -14,7 +14,7 @@ from autotune.errors import ConfigError
 from autotune.evaluation import Direction
 from autotune.study.sampling.initial_points import Anchor, anchors
 from autotune.study.sampling.refinement import chooses_distillation, distilled_front, is_late
-from autotune.study.sampling.sampler import Draft, Mirror, draft_of, params_of, seed_for
+from autotune.study.sampling.sampler import Draft, Mirror, draft_of, is_fixed, params_of, seed_for
 from autotune.study.storage.history import History, is_candidate, point_key
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ class Proposer:
         points = space.enumerate(ENUMERABLE)
         self.points: dict[str, Mapping[str, Any]] | None = None
         if points is not None:
-            self.points = {point_key(params): params for params in (params_of(space, point) for point in points)}
+            drawn = {name for name, parameter in space.parameters.items() if not is_fixed(parameter)}
+            listed = ({name: value for name, value in point.items() if name in drawn} for point in points)
+            self.points = {point_key(params): params for params in listed}
         if sampler == "grid" and self.points is None:
             raise ConfigError(
                 "a grid lists every point, and this space has a range without a step or more than "

@@ -34,6 +34,7 @@ class Description:
         manifest: the study's `manifest.json` as of now.
         source: the original model with its fingerprints; other sessions of the study reuse it.
         report_fingerprint: changes with the report texts; None if there are none.
+        deferred: the evaluators that score the final front only.
         original: size and scores of the original model; None unless requested.
         report: scores of the original on the report texts, see `ReportTexts.describe`; None unless requested.
         stages: of making this description, see `StageClock.spans`.
@@ -44,6 +45,7 @@ class Description:
     manifest: Mapping[str, Any]
     source: SourceModel
     report_fingerprint: str | None
+    deferred: tuple[str, ...] = ()
     original: Mapping[str, Any] | None = None
     report: Mapping[str, Any] | None = None
     stages: Sequence[Sequence[Any]] = ()

@@ -17,7 +17,6 @@ from autotune.evaluation.texts.overlap import shared_parts
 from autotune.study.trials.trial import Candidate, as_data, describe
 
 if TYPE_CHECKING:
-    from autotune.compression.settings import Settings
     from autotune.study.trials.scoring import Scorer
 
 
@@ -30,7 +29,6 @@ class ReportTexts:
         search: the evaluators of the search, by name.
         references_of: evaluators -> their references.
         scorer_of: (evaluators, references, stage) -> their scorer.
-        candidate: settings -> candidate; raises PlanError.
         calibration: returns the calibration windows as lists of tokens; empty if there are none.
         tokenizer: returns the model's tokenizer.
         notes: reasons why an evaluator has no report text.
@@ -40,7 +38,6 @@ class ReportTexts:
     search: Mapping[str, Evaluator]
     references_of: Callable[[Mapping[str, Evaluator]], Mapping[str, Reference]]
     scorer_of: Callable[[Mapping[str, Evaluator], Callable[[], Mapping[str, Reference]], Callable[[str], None]], Scorer]
-    candidate: Callable[[Settings], Candidate]
     calibration: Callable[[], list[Any]]
     tokenizer: Callable[[], Any]
     notes: list[str] = field(default_factory=list, init=False)
@@ -107,10 +104,10 @@ class ReportTexts:
         # Silent: the search reports which model is being scored.
         return self.scorer_of(self._evaluators_with_texts(), lambda: self.references, lambda text: None)
 
-    def scores(self, settings: Settings) -> dict[str, Any]:
+    def scores(self, candidate: Candidate) -> dict[str, Any]:
         """Score one model; returns ``metrics`` as data, or ``error``."""
         try:
-            measured = self._scorer.candidate(self.candidate(settings))
+            measured = self._scorer.candidate(candidate)
         except Exception as error:  # as in a trial: an error costs this model's scores, not the study
             return {"error": describe(error)}
         return {"metrics": as_data(measured)}

@@ -75,6 +75,7 @@ class Race:
         of_plan: the objectives that follow from the trial's plan, such as the footprint.
         limits: metric -> constraint.
         precision: of a trial that is not dominated; None scores it on all texts.
+        every_metric: measure also what no objective or limit names; otherwise that waits for the final front.
     """
 
     objectives: Mapping[str, Direction]
@@ -82,6 +83,7 @@ class Race:
     of_plan: Mapping[str, float]
     limits: Mapping[str, Constraint] = field(default_factory=dict)
     precision: Precision | None = None
+    every_metric: bool = False
 
     def check(self, partial: Mapping[str, Measurement]) -> None:
         """Test if the measurements on the first windows decide that the trial is not on the front.
@@ -180,19 +182,6 @@ class Race:
     def _is_within(self, name: str, measured: Measurement) -> bool:
         beyond = self._beyond(name, measured)
         return beyond is None or is_decided([log_evidence(-beyond)])
-
-    def is_dominated(self, measured: Mapping[str, Measurement]) -> bool:
-        """Test if a rival dominates the final values of all objectives; False while one is missing."""
-        own = {**self.of_plan, **{name: m.value for name, m in measured.items()}}
-        if any(name not in own for name in self.objectives):
-            return False
-        for rival in self.rivals:
-            if not rival.on_front:
-                continue
-            losses = [self._loss(name, own[name], rival.values[name]) for name in self.objectives]
-            if min(losses) >= 0 and max(losses) > 0:
-                return True
-        return False
 
     def _strongest(self, raced: Sequence[str]) -> list[Rival]:
         """Return the rivals that can dominate the trial, without those that another one of them dominates.

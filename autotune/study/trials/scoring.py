@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.evaluation import Previewing, StagedEvaluator
 from autotune.evaluation.stores import Recorded
-from autotune.study.trials.trial import PLAN_METRICS
 
 if TYPE_CHECKING:
     from autotune.evaluation import Evaluator, LanguageModel, Measurement, Reference
@@ -25,8 +24,7 @@ class Scorer:
 
     Attributes:
         evaluators: by name, in the order in which they score.
-        deciding: the evaluators whose metrics an objective or a constraint names; in a race they come first.
-        required: the metrics that objectives and constraints name.
+        required: the metrics that objectives and constraints name, or follow from.
         references: returns each evaluator's reference.
         compiled: compiles a model for as long as the context is entered.
         stage: receives progress messages.
@@ -35,8 +33,7 @@ class Scorer:
     """
 
     evaluators: Mapping[str, Evaluator]
-    deciding: Collection[str]
-    required: Collection[str]
+    required: Set[str]
     references: Callable[[], Mapping[str, Reference]]
     compiled: Callable[[Any], AbstractContextManager[LanguageModel]]
     stage: Callable[[str], None]
@@ -54,18 +51,41 @@ class Scorer:
                 measured.update(evaluator.evaluate(compiled, references[name]))
         return self._in_order(measured)
 
-    def candidate(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
-        """Measure every metric of a trial's model, which is built and compiled only if a score is not stored.
+    @property
+    def deciding(self) -> frozenset[str]:
+        """Names of the evaluators with a required metric; in a race they come first."""
+        return frozenset(name for name, evaluator in self.evaluators.items() if self.required & set(evaluator.metrics))
 
-        In a race the deciding evaluators come first. The others only score models that are not dominated by then.
+    @property
+    def deferred(self) -> tuple[str, ...]:
+        """Names of the evaluators of which a race leaves metrics out; see `rest`."""
+        return tuple(
+            name
+            for name, evaluator in self.evaluators.items()
+            if not (self.required & set(evaluator.metrics)) - previewed_alone(evaluator)
+        )
+
+    def candidate(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
+        """Measure a trial's model, which is built and compiled only if a score is not stored.
+
+        Without a race every metric is measured, and in a race for which every metric is wanted. Any other race
+        measures the required ones.
 
         Raises:
             Dominated: see `Race.check`.
         """
-        measured: dict[str, Measurement] = {}
         names = list(self.evaluators)
         if race is not None:
             names.sort(key=lambda name: name not in self.deciding)
+            names = names if race.every_metric else [name for name in names if name in self.deciding]
+        return self._measured(candidate, names, race)
+
+    def rest(self, candidate: Candidate) -> dict[str, Measurement]:
+        """Measure the metrics that a race leaves out: no objective or constraint names them."""
+        return self._measured(candidate, self.deferred, None)
+
+    def _measured(self, candidate: Candidate, names: Iterable[str], race: Race | None) -> dict[str, Measurement]:
+        measured: dict[str, Measurement] = {}
         with ExitStack() as stack:
 
             @cache
@@ -75,8 +95,6 @@ class Scorer:
                 return stack.enter_context(self.compiled(model))
 
             for name in names:
-                if race is not None and name not in self.deciding and race.is_dominated(measured):
-                    break
                 scores: Mapping[str, Measurement] = {}
                 try:
                     for scores in self._stages(name, candidate, compiled, preview=race is not None):
@@ -92,14 +110,10 @@ class Scorer:
     def _is_enough(
         self, name: str, race: Race, scores: Mapping[str, Measurement], measured: Mapping[str, Measurement]
     ) -> bool:
-        """Test if an evaluator need not go on: the model is dominated, or the main score is precise enough."""
-        if is_preview(self.evaluators[name], scores) and self._is_settled(race, measured):
-            return True
+        """Test if an evaluator need not go on: the rest is deferred, or the main score is precise enough."""
+        if is_preview(self.evaluators[name], scores):
+            return name in self.deferred and not race.every_metric
         return race.main in scores and race.is_settled(measured)
-
-    def _is_settled(self, race: Race, measured: Mapping[str, Measurement]) -> bool:
-        """Test if the model is dominated and every number that the study needs of it is measured."""
-        return set(self.required) <= {*measured, *PLAN_METRICS} and race.is_dominated(measured)
 
     def _stages(
         self, name: str, candidate: Candidate, compiled: Callable[[], LanguageModel], *, preview: bool
@@ -155,9 +169,15 @@ def stages(
     if isinstance(evaluator, StagedEvaluator):
         yield from evaluator.stages(candidate, reference)
     else:
-        if preview and isinstance(evaluator, Previewing) and set(evaluator.previewed) < set(evaluator.metrics):
+        if preview and isinstance(evaluator, Previewing) and previewed_alone(evaluator):
             yield evaluator.preview(candidate, reference)
         yield evaluator.evaluate(candidate, reference)
+
+
+def previewed_alone(evaluator: Evaluator) -> set[str]:
+    """Return the metrics that the evaluator can measure at less cost than the others."""
+    previewed = set(evaluator.previewed) if isinstance(evaluator, Previewing) else set()
+    return previewed if previewed < set(evaluator.metrics) else set()
 
 
 def is_preview(evaluator: Evaluator, measured: Mapping[str, Measurement]) -> bool:

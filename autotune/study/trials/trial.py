@@ -108,8 +108,8 @@ class Workplace:
         site: data that all trials of the study share.
         plan: settings -> plan; raises PlanError.
         engine: compresses plans.
-        score: measures the candidate, which compresses its model on demand. In a race the evaluators that decide come
-            first, and scoring stops as soon as the model is dominated.
+        score: measures the candidate, which compresses its model on demand. In a race scoring stops as soon as the
+            model is dominated, and metrics that decide nothing are left out.
         status: plan key -> status of that plan in the study.
         stage: receives progress messages.
     """
@@ -176,13 +176,13 @@ class Candidate:
         return {name: counters.get(name, 0) - self._before.get(name, 0) for name in COUNTERS}
 
 
-def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] = ()) -> TrialResult:
+def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] | None = None) -> TrialResult:
     """Run one trial. Errors become a ``fail`` result; KeyboardInterrupt passes through.
 
     Args:
         settings: the point to try.
         place: tools of the trial.
-        rivals: the front that the trial is raced against; without any it is scored in full.
+        rivals: the front that the trial is raced against; None measures every metric.
 
     Raises:
         ConfigError, PrerequisiteError: the study's set-up is wrong, e.g. its calibration text is too short.
@@ -228,7 +228,7 @@ def scored(
     attrs: dict[str, Any],
     violations: Mapping[str, float],
     place: Workplace,
-    rivals: Sequence[Rival],
+    rivals: Sequence[Rival] | None,
 ) -> TrialResult:
     """Score the candidate and turn the measurements into objective values and constraint violations."""
     site = place.site
@@ -236,8 +236,10 @@ def scored(
     numbers = {name: float(attrs[name]) for name in PLAN_METRICS}
     of_plan = {name: numbers[name] for name in site.objectives if name in numbers}
     measured_limits = {name: limit for name, limit in site.limits.items() if name not in numbers}
-    raced = bool(rivals) or site.precision is not None
-    race = Race(site.objectives, rivals, of_plan, measured_limits, site.precision) if raced else None
+    race = None
+    if rivals is not None or site.precision is not None:
+        every = rivals is None
+        race = Race(site.objectives, rivals or (), of_plan, measured_limits, site.precision, every_metric=every)
     dominated = None
     try:
         measured = place.score(candidate, race)
@@ -260,7 +262,7 @@ def scored(
         measured = race.comparable(measured)
     measurements = with_relative_error(measured, site.original)
     attrs["metrics"] = as_data(measurements)
-    attrs |= shown_answers([example for m in measurements.values() for example in m.examples])
+    attrs |= shown_answers(examples_of(measurements))
     numbers |= {name: m.value for name, m in measurements.items()}
     for name in (*site.objectives, *site.limits):
         if name not in numbers:
@@ -307,6 +309,11 @@ def save_plan(plan: Plan, folder: Path) -> str:
     return name
 
 
+def examples_of(measurements: Mapping[str, Measurement]) -> list[Example]:
+    """Collect the examples of all measurements."""
+    return [example for measurement in measurements.values() for example in measurement.examples]
+
+
 def shown_answers(examples: Sequence[Example]) -> dict[str, Any]:
     """Convert the answers that a report shows to plain data: counts, scores by language, and some that differ.
 
@@ -350,11 +357,16 @@ def with_relative_error(
 ) -> dict[str, Measurement]:
     """Add `relative_error` in percent: the mean of |v - v0| / |v0| over similarity and perplexity, where scored.
 
-    The standard error assumes independent terms; it is None where a term has none.
+    The term of a perplexity is its increase over the original on the same windows, where that was measured. The
+    standard error assumes independent terms; it is None where a term has none.
     """
     terms, errors = [], []
     for name in RELATIVE_TO:
-        if name in measurements and original.get(name):
+        increase = measurements.get(f"{name}_increase")
+        if increase is not None:
+            terms.append(abs(increase.value))
+            errors.append(increase.stderr)
+        elif name in measurements and original.get(name):
             measured, reference = measurements[name], abs(original[name])
             terms.append(100 * abs(measured.value - original[name]) / reference)
             errors.append(None if measured.stderr is None else 100 * measured.stderr / reference)

@@ -24,12 +24,12 @@ from autotune.study.workers.messages import (
     Clock,
     Describe,
     Done,
+    FrontScores,
     GetStatus,
     Raised,
     Reply,
-    ReportScores,
     Run,
-    ScoreReport,
+    ScoreFront,
     SetSource,
     Share,
     Stage,
@@ -112,8 +112,8 @@ class Worker:
                 take_share(threads)
             case Describe(original, report):
                 self.send(session.describe(original=original, report=report))
-            case ScoreReport(settings, deployed):
-                self.send(ReportScores((session.deployed_scores if deployed else session.report_scores)(settings)))
+            case ScoreFront(settings, deployed):
+                self.send(FrontScores((session.deployed_scores if deployed else session.front_scores)(settings)))
             case Run(settings, site, rivals):
                 result = run_in_session(session, settings, site, rivals, status=self.status, stage=self.stage)
                 self.send(Done(result, session.counts(), session.manifest()))

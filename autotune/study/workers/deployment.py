@@ -33,7 +33,7 @@ def score_as_deployed(
     missing = [trial for trial in front if str(trial.number) not in record["trials"]]
     models = [Settings.from_dict(trial.user_attrs["settings"]) for trial in missing]
     stage(f"scoring the front as deployed: {len(models)} models")
-    for done, (index, scores) in enumerate(pool.report_scores(models, deployed=True), 1):
+    for done, (index, scores) in enumerate(pool.front_scores(models, deployed=True), 1):
         record["properties"] = {**record.get("properties", {}), **scores.get("properties", {})}
         record["trials"] = {**record["trials"], str(missing[index].number): scores}
         study.set_user_attr(ATTRIBUTE, record)

@@ -57,8 +57,8 @@ class Describe:
 
 
 @dataclass(frozen=True)
-class ScoreReport:
-    """To a worker: score a model on the report texts, or as deployed; it answers with `ReportScores`."""
+class ScoreFront:
+    """To a worker: score a model of the final front, or as deployed; it answers with `FrontScores`."""
 
     settings: Settings
     deployed: bool = False
@@ -70,7 +70,7 @@ class Run:
 
     settings: Settings
     site: Site
-    rivals: Sequence[Rival] = ()
+    rivals: Sequence[Rival] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class GetStatus:
 
 
 @dataclass(frozen=True)
-class ReportScores:
-    """From a worker: scores of a model, see `ReportTexts.scores` and `DeployedScorer.scores`."""
+class FrontScores:
+    """From a worker: scores of a model, see `Session.front_scores` and `Session.deployed_scores`."""
 
     scores: Mapping[str, Any]
 

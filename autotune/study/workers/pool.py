@@ -62,8 +62,8 @@ class Pool(Protocol):
     def free(self) -> bool:
         """Return True if a trial can begin now."""
 
-    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
-        """Begin a trial, raced against these rivals; only while the pool is free."""
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival] | None) -> None:
+        """Begin a trial, raced against these rivals (see `run_trial`); only while the pool is free."""
 
     def wait(self, seconds: float) -> Finished | None:
         """Wait until a trial has finished, for at most this time.
@@ -73,12 +73,12 @@ class Pool(Protocol):
             AutotuneError: the study itself cannot go on.
         """
 
-    def report_scores(
+    def front_scores(
         self, models: Sequence[Settings], *, deployed: bool = False
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Score models on the report texts, or as deployed, while no trial is running.
+        """Score models of the final front, or as deployed, while no trial is running.
 
-        The scores are those of `ReportTexts.scores` or `DeployedScorer.scores`.
+        The scores are those of `Session.front_scores` or `Session.deployed_scores`.
 
         Yields:
             (index of the model, its scores), in order of completion.
@@ -105,7 +105,7 @@ def run_in_session(
     session: Session,
     settings: Settings,
     site: Site,
-    rivals: Sequence[Rival],
+    rivals: Sequence[Rival] | None,
     *,
     status: Callable[[str], PlanStatus],
     stage: Callable[[str], None],
@@ -132,7 +132,7 @@ class InProcessPool:
     def __init__(self, session: Session, listener: Listener) -> None:
         self._session = session
         self._listener = listener
-        self._task: tuple[int, Settings, Sequence[Rival]] | None = None
+        self._task: tuple[int, Settings, Sequence[Rival] | None] | None = None
 
     def describe(self, *, original: bool = False, report: bool = False) -> Description:
         """See `Pool`."""
@@ -147,7 +147,7 @@ class InProcessPool:
         """See `Pool`."""
         return self._task is None
 
-    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival] | None) -> None:
         """See `Pool`."""
         self._task = (number, settings, rivals)
 
@@ -173,12 +173,12 @@ class InProcessPool:
         assert not isinstance(status, Later)  # no other trial is running
         return status
 
-    def report_scores(
+    def front_scores(
         self, models: Sequence[Settings], *, deployed: bool = False
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`."""
         for index, settings in enumerate(models):
-            yield index, (self._session.deployed_scores if deployed else self._session.report_scores)(settings)
+            yield index, (self._session.deployed_scores if deployed else self._session.front_scores)(settings)
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         """See `Pool`."""

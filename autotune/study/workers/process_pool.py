@@ -1,8 +1,8 @@
 """Pool that runs trials in worker processes.
 
-A crash or an out-of-memory kill in native code costs one trial and is recorded. A trial that hangs or takes too much
-memory can be ended. What OpenVINO leaks with each compiled model ends with the worker, which is replaced after some
-trials.
+A crash in native code costs one trial and is recorded. A trial whose worker was killed from outside runs once more. A
+trial that hangs or takes too much memory can be ended. What OpenVINO leaks with each compiled model ends with the
+worker, which is replaced after some trials.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from autotune.study.workers.messages import (
     Clock,
     Describe,
     Done,
+    FrontScores,
     GetStatus,
     Raised,
     Reply,
-    ReportScores,
     Run,
-    ScoreReport,
+    ScoreFront,
     SetSource,
     Share,
     Stage,
@@ -80,6 +80,8 @@ class Place:
         elapsed: seconds of the trial's own time until `since`.
         since: time at which the trial's clock was started, None while it is stopped.
         kill_reason: why the process is being ended.
+        request: the message that began the trial.
+        repeated: whether the trial runs for the second time, after a kill from outside.
         counts: as of the process's last result.
     """
 
@@ -89,6 +91,8 @@ class Place:
     elapsed: float = 0.0
     since: float | None = None
     kill_reason: str | None = None
+    request: Run | None = None
+    repeated: bool = False
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def own_seconds(self) -> float:
@@ -158,34 +162,42 @@ class WorkerPool:
         if manifest not in self._manifests:
             self._manifests.append(manifest)
 
-    def report_scores(
+    def front_scores(
         self, models: Sequence[Settings], *, deployed: bool = False
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """See `Pool`. Each idle worker takes the next model; if it dies, that model has no scores."""
+        """See `Pool`. Each idle worker takes the next model; if it dies, that model has no scores.
+
+        A model whose worker was killed from outside is scored once more.
+        """
         left, at = list(enumerate(models))[::-1], dict[Place, int]()
+        repeated = set[int]()
         idle = list(self._places)
         while True:
             for place in idle[: len(left)]:
                 at[place], settings = left.pop()
-                place.process.send(ScoreReport(settings, deployed))
+                place.process.send(ScoreFront(settings, deployed))
             if not at:
                 return
             place, answer = self._next_answer(at)
             index, idle = at.pop(place), [place]
             if isinstance(answer, Exited):
                 self._replace(place)
-                yield index, {"error": describe_exit(answer)}
+                if is_killed(answer.status) and index not in repeated:
+                    repeated.add(index)
+                    left.append((index, models[index]))
+                else:
+                    yield index, {"error": describe_exit(answer)}
             else:
-                assert isinstance(answer, ReportScores)
+                assert isinstance(answer, FrontScores)
                 yield index, answer.scores
 
-    def _next_answer(self, called: Collection[Place]) -> tuple[Place, Description | ReportScores | Exited]:
+    def _next_answer(self, called: Collection[Place]) -> tuple[Place, Description | FrontScores | Exited]:
         """Wait for the next answer, or death, of the workers that were sent a request."""
         while True:
             sender, message = self._inbox.get()
             place = next((place for place in self._places if place.process is sender), None)
             if sender is None or place in called:
-                if place is not None and isinstance(message, (Description, ReportScores, Exited)):
+                if place is not None and isinstance(message, (Description, FrontScores, Exited)):
                     return place, message
                 self._common(message)
             elif place is not None and isinstance(message, Exited):
@@ -213,12 +225,16 @@ class WorkerPool:
         """See `Pool`."""
         return any(place.trial is None for place in self._places)
 
-    def start(self, number: int, settings: Settings, rivals: Sequence[Rival]) -> None:
+    def start(self, number: int, settings: Settings, rivals: Sequence[Rival] | None) -> None:
         """See `Pool`."""
         place = next(place for place in self._places if place.trial is None)
+        self._begin(place, number, Run(settings, self._site, rivals), repeated=False)
+
+    def _begin(self, place: Place, number: int, request: Run, *, repeated: bool) -> None:
         place.trial, place.trials, place.kill_reason = number, place.trials + 1, None
+        place.request, place.repeated = request, repeated
         place.elapsed, place.since = 0.0, time.monotonic()
-        place.process.send(Run(settings, self._site, rivals))
+        place.process.send(request)
 
     def wait(self, seconds: float) -> Finished | None:
         """See `Pool`."""
@@ -304,10 +320,14 @@ class WorkerPool:
                 place.process.kill()
 
     def _replace_worker(self, place: Place, status: int, stderr_tail: str) -> Finished | None:
-        """Replace a worker that died, and fail its trial."""
-        trial, kill_reason = place.trial, place.kill_reason
+        """Replace a worker that died; fail its trial, or begin it again after the first kill from outside."""
+        trial, kill_reason, request = place.trial, place.kill_reason, place.request
         self._replace(place)
         if trial is None:
+            return None
+        if is_killed(status) and kill_reason is None and not place.repeated and request is not None:
+            self._listener.note(f"the worker of trial {trial} was killed by SIGKILL; the trial runs once more")
+            self._begin(place, trial, request, repeated=True)
             return None
         self._lost += kill_reason is None
         if self._lost >= CRASH_LIMIT and not self._any_done:
@@ -362,8 +382,13 @@ def describe_exit(exited: Exited, kill_reason: str | None = None) -> dict[str, s
     return {"type": kind, "message": text, "signal": how, "traceback": exited.stderr_tail}
 
 
+def is_killed(status: int) -> bool:
+    """Test if SIGKILL ended a process, which does not come from the process itself."""
+    return exit_text(status) == "SIGKILL"
+
+
 def out_of_memory(status: int) -> str:
     """Explain what a death by SIGKILL usually means."""
-    if exit_text(status) != "SIGKILL":
+    if not is_killed(status):
         return ""
     return "; the system does that when memory runs out: see study.memory_limit and study.workers"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -24,9 +25,12 @@ from builders import (
 from channel_scaling import scaled_without_rounding
 from families import VOCABULARY
 from openvino import opset15 as ops
+from openvino import opset17
 
 from autotune.compression.algorithms.awq.groups import find_groups
+from autotune.compression.engine import Engine
 from autotune.compression.ir.weights import find_weights
+from autotune.compression.settings import Settings
 
 Groups = dict[tuple[str, ...], tuple[str, ...] | None]
 
@@ -222,6 +226,72 @@ def test_a_state_must_start_at_nothing(start: float, merges: bool) -> None:
     model = between(cached)
     model.add_sinks(sinks)
     assert (groups_of(model)["second",] is not None) == merges
+
+
+def test_a_width_that_the_graph_leaves_open_is_that_of_the_weight() -> None:
+    """Exports reshape heads to [batch, tokens, -1]; the input is calibrated, and divided in the rows before."""
+    x = features(32)
+    before = ops.gather(ops.shape_of(x), np.array([0, 1]), np.int64(0))
+    rows = ops.matmul(x, as_constant(normal(64, 32), "rows"), False, True)
+    split = ops.reshape(rows, ops.concat([before, ops.constant(np.array([4, 16]))], 0), special_zero=False)
+    back = named(ops.reshape(split, ops.concat([before, ops.constant(np.array([-1]))], 0), special_zero=False), "back")
+    assert back.get_output_partial_shape(0)[2].is_dynamic
+    model = result_model([ops.matmul(back, as_constant(normal(8, 64, seed=1), "W"), False, True)], [x])
+    assert find_weights(model)[1].activations == ("back:0",)
+    assert groups_of(model)[("W",)] == ("rows",)
+    inputs = normal(2, 5, 32, seed=9)
+    assert distance(outputs_of(model, inputs), outputs_of(scaled_without_rounding(model, merged=True), inputs)) < 1e-5
+
+
+def expert_block(*, grouped: bool) -> ov.Model:
+    """Swish(gate) * up -> down for three experts: all of them on all tokens, or each on its own by GroupedMatMul."""
+    x = named(ops.parameter([-1, 32], np.float32), "x")
+    ends = ops.parameter([3], np.int32)
+    weights = {name: as_constant(normal(3, *shape, seed=len(name)), name) for name, shape in EXPERTS.items()}
+    each = x if grouped else ops.reshape(ops.tile(x, np.array([3, 1])), np.array([3, -1, 32]), special_zero=False)
+
+    def linear(values: ov.Node, name: str) -> ov.Node:
+        if grouped:
+            return opset17.grouped_matmul(values, weights[name], ends)
+        return ops.matmul(values, weights[name], False, True)
+
+    product = named(ops.multiply(ops.swish(linear(each, "gate")), linear(each, "up")), "product")
+    return result_model([linear(product, "down")], [x, ends] if grouped else [x])
+
+
+EXPERTS = {"gate": (64, 32), "up": (64, 32), "down": (32, 64)}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_experts_follow_the_rows_before_them(grouped: bool) -> None:
+    """All experts of a layer share one scale, whose inverse is merged into every expert's rows of `up`."""
+    model = expert_block(grouped=grouped)
+    assert groups_of(model) == {("gate", "up"): None, ("down",): ("up",)}
+    inputs = [normal(12, 32, seed=9), *([np.array([4, 4, 12], np.int32)] if grouped else [])]
+    (group,) = (group for group in find_groups(model, find_weights(model)) if group.merge is not None)
+    scaled = scaled_without_rounding(model, merged=True, groups=[group])
+    assert distance(outputs_of(model, *inputs), outputs_of(scaled, *inputs)) < 1e-5
+
+
+def test_experts_gain_by_their_scale() -> None:
+    """Strong channels of `up` are scaled; no Multiply is inserted, by which the plugins would not recognise experts."""
+    values = {name: normal(3, *shape, seed=len(name)) for name, shape in EXPERTS.items()}
+    values["up"][:, ::16] *= 12
+    model = expert_block(grouped=False)
+    for name, node in constants(model).items():
+        if name in values:
+            new = as_constant(values[name], name)
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(new.output(0))
+    engine = Engine(model)
+    plain = Settings(mode="int4_asym", group_size=32, all_layers=True)
+    scaled = engine.plan(replace(plain, awq=True, awq_data_free=True))
+    assert dict(scaled.awq) == {"product:0": "merged"}
+    x = normal(40, 32, seed=3)
+    errors = [
+        distance(outputs_of(model, x), outputs_of(engine.apply(plan), x)) for plan in (engine.plan(plain), scaled)
+    ]
+    assert errors[1] < 0.9 * errors[0]
 
 
 TOKENS: npt.NDArray[np.int64] = np.random.default_rng(6).integers(1, VOCABULARY, (2, 24), dtype=np.int64)

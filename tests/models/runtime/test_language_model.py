@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from openvino import opset15 as ops
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG, follow_draft
 from autotune.models.runtime.compile import check_precision, end_token_ids
+from autotune.models.runtime.graph import attention_window
 from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
 
 PROMPTS = ["Mira keeps", "the ledger is opened, and the", "eggs", "When the river is high, her brother rows", "?"]
@@ -130,6 +131,22 @@ def test_a_draft_does_not_change_the_answer(
         [[7, *prompt[-2:], *answer] for prompt, answer in zip(prompts, plain, strict=True)],
     ):
         assert model.greedy_batch(prompts, [12] * len(prompts), drafts) == plain
+
+
+@pytest.mark.parametrize("length", [6, 40])
+def test_rejected_drafts_take_no_room_in_a_sliding_window(length: int, family_folder: Callable[[str], Path]) -> None:
+    """Mistral's attention looks back 32 columns of the cache, before and behind which texts end here."""
+    folder = family_folder("mistral") / "ov"
+    rng = np.random.default_rng(length)
+    prompts = [rng.integers(1, 320, length - i).tolist() for i in range(3)]
+    with OpenVINOLanguageModel(folder, None, eos_token_ids=[]) as model:
+        plain = [model.greedy(prompt, 30) for prompt in prompts]
+        assert plain == [_step_by_step(model, prompt, 30, frozenset()) for prompt in prompts]
+        texts = [prompt[-3:] + answer for prompt, answer in zip(prompts, plain, strict=True)]
+        drafts = [[token for t in range(3, len(text)) for token in (*text[t - 3 : t + 1], 7)] for text in texts]
+        assert model.greedy_batch(prompts, [30] * 3, drafts) == plain
+    assert attention_window(ov.Core().read_model(folder / "openvino_model.xml")) == 32
+    assert attention_window(ov.Core().read_model(family_folder("qwen2") / "ov" / "openvino_model.xml")) is None
 
 
 def test_a_right_draft_saves_inferences(

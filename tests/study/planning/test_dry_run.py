@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openvino as ov
 import pytest
 from families import FAMILIES
 
+from autotune.common.machine import check_memory
 from autotune.compression.engine import Engine
 from autotune.config.config import Config
 from autotune.errors import ConfigError
-from autotune.study.model_session import check_memory
+from autotune.evaluation import Measurement
 from autotune.study.planning.dry_run import dry_run
+from autotune.study.planning.scoring_cost import share_needed
+from evaluators.perplexity import Perplexity
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 SPACE = {
@@ -90,3 +94,19 @@ def test_a_memory_limit_that_will_not_do_is_refused_in_planning(tiny_llama: Path
         check_memory(1_000_000, 44_000_000)
     check_memory(None, 44_000_000)
     check_memory(45_000_000, 44_000_000)
+
+
+def test_a_precision_needs_windows_in_proportion_to_the_variance() -> None:
+    """So that plan forecasts less time for a long text; all of it where the precision is out of reach."""
+    measured = {"kl_divergence": Measurement(2.0, 0.2, (2.0,) * 8)}
+
+    def share(precision: str | None, times: float = 100.0) -> float:
+        study = SimpleNamespace(precision=precision)
+        config: Any = SimpleNamespace(objectives={"footprint": "minimize", "kl_divergence": "minimize"}, study=study)
+        return share_needed(config, Perplexity(path="text.txt"), measured, times)
+
+    assert share(None) == 1.0
+    assert share("5%") == pytest.approx(4 / 100)
+    assert share("0.1") == pytest.approx(4 / 100)  # in the score's unit
+    assert share("90%") == pytest.approx(1 / 100)  # no fewer than eight windows
+    assert share("1%", times=10.0) == 1.0

@@ -12,8 +12,8 @@ from stored import trials_of
 
 from autotune.errors import ConfigError
 from autotune.results.load import load_results
-from autotune.study.run import ATTRIBUTE
 from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.study.workers.front import REPORT
 from autotune.study.workers.pool import Stopped
 
 
@@ -76,6 +76,23 @@ def test_what_goes_wrong_there_does_not_cost_the_search(tmp_path: Path) -> None:
     assert len(session.reported) == len(load_results(config.output).front)
 
 
+def test_deferred_metrics_are_those_of_the_front(tmp_path: Path) -> None:
+    """They are added to those of the trial, and so is their time; a trial off the front has none. Once is enough."""
+    config = study(tmp_path / "study")
+    search(config, FakeSession(deferred=("similarity",)))
+    results = load_results(config.output)
+    for number, record in results.records.items():
+        assert ("similarity" in record.metrics) == (number in results.front)
+        assert "kl_divergence" in record.metrics or not record.complete
+    first = results.records[results.front[0]]
+    assert first.metrics["similarity"].value == 1 - first.metrics["kl_divergence"].value
+    assert first.metrics["relative_error"].value > 0
+    assert first.stages[-1] == ["scoring", 0.0, 1.0]
+    again = FakeSession(deferred=("similarity",))
+    search(config, again)
+    assert again.reported == []
+
+
 def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) -> FakeConfig:
     """A study that worker processes have done."""
     config = study(folder, trials=trials)
@@ -104,6 +121,6 @@ def test_a_worker_that_dies_over_one_costs_its_scores(tmp_path: Path, workers: i
     assert results.held_out is not None
     assert {trial for trial, scores in results.held_out.trials.items() if scores} == set(results.front) - lost
     storage = connect(database_url(config.output / DATABASE))
-    attributes = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[ATTRIBUTE]["trials"]
+    attributes = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[REPORT]["trials"]
     close(storage)
     assert {attributes[str(trial)]["error"]["signal"] for trial in lost} == {"SIGKILL"}

@@ -171,16 +171,6 @@ def test_a_study_with_a_precision_scores_fewer_texts(tmp_path: Path) -> None:
         search(replace(config("whole", 25), study=StudyOptions(trials=25, precision="10%")))
 
 
-def test_a_beaten_model_is_known_by_its_final_scores() -> None:
-    """Dominated: nowhere better and somewhere worse than one rival."""
-    final = measurement(TEXTS)
-    assert race(TEXTS * 0.9).is_dominated({"kl_divergence": final})
-    assert race(TEXTS, footprint=99).is_dominated({"kl_divergence": final})
-    assert not race(TEXTS).is_dominated({"kl_divergence": final})
-    assert not race(TEXTS * 0.9, footprint=101).is_dominated({"kl_divergence": final})
-    assert not race(TEXTS * 0.9).is_dominated({})
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_raced_study_finds_the_front_of_its_trials(tmp_path: Path, seed: int) -> None:
     """Trials are stopped, their scores so far are kept, and none of them would have been on the front."""

@@ -53,7 +53,6 @@ def scored(evaluator: Staged, folder: Path, race: Race | None = None) -> tuple[d
     """The scores of the plan, and its candidate."""
     scorer = Scorer(
         {"it": evaluator},
-        {"it"},
         {"kl_divergence", "footprint"},
         lambda: {"it": {}},
         nullcontext,

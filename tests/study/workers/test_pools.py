@@ -68,8 +68,8 @@ def test_every_pool_gives_the_same_results(pool: Pool) -> None:
     assert (failed.state, failed.attrs["error"]["message"]) == ("fail", "a kernel failed")
     assert pool.counts()["variants"] == (4, 0)
     assert pool.manifest()["hashes"]["model"] == "m"
-    scores = dict(pool.report_scores(SETTINGS))
-    assert [scores[i] for i in range(3)] == [FakeSession().report_scores(settings) for settings in SETTINGS]
+    scores = dict(pool.front_scores(SETTINGS))
+    assert [scores[i] for i in range(3)] == [FakeSession().front_scores(settings) for settings in SETTINGS]
 
 
 def test_every_pool_asks_for_the_plan_before_any_work(pool: Pool, tmp_path: Path) -> None:

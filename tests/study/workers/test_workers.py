@@ -97,7 +97,7 @@ def test_two_workers_make_the_study_that_one_makes(tmp_path: Path, sampler: str)
 
 @pytest.mark.parametrize(
     ("kind", "message", "how"),
-    [("segfault", "SIGSEGV", "about to read at address zero"), ("kill", "memory", "SIGKILL"), ("exit", "status 7", "")],
+    [("segfault", "SIGSEGV", "about to read at address zero"), ("exit", "status 7", "")],
 )
 def test_a_worker_that_dies_costs_one_trial(tmp_path: Path, kind: str, message: str, how: str) -> None:
     """The trial fails with the signal's name and the worker's stderr; the others finish in a new worker."""
@@ -206,14 +206,29 @@ def test_workers_end_with_a_search_that_is_killed(tmp_path: Path) -> None:
     assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
-def test_a_killed_worker_costs_its_trial_alone(tmp_path: Path) -> None:
-    """SIGKILL from outside, as the system does it: one failed trial, the study goes on."""
+def test_a_killed_worker_repeats_its_trial(tmp_path: Path) -> None:
+    """SIGKILL from outside, as the system does it: the study is the undisturbed one."""
     process, _ = start(tmp_path, workers=2)
-    victim = psutil.Process(process.pid).children()[0]
-    os.kill(victim.pid, signal.SIGKILL)
+    for _ in range(2):
+        victim = psutil.Process(process.pid).children()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        psutil.wait_procs([victim], timeout=10)
     assert process.wait(120) == 0
-    assert len(failed(tmp_path / "study")) <= 1
-    assert len(trials_of(tmp_path / "study")) >= 12
+    assert not failed(tmp_path / "study")
+    assert current_trials(tmp_path / "study") == undisturbed(trials=12)
+
+
+def test_a_trial_that_is_killed_twice_fails(tmp_path: Path) -> None:
+    """It is begun twice, with a note, and not a third time."""
+    config = FakeConfig(
+        tmp_path / "study", space=MODES, study=StudyOptions(trials=7, workers=1), faults={"nf4": "kill"}
+    )
+    listener = Recorder()
+    assert worked(config, listener=listener).failed == 2
+    for error in failed(config.output):
+        assert (error["type"], error["signal"]) == ("worker lost", "SIGKILL")
+        assert "study.memory_limit" in error["message"]
+    assert sum("runs once more" in note for note in listener.notes) == 2
 
 
 def test_a_share_of_the_cores_is_bound_to_none(

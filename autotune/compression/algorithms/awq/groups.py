@@ -47,15 +47,17 @@ class ChannelGroup:
 
     Attributes:
         activation: ``name:port`` of the input.
-        weights: names of the two-dimensional weights that read it, each in one place only.
+        weights: names of the weights that read it, each in one place only. Experts of one constant have one scale.
         width: its channels, K.
         merge: places of the inverse scale if all of `weights` are scaled; None if a Multiply is needed.
+        experts: whether one of `weights` holds experts.
     """
 
     activation: str
     weights: tuple[str, ...]
     width: int
     merge: Merge | None = None
+    experts: bool = False
 
 
 def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGroup, ...]:
@@ -68,7 +70,7 @@ def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGrou
         if (
             use is None
             or use.kind != "matmul"
-            or len(weight.shape) != 2
+            or len(weight.shape) not in (2, 3)
             or not _features_last(nodes[use.node], use.port)
         ):
             continue
@@ -83,12 +85,16 @@ def find_groups(model: ov.Model, weights: Sequence[Weight]) -> tuple[ChannelGrou
             continue  # its name is not unique
         width = found[0][0].columns
         merge = finder.merge(found[0][1], width, [edge for _, _, edge in found])
-        groups.append(ChannelGroup(activation, tuple(weight.name for weight, _, _ in found), width, merge))
+        names = tuple(weight.name for weight, _, _ in found)
+        experts = any(len(weight.shape) == 3 for weight, _, _ in found)
+        groups.append(ChannelGroup(activation, names, width, merge, experts))
     return tuple(groups)
 
 
 def _features_last(node: ov.Node, port: int) -> bool:
     """Return True if the MatMul's other input has its channels on the last axis."""
+    if node.get_type_name() == "GroupedMatMul":
+        return True
     attributes = node.get_attributes()
     return not attributes["transpose_a"] if port == 1 else bool(attributes["transpose_b"])
 
@@ -163,8 +169,8 @@ class _Finder:
         elif name in self._by_node:
             weight = self._by_node[name]
             rows = labels.reshape(-1)
-            if rows.size == labels.shape[-1] == weight.rows and _takes_rows(weight):
-                found.producers[weight.name] = rows
+            if rows.size == labels.shape[-1] and _takes_rows(weight, rows.size):
+                found.producers[weight.name] = np.tile(rows, weight.rows // rows.size)
                 yield found
         elif kind in STEPS:
             for step in STEPS[kind](node, output.get_index(), labels):
@@ -200,8 +206,12 @@ def _fits(labels: Labels, shape: tuple[int, ...]) -> bool:
     return labels.ndim == len(shape) and all(have in (1, size) for have, size in zip(labels.shape, shape, strict=True))
 
 
-def _takes_rows(weight: Weight) -> bool:
-    return len(weight.uses) == 1 and len(weight.shape) == 2 and weight.uses[0].port == 1
+def _takes_rows(weight: Weight, count: int) -> bool:
+    """Return True if the outputs of a weight, or of each of its experts, are `count` channels on the last axis."""
+    (use,) = weight.uses if len(weight.uses) == 1 else (None,)
+    if use is None or use.port != 1 or len(weight.shape) not in (2, 3):
+        return False
+    return weight.shape[use.channel_axes[-1]] == count
 
 
 def _starts_at_zero(read: ov.Node) -> bool:

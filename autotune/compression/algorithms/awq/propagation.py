@@ -112,6 +112,8 @@ def _reshape(node: ov.Node, _: int, labels: Labels) -> Iterator[Step]:
     before, after = _sizes(node.input_value(0)), _sizes(node.output(0))
     if not before or not after:
         return
+    if after[-1] is None and labels.shape[-1] > 1:  # [batch, tokens, -1], as long as the weight that reads it
+        after = (*after[:-1], labels.shape[-1])
     if None not in (*before, *after):
         yield Step({0: _regrouped([size or 0 for size in before], [size or 0 for size in after], labels)})
         return

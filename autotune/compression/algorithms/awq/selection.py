@@ -40,7 +40,8 @@ def possible(
     """Return everything that could be scaled under these variants: groups with a weight in a format of few bits.
 
     The inverse is merged if all weights of the group and all producers are compressed, and no other group divides
-    the same. Otherwise a Multiply is inserted before the weights of few bits, if `inserting` allows it.
+    the same. Otherwise a Multiply is inserted before the weights of few bits, if `inserting` allows it; not before
+    experts, which the plugins recognise by the operations around them.
     """
     taken: set[str] = set()
     scalings = []
@@ -53,7 +54,7 @@ def possible(
         if merge is not None and not touched & taken and variants.keys() >= {*group.weights, *merge.producers}:
             taken |= touched
             scalings.append(Scaling(group, group.weights, merge))
-        elif inserting:
+        elif inserting and not group.experts:
             scalings.append(Scaling(group, few_bits, None))
     return tuple(scalings)
 

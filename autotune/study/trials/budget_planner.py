@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint, locked
@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from autotune.allocation.probe import MeasuringInputs
     from autotune.compression.engine import Engine
     from autotune.config.config import Config
-
-SINGLE_TOKENS = 1024
-"""Tokens on which single weights are measured."""
-
-PLAN_TOKENS = 8192
-"""Tokens on which the plans are measured that correct the error table."""
+    from autotune.models.tasks.task import Loss
 
 
 def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str], None]) -> BudgetPlanner:
@@ -36,8 +31,9 @@ def open_planner(inputs: MeasuringInputs, config: Config, stage: Callable[[str],
         raise PlanError(
             "allocation: none of the formats in the space fits a weight of this model; add modes or group sizes"
         )
-    options = text_options(config)
-    short, full = (inputs.texts({**options, **windows}) for windows in windows_of(config))
+    loss = inputs.source.task.loss
+    options = text_options(config, loss)
+    short, full = (inputs.texts({**options, **part}) for part in loss.parts(options))
     limit = config.constraints.get("footprint")
     most = limit.value if limit is not None and limit.op == "<=" else None
     lock = inputs.cache.bank / fingerprint("allocation", inputs.source.fingerprint, short.key)
@@ -59,24 +55,13 @@ def allowed_menus(config: Config, engine: Engine) -> Menus:
     return make_menus(engine, config.space.uniform_settings(), runtime_compressed=runtime_compressed)
 
 
-def text_options(config: Config) -> dict[str, Any]:
-    """Options of the evaluator perplexity for the search text, or for the calibration text if it is not used."""
-    if "perplexity" in config.evaluators:
-        return dict(config.evaluators["perplexity"])
-    source = config.calibration
-    given = {name: getattr(source, name) for name in ("path", "dataset", "name", "split", "column", "synthetic")}
-    options = {name: value for name, value in given.items() if value}
-    return {**options, "sequence_length": source.sequence_length, "samples": source.samples}
+def text_options(config: Config, loss: Loss) -> dict[str, Any]:
+    """Options of the loss's evaluator for the search text, or for the calibration text if it is not used."""
+    if loss.evaluator in config.evaluators:
+        return dict(config.evaluators[loss.evaluator])
+    from autotune.evaluation.registry import evaluator_options
 
-
-def windows_of(config: Config) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Choose the windows of text on which single weights and plans are measured."""
-    options = text_options(config)
-    length = int(options.get("sequence_length") or 512)
-    most = options.get("samples")
-
-    def windows(tokens: int) -> dict[str, int]:
-        samples = max(1, tokens // length)
-        return {"sequence_length": length, "samples": samples if most is None else min(samples, int(most))}
-
-    return windows(SINGLE_TOKENS), windows(PLAN_TOKENS)
+    source, options = config.calibration, evaluator_options(loss.evaluator)
+    names = ("path", "dataset", "name", "split", "column", "synthetic", "sequence_length", "samples")
+    given = {name: getattr(source, name) for name in names if options is None or name in options.model_fields}
+    return {name: value for name, value in given.items() if value}

@@ -1,0 +1,1 @@
+"""Tasks: what a model does, one module for each; see `task.Task`."""

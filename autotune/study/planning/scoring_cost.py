@@ -1,0 +1,97 @@
+"""Measure what scoring costs on a few of the texts, for the forecast of a study."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from autotune.common.threads import all_cores
+from autotune.common.units import parse_precision
+from autotune.compression.settings import Settings
+from autotune.evaluation import StagedEvaluator
+from autotune.study.trials.racing import ANCHOR_SHARE, FEWEST_PRECISE
+from autotune.study.workers.memory import own_memory
+
+if TYPE_CHECKING:
+    from autotune.compression.engine import Engine
+    from autotune.config.config import Config
+    from autotune.evaluation import Evaluator, LanguageModel, Measurement, Reference
+    from autotune.study.session import Session
+
+
+@runtime_checkable
+class Shrinking(Protocol):
+    """Evaluator whose time can be measured on a few of its texts."""
+
+    def shrunk(self, original: LanguageModel) -> tuple[Evaluator, float]:
+        """Return the evaluator on fewer texts, and the ratio of the full time to its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Seconds and bytes of one evaluator."""
+
+    reference: float
+    candidate: float
+    nbytes: float
+
+
+def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
+    """Measure the cost of each evaluator, and of compiling a model.
+
+    Returns:
+        Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
+        the evaluators that could not be measured.
+    """
+    costs: dict[str, Scoring] = {}
+    missing, shares = [], dict[str, float]()
+    references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
+    with all_cores(), session.compiled(session.source.path) as original:
+        for name, evaluator in session.evaluators.items():
+            if not isinstance(evaluator, Shrinking):
+                missing.append(name)
+                continue
+            session.stage(f"forecast: the original's reference for {name}")
+            small, times = evaluator.shrunk(original)
+            started = time.perf_counter()
+            reference = small.reference(original)
+            references[name] = (small, reference, times, time.perf_counter() - started)
+    model, left = engine.apply(engine.plan(Settings(mode="int4_asym"))), []
+    # Its answers differ from the original's, so that some have to be decoded.
+    for turn in range(3):  # the first leaves behind what is there for all models, the others what each one does
+        session.stage(f"forecast: scoring a compressed model, {turn + 1} of 3 times")
+        started = time.perf_counter()
+        with session.compiled(model) as candidate:
+            compiling = time.perf_counter() - started
+            for name, (small, reference, times, seconds) in references.items():
+                began = time.perf_counter()
+                measured = small.evaluate(candidate, reference)
+                took = time.perf_counter() - began
+                share = shares.setdefault(name, share_needed(session.config, small, measured, times))
+                anchors_share = min(1.0, share / ANCHOR_SHARE**2)
+                nbytes = times * sum(array.nbytes for array in reference.values())
+                costs[name] = Scoring(times * seconds * anchors_share, times * took * share, nbytes * anchors_share)
+        gc.collect()
+        left.append(own_memory())
+    return costs, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
+
+
+def share_needed(config: Config, evaluator: Evaluator, measured: Mapping[str, Measurement], times: float) -> float:
+    """Estimate the share of an evaluator's texts on which a trial has the precision of the study.
+
+    Args:
+        config: the study's.
+        evaluator: on a few of the texts.
+        measured: its scores of a compressed model.
+        times: number of all texts, as a multiple of these.
+    """
+    main = next((measured[name] for name in config.objectives if name in measured), None)
+    if config.study.precision is None or main is None or not main.stderr or not isinstance(evaluator, StagedEvaluator):
+        return 1.0
+    precision, count = parse_precision(config.study.precision), len(main.values)
+    limit = precision.value * (abs(main.value) if precision.relative else 1.0)
+    needed = max(FEWEST_PRECISE, count * (main.stderr / limit) ** 2)
+    return float(min(1.0, needed / (count * times)))
