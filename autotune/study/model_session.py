@@ -315,9 +315,9 @@ class ModelSession:
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import output_gradients
 
+        inputs = (self.model, self.engine.weights, self.calibration_windows)
         with self.shared():
             bank = Bank(self.cache.bank, limit=self.cache.limit)
-            inputs = (self.model, self.engine.weights, self.calibration_windows)
             return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
 
     def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
