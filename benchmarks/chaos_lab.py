@@ -1,4 +1,4 @@
-"""What the groups of `chaos.py` share: the journal, the undisturbed study, and commands in processes of their own."""
+"""Shared parts of the groups of `chaos.py`: the journal, the undisturbed study, commands in own processes."""
 
 from __future__ import annotations
 
