@@ -104,8 +104,7 @@ def compress(
         >>> small.footprint
         2501061
     """
-    from autotune.config.arguments import read_settings, read_size, read_targets
-    from autotune.config.config import calibration_from
+    from autotune.config.arguments import calibration_from, read_settings, read_size, read_targets
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
     from autotune.study import single

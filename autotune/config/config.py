@@ -51,7 +51,6 @@ from autotune.config.space.presets import read_space
 from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError, PlanError
-from autotune.evaluation.texts.sources import Texts, text_source
 from autotune.models.tasks.registry import find_task, task_named
 from autotune.models.tasks.task import WIKITEXT, Task
 
@@ -278,26 +277,6 @@ def _source(data: Mapping[str, Any], overrides: Sequence[str]) -> Source:
     for assignment in overrides:
         source.override(assignment)
     return source
-
-
-def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:
-    """Check calibration texts in any form that the Python API takes; None stays None.
-
-    Raises:
-        UsageError: there is no such file, or an array of another shape or type.
-        ConfigError: a wrong key or value.
-    """
-    if texts is None:
-        return None
-    source = text_source(texts, "calibration")
-    data = {"samples": samples, "sequence_length": sequence_length, **source}
-    if "tokens" in source:
-        data |= {"samples": len(source["tokens"]), "sequence_length": len(source["tokens"][0])}
-    try:
-        return Calibration.model_validate(data)
-    except ValidationError as error:
-        first, *_ = from_validation(error, Calibration)
-        raise Source(None, data).error(("calibration", *first.path), first.message) from error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
