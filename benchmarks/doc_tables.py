@@ -98,7 +98,7 @@ def quality(argument: str) -> str:
             f"{row['nncf_bytes']:,}",
             milli(row["nncf_kl"]),
             f"{row['ratio']:.3f}",
-            f"{row['standard_errors']:+.1f}",
+            "" if row["standard_errors"] is None else f"{row['standard_errors']:+.1f}",
         ]
         for row in found["rows"]
         if row["group"] == argument
