@@ -31,7 +31,8 @@ lint: $(VENV)/.installed-dev
 audit: $(VENV)/.installed-audit
 	$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive autotune evaluators search_spaces
 	$(BIN)/pip-licenses --packages $$($(BIN)/python benchmarks/requirements.py) --partial-match --fail-on "$(REFUSED)"
-	$(BIN)/pip-audit --local --skip-editable
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/audited.txt
 
 # The documentation site, in site/.
 docs: $(VENV)/.installed-docs

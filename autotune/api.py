@@ -10,18 +10,17 @@ Texts (``calibration``, ``evaluation``) are a path, a list of strings, ``{"datas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
+from autotune.study.sweep import search_model, sweep
 from autotune.study.view import Study, load_study
 
 if TYPE_CHECKING:
     import openvino as ov
-    import optuna
     import pandas as pd
-    from optuna.trial import FrozenTrial
 
     from autotune.config.config import Config
     from autotune.evaluation.scores import Scores
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.run import StudyOutcome
     from autotune.study.single import CompressedModel
+    from autotune.study.sweep import Callback
 
     Target = str | Sequence[str] | None
-    Callback = Callable[[optuna.Study, FrozenTrial], None]
 
-__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"]
+__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "sweep", "worker"]
 
 
 def compress(
@@ -57,6 +56,7 @@ def compress(
     distillation: bool = False,
     ignored_scope: Sequence[str] = (),
     group_size_fallback: str = "adjust",
+    effort: str = "fast",
     calibration: Texts | None = None,
     samples: int = 128,
     sequence_length: int = 512,
@@ -80,8 +80,8 @@ def compress(
     Args:
         model: a Hugging Face id, a Hugging Face folder, an OpenVINO folder, or an `ov.Model` in memory; not changed.
         mode, group_size, ..., group_size_fallback: settings of the compression.
-        calibration: texts for the settings that look at activations.
-        samples, sequence_length: number of calibration windows, and tokens of each.
+        effort: ``"best"``: GPTQ and scale estimation; ``"extreme"``: distillation as well. Both need `calibration`.
+        calibration, samples, sequence_length: texts for settings that look at activations; windows, tokens of each.
         max_size: largest size of `openvino_model.bin`, in bytes or as ``"90 MB"``.
         evaluation: other texts, on which divergences from the original are measured; needed with `max_size`.
         allow: with `max_size`, formats of fewer than 4 bits that may be used: ``"int2"``, ``"int3"``.
@@ -104,8 +104,7 @@ def compress(
         >>> small.footprint
         2501061
     """
-    from autotune.config.arguments import read_settings, read_size, read_targets
-    from autotune.config.config import calibration_from
+    from autotune.config.arguments import calibration_from, read_settings, read_size, read_targets
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
     from autotune.study import single
@@ -211,6 +210,7 @@ def search(
     output: str | Path | None = None,
     seed: int | None = None,
     overrides: Sequence[str] = (),
+    effort: str | None = None,
     start_from: str | Path | None = None,
     target: Target = None,
     fresh: bool = False,
@@ -228,11 +228,11 @@ def search(
         storage: an Optuna storage URL instead of the folder's `study.db`.
         output: the study's folder.
         seed, overrides: the sampler's seed; ``a.b=c`` assignments, laid over the configuration.
+        effort: ``"fast"``, ``"best"`` (GPTQ and scale estimation) or ``"extreme"`` (distillation of the front as well).
         start_from: a study's folder, whose front is tried first.
         target: devices that the models must run on: CPU, GPU, NPU or a list of them; restricts the space.
-        fresh: move an existing study to another folder and start a new one.
+        fresh, open_page: move an existing study away and start a new one; open report.html, which follows the search.
         callbacks: called with (study, trial) after every trial, as by Optuna; or wandb, mlflow or tensorboard.
-        open_page: open report.html in the browser, which follows the search.
         progress: show progress on stderr.
 
     Raises:
@@ -247,24 +247,20 @@ def search(
         >>> study.front["footprint"].tolist()
         [3981701, 2501061]
     """
-    from autotune.config.arguments import as_config
-    from autotune.reporting.trackers import trackers
+    from autotune.config.arguments import as_config, changes_of
     from autotune.study.progress import listening
-    from autotune.study.run import run_search
 
-    changes = [*overrides, *_changes(target, trials=trials, timeout=timeout, workers=workers, seed=seed)]
-    start = None if start_from is None else Path(start_from)
-    with listening(progress) as listener, trackers(callbacks) as called:
-        outcome = run_search(
-            as_config(config, changes, output, note=listener.note),
-            listener=listener,
-            fresh=fresh,
+    given = [*overrides, *changes_of(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    with listening(progress) as listener:
+        return search_model(
+            as_config(config, given, output, note=listener.note),
+            listener,
             storage=storage,
-            start_from=start,
-            callbacks=called,
+            start_from=start_from,
+            fresh=fresh,
+            callbacks=callbacks,
             open_page=open_page,
         )
-    return Study(outcome.report.results, outcome.folder, storage, outcome)
 
 
 def worker(
@@ -289,11 +285,11 @@ def worker(
         >>> outcome.ran, outcome.reason
         (0, 'trials')
     """
-    from autotune.config.arguments import as_config
+    from autotune.config.arguments import as_config, changes_of
     from autotune.study.progress import listening
     from autotune.study.run import run_worker
 
-    loaded = as_config(config, [*overrides, *_changes(workers=workers)], output)
+    loaded = as_config(config, [*overrides, *changes_of(workers=workers)], output)
     with listening(progress) as listener:
         return run_worker(loaded, storage, listener=listener)
 
@@ -320,12 +316,12 @@ def plan(
         >>> [(point.settings["mode"], point.footprint) for point in result.points]
         [('int8_asym', 3981701), ('int4_asym', 2501061)]
     """
-    from autotune.config.arguments import as_config
+    from autotune.config.arguments import as_config, changes_of
     from autotune.study.planning.dry_run import dry_run
     from autotune.study.progress import listening
 
     with listening(progress) as listener:
-        loaded = as_config(config, [*overrides, *_changes(target)], note=listener.note)
+        loaded = as_config(config, [*overrides, *changes_of(target)], note=listener.note)
         return dry_run(loaded, listener.stage, measure=forecast)
 
 
@@ -393,8 +389,3 @@ def compare(
     if output is not None and report:
         across.write_report(comparison, Path(output))
     return comparison.frame
-
-
-def _changes(target: Target = None, **options: Any) -> list[str]:
-    devices = [] if target is None else [f"target={[target] if isinstance(target, str) else [*target]}"]
-    return [*devices, *(f"study.{key}={value}" for key, value in options.items() if value is not None)]

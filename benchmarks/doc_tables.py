@@ -169,21 +169,11 @@ def metrics(argument: str) -> str:
     return f"{table(['metric', *found['pairs']], cells)}\n\n{provenance(found)}"
 
 
-def sensitivity(argument: str) -> str:
-    """`output_error` beside `weight_quantization_error` on three models."""
-    found = stored("sensitivity")
-    cells = [
-        [
-            row["model"],
-            f"{row['ratio']}",
-            milli(row["output_error"], 2),
-            milli(row["weight_quantization_error"], 2),
-            quotient(row["output_error"] / row["weight_quantization_error"]),
-        ]
-        for row in found["rows"]
-    ]
-    heads = ["model", "`ratio`", "KL, `output_error`", "KL, `weight_quantization_error`", "ratio of KL"]
-    return f"{table(heads, cells)}\n\nKL in 1e-3 nats/token. {provenance(found)}"
+def listed(argument: str) -> str:
+    """Return the table of a file that has heads and cells."""
+    found = stored(argument)
+    cells = [[each if isinstance(each, str) else f"{each:,}" for each in row] for row in found["rows"]]
+    return f"{table(found['heads'], cells)}\n\n{found['measured']} {provenance(found)}"
 
 
 def exported_with(entry: dict[str, Any]) -> list[str]:
@@ -350,6 +340,26 @@ def budgets(argument: str) -> str:
     return f"{table(heads, cells)}\n\n{example_provenance()}"
 
 
+def chaos(prefixes: str) -> str:
+    """Injected faults whose names begin with one of the prefixes: counts, what was lost, seconds to recover."""
+    found, rows = stored("chaos"), []
+    for row in found["rows"]:
+        if row["fault"].startswith(tuple(prefixes.split(" | "))):
+            seconds = "–" if row["seconds"] is None else f"{row['seconds']:g}"
+            lost = "; ".join(row["lost"]) or "nothing"
+            rows.append([row["fault"], str(row["injected"]), str(row["survived"]), lost, str(row["repeated"]), seconds])
+    heads = ["fault", "injected", "survived", "lost", "trials repeated", "seconds, median"]
+    return f"{table(heads, rows)}\n\n{provenance(found)}"
+
+
+def load(argument: str) -> str:
+    """Measurements of the group load of benchmarks/chaos.py."""
+    found = stored("chaos")
+    rows = [row for row in found["rows"] if row["fault"].startswith("load: ")]
+    cells = [[row["fault"].removeprefix("load: "), "; ".join(row["lost"]) or row["note"]] for row in rows]
+    return f"{table(['load', 'result'], cells)}\n\n{provenance(found)}"
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "settings": settings,
     "quality": quality,
@@ -358,13 +368,15 @@ TABLES: dict[str, Callable[[str], str]] = {
     "engine-1b": engine_1b,
     "search": search,
     "metrics": metrics,
-    "sensitivity": sensitivity,
+    "listed": listed,
     "families": families,
     "families-versions": families_versions,
     "mutated-models": mutated_models,
     "racing": racing,
     "front": front,
     "budgets": budgets,
+    "chaos": chaos,
+    "load": load,
 }
 
 

@@ -23,11 +23,13 @@ from common import DEMO, label
 from peer import nncf_compress
 
 from autotune.common.cache import Cache
+from autotune.common.machine import available_memory
 from autotune.compression.bank import Bank
 from autotune.compression.calibration.statistics import StatisticsCache
 from autotune.compression.engine import Engine
 from autotune.compression.ir.sizes import Sizes
 from autotune.compression.settings import Settings
+from autotune.distillation.distil import output_gradients
 from autotune.evaluation.texts.sources import token_windows
 from autotune.models.runtime.language_model import OpenVINOLanguageModel
 from autotune.models.source import resolve_model
@@ -137,7 +139,13 @@ def main() -> None:
         statistics = StatisticsCache(cache.statistics).get_or_collect(
             model, Engine(model).activations, windows, model_fingerprint=source.fingerprint
         )
-        engine = Engine(model, bank=Bank(), statistics=lambda: statistics)
+        bank = Bank()
+        engine = Engine(
+            model,
+            bank=bank,
+            statistics=lambda: statistics,
+            gradients=lambda: output_gradients(model, engine.weights, windows, bank=bank, memory=available_memory()),
+        )
 
         def score(compressed: ov.Model) -> Scored:
             with OpenVINOLanguageModel(compressed, tokenizer) as candidate:

@@ -75,6 +75,7 @@ class Perplexity(TextEvaluator[Options]):
 
     Options = Options
     metrics = METRICS
+    tasks = ("text-generation", "visual-text")
 
     @cached_property
     def _texts(self) -> list[str]:

@@ -22,7 +22,9 @@ from autotune.evaluation import (
     Metric,
     Reference,
     fingerprint,
+    fingerprint_file,
     is_english,
+    read_images,
     read_prompts,
 )
 from evaluators import _answers, _teacher_forcing
@@ -71,7 +73,8 @@ class Options(BaseModel):
     prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
-        "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts.",
+        "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts. "
+        "Lines {image: FILE, text: TEXT} of a jsonl file are prompts about images.",
     )
     max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
     embedder: str = Field(
@@ -115,6 +118,7 @@ class Similarity:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    tasks: tuple[str, ...] = ("text-generation", "visual-text")
     repeatable = True
 
     def __init__(self, **options: Any) -> None:
@@ -131,6 +135,13 @@ class Similarity:
         if isinstance(prompts, tuple):
             return list(prompts)
         return read_prompts(prompt_sets().get(str(prompts), Path(prompts)))
+
+    @cached_property
+    def _images(self) -> list[Path | None]:
+        prompts = self.options.prompts
+        if isinstance(prompts, tuple) or str(prompts) in prompt_sets():
+            return [None] * len(self._prompts)
+        return read_images(prompts)
 
     def held_out(self) -> Similarity | None:
         """Return the evaluator on the prompts `report` instead of `default`; None for any other prompts."""
@@ -155,6 +166,7 @@ class Similarity:
             options.max_new_tokens,
             None if options.decode == "never" else embedder_fingerprint(options.embedder),
             options.use_chat_template,
+            *(fingerprint_file(image) for image in self._images if image is not None),
         )
 
     def reference(self, original: LanguageModel) -> Reference:
@@ -188,8 +200,9 @@ class Similarity:
 
     def shrunk(self, original: LanguageModel) -> tuple[Similarity, float]:
         """Return the evaluator on every second prompt, and the ratio of all prompts to these, that of the times."""
-        few = tuple(self._prompts[::2])
-        return Similarity(**{**self.options.model_dump(), "prompts": few}), len(self._prompts) / len(few)
+        few = Similarity(**{**self.options.model_dump(), "prompts": tuple(self._prompts[::2])})
+        few.__dict__["_images"] = self._images[::2]  # the option is a file for prompts about images
+        return few, len(self._prompts) / len(few._prompts)
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Measure the metrics `previewed`; see `autotune.evaluation.Previewing`."""
@@ -220,7 +233,10 @@ class Similarity:
 
     def _tokenised(self, model: LanguageModel) -> list[list[int]]:
         template = self.options.use_chat_template
-        return [prompt_tokens(model.tokenizer, prompt, template) for prompt in self._prompts]
+        return [
+            prompt_tokens(model.tokenizer, prompt, template) if image is None else model.prompt(prompt, image)
+            for prompt, image in zip(self._prompts, self._images, strict=True)
+        ]
 
     def _verify(
         self, candidate: LanguageModel, reference: Reference

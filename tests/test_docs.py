@@ -221,7 +221,15 @@ def make_texts(folder: Path) -> None:
     """Write the model folder and the texts that the YAML blocks name."""
     (folder / "my-model").mkdir()
     (folder / "my-model" / "config.json").write_text("{}")
-    for name in ("calibration.txt", "search.txt", "report.txt", "prompts.txt", "queries.jsonl"):
+    for name in (
+        "calibration.txt",
+        "search.txt",
+        "report.txt",
+        "prompts.txt",
+        "queries.jsonl",
+        "images.jsonl",
+        "questions.jsonl",
+    ):
         (folder / name).write_text("Some words.\n")
 
 
@@ -387,6 +395,7 @@ def test_named_objectives_exist(tmp_path: Path) -> None:
     assert len(names) >= 6
     make_texts(tmp_path)
     source = "model: my-model\nevaluators: {perplexity: {path: search.txt}, similarity: {prompts: prompts.txt}}\n"
+    source = source.replace("}}", "}, chat_similarity: {}}")
     for name in names:
         problems = []
         for direction in ("minimize", "maximize"):

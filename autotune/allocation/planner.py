@@ -96,14 +96,16 @@ class BudgetPlanner:
 
 
 def bytes_of(engine: Engine, budget: float) -> int:
-    """Convert a budget in bits a weight (or in bytes) to bytes of `openvino_model.bin`."""
+    """Convert a budget in bits a weight (or in bytes) to bytes of the weight files."""
     if budget > MOST_BITS:
         return int(budget)
     weights = sum(engine.sizes.nbytes(weight) for weight in engine.weights)
     elements = sum(weight.size for weight in engine.weights)
     # The shapes of grouped weights are constants of their own, 8 bytes an axis, and no bits of a weight.
     shapes = sum(8 * len(weight.shape) for weight in engine.weights)
-    return engine.sizes.original - weights + shapes + round(budget * elements / 8)
+    beside = engine.sizes.beside
+    rest = engine.sizes.original - beside.original + beside.compressed - weights
+    return rest + shapes + round(budget * elements / 8)
 
 
 def described(variant: Variant) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.output import Json, LogFile, Quiet, Target, print_json, print_saved
-from autotune.compression.settings import ALGORITHMS, SETTINGS, SettingInfo
+from autotune.compression.settings import ALGORITHMS, EFFORTS, SETTINGS, SettingInfo
 
 SETTING = "Settings"
 ALGORITHM = "Algorithms"
@@ -22,7 +22,8 @@ Task = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What the model does: text-generation, text-embedding or text-reranking. Default: found from its files.",
+        help="What the model does: text-generation, text-embedding, text-reranking or visual-text. Default: found from "
+        "its files.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -93,10 +94,22 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: () if value is None and SETTINGS[name].kind == "list" else value for name, value in options.items()}
 
 
+EFFORT_HELP = "best: GPTQ and scale estimation. extreme: distillation as well. One of fast, best, extreme."
+
+
 @with_settings
 def compress(
     model: Annotated[str, typer.Argument(help="A Hugging Face id, or a Hugging Face or OpenVINO folder.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the compressed model.")],
+    effort: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"{EFFORT_HELP} best and extreme need --calibration.",
+            autocompletion=completion((*EFFORTS,)),
+            rich_help_panel=ALGORITHM,
+        ),
+    ] = "fast",
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -160,6 +173,7 @@ def compress(
 
     compressed = api.compress(
         model,
+        effort=effort,
         calibration=calibration,
         samples=samples,
         sequence_length=sequence_length,

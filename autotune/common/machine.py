@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autotune.errors import ConfigError
+
 CGROUP = Path("/sys/fs/cgroup")
 """Files with a container's limits; the system's own numbers are those of the whole machine."""
 
@@ -57,12 +59,26 @@ def memory() -> int | None:
         return None
 
 
-def available_memory() -> int:
-    """Measure the memory in bytes that is free without swapping, within a container's limit."""
+def available_memory(limit: int | None = None) -> int:
+    """Measure the memory in bytes that is free without swapping, within a container's limit and at most `limit`."""
     import psutil
 
-    limits = [int(psutil.virtual_memory().available)]
+    limits = [int(psutil.virtual_memory().available), *([] if limit is None else [limit])]
     with suppress(OSError, ValueError):  # no container, or one without a limit
         most, used = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
         limits.append(int(most) - int(used))
     return max(0, min(limits))
+
+
+def check_memory(limit: int | None, least: int) -> None:
+    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
+
+    Raises:
+        ConfigError: it is. `autotune plan` shows what a worker needs in all.
+    """
+    if limit is not None and limit < least:
+        raise ConfigError(
+            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
+            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
+            key="study.memory_limit",
+        )

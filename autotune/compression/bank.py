@@ -61,6 +61,7 @@ class Bank:
         self._memory_used = 0
         self._lock = threading.Lock()
         self._disk_used: int | None = None
+        self._added = 0  # bytes that this process wrote since it counted
 
     def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> Entry:
         """Return the entry of a key; `compute` runs only if neither memory nor disk has it.
@@ -127,18 +128,20 @@ class Bank:
             self._count_and_remove(added)
 
     def _count_and_remove(self, added: int) -> None:
-        if self._disk_used is None:
-            self._disk_used = sum(size for _, size, _ in self._files())
-        else:
-            self._disk_used += added
-        if self._disk_used <= self.limit:
+        self._added += added
+        if self._disk_used is not None and self._added <= min(self.limit / 20, self.limit - self._disk_used):
             return
-        # Down to nine tenths, so that not every further entry scans the folder again.
-        for _, size, path in sorted(self._files()):
-            if self._disk_used <= 0.9 * self.limit:
-                break
-            path.unlink(missing_ok=True)
-            self._disk_used -= size
+        # Other processes add and remove entries too, so the folder is counted again from time to time.
+        files = sorted(self._files())
+        used = sum(size for _, size, _ in files)
+        if used > self.limit:
+            # Down to nine tenths, so that not every further entry scans the folder again.
+            for _, size, path in files:
+                if used <= 0.9 * self.limit:
+                    break
+                path.unlink(missing_ok=True)
+                used -= size
+        self._disk_used, self._added = used, 0
 
     def _files(self) -> list[tuple[float, int, Path]]:
         assert self.directory is not None

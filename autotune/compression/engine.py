@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +26,12 @@ from autotune.compression.ir.assemble import assemble
 from autotune.compression.ir.constants import model_digest
 from autotune.compression.ir.layout import Packed, Variant, restore
 from autotune.compression.ir.model_weights import BLOCK_ELEMENTS, ModelWeights
+from autotune.compression.ir.sizes import Beside
 from autotune.compression.ir.weights import Weight, compressed_already
 from autotune.compression.plan import Plan, expanded_at_run_time, make_variants, percent_in_bits, weight_bits
-from autotune.compression.settings import ALGORITHMS, Settings
+from autotune.compression.settings import ALGORITHMS, OUTPUT_ERROR, Settings
 from autotune.compression.targets import check_variants, fitted, target_problems
-from autotune.compression.variants import Treatment, compress_weight
+from autotune.compression.variants import CompressedWeight, Treatment, compress_weight
 from autotune.errors import CompressionError, PlanError
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ class Engine:
         *,
         bank: Bank | None = None,
         statistics: Callable[[], Statistics] | None = None,
-        distil: Callable[[ov.Model, Collection[str]], None] | None = None,
+        gradients: Callable[[], Mapping[str, Array]] | None = None,
+        distil: Callable[[ov.Model, Mapping[str, CompressedWeight]], None] | None = None,
         model_fingerprint: str = "",
         block_elements: int = BLOCK_ELEMENTS,
         targets: Sequence[str] = (),
+        beside: Beside | None = None,
     ) -> None:
         """Find the weights of a model.
 
@@ -67,13 +70,15 @@ class Engine:
             model: the original.
             bank: keeps variants; by default only small ones, in memory.
             statistics: returns the calibration statistics when they are first needed; None if there is no text.
-            distil: trains a compressed model, in place, whose compressed weights have these names; None if there is
-                no text.
+            gradients: returns the mean squares of the gradients at outputs, see `sensitivity.measure_sensitivity`;
+                raises PlanError if they cannot be measured.
+            distil: trains a compressed model with these weights, by name, in place; None if there is no text.
             model_fingerprint: recorded in the compressed model.
             block_elements: elements of a weight that are compressed at a time; the result does not depend on it.
             targets: devices that every plan of this engine must fit, of `targets.TARGETS`.
+            beside: sizes of further IRs of the model, which belong to every footprint.
         """
-        self._source = ModelWeights(model, version=ENGINE_VERSION, block_elements=block_elements)
+        self._source = ModelWeights(model, version=ENGINE_VERSION, block_elements=block_elements, beside=beside)
         self.model = model
         self.weights = tuple(self._source.weights.values())
         self.sizes = self._source.sizes
@@ -81,6 +86,8 @@ class Engine:
         self.seconds: dict[str, float] = {}  # of computing variants, by their algorithms
         self._bank = Bank(weights_in_memory=False) if bank is None else bank
         self._statistics = statistics
+        self._get_gradients = gradients
+        self._gradients: Mapping[str, Array] = {}
         self._distil = distil
         self._model_fingerprint = model_fingerprint
         self._targets = tuple(targets)
@@ -148,14 +155,18 @@ class Engine:
         settings = self.resolve(settings)
         if settings.needs_calibration:
             self._get_statistics()
+        unweighted = self._measure_gradients(settings)
         scores: dict[str, float | None] = {}
 
         def score(metric: str, weight: Weight, variant: Variant) -> float:
-            value = measure_sensitivity(metric, weight, variant, self._source, lambda: self.statistics, self._bank)
+            value = measure_sensitivity(
+                metric, weight, variant, self._source, lambda: self.statistics, self._bank, self._gradients
+            )
             scores[weight.name] = value if math.isfinite(value) else None
             return value
 
         variants, notes = make_variants(settings, self.weights, score)
+        notes += unweighted
         check_variants(variants, self._targets)
         scalings: tuple[Scaling, ...] = ()
         if settings.awq:
@@ -177,6 +188,19 @@ class Engine:
             awq_data_free=bool(scalings) and settings.awq_data_free,
             distilled=settings.distillation and bool(variants),
         )
+
+    def _measure_gradients(self, settings: Settings) -> list[str]:
+        """Measure the gradients that the sensitivity metric uses; return a note if that is not possible."""
+        if self._get_gradients is None or self._gradients:
+            return []
+        if settings.sensitivity_metric != OUTPUT_ERROR or not settings.ranks_by_activations:
+            return []
+        try:
+            self._gradients = self._get_gradients()
+        except PlanError as error:
+            reason = str(error).removeprefix("distillation: ").partition("; compress it")[0]
+            return [f"sensitivity_metric: output_error counts the outputs of all weights alike, for {reason}"]
+        return []
 
     def plan_of(
         self, variants: Mapping[str, Variant], scalings: Sequence[Scaling] = (), notes: Sequence[str] = ()
@@ -211,30 +235,12 @@ class Engine:
         """
         if plan.distilled and self._distil is None:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        unknown_inputs = set(plan.awq) - set(self.channel_scales.groups) if plan.awq else set()
-        for name in (*(plan.variants.keys() - self._source.weights.keys()), *unknown_inputs):
-            raise PlanError(f"the plan is for another model: it compresses {name}, which this one does not have")
-        scaled: list[tuple[Scaling, Array]] = []
-        if plan.awq:
-            statistics = None if plan.awq_data_free else self.statistics
-            scaled = self.channel_scales.of_plan(plan.awq, plan.variants, statistics)
-        inputs = {name: scale for scaling, scale in scaled for name in scaling.weights}
+        compressed = self.compressed_weights(plan)
+        scaled = self._scaled_channels(plan)
         merges = [(scaling.merge, scale) for scaling, scale in scaled if scaling.merge is not None]
-        outputs = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.producers.items()}
         divided = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.constants.items()}
-
-        def compressed() -> Iterator[tuple[Weight, Variant, Packed]]:
-            # One weight at a time; arrays in the new model are not kept here.
-            for weight in self.weights:
-                variant = plan.variants.get(weight.name)
-                if variant is None:
-                    continue
-                treatment = Treatment(
-                    input_scale=inputs[weight.name] if variant.awq else None,
-                    output_scale=outputs[weight.name] if variant.awq_output else None,
-                )
-                yield weight, variant, self._packed(weight, variant, treatment)
-
+        # One weight at a time; arrays in the new model are not kept here.
+        packed = ((each.rows.weight, each.variant, each.packed()) for each in compressed.values())
         inserted = [
             ([self._source.weights[name].uses[0] for name in scaling.weights], scale)
             for scaling, scale in scaled
@@ -242,11 +248,45 @@ class Engine:
         ]
         recorded = replace(plan, sensitivity={}).as_dict()
         record = {"version": __version__, "model": self._model_fingerprint, "plan": recorded}
-        model = assemble(self.model, compressed(), divided, inserted, record)
+        model = assemble(self.model, packed, divided, inserted, record)
         if plan.distilled:
             assert self._distil is not None
-            self._distil(model, plan.variants)
+            self._distil(model, compressed)
         return model
+
+    def compressed_weights(self, plan: Plan) -> dict[str, CompressedWeight]:
+        """Return the weights of a plan in the model's order, by name.
+
+        Raises:
+            PlanError: the plan is one for another model.
+        """
+        unknown_inputs = set(plan.awq) - set(self.channel_scales.groups) if plan.awq else set()
+        for name in (*(plan.variants.keys() - self._source.weights.keys()), *unknown_inputs):
+            raise PlanError(f"the plan is for another model: it compresses {name}, which this one does not have")
+        scaled = self._scaled_channels(plan)
+        inputs = {name: scale for scaling, scale in scaled for name in scaling.weights}
+        merges = [(scaling.merge, scale) for scaling, scale in scaled if scaling.merge is not None]
+        outputs = {n: by_label(scale, labels) for merge, scale in merges for n, labels in merge.producers.items()}
+        found = {}
+        for weight in self.weights:
+            variant = plan.variants.get(weight.name)
+            if variant is None:
+                continue
+            treatment = Treatment(
+                input_scale=inputs[weight.name] if variant.awq else None,
+                output_scale=outputs[weight.name] if variant.awq_output else None,
+            )
+            rows = self._source.rows(weight).scaled(treatment.input_scale, treatment.output_scale)
+            pack = partial(self._packed, weight, variant, treatment)
+            found[weight.name] = CompressedWeight(variant, rows, pack, treatment.input_scale, treatment.output_scale)
+        return found
+
+    def _scaled_channels(self, plan: Plan) -> list[tuple[Scaling, Array]]:
+        """Return the channel scales of a plan."""
+        if not plan.awq:
+            return []
+        statistics = None if plan.awq_data_free else self.statistics
+        return self.channel_scales.of_plan(plan.awq, plan.variants, statistics)
 
     def restored(self, weight: Weight, variant: Variant) -> Array:
         """Return the values that a weight has when it is compressed, float32 [R, K]."""

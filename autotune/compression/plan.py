@@ -38,7 +38,7 @@ class Plan:
         awq_data_free: those scales come from the weights alone.
         distilled: scales, norm gains and biases are trained after the compression.
         notes: adjustments and algorithms that were not applied, with the weight's name and the reason.
-        footprint: bytes of `openvino_model.bin`.
+        footprint: bytes of the weight files: `openvino_model.bin`, or those of all IRs of a model in parts.
         bits_per_weight: bits of packed weights, scales and zero points by element, over all weights.
         compression_rate: size with all float constants in float32, over `footprint`.
         int4_percent: share of the weights' elements in formats of at most 4 bits.

@@ -38,6 +38,13 @@ MODES = tuple(FORMATS)
 ALGORITHMS = ("awq", "scale_estimation", "gptq", "lora_correction")
 """Algorithms that reduce the quantization error, from activations; in the order in which they are applied."""
 
+EFFORTS: Mapping[str, tuple[str, ...]] = {
+    "fast": (),
+    "best": ("gptq", "scale_estimation"),
+    "extreme": ("gptq", "scale_estimation", "distillation"),
+}
+"""The switches that each effort turns on; measured gains and costs are in docs/how-to/choose-the-effort.md."""
+
 BACKUP_MODES = ("none", "int8_asym", "int8_sym", "fp8_e4m3", "mxfp8_e4m3")
 DATA_FREE_METRIC = "weight_quantization_error"
 DATA_METRICS = (
@@ -228,6 +235,15 @@ class Settings:
     def effective_backup_mode(self) -> str:
         """Backup mode in use: as set, or the default of the mode."""
         return FORMATS[self.mode].backup if self.backup_mode is None else self.backup_mode
+
+    def with_effort(self, effort: str) -> Settings:
+        """Turn on the switches of an effort, one of `EFFORTS`, that the mode takes and that contradict no setting."""
+        switches: dict[str, Any] = dict.fromkeys(EFFORTS[effort], True)
+        if self.mode in MODES and not FORMATS[self.mode].takes_algorithms:
+            switches = {name: on for name, on in switches.items() if name not in ALGORITHMS}
+        if self.lora_correction:
+            switches.pop("gptq", None)
+        return replace(self, **switches)
 
     def resolved(self, *, calibrated: bool) -> Settings:
         """Fill in the defaults that depend on whether there is a calibration text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +48,24 @@ class Treatment:
     output_scale: Array | None = None
     second_moment: Array | None = None
     spread: Propagation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedWeight:
+    """A weight of a compressed model.
+
+    Attributes:
+        variant: its format and algorithms.
+        rows: what its codes and scales stand for: the original's rows, scaled by AWQ.
+        packed: returns its constants.
+        input_scale, output_scale: of AWQ, see `Treatment`.
+    """
+
+    variant: Variant
+    rows: Rows
+    packed: Callable[[], Packed]
+    input_scale: Array | None
+    output_scale: Array | None
 
 
 def compress_weight(rows: Rows, variant: Variant, treatment: Treatment) -> Packed:

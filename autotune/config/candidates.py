@@ -6,7 +6,7 @@ converted to autotune's, which have NNCF's names; their calibration text is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from autotune.common.paths import local_model, slug
 from autotune.common.validation import Finding, Invalid, got, nearest
 from autotune.compression.describe import describe_settings
 from autotune.compression.settings import DATA_FREE_METRIC, MIXED, MODES, SETTINGS, Settings
+from autotune.errors import ConfigError
+from autotune.models.tasks.task import Task
 
 KEYS = ("name", "model", "config")
 OPTIMUM_KEYS = ("bits", "sym", "quant_method", "backup_precision", "dtype", "weight_format", "dataset", "num_samples")
@@ -52,6 +54,25 @@ class Candidate:
         """Return the form for YAML."""
         what: dict[str, Any] = {"model": self.model} if self.model else {"config": dict(self.config)}
         return {"name": self.name, **what}
+
+
+def check_in_parts(candidates: Sequence[Candidate], task: Task) -> None:
+    """Refuse candidates that are models in parts: trials are scored with the parts of the study.
+
+    Args:
+        candidates: of a study.
+        task: of its model.
+
+    Raises:
+        ConfigError: one is a model.
+    """
+    models = [each.name for each in candidates if each.model and task.in_parts]
+    if models:
+        raise ConfigError(
+            f"{models[0]} is a model, and those for {task.name} have several IRs, of which a study has only its own. "
+            "Give the settings by value ({name: ..., config: {...}}), or score the model by `autotune evaluate`",
+            key="candidates",
+        )
 
 
 def read_candidates(value: Any, base_dir: Path) -> tuple[Candidate, ...]:

@@ -57,6 +57,9 @@ calibration: {calibration}
 # file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
 {space}
 
+# How long each model may take to be more accurate: fast, best (GPTQ, scale estimation), extreme (also distillation).
+# effort: fast
+
 # Devices that the model must run on (CPU, GPU, NPU); they restrict the space.
 # target: CPU
 
@@ -163,7 +166,9 @@ def starter_yaml(
     if "perplexity" in names:
         lines.insert(list(names).index("perplexity"), SAMPLES)
     limit = size(round(0.62 * intake.parameters, -6)).replace(".0 ", " ") if intake.parameters else "1.2 GB"
-    accuracy = 'perplexity_increase: "<= 5%"' if task.name == DEFAULT else f'{task.loss.evaluator}: ">= 0.9"'
+    accuracy = f'{task.loss.evaluator}: ">= 0.9"'
+    if task.loss.evaluator == "perplexity":
+        accuracy = 'perplexity_increase: "<= 5%"'
     constraints = f'# constraints: {{{accuracy}, footprint: "<= {limit}"}}'
     if choices.max_size is not None:
         largest = choices.max_size if isinstance(choices.max_size, str) else f"{choices.max_size} B"

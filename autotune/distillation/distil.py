@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ from autotune.common.files import DAMAGE, fingerprint, locked, read_tensors, wri
 from autotune.common.formatting import duration
 from autotune.common.threads import cores
 from autotune.compression.bank import Bank, Entry
-from autotune.compression.ir.constants import constant, model_digest, type_name
+from autotune.compression.ir.constants import constant, model_digest, raw_bytes, type_name
 from autotune.errors import PlanError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import openvino as ov
 
-VERSION = 1
+    from autotune.compression.ir.weights import Weight
+    from autotune.compression.variants import CompressedWeight
+
+VERSION = 2
 """Part of every key in the bank; changes whenever a trained model's bytes change."""
 
 LEAST_WINDOWS = 16
@@ -33,6 +36,10 @@ HELD_OUT = 8
 LEAST_HELD_OUT = 4
 CONFIDENCE = 2.0
 """Standard errors of the difference by which a trained model must be better to be kept."""
+STEP_SECONDS = 1e-4
+"""Overhead of a step of the rounding, in which few numbers are computed."""
+HELD_OUT_KEY = "held_out"
+"""Entry of the bank with the divergences of the held-out windows."""
 SAVED_EVERY = 20.0
 """Seconds between two checkpoints."""
 
@@ -85,11 +92,24 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
         )
 
 
-def trained_tokens(windows: int, length: int) -> int:
-    """Return the tokens of all training steps on so many windows; checks on held-out windows are a small addition."""
+def work(weights: Iterable[Weight], windows: int, length: int) -> tuple[float, int]:
+    """Count the floating-point operations of all steps on so many windows, and the steps of the rounding.
+
+    Checks on held-out windows are a small addition.
+    """
+    from autotune.distillation.codes import MOST_TOKENS, rounding_steps
     from autotune.distillation.training import Recipe
 
-    return Recipe().tokens((windows - held_out(windows)) * length)
+    matrices = [weight for weight in weights if weight.kind == "matmul"]
+    rounded = [weight for weight in matrices if not weight.is_last and len(weight.shape) == 2]
+    forward = 2.0 * sum(weight.size for weight in matrices)
+    tokens = (windows - held_out(windows)) * length
+    # A backward pass computes the gradients of activations and, in training, of weights; each as large as the forward.
+    training = 3 * Recipe().tokens(tokens) * forward
+    moments = 2.0 * sum(weight.rows**2 + weight.columns**2 for weight in rounded)
+    gradients = min(tokens, MOST_TOKENS) * (2 * forward + moments)
+    rounding = float(sum(weight.size * (weight.rows + 2 * weight.columns) for weight in rounded))
+    return training + gradients + rounding, sum(rounding_steps(weight.rows, weight.columns) for weight in rounded)
 
 
 def held_out(windows: int) -> int:
@@ -115,24 +135,60 @@ def training_memory(original: ov.Model, windows: int, length: int) -> int:
     return BASE_BYTES + 2 * fixed + cores() * (fixed + each + 4 * LOGITS_BYTES) + hidden
 
 
+def output_gradients(
+    model: ov.Model, weights: Sequence[Weight], tokens: npt.NDArray[np.int64], *, bank: Bank, memory: int
+) -> Entry:
+    """Measure how much the divergence depends on each output of a model's weights; computed once in a bank.
+
+    Args:
+        model: the original.
+        weights: its weights.
+        tokens: int64 [n, T], calibration windows.
+        bank: keeps the result.
+        memory: bytes that may be used.
+
+    Returns:
+        See `curvature.mean_square_gradients`.
+
+    Raises:
+        PlanError: torch cannot run the model, or the memory does not suffice.
+    """
+    from importlib.metadata import version
+
+    from autotune.distillation.curvature import GRADIENT_TOKENS, mean_square_gradients
+
+    text = np.ascontiguousarray(tokens[: max(1, GRADIENT_TOKENS // tokens.shape[1])])
+
+    def compute() -> Entry:
+        needed = training_memory(model, *text.shape)
+        if needed > memory:
+            raise PlanError(f"it takes about {needed / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB can be used")
+        return mean_square_gradients(model, weights, text)
+
+    inputs = [VERSION, version("torch"), model_digest(model), list(text.shape)]
+    return bank.get_or_compute(fingerprint("gradients", *inputs, text.tobytes()), compute)
+
+
 def distil(
     original: ov.Model,
     compressed: ov.Model,
-    weights: Collection[str],
+    weights: Mapping[str, CompressedWeight],
     tokens: npt.NDArray[np.int64],
     *,
     bank: Bank,
     scratch: Path,
     stage: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
-    """Train a compressed model's scales, norm gains, biases and adapters against the original.
+    """Round a compressed model's codes again, and train its scales, norm gains, biases and adapters.
+
+    Both steps lower the divergence from the original, and each is kept only if it does so on held-out windows.
 
     The result is the same for any number of threads on one kind of CPU and one version of torch.
 
     Args:
         original: the model before compression.
         compressed: the model that is changed in place; it keeps its size.
-        weights: names of its compressed weights.
+        weights: its compressed weights, by name.
         tokens: int64 [n, T]; the last eighth of the windows is held out.
         bank: keeps the result.
         scratch: folder of the checkpoints from which a killed run continues.
@@ -146,22 +202,81 @@ def distil(
     from autotune.distillation.training import Recipe
 
     recipe = Recipe()
-    key = fingerprint(
-        "distillation",
-        [VERSION, version("torch"), asdict(recipe), sorted(weights)],
-        [model_digest(original), model_digest(compressed)],
-        list(tokens.shape),
-        np.ascontiguousarray(tokens).tobytes(),
-    )
-    path = scratch / f"{key}.safetensors"
+    inputs = (list(tokens.shape), np.ascontiguousarray(tokens).tobytes(), version("torch"), sorted(weights))
+
+    def key(what: str, *settings: Any) -> str:
+        models = [model_digest(original), model_digest(compressed)]
+        return fingerprint(what, VERSION, *settings, models, *inputs)
+
+    rounding = bank.get_or_compute(key("rounding"), lambda: _rounded(original, compressed, weights, tokens, stage))
+    changed = len(rounding) > 1
+    if changed:
+        nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
+        _replace((nodes[name], data) for name, data in rounding.items() if name != HELD_OUT_KEY)
+    trained = key("distillation", asdict(recipe))
+    path = scratch / f"{trained}.safetensors"
     with locked(path):
-        entry = bank.get_or_compute(key, lambda: _trained(original, compressed, weights, tokens, recipe, path, stage))
+        entry = bank.get_or_compute(
+            trained, lambda: _trained(original, compressed, weights, tokens, recipe, path, stage)
+        )
     path.unlink(missing_ok=True)
-    before, after = entry["held_out"].mean(axis=1)
-    kept = len(entry) > 1
-    if kept:
-        _replace(compressed, {int(name): data for name, data in entry.items() if name != "held_out"})
-    return Outcome(float(before), float(after), kept)
+    if len(entry) > 1:
+        ordered = compressed.get_ordered_ops()
+        _replace((ordered[int(step)], data) for step, data in entry.items() if step != HELD_OUT_KEY)
+    before, after = rounding[HELD_OUT_KEY][0].mean(), entry[HELD_OUT_KEY][1].mean()
+    return Outcome(float(before), float(after), changed or len(entry) > 1)
+
+
+def _rounded(
+    original: ov.Model,
+    compressed: ov.Model,
+    weights: Mapping[str, CompressedWeight],
+    tokens: npt.NDArray[np.int64],
+    stage: Callable[[str], None],
+) -> Entry:
+    """Round the codes again: their new bytes by the constant's name if they are better, with ``held_out``."""
+    import torch
+
+    from autotune.distillation.codes import find_products, round_again
+    from autotune.distillation.graph import Graph
+    from autotune.distillation.training import Student, is_better
+
+    stage("distillation: reading the models")
+    reference = Graph(original)
+    _, count, share = _split(*tokens.shape)
+    texts = torch.from_numpy(np.ascontiguousarray(tokens[len(tokens) - count :]))
+
+    def divergences() -> npt.NDArray[np.float64]:
+        student = Student(reference, Graph(compressed), [], texts)
+        student.prepare()
+        return student.divergences(torch.zeros(0), range(count))
+
+    before = divergences()
+    products = find_products(reference, compressed, weights)
+    if not products:
+        return {HELD_OUT_KEY: np.stack([before, before])}
+    found = round_again(reference, products, weights, tokens[: len(tokens) - count], share, stage)
+    nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
+    old = {name: raw_bytes(nodes[name]).copy() for name in found}
+    _replace((nodes[name], data) for name, data in found.items())
+    after = divergences()
+    nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
+    _replace((nodes[name], data) for name, data in old.items())
+    held = np.stack([before, after])
+    return {HELD_OUT_KEY: held, **(found if is_better(held, CONFIDENCE) else {})}
+
+
+def _split(windows: int, length: int) -> tuple[int, int, int]:
+    """Return how many windows are trained on and held out, and how many run on one thread at a time.
+
+    Both are multiples of the last; windows that are left over are not used.
+    """
+    from autotune.distillation.training import SHARE_TOKENS
+
+    share = max(1, SHARE_TOKENS // length)
+    used = windows // share * share
+    trained = (used - held_out(used)) // share * share
+    return trained, used - trained, share
 
 
 def _trained(
@@ -180,15 +295,13 @@ def _trained(
     from autotune.distillation.parameters import find_trainable
     from autotune.distillation.training import Student, is_better, train
 
-    stage("distillation: reading the models")
     graph, reference = Graph(compressed), Graph(original)
     trainables = find_trainable(graph, weights)
     if not trainables:
         raise PlanError("distillation: nothing in this model can be trained; compress it without distillation")
     student = Student(reference, graph, trainables, torch.from_numpy(np.ascontiguousarray(tokens)))
     student.prepare()
-    count, share = student.windows, student.share
-    split = (count - held_out(count)) // share * share
+    split, count, _ = _split(*tokens.shape)
     saved = begun = time.monotonic()
     state = _load(path, student.size)
     first = None if state is None else state.step
@@ -207,8 +320,8 @@ def _trained(
             _save(path, now)
             saved = clock
 
-    state = train(student, range(split), range(split, count), recipe, state, report)
-    found: dict[str, Any] = {"held_out": state.held_out}
+    state = train(student, range(split), range(split, split + count), recipe, state, report)
+    found: dict[str, Any] = {HELD_OUT_KEY: state.held_out}
     if is_better(state.held_out, CONFIDENCE):
         for trainable, data in zip(trainables, student.stored(state.best), strict=True):
             found |= {str(step): data.reshape(-1).view(np.uint8) for step in trainable.steps}
@@ -237,11 +350,9 @@ def _load(path: Path, size: int) -> Any:
     return state if state.deltas.numel() == size else None
 
 
-def _replace(model: ov.Model, contents: dict[int, npt.NDArray[np.uint8]]) -> None:
-    """Put new bytes into constants, by their position in topological order."""
-    nodes = model.get_ordered_ops()
-    for index, data in contents.items():
-        old = nodes[index]
+def _replace(contents: Iterable[tuple[ov.Node, npt.NDArray[np.uint8]]]) -> None:
+    """Put new bytes into constants."""
+    for old, data in contents:
         new = constant(data, tuple(old.get_output_shape(0)), type_name(old))
         name = old.get_friendly_name()
         old.set_friendly_name(f"{name}/before")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -218,12 +218,15 @@ class Graph:
         assert step.apply is not None
         return step.apply(*given)
 
-    def body(self, tokens: Tensor, parameters: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    def body(
+        self, tokens: Tensor, parameters: Mapping[int, Tensor], tap: Callable[[int, Any, Any], Any] | None = None
+    ) -> dict[int, Tensor]:
         """Compute the input of the head, float32 [B, T, K], and what else the head needs of the parameters.
 
         Args:
             tokens: int64 [B, T], as prepared.
             parameters: values of the parameters, by step.
+            tap: called with each step, its first input and its output; returns the output that the others read.
         """
         values: dict[int, Any] = {**self._constants, **parameters}
         for index, names in enumerate(self._names):
@@ -231,6 +234,8 @@ class Graph:
                 values[index] = tokens
         for index, unused in self._body:
             values[index] = self._apply(self.steps[index], values)
+            if tap is not None:
+                values[index] = tap(index, values.get(self.steps[index].inputs[0][0]), values[index])
             for source in unused:
                 values.pop(source, None)
         return {index: values[index] for index in (self.hidden, *self._head_inputs)}

@@ -16,7 +16,8 @@ Texts (imported when first used, as they need NumPy and pydantic):
 - `TextSource` are the options of a text source; `read_texts`, `read_rows`, `read_windows` and `describe_source`
   use one.
 - `TextEvaluator` with `TextOptions` is a base for evaluators of consecutive parts of a text.
-- `read_prompts` reads prompts from text, CSV, YAML or JSON; `is_english` guesses the language of one.
+- `read_prompts` reads prompts from text, CSV, YAML or JSON, and `read_images` their images; `is_english` guesses the
+  language of one.
 - `read_conversations` reads conversations, each as a list of user turns, from YAML or JSON.
 - `generate_windows` lets the model write the text; `synthetic_fingerprint` identifies its arguments.
 
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from autotune.evaluation.sequential import looks, scoring_order
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
-    from autotune.evaluation.texts.prompts import is_english, read_conversations, read_prompts
+    from autotune.evaluation.texts.prompts import is_english, read_conversations, read_images, read_prompts
     from autotune.evaluation.texts.sources import TextSource, describe_source, read_rows, read_texts, read_windows
     from autotune.evaluation.texts.sources import token_windows as token_windows
     from autotune.evaluation.texts.synthetic import generate_windows, synthetic_fingerprint
@@ -97,6 +98,7 @@ __all__ = [
     "is_english",
     "looks",
     "read_conversations",
+    "read_images",
     "read_prompts",
     "read_rows",
     "read_texts",
@@ -111,7 +113,7 @@ _LAZY = {
     "autotune.evaluation.sequential": ("looks", "scoring_order"),
     "autotune.evaluation.stores": ("ReferenceStore",),
     "autotune.evaluation.texts.evaluator": ("TextEvaluator", "TextOptions"),
-    "autotune.evaluation.texts.prompts": ("is_english", "read_conversations", "read_prompts"),
+    "autotune.evaluation.texts.prompts": ("is_english", "read_conversations", "read_images", "read_prompts"),
     "autotune.evaluation.texts.sources": (
         "TextSource",
         "describe_source",

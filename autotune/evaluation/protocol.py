@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -125,6 +126,13 @@ class LanguageModel(Protocol):
     @property
     def source(self) -> Any:
         """The `openvino.Model`, or the path of the .xml file, that was compiled; for running it in another way."""
+
+    def prompt(self, text: str, image: Path) -> list[int]:
+        """Lay out a prompt about an image, as ids for the methods below: some stand for the image's features.
+
+        Raises:
+            EvaluationError: the model takes no images, or the image cannot be read.
+        """
 
     def logits(self, tokens: IntArray) -> FloatArray:
         """Compute the logits of whole sequences from an empty cache.

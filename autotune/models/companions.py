@@ -1,4 +1,4 @@
-"""Files beside the weights that a compressed model needs as well: configuration, tokenizer, templates, licence."""
+"""Files of an OpenVINO folder: the IR that is compressed, the IRs beside it, configuration, tokenizer, licence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autotune.errors import ConfigError
+
+MODEL_FILE = "openvino_model.xml"
+LANGUAGE_MODEL_FILE = "openvino_language_model.xml"
+"""IR that is compressed: a whole model, or the language model of one in parts."""
 
 COPIED_FILES = (
     "config.json",
@@ -37,6 +41,24 @@ COPIED_FILES = (
     "USE_POLICY*",
 )
 """Files and patterns of a Hugging Face folder that a compressed model's folder has as well."""
+
+
+def main_file(folder: Path) -> Path:
+    """Return the .xml file of the IR that is compressed; it need not exist."""
+    found = folder / LANGUAGE_MODEL_FILE
+    return found if found.is_file() else folder / MODEL_FILE
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the .xml files of the IRs beside the language model; none if the model is in one IR."""
+    main = main_file(folder)
+    parts = sorted(folder.glob("openvino_*_model.xml")) if main.name == LANGUAGE_MODEL_FILE else []
+    return [file for file in parts if file != main]
+
+
+def ir_files(folder: Path) -> list[Path]:
+    """Return the .xml and .bin files of a model's IRs, those of the compressed one first."""
+    return [file for xml in (main_file(folder), *part_files(folder)) for file in (xml, xml.with_suffix(".bin"))]
 
 
 def companions(folder: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from autotune.errors import ConfigError
 from autotune.models.checkpoint import StoredTensor, some
+from autotune.models.companions import main_file, part_files
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -86,6 +87,18 @@ def check_model(model: ov.Model, name: str) -> None:
         if count and not _is_mask(values, kind):
             found.append((node.get_friendly_name(), count, values.size // np.dtype(_EXPONENTS[kind][0]).itemsize))
     _refuse(name, found)
+
+
+def check_irs(folder: Path, name: str) -> None:
+    """Check all IRs of an OpenVINO folder as `check_model` does.
+
+    Raises:
+        ConfigError: as `check_model`.
+    """
+    import openvino as ov
+
+    for xml in (main_file(folder), *part_files(folder)):
+        check_model(ov.Core().read_model(xml), name)
 
 
 def _constants(model: ov.Model) -> Iterator[ov.Node]:

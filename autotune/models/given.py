@@ -11,7 +11,8 @@ from autotune.compression.ir.layout import Variant
 from autotune.compression.ir.readback import read_weights
 from autotune.compression.plan import Plan
 from autotune.compression.targets import check_stored
-from autotune.models.source import WEIGHTS_FILE, SourceModel, resolve_model
+from autotune.models.companions import ir_files
+from autotune.models.source import SourceModel, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,7 @@ def read_given(
     elements = max(sum(weight.size for weight in engine.weights), sum(weight.size for weight in stored), 1)
     rest = elements - sum(weight.size for weight in stored)
     bits = 8 * sum(weight.nbytes for weight in stored) + rest * engine.original_bits_per_weight()
-    footprint = (source.path / WEIGHTS_FILE).stat().st_size
+    footprint = sum(file.stat().st_size for file in ir_files(source.path) if file.suffix == ".bin")
     modes: dict[str, int] = {}
     for weight in stored:
         modes[weight.describe()] = modes.get(weight.describe(), 0) + 1

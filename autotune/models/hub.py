@@ -13,6 +13,7 @@ from pathlib import Path
 from yaml import YAMLError
 
 from autotune.errors import PrerequisiteError, StudyError, UsageError, reason
+from autotune.models.companions import main_file
 
 _MISSING = {"RepositoryNotFoundError", "EntryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
 _UNREACHABLE = "the hub could not be reached"
@@ -131,9 +132,8 @@ def check_upload(folder: Path) -> None:
             CommitOperationAdd(path_in_repo=where.relative_to(folder).as_posix(), path_or_fileobj=where)
     except (ValueError, KeyError, OSError, YAMLError) as error:
         raise StudyError(f"{where}: the hub would refuse this file: {reason(error)}") from error
-    missing = [
-        name for name in ("config.json", "openvino_model.xml", "openvino_model.bin") if not (folder / name).is_file()
-    ]
+    needed = (folder / "config.json", main_file(folder), main_file(folder).with_suffix(".bin"))
+    missing = [file.name for file in needed if not file.is_file()]
     if missing:
         raise StudyError(f"{folder}: not a complete model for the hub; missing: {', '.join(missing)}")
 

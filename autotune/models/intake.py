@@ -18,6 +18,7 @@ from autotune.models.checkpoint import (
     read_header,
     weight_files,
 )
+from autotune.models.companions import main_file
 from autotune.models.tasks.registry import DEFAULT, find_task, task_of_files
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
@@ -103,7 +104,7 @@ def read_intake(model: str, *, exporter: bool = False) -> Intake | None:
     folder = Path(model).expanduser()
     try:
         intake = _local(model, folder) if folder.is_dir() else _on_hub(model)
-        if exporter and folder.is_dir() and not (folder / "openvino_model.xml").is_file():
+        if exporter and folder.is_dir() and not main_file(folder).is_file():
             from autotune.models.exporters import find_exporter, load_config
 
             found = find_exporter(load_config(folder, trust_remote_code=False), folder / CONFIG, find_task(folder))
@@ -173,7 +174,7 @@ def _local(model: str, folder: Path) -> Intake:
     chat = bool(tokenizer.get("chat_template")) or (folder / "chat_template.jinja").is_file()
     facts: dict[str, Any] = {"tokenizer": tokenizer.get("tokenizer_class"), "chat": chat if tokenizer else None}
     facts["task"] = find_task(folder).name
-    openvino = folder / "openvino_model.bin"
+    openvino = main_file(folder).with_suffix(".bin")
     if openvino.is_file():
         return intake_of(model, config, stored=openvino.stat().st_size, **facts)
     files = weight_files(folder)
@@ -236,3 +237,11 @@ def window_length(section: str, options: Any) -> dict[str, int]:
         return {f"{section}.tokens": max(map(len, windows))}
     found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
     return {key: length for key, length in found.items() if isinstance(length, int)}
+
+
+def fit_window(options: Mapping[str, Any], positions: int | None) -> dict[str, Any]:
+    """Shorten the windows of a text's options to a model's positions; the number of tokens stays about equal."""
+    length = options.get("sequence_length")
+    if length is None or positions is None or length <= positions:
+        return dict(options)
+    return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.files import fingerprint, get_or_create_directory
 from autotune.errors import CompressionError
-from autotune.models.companions import companions
-from autotune.models.source import MODEL_FILE, SourceModel
+from autotune.models.companions import LANGUAGE_MODEL_FILE, MODEL_FILE, companions, part_files
+from autotune.models.source import SourceModel
 
 if TYPE_CHECKING:
     import openvino as ov
+
+    from autotune.common.cache import Cache
 
 
 IR_PROPERTIES = ("DYNAMIC_QUANTIZATION_GROUP_SIZE", "KV_CACHE_PRECISION")
@@ -73,15 +77,53 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
         for name, value in (record.get("runtime") or {}).items():
             model.set_rt_info(str(value), ["runtime_options", name])
         # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
-        ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+        ov.save_model(
+            model, folder / (MODEL_FILE if source.parts is None else LANGUAGE_MODEL_FILE), compress_to_fp16=False
+        )
         _save_companions(source, folder)
         (folder / "openvino_config.json").write_text(json.dumps(openvino_config(record), indent=2) + "\n")
         (folder / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
+def compressed_parts(source: SourceModel, cache: Cache, targets: Sequence[str]) -> SourceModel:
+    """Return a model in parts with the folder of those that are stored beside its compressed language model.
+
+    Their weights are rounded to 8 bits, once for each model: symmetric for the NPU, else asymmetric. What is compressed
+    already is copied. Any other model is returned unchanged.
+    """
+    if source.path is None or not part_files(source.path):
+        return source
+    import openvino as ov
+
+    from autotune.compression.engine import ENGINE_VERSION, Engine
+    from autotune.compression.ir.sizes import Beside, Sizes
+    from autotune.compression.settings import Settings
+
+    folder, mode = source.path, "int8_sym" if "NPU" in targets else "int8_asym"
+
+    def write(out: Path) -> None:
+        for file in part_files(folder):
+            part = ov.Core().read_model(file)
+            engine = Engine(part)
+            compressed = engine.apply(engine.plan(Settings(mode=mode))) if engine.weights else part
+            ov.save_model(compressed, out / file.name, compress_to_fp16=False)
+        for file in companions(folder):
+            (out / file.relative_to(folder)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, out / file.relative_to(folder))
+
+    target = cache.models / fingerprint("parts", source.fingerprint, source.tokenizer_fingerprint, ENGINE_VERSION, mode)
+    get_or_create_directory(target, write)
+    originals = [Sizes(ov.Core().read_model(file)) for file in part_files(folder)]
+    stored = sum(file.stat().st_size for file in target.glob("openvino_*_model.bin"))
+    sizes = Beside(sum(each.original for each in originals), sum(each.fp32 for each in originals), stored)
+    return replace(source, parts=target, beside=sizes)
+
+
 def _save_companions(source: SourceModel, out: Path) -> None:
     """Write configuration, tokenizer, and the tokenizer as OpenVINO models, which GenAI needs."""
     existing: list[Path] = []
+    for file in source.parts.glob("openvino_*_model.*") if source.parts is not None else ():
+        shutil.copyfile(file, out / file.name)
     if source.path is not None:
         for file in companions(source.path):
             target = out / file.relative_to(source.path)

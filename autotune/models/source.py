@@ -18,16 +18,16 @@ from autotune.common.files import atomic_write, fingerprint, fingerprint_file, g
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.architecture import check_tensors, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some
-from autotune.models.companions import companions
+from autotune.models.companions import MODEL_FILE, companions, ir_files, main_file, part_files
 from autotune.models.exporters import find_exporter, load_config
-from autotune.models.finite import check_model, check_stored
+from autotune.models.finite import check_irs, check_model, check_stored
 from autotune.models.hub import download, hub_advice, is_hub_problem
 from autotune.models.intake import positions_of
 from autotune.models.quantized.checkpoint import Checkpoint, write_float_copy
 from autotune.models.quantized.keep import keep_codes
 from autotune.models.quantized.methods import packing_of
 from autotune.models.runtime.exported import check_logits
-from autotune.models.tasks.registry import DEFAULT, find_task, task_named, task_of_graph
+from autotune.models.tasks.registry import DEFAULT, check_served, find_task, task_named, task_of_graph
 from autotune.models.tasks.task import Task
 from autotune.models.tokenizer import load_tokenizer
 
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from autotune.common.cache import Cache
+    from autotune.compression.ir.sizes import Beside
 
 _log = logging.getLogger(__name__)
 
-MODEL_FILE = "openvino_model.xml"
-WEIGHTS_FILE = "openvino_model.bin"
 _EXPORT_VERSION = 5
 _EXPORT_RECORD = "autotune_export.txt"
 _HF_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
@@ -51,16 +50,18 @@ class SourceModel:
 
     Attributes:
         name: what the user wrote: a hub id or a path.
-        path: folder with ``openvino_model.xml``, its weights, ``config.json`` and the tokenizer; None for a model in
-            memory.
+        path: folder with the IR, or the IRs, ``config.json`` and the tokenizer; None for a model in memory.
         trust_remote_code: passed on to transformers when the tokenizer is loaded.
         task: what it does.
+        parts, beside: folder with the compressed IRs beside a language model, and their sizes.
     """
 
     name: str
     path: Path | None
     trust_remote_code: bool = False
     task: Task = field(default_factory=lambda: task_named(DEFAULT))
+    parts: Path | None = None
+    beside: Beside | None = None
     _model: ov.Model | None = field(default=None, repr=False)
     _tokenizer: Any = field(default=None, repr=False)
 
@@ -86,12 +87,12 @@ class SourceModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with the model's graph or weights."""
+        """32 hex digits that change with the model's graph or weights, those of all parts."""
         if self.path is None:
             from autotune.compression.ir.constants import model_digest
 
             return model_digest(self.read())
-        return fingerprint(fingerprint_file(self.path / MODEL_FILE), fingerprint_file(self.path / WEIGHTS_FILE))
+        return fingerprint(*map(fingerprint_file, ir_files(self.path)))
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -115,7 +116,7 @@ class SourceModel:
         import openvino as ov
 
         assert self.path is not None
-        return ov.Core().read_model(self.path / MODEL_FILE)
+        return ov.Core().read_model(main_file(self.path))
 
     def check_scorable(self, *, cache: bool = True) -> None:
         """Refuse a model that cannot be run for its task, such as a stateless decoder or one of a fixed shape.
@@ -134,6 +135,11 @@ class SourceModel:
         other = task_of_graph(model)
         fits = other.why_not_scorable(model.inputs, model.outputs, states=states) is None
         raise ConfigError(f"{self.name} {problem}{f' Or set `task: {other.name}`.' if fits else ''}", key="model")
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Return False for a model in memory that was given without one."""
+        return self.path is not None or self._tokenizer is not None
 
     def tokenizer(self) -> Any:
         """Return the `transformers` tokenizer.
@@ -208,18 +214,16 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False, 
     """
     folder, revision = Path(model).expanduser(), None
     if folder.is_dir():
-        if (folder / MODEL_FILE).is_file():
+        if main_file(folder).is_file():
             return _open_openvino(model, folder.resolve(), cache, trust_remote_code, task)
         if parts := [file.name for file in sorted(folder.glob("openvino_*_model.xml"))]:
             raise ConfigError(
-                f"{folder} holds a model in parts ({some(parts)}), as an encoder-decoder or a model with images; only "
-                f"models in one {MODEL_FILE} can be tuned",
+                f"{folder} holds a model in parts ({some(parts)}), none of which is a language model; name another",
                 key="model",
             )
         if not (folder / CONFIG).is_file():
             raise ConfigError(
-                f"{folder} holds neither {MODEL_FILE} nor config.json; name an OpenVINO folder, a Hugging Face folder "
-                "or a hub id",
+                f"{folder} holds neither {MODEL_FILE} nor config.json; name a folder with a model, or a hub id",
                 key="model",
             )
         check_folder(folder)
@@ -248,22 +252,24 @@ def resolve_model(model: str, *, cache: Cache, trust_remote_code: bool = False, 
 
 def _open_openvino(model: str, folder: Path, cache: Cache, trust_remote_code: bool, task: str | None) -> SourceModel:
     """Check the files of an OpenVINO folder; its values are checked once and a marker is kept in the cache."""
-    check_openvino(folder / MODEL_FILE, folder / WEIGHTS_FILE)
+    for xml in (main_file(folder), *part_files(folder)):
+        check_openvino(xml, xml.with_suffix(".bin"))
     record = folder / "autotune.json"
     hashes = check_json(record).get("files") if record.is_file() else None
-    for name in (MODEL_FILE, WEIGHTS_FILE):
-        if isinstance(hashes, dict) and hashes.get(name) != fingerprint_file(folder / name):
+    for file in ir_files(folder):
+        if isinstance(hashes, dict) and hashes.get(file.name) != fingerprint_file(file):
             raise ConfigError(
                 "is not what `autotune export` wrote: it is damaged or was changed. Export the model again, or, if you "
                 f"changed it on purpose, delete `files` from {record.name}.",
-                file=folder / name,
+                file=file,
             )
     if (folder / CONFIG).is_file():
         check_json(folder / CONFIG)
     source = SourceModel(model, folder, trust_remote_code, find_task(folder, task))
+    check_served(source.task, folder)
     marker = cache.models / f"{source.fingerprint}.finite"
     if not marker.is_file():
-        check_model(source.read(), model)
+        check_irs(folder, model)
         with suppress(OSError), atomic_write(marker, durable=False) as temporary:
             temporary.touch()
     return source
@@ -309,6 +315,7 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
     packing_of(check_json(folder / CONFIG), folder / CONFIG)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     task = find_task(folder, task_name)
+    check_served(task, folder)
     find_exporter(config, folder / CONFIG, task)
     load_tokenizer(folder, trust_remote_code=trust_remote_code, vocabulary=getattr(config, "vocab_size", None))
     if revision is not None:
@@ -334,7 +341,7 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
     source = SourceModel(model, out)
-    check_model(source.read(), model)
+    check_irs(out, model)
     (out / _EXPORT_RECORD).write_text(_content_of(source), encoding="utf-8")
 
 
@@ -345,8 +352,8 @@ def _keep_codes(checkpoint: Checkpoint, out: Path) -> None:
     kept = keep_codes(ov.Core().read_model(out / MODEL_FILE), checkpoint)
     ov.save_model(kept, whole / MODEL_FILE, compress_to_fp16=False)
     # The float export is still memory-mapped; replacing its files keeps the mapping valid until it is released.
-    for name in (MODEL_FILE, WEIGHTS_FILE):
-        (whole / name).replace(out / name)
+    for file in ir_files(whole):
+        file.replace(out / file.name)
     whole.rmdir()
 
 
@@ -387,5 +394,5 @@ def _export_float(model: str, files: Path, out: Path, trust_remote_code: bool, t
             "https://github.com/huggingface/optimum-intel/issues, or export the model with `optimum-cli export "
             "openvino` under other versions and name that folder"
         ) from error
-    if not (out / MODEL_FILE).is_file():
+    if not main_file(out).is_file():
         raise PrerequisiteError(f"optimum-intel exported {model} without {MODEL_FILE}; choose a {task.kind}")

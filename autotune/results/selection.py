@@ -82,7 +82,7 @@ def parse_wish(
         size_limit = None if max_size is None else parse_bytes(max_size)
     except ValueError as error:
         raise UsageError(f"`max_size` {error}") from error
-    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size_limit)
+    return Wish(trial=trial, max_drop=drop, relative=relative, metric=metric, max_size=size_limit, knee=knee)
 
 
 @dataclass(frozen=True, slots=True)

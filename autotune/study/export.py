@@ -18,11 +18,11 @@ from autotune.compression.plan import Plan
 from autotune.compression.settings import Settings
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import SCORING_CONFIG
+from autotune.models.companions import ir_files
 from autotune.models.given import GivenPlan
 from autotune.models.hub import check_repository, check_upload
 from autotune.models.runtime.devices import check_on_targets, describe_devices
 from autotune.models.save import IR_PROPERTIES, new_folder, save_model
-from autotune.models.source import MODEL_FILE, WEIGHTS_FILE
 from autotune.results.plans import plan_file
 from autotune.results.records import TrialRecord
 from autotune.results.selection import Wish, choose
@@ -199,7 +199,7 @@ def export(
         sizes, targets = engine.sizes.original, session.config.target
         model = Candidate(engine, plan, stage).model
         saved = write_model(model, plan, session.source, new, sizes, about, targets)
-        amend_record(new, files={name: fingerprint_file(new / name) for name in (MODEL_FILE, WEIGHTS_FILE)})
+        amend_record(new, files={file.name: fingerprint_file(file) for file in ir_files(new)})
         if not isinstance(plan, GivenPlan):  # which may have a card of its own
             task = session.source.task
             card = model_card(results, number, settings, task, task.snippets(session.source.path))

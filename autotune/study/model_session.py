@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
-from autotune.common.threads import thread_limit
+from autotune.common.machine import available_memory, check_memory
+from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
 from autotune.models.intake import check_window, window_length
-from autotune.study.workers.memory import check_memory
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -27,15 +27,14 @@ if TYPE_CHECKING:
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.compression.settings import Settings
+    from autotune.compression.variants import CompressedWeight
     from autotune.config.config import Config
     from autotune.evaluation import IntArray
     from autotune.evaluation.stores import ReferenceStore
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
 
-
-TRAINING = 4
-"""Windows that distillation trains on, in calibration windows, if the text has as many."""
+TRAINING = 4  # windows that distillation trains on, in calibration windows, if the text has as many
 
 
 class ModelSession:
@@ -73,6 +72,8 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.cache.hold(self)
+        self.cache.remove_leftovers()
         self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
         self.distillation_notes: tuple[str, ...] = ()
@@ -97,6 +98,7 @@ class ModelSession:
     def source(self) -> SourceModel:
         """The original model as an OpenVINO folder, exported if necessary; may be set to another session's."""
         from autotune.models.intake import read_intake
+        from autotune.models.save import compressed_parts
         from autotune.models.source import resolve_model
         from autotune.models.tasks.registry import find_task
         from autotune.models.tokenizer import load_tokenizer
@@ -116,7 +118,7 @@ class ModelSession:
             self.check_tokenizer(lambda: self.tokenizer if "tokenizer" in self.__dict__ else source.tokenizer())
         self.check_task(source.task)
         self.check_graph(source)
-        return source
+        return compressed_parts(source, self.cache, self.config.target)
 
     def check_tokenizer(self, load: Callable[[], Any]) -> None:
         """Refuse a model by its tokenizer; compression alone takes any. `load` is called only if it is needed."""
@@ -132,6 +134,7 @@ class ModelSession:
                 f"a model for {task.name} writes no texts; name a text: {{path: calibration.txt}} or {{dataset: ...}}",
                 key="calibration.synthetic",
             )
+        check_in_parts(self.config.candidates, task)
 
     def check_graph(self, source: SourceModel) -> None:
         """Refuse an original that cannot be run as this session needs it; for weights alone any graph will do.
@@ -170,18 +173,15 @@ class ModelSession:
 
         See `Task.compiled`.
         """
+        from autotune.models.runtime.compile import thread_share
+
         runtime = self.config.runtime
-        threads = thread_limit()  # changes the time of a score and none of its bits
-        share: dict[str, Any] = {}
-        if threads is not None and runtime.device == "CPU":
-            # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
-            share = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         compiled = self.source.task.compiled(
             model,
             self.tokenizer,
-            folder=self.source.path,
+            folder=self.source.parts or self.source.path,
             device=runtime.device,
-            ov_config={**share, **(runtime.ov_config if ov_config is None else ov_config)},
+            ov_config={**thread_share(runtime.device), **(runtime.ov_config if ov_config is None else ov_config)},
             columns=columns,
         )
         self.runtime_properties = dict(compiled.properties)
@@ -204,7 +204,7 @@ class ModelSession:
         with self.shared():
             return cached_windows(
                 self.store,
-                lambda: self.compiled(self.model),
+                lambda: self.compiled(self.source.path or self.model),
                 samples=calibration.samples,
                 sequence_length=calibration.sequence_length,
                 seed=self.config.study.seed,
@@ -241,6 +241,7 @@ class ModelSession:
             length=calibration.sequence_length,
             samples=samples,
             name=f"the calibration text {describe_source(calibration)}",
+            embeddings=self.embeddings,
         )
 
     @cached_property
@@ -249,7 +250,8 @@ class ModelSession:
         calibration = self.config.calibration
         if calibration.synthetic:
             return synthetic_fingerprint(calibration.samples, calibration.sequence_length, self.config.study.seed)
-        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts)
+        images = [self.calibration_windows.tobytes()] if self.source.task.in_parts else []
+        return fingerprint(calibration.samples, calibration.sequence_length, *self.calibration_texts, *images)
 
     @cached_property
     def store(self) -> ReferenceStore:
@@ -270,6 +272,7 @@ class ModelSession:
         """The calibration statistics, computed or read from the cache."""
         calibration = self.config.calibration
         windows = self.calibration_windows
+        tokenizer = self.tokenizer if self.source.has_tokenizer else None
         self.stage(f"calibrating: {calibration.samples} windows of {calibration.sequence_length} tokens")
         with self.shared():
             return self.statistics_cache.get_or_collect(
@@ -277,10 +280,15 @@ class ModelSession:
                 self.engine.activations,
                 windows,
                 model_fingerprint=self.source.fingerprint,
-                inputs=lambda tokens: self.source.task.inputs(tokens, self.tokenizer),
+                inputs=lambda tokens: self.source.task.inputs(tokens, tokenizer, self.embeddings),
                 depth="full" if self._depth is None else self._depth(self.engine),
                 progress=lambda done, total: self.stage(f"calibrating: {done} of {total} windows"),
             )
+
+    @cached_property
+    def embeddings(self) -> Any:
+        """The original's embeddings of tokens and images; None for a model that takes tokens."""
+        return self.source.task.embeddings(self.source.path, "CPU", None)
 
     @cached_property
     def engine(self) -> Engine:
@@ -293,14 +301,26 @@ class ModelSession:
                 self.model,
                 bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
+                gradients=self._gradients if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
                 model_fingerprint=self.source.fingerprint,
                 targets=self.config.target,
+                beside=self.source.beside,
             )
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
-    def _distil(self, compressed: ov.Model, weights: Collection[str]) -> None:
+    def _gradients(self) -> Mapping[str, Any]:
+        """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
+        from autotune.compression.bank import Bank
+        from autotune.distillation.distil import output_gradients
+
+        inputs = (self.model, self.engine.weights, self.calibration_windows)
+        with self.shared():
+            bank = Bank(self.cache.bank, limit=self.cache.limit)
+            return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
+
+    def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
@@ -322,7 +342,6 @@ class ModelSession:
         Raises:
             PlanError: with the reason.
         """
-        from autotune.common.machine import available_memory
         from autotune.distillation.distil import check
 
         if not self.source.task.distillable:
@@ -332,8 +351,7 @@ class ModelSession:
             )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        limits = [available_memory(), self.config.study.memory_limit]
-        check(self.model, self.training_windows, min(limit for limit in limits if limit is not None))
+        check(self.model, self.training_windows, available_memory(self.config.study.memory_limit))
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
@@ -345,10 +363,8 @@ class ModelSession:
             from autotune.models.given import read_given
 
             found, remote = self.config.candidate(settings.candidate), self.config.trust_remote_code
-            task = self.source.task.spec
-            return read_given(
-                found.model, self.engine, self.config.target, self.cache, trust_remote_code=remote, task=task
-            )
+            options: dict[str, Any] = {"trust_remote_code": remote, "task": self.source.task.spec}
+            return read_given(found.model, self.engine, self.config.target, self.cache, **options)
         if settings.distillation:
             self.check_distillation()
         if settings.budget is None:
@@ -365,7 +381,7 @@ class ModelSession:
     @cached_property
     def _planner(self) -> BudgetPlanner | Exception:
         """The planner, or the error of its measurements, which are not repeated for every budget."""
-        from autotune.study.budget_planner import open_planner
+        from autotune.study.trials.budget_planner import open_planner
 
         try:
             with self.shared():
@@ -373,19 +389,10 @@ class ModelSession:
         except (AutotuneError, RuntimeError) as error:
             return error
 
-    def fitted(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Shorten the windows of a text's options to the model's positions; the number of tokens stays about equal."""
-        length, positions = options.get("sequence_length"), self.source.positions
-        if length is None or positions is None or length <= positions:
-            return dict(options)
-        return {**options, "sequence_length": positions, "samples": options["samples"] * length // positions}
-
     @property
     def measuring_inputs(self) -> MeasuringInputs:
         """Inputs of the measurements for an allocation of formats."""
         from autotune.allocation.probe import MeasuringInputs
 
-        runtime = self.config.runtime
-        return MeasuringInputs(
-            self.engine, self.source, lambda: self.tokenizer, self.cache, runtime.device, runtime.ov_config
-        )
+        model, runtime = (self.engine, self.source, lambda: self.tokenizer, self.cache), self.config.runtime
+        return MeasuringInputs(*model, runtime.device, runtime.ov_config)

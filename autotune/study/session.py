@@ -167,7 +167,8 @@ class Session(ModelSession):
         from autotune.compression.engine import ENGINE_VERSION
 
         calibration = [VERSION, native_precision(), self.calibration_fingerprint] if plan.depends_on_calibration else []
-        return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key)
+        parts = [] if self.source.parts is None else [self.source.parts.name]
+        return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key, *parts)
 
     def reference_key(self, name: str, evaluator: Evaluator) -> str:
         """Make the key of an evaluator's reference."""
@@ -191,7 +192,7 @@ class Session(ModelSession):
 
     @property
     def deferred(self) -> tuple[str, ...]:
-        """The evaluators that score nothing but the final front, at least in part; see `Scorer.deferred`."""
+        """The evaluators that score the final front only, at least in part; see `Scorer.deferred`."""
         return self.scorer.deferred if self.config.study.racing else ()
 
     @cached_property

@@ -11,6 +11,7 @@ from autotune.compression.targets import conflict, fitted, target_problems
 from autotune.config.arguments import evaluation_config
 from autotune.errors import ConfigError, PlanError
 from autotune.evaluation.scores import Scores
+from autotune.models.intake import fit_window
 from autotune.study.export import SavedModel, check_empty, write_model
 from autotune.study.model_session import ModelSession
 from autotune.study.session import Session
@@ -180,7 +181,8 @@ def compress_to_size(
     menus.check(max_size, engine)
     inputs = session.measuring_inputs
     loss = session.source.task.loss
-    short, full = (inputs.texts(session.fitted({**text, **part})) for part in (loss.short, loss.full))
+    positions = session.source.positions
+    short, full = (inputs.texts(fit_window({**text, **part}, positions)) for part in (loss.short, loss.full))
     with open_allocator(inputs, menus, short=short, full=full, stage=session.stage) as allocator:
         point = allocator.best(max_size)
         record = {"allocation": _record(allocator, point, max_size)}
@@ -273,7 +275,8 @@ def evaluate(
         source: the original, if it is opened already; `config` then names it `IN_MEMORY`.
         stage: receives progress messages.
     """
-    from autotune.models.source import MODEL_FILE, resolve_model
+    from autotune.models.companions import MODEL_FILE, main_file
+    from autotune.models.source import resolve_model
 
     session = Session(config, stage, calibrated=False)
     _ = session.evaluators  # a wrong option is reported before anything is loaded
@@ -283,7 +286,7 @@ def evaluate(
     if not isinstance(model, (str, Path)):
         return session.scores_of(model.model if isinstance(model, CompressedModel) else model)
     folder = Path(model).expanduser()
-    if not (folder / MODEL_FILE).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
+    if not main_file(folder).is_file() and folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds neither {MODEL_FILE} nor config.json, so there is no model to score. Name a model's folder"
         )
@@ -293,4 +296,4 @@ def evaluate(
         trust_remote_code=config.trust_remote_code,
         task=session.source.task.spec,
     )
-    return session.scores_of(candidate.read())
+    return session.scores_of(candidate.path)

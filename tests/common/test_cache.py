@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,41 @@ def test_a_file_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         Cache.resolve(tmp_path / "file")
+
+
+def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    """Files and folders with temporary names, of a killed export for instance; nothing younger, nothing else."""
+    cache = Cache.resolve(tmp_path)
+    old, young, entry = (cache.bank / "ab" / name for name in (".k.1.tmp", ".k.2.tmp", "k.safetensors"))
+    export = cache.models / ".model.3.tmp"
+    for path in (old, young, entry, export / "openvino_model.bin"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+    for path in (old, entry, export):
+        os.utime(path, (0, 0))
+    cache.remove_leftovers()
+    assert [path.exists() for path in (old, export, young, entry)] == [False, False, True, True]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_a_cache_in_use_is_not_cleared(tmp_path: Path) -> None:
+    """While another process computes with it; afterwards it is."""
+    cache = Cache.resolve(tmp_path / "cache")
+    (cache.bank / "ab").mkdir(parents=True)
+    (cache.bank / "ab" / "entry").write_bytes(b"1234")
+    code = (
+        "import sys; from pathlib import Path; from autotune.common.cache import Cache\n"
+        "def owner(): ...\n"
+        "Cache(Path(sys.argv[1])).hold(owner); print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(cache.directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match=r"is in use .* when that has ended"):
+            cache.clear()
+        user.communicate(b"\n")
+    assert cache.clear() == 4
 
 
 def test_clearing_frees_the_rooms_and_nothing_else(tmp_path: Path) -> None:

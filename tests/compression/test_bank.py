@@ -168,6 +168,17 @@ def test_folder_of_an_earlier_run_counts(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 5_000
 
 
+def test_several_processes_share_one_limit(tmp_path: Path) -> None:
+    """Each counts what the others write, and none removes more than is too much."""
+    banks = [Bank(tmp_path, limit=100_000) for _ in range(4)]
+    sizes = []
+    for i in range(120):
+        banks[i % 4].get_or_compute(key(i), lambda: entry(size=2_000))
+        sizes.append(sum(path.stat().st_size for path in files(tmp_path)))
+    assert 100_000 < max(sizes) <= 120_000
+    assert min(sizes[60:]) >= 85_000
+
+
 def test_without_weights_in_memory_only_small_entries_stay() -> None:
     """Channel scales and errors are at hand when they are asked for again; a weight is computed again."""
     bank = Bank(weights_in_memory=False)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from autotune.config.arguments import as_config, config_file
+from autotune.compression.settings import EFFORTS, SETTINGS, Settings
+from autotune.config.arguments import as_config, config_file, read_settings
 from autotune.config.config import load_config
+from autotune.config.space.presets import read_space
 from autotune.config.starter import init
 from autotune.errors import PrerequisiteError, UsageError
 
@@ -108,3 +111,33 @@ def test_init_takes_space_limits_and_evaluators(place: Path) -> None:
         with pytest.raises(UsageError, match=message):
             init("llama", "wrong.yaml", **arguments)  # type: ignore[arg-type]
     assert not (place / "wrong.yaml").exists()
+
+
+def test_effort_turns_switches_on() -> None:
+    """Those that the mode takes and that contradict no other setting; a space keeps what it fixes."""
+    four, eight = Settings(mode="int4_asym"), Settings()
+    assert four.with_effort("fast") == four
+    assert four.with_effort("best") == replace(four, gptq=True, scale_estimation=True)
+    assert four.with_effort("extreme") == replace(four, gptq=True, scale_estimation=True, distillation=True)
+    assert eight.with_effort("best") == eight
+    assert eight.with_effort("extreme") == replace(eight, distillation=True)
+    adapters = replace(four, lora_correction=True)
+    assert adapters.with_effort("best") == replace(adapters, scale_estimation=True)
+
+    given = {"mode": "int4_asym", "gptq": [False, True], "scale_estimation": False}
+    space = read_space(given, base_dir=Path()).with_effort("extreme")
+    assert [space.values(name) for name in EFFORTS["extreme"]] == [(True,), (False,), (False, True)]
+    assert space.with_effort("extreme") == space
+    assert read_space(given, base_dir=Path()).with_effort("fast") == read_space(given, base_dir=Path())
+
+
+def test_effort_is_checked() -> None:
+    text = {"calibration": ["a text"], "max_size": None}
+    defaults = {name: info.default if info.kind != "list" else () for name, info in SETTINGS.items()}
+    assert read_settings({**defaults, **text, "effort": "extreme"}).distillation
+    sized = read_settings({**defaults, **text, "max_size": 10, "effort": "extreme"})
+    assert sized == Settings(distillation=True)
+    with pytest.raises(UsageError, match="one of fast, best, extreme"):
+        read_settings({**defaults, **text, "effort": "slow"})
+    with pytest.raises(UsageError, match="add `calibration`"):
+        read_settings({**defaults, **text, "calibration": None, "effort": "best"})

@@ -11,6 +11,7 @@ import pytest
 
 from autotune.compression.engine import Engine
 from autotune.compression.settings import Settings
+from autotune.compression.variants import CompressedWeight
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -22,12 +23,12 @@ def tokens() -> npt.NDArray[np.int64]:
 
 
 @pytest.fixture
-def compressed(llama: ov.Model) -> Callable[..., tuple[ov.Model, tuple[str, ...]]]:
-    """Settings -> a compressed model, and the names of its compressed weights."""
+def compressed(llama: ov.Model) -> Callable[..., tuple[ov.Model, dict[str, CompressedWeight]]]:
+    """Settings -> a compressed model, and its compressed weights by name."""
 
-    def compress(**settings: object) -> tuple[ov.Model, tuple[str, ...]]:
+    def compress(**settings: object) -> tuple[ov.Model, dict[str, CompressedWeight]]:
         engine = Engine(llama)
         plan = engine.plan(Settings(**settings))  # type: ignore[arg-type]
-        return engine.apply(plan), tuple(plan.variants)
+        return engine.apply(plan), engine.compressed_weights(plan)
 
     return compress

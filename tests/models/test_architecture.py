@@ -306,11 +306,11 @@ def test_the_tokenizer_is_auto_tokenizers(tiny_llama_hf: Path) -> None:
     """The class that the folder names is the one that AutoTokenizer takes, with the same content."""
     from transformers import AutoTokenizer
 
-    mine = load_tokenizer(tiny_llama_hf, trust_remote_code=False)
-    theirs = AutoTokenizer.from_pretrained(tiny_llama_hf)
-    assert type(mine) is type(theirs)
-    assert mine.init_kwargs == theirs.init_kwargs
-    assert mine.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    loaded = load_tokenizer(tiny_llama_hf, trust_remote_code=False)
+    expected = AutoTokenizer.from_pretrained(tiny_llama_hf)
+    assert type(loaded) is type(expected)
+    assert loaded.init_kwargs == expected.init_kwargs
+    assert loaded.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
 
 
 def test_what_libraries_print_does_not_reach_the_results(

@@ -134,7 +134,7 @@ def test_a_knee_that_answers_otherwise_is_not_recommended(make: Make) -> None:
     assert f"nearest is trial {none.nearest}" in none.reason
     with pytest.raises(StudyError, match="--knee"):
         choose(poor, Wish())
-    assert choose(poor, Wish(knee=True)) == poor.knee
+    assert choose(poor, parse_wish(knee=True)) == poor.knee
     accepted = make(trials=24)  # has a constraint on the perplexity
     assert recommend(accepted).trial == accepted.knee
 

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -58,13 +59,17 @@ def preload() -> None:
         importlib.import_module(name)
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Run tests in a forked process, on the packages of a copy; return exit code and output."""
+def run_tests(tree: Path, tests: Sequence[str], seconds: int = 0) -> tuple[int, str]:
+    """Run tests in a forked process, on the packages of a copy; return exit code and output.
+
+    After `seconds`, SIGALRM ends them; 0 is no limit.
+    """
     with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if child == 0:
             code = 99
             try:
+                signal.alarm(seconds)
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
                 os.chdir(tree)

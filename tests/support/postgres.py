@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,24 @@ def binaries() -> Path | None:
     return next((place for place in places if (place / "initdb").exists()), None)
 
 
+@dataclass
+class Server:
+    """A running server: the URL of its empty database, and a function that restarts it and cuts all connections."""
+
+    url: str
+    restart: Callable[[], None]
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """Start a server with an empty database; yields its URL. Skips where no server or driver is installed."""
+    with restartable_server() as running:
+        yield running.url
+
+
+@contextmanager
+def restartable_server() -> Iterator[Server]:
+    """Start a server; see `server`."""
     pytest.importorskip("psycopg", reason="needs the extra postgres")
     place = binaries()
     if place is None:
@@ -39,12 +55,15 @@ def server() -> Iterator[str]:
     def run(*command: str) -> None:
         subprocess.run(command, check=True, user=user, stdout=subprocess.DEVNULL, cwd=folder)
 
+    def restart() -> None:
+        run(str(place / "pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-m", "immediate", "-w", "restart")
+
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
         run(str(place / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "autotune", "--no-sync", "-E", "UTF8")
         run(str(place / "pg_ctl"), "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
         try:
-            yield f"postgresql+psycopg://autotune@127.0.0.1:{port}/postgres"
+            yield Server(f"postgresql+psycopg://autotune@127.0.0.1:{port}/postgres", restart)
         finally:
             run(str(place / "pg_ctl"), "-D", f"{folder}/data", "-m", "immediate", "stop")
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ def measure_sensitivity(
     source: ModelWeights,
     statistics: Callable[[], Statistics],
     bank: Bank,
+    gradients: Mapping[str, Array] = MappingProxyType({}),
 ) -> float:
     """Measure the sensitivity of a weight; weights with small values go to few bits first.
 
@@ -48,12 +50,14 @@ def measure_sensitivity(
         source: the model of the weight.
         statistics: returns the calibration statistics; called only by metrics that need them.
         bank: keeps what is measured.
+        gradients: mean squares of the gradients at the output channels of operations, float32 [R] by their names, for
+            output_error; the outputs of an operation that is not there count as they are.
 
     Returns:
         The metric's value; infinite if the input of the weight cannot be calibrated, so that it stays at more bits.
     """
     if metric == OUTPUT_ERROR:
-        return _output_error_of_uses(weight, variant, source, statistics, bank)
+        return _output_error_of_uses(weight, variant, source, statistics, bank, gradients)
 
     def compute() -> Mapping[str, Any]:
         return {"error": np.array(int8_error(source.rows(weight)))}
@@ -113,26 +117,32 @@ def sensitivity(metric: str, error: Int8Error, activation: float | None) -> floa
 
 
 def _output_error_of_uses(
-    weight: Weight, variant: Variant, source: ModelWeights, statistics: Callable[[], Statistics], bank: Bank
+    weight: Weight,
+    variant: Variant,
+    source: ModelWeights,
+    statistics: Callable[[], Statistics],
+    bank: Bank,
+    gradients: Mapping[str, Array],
 ) -> float:
     """Measure the output error of all uses of a weight together."""
     if any(use.kind != "embedding" and use.activation is None for use in weight.uses):
         return math.inf
-    looked_up = any(use.kind == "embedding" for use in weight.uses)
     total = 0.0
-    for activation in (*weight.activations, *([None] if looked_up else [])):
-        of_input = None if activation is None else [statistics().fingerprint, activation]
+    for use in weight.uses:
+        of_input = None if use.activation is None else [statistics().fingerprint, use.activation]
+        squares = gradients.get(use.node)
 
-        def compute(activation: str | None = activation) -> Mapping[str, Any]:
+        def compute(activation: str | None = use.activation, squares: Array | None = squares) -> Mapping[str, Any]:
             moment = None if activation is None else statistics().array(activation, "second_moment")
-            return {"error": np.array([output_error_per_element(source.rows(weight), variant, moment)])}
+            return {"error": np.array([output_error_per_element(source.rows(weight), variant, moment, squares)])}
 
-        key = fingerprint("output_error", (*source.content_key(weight), variant.grid, of_input))
+        of_output = None if squares is None else fingerprint(squares.tobytes())
+        key = fingerprint("output_error", (*source.content_key(weight), variant.grid, of_input, of_output))
         total += float(bank.get_or_compute(key, compute)["error"][0])
     return total
 
 
-def output_error_per_element(rows: Rows, variant: Variant, moment: Array | None) -> float:
+def output_error_per_element(rows: Rows, variant: Variant, moment: Array | None, squares: Array | None = None) -> float:
     """Compute the mean square error that plain rounding brings to the output, by element of the weight.
 
     It is e H eᵀ summed over rows e of the error, H the second moments of the input within each group (blocks of at
@@ -143,6 +153,8 @@ def output_error_per_element(rows: Rows, variant: Variant, moment: Array | None)
         rows: of the weight.
         variant: format and group size in question.
         moment: float32 [K, K]; None for an embedding, whose input picks each row equally often.
+        squares: mean squares of the gradients at the outputs, float32 [R], by which the rows' errors are multiplied:
+            the sum is then about twice the divergence that it causes. An embedding has one for each column.
     """
     weight, fmt = rows.weight, variant.format
     groups = variant.groups(weight)
@@ -154,7 +166,12 @@ def output_error_per_element(rows: Rows, variant: Variant, moment: Array | None)
         values = rows.block(start).reshape(-1, groups, group)
         scale, zero = initial_scale(values, fmt)
         error = round_trip(values, stored_value(scale, fmt), zero, fmt) - values
-        return float(output_error(error, blocks).sum(dtype=np.float64))
+        if squares is not None and moment is None:
+            error *= np.sqrt(squares).reshape(groups, group)
+        found = output_error(error, blocks)[..., 0].sum(axis=1)
+        if squares is not None and moment is not None:
+            found *= squares[start : start + len(found)]
+        return float(found.sum(dtype=np.float64))
 
     return unit * sum(in_parallel(of_block, rows.starts)) / weight.size
 

@@ -138,7 +138,7 @@ def _widths(model: ov.Model, activations: Sequence[str]) -> dict[str, int]:
     for activation in dict.fromkeys(activations):
         output = output_of(nodes, activation)
         shape, width = output.get_partial_shape(), channels_of(output)
-        if width is None or len(shape) < 2:
+        if width is None or shape.rank.is_dynamic or len(shape) < 2:
             raise CompressionError(
                 f"the activation {activation} has shape {shape}; only [..., tokens, channels] with a known number of "
                 "channels can be calibrated: add the weights that it feeds to ignored_scope or use data-free settings"

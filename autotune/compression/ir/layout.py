@@ -141,8 +141,11 @@ def layout(weight: Weight, variant: Variant) -> dict[str, Part]:
     return parts
 
 
-def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
-    """Dequantize packed constants, without adapters: float32 [R, K]."""
+def unpacked(packed: Packed, weight: Weight, variant: Variant) -> tuple[Codes, Array, Array | None, Format]:
+    """Read packed constants: codes uint8 [R, G, g], scale and zero point float32 [R, G, 1], and the format.
+
+    The format has the levels and the second-order scale of this weight, if it has its own.
+    """
     fmt = variant.format
     if "second_order_scale" in packed:
         fmt = replace(fmt, second_order_scale=float(packed["second_order_scale"].view(np.float32)[0]))
@@ -165,4 +168,10 @@ def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
     if fmt.has_zero_point:
         levels = unpack(packed["zero_point"], fmt.bits, weight.rows * groups)
         zero = rows("zero_point", levels.astype(np.float32))
+    return codes, scale, zero, fmt
+
+
+def restore(packed: Packed, weight: Weight, variant: Variant) -> Array:
+    """Dequantize packed constants, without adapters: float32 [R, K]."""
+    codes, scale, zero, fmt = unpacked(packed, weight, variant)
     return decode(codes, scale, zero, fmt).reshape(weight.rows, weight.columns)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from autotune.common.threads import in_parallel
 from autotune.compression.formats.encoding import Array
 from autotune.compression.ir.constants import all_finite, raw_bytes, type_name, widen_bf16, widen_f16
-from autotune.compression.ir.sizes import Sizes
+from autotune.compression.ir.sizes import Beside, Sizes
 from autotune.compression.ir.weights import Weight, find_weights, rows_view
 from autotune.errors import CompressionError
 
@@ -33,18 +33,26 @@ class ModelWeights:
         sizes: exact sizes.
     """
 
-    def __init__(self, model: ov.Model, *, version: int = 0, block_elements: int = BLOCK_ELEMENTS) -> None:
+    def __init__(
+        self,
+        model: ov.Model,
+        *,
+        version: int = 0,
+        block_elements: int = BLOCK_ELEMENTS,
+        beside: Beside | None = None,
+    ) -> None:
         """Find the weights of a model.
 
         Args:
             model: the model.
             version: part of every content key.
             block_elements: elements of the blocks in which rows are read.
+            beside: sizes of further IRs.
         """
         self.model = model
         self.weights = {weight.name: weight for weight in find_weights(model)}
         self.constants = {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_type_name() == "Constant"}
-        self.sizes = Sizes(model)
+        self.sizes = Sizes(model, beside)
         self._version = version
         self._block_elements = block_elements
         self._magnitudes: dict[str, float] = {}

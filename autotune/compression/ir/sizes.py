@@ -1,4 +1,4 @@
-"""Exact sizes of `openvino_model.bin`, from constants and shapes alone.
+"""Exact sizes of a model's weight files, from constants and shapes alone.
 
 OpenVINO writes every distinct run of bytes once, so the size is that of the set of distinct constants.
 """
@@ -6,7 +6,7 @@ OpenVINO writes every distinct run of bytes once, so the size is that of the set
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +21,30 @@ if TYPE_CHECKING:
     import openvino as ov
 
 
+class Beside(NamedTuple):
+    """Bytes of the weight files of further IRs, which every model made of this one has.
+
+    Attributes:
+        original, fp32: as in `Sizes`.
+        compressed: as they are stored beside a compressed model.
+    """
+
+    original: int = 0
+    fp32: int = 0
+    compressed: int = 0
+
+
 class Sizes:
     """Sizes of a model and of everything that can be made of it.
 
     Attributes:
         digests: content digest of every constant, by friendly name.
-        original: bytes of the model's own `openvino_model.bin`.
-        fp32: bytes that it would have with all float constants, and all weights that are compressed, in float32.
+        original: bytes of the model's own weight files.
+        fp32: bytes that they would have with all float constants, and all weights that are compressed, in float32.
+        beside: the part of them that is in further IRs.
     """
 
-    def __init__(self, model: ov.Model) -> None:
+    def __init__(self, model: ov.Model, beside: Beside | None = None) -> None:
         self.digests: dict[str, str] = {}
         self._bytes: dict[str, int] = {}
         self._reshapes: dict[str, set[str]] = {}
@@ -53,8 +67,9 @@ class Sizes:
                 continue
             is_float = type_name(node) in FLOAT_TYPES or node.get_friendly_name() in already
             fp32[digest] = 4 * elements if is_float else data.nbytes
-        self.original = sum(self._bytes.values())
-        self.fp32 = sum(fp32.values())
+        self.beside = Beside() if beside is None else beside
+        self.original = sum(self._bytes.values()) + self.beside.original
+        self.fp32 = sum(fp32.values()) + self.beside.fp32
 
     def nbytes(self, weight: Weight) -> int:
         """Bytes of a weight as it is stored in the original."""
@@ -68,7 +83,7 @@ class Sizes:
         largest: Callable[[Weight], float],
         added: Iterable[int] = (),
     ) -> int:
-        """Bytes of `openvino_model.bin` with these variants.
+        """Bytes of the weight files with these variants.
 
         Equal weights in equal variants are written once, like everything else that is equal. Constants that come out
         equal by accident (zero points of tiny weights, second-order scales where AWQ or adapters change the weights)
@@ -110,7 +125,7 @@ class Sizes:
                     content = np.float32(scaled.second_order_scale).tobytes()
                 key = (kind, *source) if content is None else _digest_of(np.frombuffer(content, np.uint8))
                 parts[key] = part.nbytes
-        return sum(parts.values()) + sum(added)
+        return sum(parts.values()) + sum(added) + self.beside.compressed
 
 
 def _digest_of(array: npt.NDArray[Any]) -> str:

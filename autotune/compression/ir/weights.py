@@ -293,7 +293,7 @@ def _activation_of(output: ov.Output, shape: tuple[int, ...]) -> str | None:
         ``name:port``, see `Use`; None if it cannot be calibrated.
     """
     rank = output.get_partial_shape().rank
-    if channels_of(output) is None or not 2 <= rank.get_length() <= 4:
+    if rank.is_dynamic or channels_of(output) is None or not 2 <= rank.get_length() <= 4:
         return None
     source = _before(output, _ARRANGING)
     if len(shape) == 3:

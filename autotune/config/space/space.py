@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from autotune.common.files import fingerprint
 from autotune.compression.formats.table import FORMATS
-from autotune.compression.settings import ALGORITHMS, INT8_MODES, MIXED, SETTINGS, Settings
+from autotune.compression.settings import ALGORITHMS, EFFORTS, INT8_MODES, MIXED, SETTINGS, Settings
 
 BUDGET_PARAMETERS = ("allocation", "budget")
 """The kind of plan, and the size limit of a plan with measured errors; drawn before all others."""
@@ -142,6 +142,18 @@ class SearchSpace:
     parameters: Mapping[str, Parameter]
     description: str = field(default="", compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
+
+    def with_effort(self, effort: str) -> SearchSpace:
+        """Return the space with the switches of an effort, one of `EFFORTS`, on; those that it fixes stay.
+
+        Distillation stays a choice: it is tried on the points of the front, last.
+        """
+        parameters = dict(self.parameters)
+        for name in EFFORTS[effort]:
+            if name not in parameters or len(self.values(name)) > 1:
+                parameters[name] = Choices((False, True) if name == "distillation" else (True,))
+        order = (*BUDGET_PARAMETERS, *DRAWN_PARAMETERS, *FIXED_PARAMETERS)
+        return replace(self, parameters={name: parameters[name] for name in order if name in parameters})
 
     def fingerprint(self) -> str:
         """Hash the parameters, with the order of their choices, which Optuna's storages keep."""

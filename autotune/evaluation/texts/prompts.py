@@ -42,6 +42,25 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
+def read_images(path: str | Path) -> list[Path | None]:
+    """Return the image of each prompt that `read_prompts` reads from the same file; None for a prompt without one.
+
+    An object of a JSON or YAML file names it under ``image``, relative to the folder of the file.
+
+    Raises:
+        ConfigError: as `read_prompts`, or an image does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _STRUCTURED:
+        return [None] * len(read_prompts(path))
+    found = _entries(path, "prompts", lambda entry: (_prompt(entry), _image(entry)), _KEYS)
+    images = [None if image is None else path.parent / image for prompt, image in found if prompt.strip()]
+    missing = next((image for image in images if image is not None and not image.is_file()), None)
+    if missing is not None:
+        raise ConfigError(f"names the image {missing}, which does not exist. Correct the path.", file=path)
+    return images
+
+
 def read_conversations(path: str | Path) -> list[tuple[str, ...]]:
     """Read conversations from a UTF-8 file, each as the texts of its user turns.
 
@@ -152,6 +171,13 @@ def _prompt(entry: Any) -> str:
             f"a text or an object with the key prompt is needed, got {json.dumps(entry, default=str)[:60]}"
         )
     return entry
+
+
+def _image(entry: Any) -> str | None:
+    image = entry.get("image") if isinstance(entry, Mapping) else None
+    if image is not None and (not isinstance(image, str) or not image):
+        raise ValueError(f"image must be the path of a file, got {json.dumps(image, default=str)[:60]}")
+    return image
 
 
 def _conversation(entry: Any) -> tuple[str, ...]:

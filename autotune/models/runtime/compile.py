@@ -9,8 +9,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.threads import thread_limit
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG
+from autotune.models.companions import main_file
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -47,7 +49,7 @@ def core() -> Any:
 
 def xml_path(path: Path) -> Path:
     """Return the .xml file of a model's folder; a path that is not a folder is returned unchanged."""
-    return path / "openvino_model.xml" if path.is_dir() else path
+    return main_file(path) if path.is_dir() else path
 
 
 def read_model(path: Path, name: str) -> ov.Model:
@@ -78,6 +80,15 @@ def compile_model(model: ov.Model, name: str, device: str, config: Mapping[str, 
             f"{name} cannot be compiled for device {device} with {properties}: {last_line(error)} "
             "Check runtime.device and runtime.ov_config."
         ) from error
+
+
+def thread_share(device: str) -> dict[str, Any]:
+    """Return the properties of a process that may use some of the cores; they change times and no bits of a score."""
+    threads = thread_limit()
+    if threads is None or device != "CPU":
+        return {}
+    # OpenVINO binds its threads to the first cores, which are the same ones in every worker.
+    return {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
 
 
 def effective_properties(compiled: Any, device: str, config: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,9 @@ import numpy as np
 from autotune.compression.calibration.segments import text_inputs
 from autotune.errors import PrerequisiteError, reason
 from autotune.models.architecture import quiet
+from autotune.models.companions import part_files
 from autotune.models.runtime.compile import compile_model, last_line, read_model, xml_path
+from autotune.models.runtime.embeddings import Embeddings
 from autotune.models.runtime.graph import why_not_scorable
 from autotune.models.tasks.task import Task
 
@@ -84,7 +86,10 @@ def _original_logits(files: Path, config: Any, task: Task, tokens: Any, trust_re
 def _exported_logits(out: Path, model: str, tokens: Any) -> Any:
     """Compute with OpenVINO, float32 [tokens, vocabulary]; None if the model is not made for texts alone."""
     compiled = compile_model(read_model(xml_path(out), model), model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    if why_not_scorable(compiled.inputs, compiled.outputs) is not None:
+    given, name = text_inputs(tokens), "input_ids"
+    if part_files(out):
+        name = "inputs_embeds"
+        given[name] = Embeddings(out)(tokens)
+    if why_not_scorable(compiled.inputs, compiled.outputs, tokens=name) is not None:
         return None
-    given = text_inputs(tokens)
     return compiled({port.any_name: given[port.any_name] for port in compiled.inputs})["logits"][0]

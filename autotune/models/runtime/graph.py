@@ -17,7 +17,12 @@ _EXPORT = "optimum-cli export openvino --task text-generation-with-past"
 
 
 def why_not_scorable(
-    inputs: Iterable[Any], outputs: Iterable[Any], *, states: int | None = None, fed: Collection[str] = ()
+    inputs: Iterable[Any],
+    outputs: Iterable[Any],
+    *,
+    states: int | None = None,
+    fed: Collection[str] = (),
+    tokens: str = "input_ids",
 ) -> str | None:
     """Return why logits and answers of a model cannot be computed, and what to do; None if they can.
 
@@ -25,6 +30,7 @@ def why_not_scorable(
         inputs, outputs: ports of an `ov.Model` or a compiled one.
         states: number of its state variables; None if that is not known.
         fed: further inputs that the caller feeds.
+        tokens: name of the input with the tokens, or with their embeddings.
     """
     ports = {port.get_any_name(): port for port in inputs}
     names = {name for port in ports.values() for name in port.get_names()}
@@ -41,19 +47,19 @@ def why_not_scorable(
             "evaluation, calibration and OpenVINO GenAI need states; compression without texts works. Export it again "
             f"without --disable-stateful: {_EXPORT}"
         )
-    unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | set(fed))]
-    if unknown or "input_ids" not in names or "logits" not in results:
+    unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | {tokens, *fed})]
+    if unknown or tokens not in names or "logits" not in results:
         return (
             f"is not a stateful causal language model: its inputs are {', '.join(sorted(ports))} and its outputs "
             f"{', '.join(sorted(results))}, but only {', '.join(sorted(INPUTS))} and logits are known. Export it again "
             f"with optimum-intel's OVModelForCausalLM: {_EXPORT}"
         )
-    shape = next(port.get_partial_shape() for port in ports.values() if "input_ids" in port.get_names())
-    if shape.rank.is_static and any(size.is_static for size in shape):
+    shape = next(port.get_partial_shape() for port in ports.values() if tokens in port.get_names())
+    if shape.rank.is_static and any(size.is_static for size in list(shape)[:2]):
         return (
-            f"has an input_ids of the fixed shape {shape}. Search, evaluation, calibration and OpenVINO GenAI on a CPU "
-            "need a dynamic batch and length ([?,?]); compression without texts works. Export it again without a call "
-            f"of `reshape`: {_EXPORT}"
+            f"has an {tokens} of the fixed shape {shape}. Search, evaluation, calibration and OpenVINO GenAI on "
+            "a CPU need a dynamic batch and length ([?,?]); compression without texts works. Export it again without a "
+            f"call of `reshape`: {_EXPORT}"
         )
     if states == 0:
         return (

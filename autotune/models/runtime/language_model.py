@@ -25,6 +25,7 @@ from autotune.models.runtime.compile import (
     xml_path,
 )
 from autotune.models.runtime.decoding import decode
+from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
 from autotune.models.runtime.graph import INPUTS, attention_window, why_not_scorable
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class OpenVINOLanguageModel:
     Attributes:
         properties: the effective runtime properties, read back from the compiled model, as strings.
         source: the `ov.Model` or the path of the .xml file that was compiled.
+        embeddings: see `__init__`.
         end_token_ids: the tokens that end an answer.
         tokens: number of tokens in forward passes so far, padding included.
     """
@@ -76,6 +78,7 @@ class OpenVINOLanguageModel:
         eos_token_ids: Sequence[int] | None = None,
         constants: Mapping[str, ov.Tensor] | None = None,
         limits: BatchLimits | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
         """Compile `model` for `device`.
 
@@ -90,6 +93,7 @@ class OpenVINOLanguageModel:
             eos_token_ids: tokens that end an answer; by default `end_token_ids` of the model's folder and tokenizer.
             constants: further inputs of the model and their values; the mapping is read at every inference.
             limits: sizes of batches; the defaults of `BatchLimits` if None.
+            embeddings: of a model whose input is inputs_embeds instead of input_ids.
 
         Raises:
             EvaluationError: the model cannot be read, is not such a model, cannot be compiled with these properties,
@@ -105,6 +109,7 @@ class OpenVINOLanguageModel:
         self._tokenizer = tokenizer
         self._constants = {} if constants is None else constants
         self._limits = BatchLimits() if limits is None else limits
+        self.embeddings = embeddings
         self.source = model if path is None else path
         self._name = str(path) if path is not None else "the model"
         if eos_token_ids is None:
@@ -131,7 +136,8 @@ class OpenVINOLanguageModel:
         self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
 
     def _check_ports(self, compiled: Any) -> None:
-        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys())
+        tokens = "input_ids" if self.embeddings is None else "inputs_embeds"
+        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys(), tokens=tokens)
         if problem is not None:
             raise EvaluationError(f"{self._name} {problem}")
 
@@ -146,6 +152,12 @@ class OpenVINOLanguageModel:
         if self._vocabulary_size is None:
             self._vocabulary_size = int(self._fresh(np.zeros((1, 1), np.int64)).shape[-1])
         return self._vocabulary_size
+
+    def prompt(self, text: str, image: Path) -> list[int]:
+        """Lay out a prompt about an image; see `LanguageModel.prompt`."""
+        if self.embeddings is None:
+            raise EvaluationError(f"{self._name} takes no images; use prompts without the key image.")
+        return self.embeddings.prompt(text, image)
 
     def logits(self, tokens: IntArray) -> FloatArray:
         """Logits of whole sequences, int64 [B, T] -> float32 [B, T, V]; see `LanguageModel.logits`."""
@@ -342,6 +354,8 @@ class OpenVINOLanguageModel:
             "beam_idx": (np.arange(len(tokens)) if rows is None else rows).astype(np.int32),
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
+        if self.embeddings is not None:
+            feed["inputs_embeds"] = self.embeddings(tokens)
         try:
             result = request.infer(feed, share_inputs=True, share_outputs=True)["logits"]
         except RuntimeError as error:
@@ -351,6 +365,8 @@ class OpenVINOLanguageModel:
         return np.asarray(result, dtype=np.float32)
 
     def _check_tokens(self, tokens: IntArray) -> None:
+        if self.embeddings is not None:
+            tokens = np.where(tokens < IMAGE_ROWS, tokens, 0)  # these are made by the embeddings themselves
         largest = int(tokens.max())
         if int(tokens.min()) >= 0 and largest < self.vocabulary_size:
             return

@@ -83,6 +83,20 @@ def find_task(model: str | Path, name: str | None = None) -> Task:
     return task_of_files(config, files) if name is None else task_named(name).for_model(config)
 
 
+def check_served(task: Task, folder: Path) -> None:
+    """Refuse a model that does a task and cannot be tuned; see `Task.why_not_served`.
+
+    Raises:
+        ConfigError: with what works.
+    """
+    file, config = folder / "config.json", {}
+    with suppress(OSError, ValueError, RecursionError):
+        config = json.loads(file.read_text(encoding="utf-8"))
+    problem = task.why_not_served(config) if isinstance(config, dict) and config else None
+    if problem is not None:
+        raise ConfigError(problem, file=file)
+
+
 def task_of_files(config: Mapping[str, Any], files: Collection[str]) -> Task:
     """Return the task of a model with this config.json and files of these names; text generation if none says more."""
     found = (task for task in map(task_named, task_names()) if task.matches(config, files))

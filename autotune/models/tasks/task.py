@@ -67,7 +67,7 @@ class Loss:
 
 
 class Task(ABC):
-    """What a model does, and all that differs from one task to the next.
+    """Purpose of a model, with all that differs from one task to the next.
 
     A task is a module of `autotune.models.tasks` with an instance named ``TASK``, or any other module with one, which
     model.yaml names as ``module:TASK``. Only methods of running may import OpenVINO.
@@ -85,6 +85,7 @@ class Task(ABC):
         pipeline_tag: of the model card.
         distillable: whether `distillation` can train such models.
         generates: whether such models can write synthetic texts.
+        in_parts: whether further IRs are beside the one that is compressed.
     """
 
     name: ClassVar[str]
@@ -100,6 +101,7 @@ class Task(ABC):
     pipeline_tag: ClassVar[str]
     distillable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
 
     @property
     def spec(self) -> str:
@@ -114,6 +116,10 @@ class Task(ABC):
     def for_model(self, config: Mapping[str, Any]) -> Task:
         """Return this task, or the variant of it for a model with this config.json, such as one of another class."""
         return self
+
+    def why_not_served(self, config: Mapping[str, Any]) -> str | None:
+        """Return why a model with this config.json cannot be tuned although it does this task, and what to do."""
+        return None
 
     @abstractmethod
     def snippets(self, folder: Path | None) -> Sequence[str]:
@@ -152,23 +158,43 @@ class Task(ABC):
         Args:
             model: the model or its folder.
             tokenizer: the `transformers` tokenizer.
-            folder: the original's folder, with its configuration; None for a model in memory.
+            folder: a folder with the original's configuration and, for an `ov.Model` in parts, the other IRs; None for
+                a model in memory.
             device, ov_config: as for `OpenVINOLanguageModel`.
             constants: further inputs of the model and their values; the mapping is read at every inference.
             columns: largest number of positions of a forward pass of a language model; 0 is as many as fit.
         """
 
-    def inputs(self, tokens: IntArray, tokenizer: Any) -> Mapping[str, Any]:
+    def embeddings(self, folder: Path | None, device: str, ov_config: Mapping[str, Any] | None) -> Any:
+        """Return what computes the ``inputs_embeds`` of a graph that takes no tokens; None for one that takes them.
+
+        Args:
+            folder: of the IRs beside the graph; None for a model in memory.
+            device, ov_config: as for `OpenVINOLanguageModel`.
+        """
+        return None
+
+    def inputs(self, tokens: IntArray, tokenizer: Any, embeddings: Any = None) -> Mapping[str, Any]:
         """Return the inputs of the graph for calibration windows, int64 [B, T], by name; more than it has is fine.
 
-        By default they are those of language models and encoders.
+        By default they are those of language models and encoders, with the embeddings that `embeddings` returned. The
+        tokenizer is None for a model without one.
         """
         from autotune.compression.calibration.segments import text_inputs
 
-        return text_inputs(tokens)
+        inputs = text_inputs(tokens)
+        return inputs if embeddings is None else {**inputs, "inputs_embeds": embeddings(tokens)}
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
-        """Cut calibration texts into windows of tokens, int64 [n, T]; see `read_windows`."""
+        """Cut calibration texts into windows of tokens, int64 [n, T]; see `read_windows` and `embeddings`."""
         return read_windows(source, tokenizer, texts, sequence_length=length, samples=samples, name=name)

@@ -131,7 +131,15 @@ class TextEmbedding(Task):
         )
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
         """See `Task`; each window begins and ends with the special tokens of a text of its own."""
         if source.tokens is not None:

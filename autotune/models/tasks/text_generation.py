@@ -61,7 +61,7 @@ class TextGeneration(Task):
     kind = "causal language model"
     export_class = "OVModelForCausalLM"
     export_task = "text-generation-with-past"
-    examples = ("llama", "qwen3", "gemma3_text")
+    examples: ClassVar[tuple[str, ...]] = ("llama", "qwen3", "gemma3_text")
     evaluators: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "similarity": {
             "prompts": "default",
@@ -119,6 +119,7 @@ class TextGeneration(Task):
             constants=constants,
             limits=BatchLimits(columns=columns),
             eos_token_ids=end_token_ids(folder, tokenizer),
+            embeddings=self.embeddings(model if isinstance(model, Path) else folder, device, ov_config),
         )
 
 

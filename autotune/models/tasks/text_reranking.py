@@ -130,7 +130,15 @@ class TextReranking(Task):
         )
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
         """See `Task`; each window is a pair of consecutive parts of a text."""
         if source.tokens is not None:
@@ -151,13 +159,15 @@ class TextReranking(Task):
         edges = [np.tile(np.array(part, np.int64), (len(found), 1)) for part in (before, between, after)]
         return np.concatenate([edges[0], found[:, :query], edges[1], found[:, query:], edges[2]], axis=1)
 
-    def inputs(self, tokens: IntArray, tokenizer: Any) -> Mapping[str, Any]:
+    def inputs(self, tokens: IntArray, tokenizer: Any, embeddings: Any = None) -> Mapping[str, Any]:
         """See `Task`; with the token types of the pairs that `windows` makes."""
+        if tokenizer is None:
+            return super().inputs(tokens, tokenizer)
         before, between, after, second = pair_tokens(tokenizer)
         inner = tokens.shape[1] - len(before) - len(between) - len(after)
         types = np.zeros_like(tokens)
         types[:, len(before) + query_length(inner) + len(between) :] = second
-        return {**super().inputs(tokens, tokenizer), "token_type_ids": types}
+        return {**super().inputs(tokens, tokenizer, embeddings), "token_type_ids": types}
 
 
 def query_length(inner: int) -> int:
@@ -196,12 +206,20 @@ class CausalReranking(TextReranking):
         return len(shape) == 3
 
     def windows(
-        self, source: TextSource, tokenizer: Any, texts: Sequence[str], *, length: int, samples: int, name: str
+        self,
+        source: TextSource,
+        tokenizer: Any,
+        texts: Sequence[str],
+        *,
+        length: int,
+        samples: int,
+        name: str,
+        embeddings: Any = None,
     ) -> IntArray:
         """See `Task`."""
         return Task.windows(self, source, tokenizer, texts, length=length, samples=samples, name=name)
 
-    def inputs(self, tokens: IntArray, tokenizer: Any) -> Mapping[str, Any]:
+    def inputs(self, tokens: IntArray, tokenizer: Any, embeddings: Any = None) -> Mapping[str, Any]:
         """See `Task`."""
         return Task.inputs(self, tokens, tokenizer)
 

@@ -19,7 +19,7 @@ from autotune.results.records import StudyResults
 
 
 class Usage(Protocol):
-    """How a model is listed on the hub; `autotune.models.tasks.task.Task` is one.
+    """Entry of a model on the hub; `autotune.models.tasks.task.Task` is one.
 
     Attributes:
         label: name of the task in a sentence.

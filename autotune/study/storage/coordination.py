@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.common.files import locked
 from autotune.study.storage.history import History
+from autotune.study.storage.patience import repeated
 
 if TYPE_CHECKING:
     import optuna
@@ -113,14 +114,16 @@ class Shared:
     @contextmanager
     def claim(self) -> Iterator[None]:
         """See `Sharing`."""
+        from sqlalchemy.exc import SQLAlchemyError
+
         engine = backend(self._storage).engine
         if engine.dialect.name == "postgresql":
-            with engine.connect() as connection:
-                connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
+            with repeated(locked_connection)(engine) as connection:
                 try:
                     yield
                 finally:
-                    connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK})")
+                    with suppress(SQLAlchemyError):  # a lost connection has released the lock
+                        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK})")
         elif engine.dialect.name == "sqlite" and engine.url.database:
             with locked(Path(engine.url.database)):
                 yield
@@ -167,6 +170,17 @@ class Shared:
             for trial_id in list(self._own.values()):
                 with suppress(Exception):  # the search itself reports a storage that does not work
                     self._storage.record_heartbeat(trial_id)
+
+
+def locked_connection(engine: Any) -> Any:
+    """Open a connection that holds PostgreSQL's advisory lock."""
+    connection = engine.connect()
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def backend(storage: Any) -> Any:

@@ -19,6 +19,7 @@ from autotune.errors import StudyError, UsageError
 from autotune.evaluation import Direction
 from autotune.results.load import enabled_loggers
 from autotune.study.storage import coordination as sharing
+from autotune.study.storage.patience import repeat_lost_operations
 
 if TYPE_CHECKING:
     import optuna
@@ -210,6 +211,8 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     if sqlite:
         event.listen(storage.engine, "connect", use_write_ahead_log)
         storage.engine.dispose()  # the connection that made the tables has no such setting
+    else:
+        repeat_lost_operations(storage)
     return storage
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from autotune.common.machine import available_memory
 from autotune.common.threads import usable_cores
-from autotune.errors import ConfigError
 
 if TYPE_CHECKING:
     from autotune.config.config import Config
@@ -46,17 +45,3 @@ def worker_count(config: Config, original: int) -> int:
         return 1
     needed = config.study.memory_limit or WORKER_BYTES + MODELS * original
     return USUAL_WORKERS if USUAL_WORKERS * needed <= available_memory() else 1
-
-
-def check_memory(limit: int | None, least: int) -> None:
-    """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
-
-    Raises:
-        ConfigError: it is. `autotune plan` shows what a worker needs in all.
-    """
-    if limit is not None and limit < least:
-        raise ConfigError(
-            f"is {limit / 1e9:.2f} GB, less than the original model of {least / 1e9:.2f} GB, which every worker "
-            "holds in memory. Raise the limit; `autotune plan` forecasts the memory of a worker",
-            key="study.memory_limit",
-        )

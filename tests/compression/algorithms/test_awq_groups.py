@@ -228,6 +228,21 @@ def test_a_state_must_start_at_nothing(start: float, merges: bool) -> None:
     assert (groups_of(model)["second",] is not None) == merges
 
 
+def test_a_width_that_the_graph_leaves_open_is_that_of_the_weight() -> None:
+    """Exports reshape heads to [batch, tokens, -1]; the input is calibrated, and divided in the rows before."""
+    x = features(32)
+    before = ops.gather(ops.shape_of(x), np.array([0, 1]), np.int64(0))
+    rows = ops.matmul(x, as_constant(normal(64, 32), "rows"), False, True)
+    split = ops.reshape(rows, ops.concat([before, ops.constant(np.array([4, 16]))], 0), special_zero=False)
+    back = named(ops.reshape(split, ops.concat([before, ops.constant(np.array([-1]))], 0), special_zero=False), "back")
+    assert back.get_output_partial_shape(0)[2].is_dynamic
+    model = result_model([ops.matmul(back, as_constant(normal(8, 64, seed=1), "W"), False, True)], [x])
+    assert find_weights(model)[1].activations == ("back:0",)
+    assert groups_of(model)[("W",)] == ("rows",)
+    inputs = normal(2, 5, 32, seed=9)
+    assert distance(outputs_of(model, inputs), outputs_of(scaled_without_rounding(model, merged=True), inputs)) < 1e-5
+
+
 def expert_block(*, grouped: bool) -> ov.Model:
     """Swish(gate) * up -> down for three experts: all of them on all tokens, or each on its own by GroupedMatMul."""
     x = named(ops.parameter([-1, 32], np.float32), "x")

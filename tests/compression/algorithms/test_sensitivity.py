@@ -122,3 +122,33 @@ def test_data_aware_metrics_without_a_text_are_refused_before_any_work() -> None
         with pytest.raises(PlanError, match="calibration text"):
             engine.plan(Settings(mode="int4_sym", group_size=32, ratio=0.5, sensitivity_metric=metric))
     assert bank.counters == {"computed": 0, "reused": 0}
+
+
+def test_output_error_counts_outputs_by_their_gradients(tmp_path: Path) -> None:
+    """Errors are multiplied by the mean squares of the gradients; a problem with these is a note."""
+    model = language_chain([normal(32, 32, seed=seed) for seed in range(4)], normal(20, 32))
+    cache, tokens = StatisticsCache(tmp_path), np.arange(40, dtype=np.int64).reshape(5, 8) % 20
+    settings = Settings(mode="int4_sym", group_size=32, ratio=0.5, sensitivity_metric="output_error")
+
+    def plan(gradients: Any) -> Any:
+        engine = Engine(
+            model,
+            statistics=lambda: cache.get_or_collect(model, engine.activations, tokens, model_fingerprint=""),
+            gradients=gradients and (lambda: gradients(engine)),
+        )
+        return engine.plan(settings)
+
+    def doubled(engine: Engine) -> dict[str, Any]:
+        (weight,) = [each for each in engine.weights if each.name == name]
+        return {weight.uses[0].node: np.full(weight.rows, 2, np.float32)}
+
+    def impossible(engine: Engine) -> Any:
+        raise PlanError("distillation: the model has a loop; compress it without distillation")
+
+    plain = plan(None)
+    name = next(iter(plain.sensitivity["values"]))
+    weighted, without = plan(doubled), plan(impossible)
+    expected = {**plain.sensitivity["values"], name: 2 * plain.sensitivity["values"][name]}
+    assert weighted.sensitivity["values"] == pytest.approx(expected)
+    assert without.sensitivity == plain.sensitivity
+    assert without.notes[-1].endswith("alike, for the model has a loop")

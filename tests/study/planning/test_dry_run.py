@@ -11,13 +11,13 @@ import openvino as ov
 import pytest
 from families import FAMILIES
 
+from autotune.common.machine import check_memory
 from autotune.compression.engine import Engine
 from autotune.config.config import Config
 from autotune.errors import ConfigError
 from autotune.evaluation import Measurement
 from autotune.study.planning.dry_run import dry_run
 from autotune.study.planning.scoring_cost import share_needed
-from autotune.study.workers.memory import check_memory
 from evaluators.perplexity import Perplexity
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import server
+from optuna.trial import create_trial
+from postgres import Server, restartable_server
 from search_fakes import SMALL, FakeConfig, FakeSession, Recorder, StudyOptions, search
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from autotune.errors import StudyError, UsageError
 from autotune.study.run import run_worker
+from autotune.study.storage import patience
 from autotune.study.storage.coordination import Shared
 from autotune.study.storage.database import DATABASE, open_study
 from autotune.study.storage.history import History
@@ -24,18 +27,24 @@ DIRECTIONS: Any = {"kl_divergence": "minimize", "footprint": "minimize"}
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Iterator[str]]:
+def running() -> Iterator[Server]:
+    """A PostgreSQL server."""
+    with restartable_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def postgres(running: Server) -> Iterator[str]:
     """URLs of empty databases on one server."""
-    with server() as address:
-        import psycopg
+    import psycopg
 
-        def databases() -> Iterator[str]:
-            for number in count():
-                with psycopg.connect(address.replace("+psycopg", ""), autocommit=True) as connection:
-                    connection.execute(f"CREATE DATABASE study{number}")
-                yield address.replace("/postgres", f"/study{number}")
+    def databases() -> Iterator[str]:
+        for number in count():
+            with psycopg.connect(running.url.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE study{number}")
+            yield running.url.replace("/postgres", f"/study{number}")
 
-        yield databases()
+    return databases()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -111,6 +120,46 @@ def test_every_storage_lets_one_process_at_a_time_claim_a_plan(url: str, tmp_pat
             thread.join()
         sharing.close()
     assert (most, inside) == (1, 0)
+
+
+def test_a_server_that_restarts_is_waited_for(running: Server, postgres: Iterator[str], tmp_path: Path) -> None:
+    """In the middle of a claim, between two operations, and while another process waits for the claim."""
+    with open_study(tmp_path, next(postgres), DIRECTIONS) as study:
+        sharing, results = Shared(study), []
+
+        def wait_for_claim() -> None:
+            with sharing.claim():
+                results.append(study.user_attrs["first"])
+
+        with sharing.claim():
+            study.set_user_attr("first", 1)
+            waiting = threading.Thread(target=wait_for_claim)
+            waiting.start()
+            running.restart()
+            study.set_user_attr("second", 2)
+        waiting.join(30)
+        running.restart()
+        study.add_trial(create_trial(values=[1.0, 2.0]))
+        assert results == [1]
+        assert study.user_attrs == {"first": 1, "second": 2}
+        assert [each.values for each in study.get_trials()] == [[1.0, 2.0]]
+        sharing.close()
+
+
+def test_only_a_lost_connection_is_tried_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of another kind comes out at once; a server that stays away, after `PATIENCE`."""
+    monkeypatch.setattr(patience, "PATIENCE", 0.3)
+    monkeypatch.setattr(patience, "PAUSE", 0.1)
+    for error, least, most in ((OperationalError, 3, 5), (IntegrityError, 1, 1)):
+        calls = []
+
+        def fail(calls: list[int] = calls, error: type[DBAPIError] = error) -> None:
+            calls.append(1)
+            raise error("INSERT", None, Exception())
+
+        with pytest.raises(error):
+            patience.repeated(fail)()
+        assert least <= len(calls) <= most
 
 
 def test_a_folder_may_have_braces_in_its_name(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def text_options(config: Config, loss: Loss) -> dict[str, Any]:
         return dict(config.evaluators[loss.evaluator])
     from autotune.evaluation.registry import evaluator_options
 
-    source, known = config.calibration, evaluator_options(loss.evaluator)
+    source, options = config.calibration, evaluator_options(loss.evaluator)
     names = ("path", "dataset", "name", "split", "column", "synthetic", "sequence_length", "samples")
-    given = {name: getattr(source, name) for name in names if known is None or name in known.model_fields}
+    given = {name: getattr(source, name) for name in names if options is None or name in options.model_fields}
     return {name: value for name, value in given.items() if value}

@@ -1,0 +1,146 @@
+"""New codes for the weights of a compressed model, rounded against the curvature of the divergence; scales stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from autotune.compression.algorithms.gptq import propagation
+from autotune.compression.formats.encoding import Codes, pack
+from autotune.compression.ir.constants import raw_bytes
+from autotune.compression.ir.layout import unpacked
+from autotune.compression.ir.weights import rows_to_shape
+from autotune.compression.variants import CompressedWeight
+from autotune.distillation.curvature import Curvature, measure_curvature, scaled
+from autotune.distillation.graph import Graph
+from autotune.distillation.rounding import ROWS, round_both_sides
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+MOST_BITS = 4
+"""Formats of more bits are left alone: their errors are hundreds of times smaller."""
+
+MOST_TOKENS = 32_768
+"""Tokens of the training windows whose gradients are used."""
+
+DAMPING = 0.1
+"""Share of the mean diagonal that is added to the gradients' second moments: a few tokens have most of them."""
+
+MOMENT_BYTES = 1 << 30
+"""Limit on the second moments that are in memory at once; for the others the windows are run again."""
+
+
+def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, CompressedWeight]) -> dict[str, int]:
+    """Find the weights that can be rounded again, each with the step of its MatMul.
+
+    Those are matrices of at most `MOST_BITS` bits without adapters, which one MatMul before the head reads. A constant
+    that the file has once for several weights is left alone.
+
+    Args:
+        graph: of the original model.
+        model: the compressed one.
+        weights: its compressed weights.
+    """
+    steps = {step.name: index for index, step in enumerate(graph.steps) if step.kind == "MatMul"}
+    head = graph.dependent([graph.hidden]) - {graph.hidden}
+    constants = constants_by_name(model)
+    copies = Counter(raw_bytes(node).tobytes() for node in constants.values())
+    found = {}
+    for name, compressed in weights.items():
+        weight, variant = compressed.rows.weight, compressed.variant
+        step = steps.get(weight.uses[0].node)
+        matrix = weight.kind == "matmul" and len(weight.shape) == 2 and weight.uses[0].port == 1
+        if not matrix or len(weight.uses) > 1 or step is None or step in head or step not in graph.dynamic:
+            continue
+        if variant.format.bits > MOST_BITS or variant.lora_rank:
+            continue
+        if copies[raw_bytes(constants[codes_name(compressed)]).tobytes()] == 1 and _nbytes(compressed) <= MOMENT_BYTES:
+            found[name] = step
+    return found
+
+
+def codes_name(compressed: CompressedWeight) -> str:
+    """Return the name of the constant with a weight's codes."""
+    name = compressed.rows.weight.name
+    return f"{name}_nncf_codebook_idxs" if compressed.variant.format.table_storage else name
+
+
+def constants_by_name(model: ov.Model) -> dict[str, ov.Node]:
+    """Return the Constants of a model."""
+    return {n.get_friendly_name(): n for n in model.get_ordered_ops() if n.get_type_name() == "Constant"}
+
+
+def round_again(
+    graph: Graph,
+    products: Mapping[str, int],
+    weights: Mapping[str, CompressedWeight],
+    tokens: npt.NDArray[np.int64],
+    share: int,
+    stage: Callable[[str], None],
+) -> dict[str, Codes]:
+    """Round weights with the scales that they have.
+
+    Args:
+        graph: of the original model.
+        products: from `find_products`.
+        weights: the compressed weights.
+        tokens: int64 [n, T], training windows.
+        share: windows that run on one thread at a time.
+        stage: receives progress messages.
+
+    Returns:
+        Bytes of the codes' constants, by their names.
+    """
+    length = tokens.shape[1]
+    count = max(share, min(len(tokens), MOST_TOKENS // length) // share * share)
+    texts = torch.from_numpy(np.ascontiguousarray(tokens[:count]))
+    found: dict[str, Codes] = {}
+    for names in passes(weights, products):
+        some = {name: products[name] for name in names}
+        curvature = measure_curvature(
+            graph, some, texts, share, lambda done: stage(f"distillation: gradients of {done} of {count} windows")
+        )
+        for name in names:
+            stage(f"distillation: rounding {len(found) + 1} of {len(products)} weights")
+            found[codes_name(weights[name])] = _rounded(weights[name], curvature.pop(name))
+    return found
+
+
+def _rounded(compressed: CompressedWeight, measured: Curvature) -> Codes:
+    weight, variant = compressed.rows.weight, compressed.variant
+    _, scale, zero, fmt = unpacked(compressed.packed(), weight, variant)
+    inputs, outputs = scaled(measured, compressed.input_scale, compressed.output_scale)
+    rows = compressed.rows.whole().reshape(weight.rows, variant.groups(weight), -1)
+    codes = round_both_sides(rows, scale, zero, propagation(inputs), propagation(outputs, damping=DAMPING), fmt)
+    return pack(np.ascontiguousarray(rows_to_shape(codes, weight)[0]).reshape(-1), fmt.bits)
+
+
+def passes(weights: Mapping[str, CompressedWeight], products: Mapping[str, int]) -> Iterator[list[str]]:
+    """Divide weights into lists whose second moments fit into `MOMENT_BYTES`; the last layers come first."""
+    names: list[str] = []
+    held = 0
+    for name in sorted(products, key=lambda name: -products[name]):
+        if names and held + _nbytes(weights[name]) > MOMENT_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += _nbytes(weights[name])
+    if names:
+        yield names
+
+
+def _nbytes(compressed: CompressedWeight) -> int:
+    """Return the bytes of a weight's second moments."""
+    weight = compressed.rows.weight
+    return 4 * (weight.rows**2 + weight.columns**2)
+
+
+def rounding_steps(rows: int, columns: int) -> int:
+    """Return the steps in which a weight is rounded."""
+    return -(-rows // ROWS) * (columns + ROWS)

@@ -1,0 +1,203 @@
+"""Groups `kills` and `signals` of `chaos.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from chaos_lab import Injection, Journal, Lab, MadeUp, finish, start
+from common import DEMO
+
+COMMANDS = {
+    "export": ("export", "study", "OUT", "--knee"),
+    "compress": ("compress", str(DEMO / "model"), "OUT", "--mode", "int4_asym", "--group-size", "32"),
+    "report": ("report", "study"),
+    "distillation": (
+        *("compress", str(DEMO / "model"), "OUT", "--mode", "int4_asym", "--group-size", "32", "--distillation"),
+        *("--calibration", str(DEMO / "calibration.txt"), "--samples", "4", "--sequence-length", "32"),
+    ),
+}
+
+
+def kills(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
+    """Yield injections in rounds: studies, whose workers are killed too, and each of the commands once."""
+    goal = lab.count(100)
+    made_up = MadeUp(lab.folder, lab.options)
+    while sum(each.fault.startswith("SIGKILL: ") for each in journal.all) < goal:
+        seed = journal.count("SIGKILL: export")
+        for number in range(2):
+            dice = random.Random(f"made-up {seed} {number}")
+            yield lambda dice=dice, seed=seed: killed_study(journal, made_up, dice, seed)
+        yield lambda seed=seed: killed_study(journal, lab, random.Random(f"study {seed}"), seed)
+        for command in COMMANDS:
+            if command != "distillation" or seed % 2 == 0:
+                dice = random.Random(f"{command} {seed}")
+                yield lambda command=command, dice=dice, seed=seed: killed_command(journal, lab, command, dice, seed)
+
+
+def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> None:
+    """Kill a search, or one of its workers, at random moments until it finishes, at most ten times."""
+    workers = dice.choice((0, 2, 2))
+    folder = lab.prepare(f"killed-{os.getpid()}", workers=workers, warm=seed % 4 > 0)
+    kinds, started = [], time.monotonic()
+    while True:
+        process, again, spared = lab.search(folder), time.monotonic(), workers == 0
+        while len(kinds) < 10 and process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(dice.uniform(0.2, lab.seconds / 3))
+            if process.poll() is not None:
+                break
+            children = psutil.Process(process.pid).children(recursive=True)
+            if spared or not children or dice.random() < 0.5:
+                kinds.append("search")
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                psutil.wait_procs(children, timeout=10)
+            else:  # once only: a trial that is killed twice fails, as it should
+                kinds.append("worker")
+                spared = True
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    dice.choice(children).kill()
+        stderr = process.communicate()[1].decode()
+        if process.returncode == 0 or (process.returncode != -signal.SIGKILL and "worker process died" not in stderr):
+            break
+    lost, repeated = lab.difference(folder) if process.returncode == 0 else (stderr[-300:], 0)
+    lost = lost or (f"{repeated} trials repeated by {len(kinds)} kills" if repeated > 2 * len(kinds) else "")
+    alive = [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
+    lost = lost or (f"processes are left: {alive}" if alive else "")
+    for position, kind in enumerate(kinds or ["search"]):
+        last = position == max(len(kinds), 1) - 1
+        seconds = time.monotonic() - again if last else None
+        fault = f"SIGKILL: {kind}{lab.suffix}"
+        journal.add(Injection(fault, journal.count(fault), lost, seconds, repeated if last else 0))
+    print(
+        f"study{lab.suffix} killed {len(kinds)} times: {time.monotonic() - started:.0f} s, {repeated} repeated",
+        flush=True,
+    )
+    shutil.rmtree(folder)
+
+
+def outputs(folder: Path, command: str, out: str) -> dict[str, bytes]:
+    """The files that a command writes, but those with a date in them."""
+    root = folder / ("study" if command == "report" else out)
+    kinds = (".bin", ".csv", ".md", ".html", ".png", ".json")
+    names = [path for path in root.rglob("*") if path.is_file() and path.suffix in kinds]
+    dated = ("manifest.json", "report.html", "README.md", "report.md", "autotune.json")
+    return {str(path.relative_to(root)): path.read_bytes() for path in names if path.name not in dated}
+
+
+def killed_command(journal: Journal, lab: Lab, command: str, dice: random.Random, seed: int) -> None:
+    """Kill a command once: its output is whole or not there, and the same command then succeeds."""
+    folder, whole = lab.whole, lab.folder / f"{command}-seconds"
+    words = [f"{command}-out" if word == "OUT" else word for word in COMMANDS[command]]
+    out = folder / f"{command}-out"
+    cache = folder / f"{command}-cache"
+    shutil.rmtree(out, ignore_errors=True)
+    if not cache.exists():
+        shutil.copytree(folder / "cache" / "models", cache / "models")
+    if not whole.exists():
+        shutil.rmtree(folder / f"{command}-whole", ignore_errors=True)
+        started = time.monotonic()
+        finish(start(folder, *words, cache=cache))
+        whole.write_text(str(time.monotonic() - started))
+        if command != "report":
+            out.rename(folder / f"{command}-whole")
+    for room in ("bank", "distillation", "statistics"):
+        shutil.rmtree(cache / room, ignore_errors=True)
+    expected = outputs(folder, command, f"{command}-whole")
+    process = start(folder, *words, cache=cache)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(dice.uniform(0.2, float(whole.read_text())))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    lost, started = "", time.monotonic()
+    if command != "report" and out.exists() and outputs(folder, command, out.name) != expected:
+        lost = f"a part of {out.name} is left"
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        finish(start(folder, *words, cache=cache))
+    except RuntimeError as error:
+        lost = str(error)
+    found = outputs(folder, command, out.name)
+    others = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+    lost = lost or (f"other files than undisturbed: {', '.join(others)}" if others else "")
+    left = [path.name for path in folder.glob(f".{out.name}*")]
+    lost = lost or (f"left: {', '.join(left)}" if left else "")
+    journal.add(Injection(f"SIGKILL: {command}", seed, lost, time.monotonic() - started))
+    shutil.rmtree(out, ignore_errors=True)
+
+
+SIGNALS = {
+    "SIGTERM": ([signal.SIGTERM], 128 + signal.SIGTERM),
+    "SIGHUP": ([signal.SIGHUP], 128 + signal.SIGHUP),
+    "Ctrl-C": ([signal.SIGINT], 130),
+    "two Ctrl-C": ([signal.SIGINT, signal.SIGINT], 130),
+    "SIGSTOP of a worker for 15 s": ([signal.SIGSTOP], 0),
+    "SIGSTOP of the search and its workers for 15 s": ([signal.SIGSTOP], 0),
+}
+
+
+def signals(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
+    """Yield each kind of signal in turn."""
+    made_up = MadeUp(lab.folder, lab.options)
+    for seed in range(lab.count(10)):
+        for name in SIGNALS:
+            place, before = (lab, seed // 5) if seed % 5 == 0 else (made_up, seed - seed // 5 - 1)
+            if journal.count(f"{name}{place.suffix}") <= before:
+                dice = random.Random(f"{name} {seed}")
+                yield lambda name=name, place=place, dice=dice, seed=seed: signalled(journal, place, name, dice, seed)
+
+
+def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: int) -> None:
+    """Send signals in the middle of a study; it ends in time with its report, and the same command continues it."""
+    sent, code = SIGNALS[name]
+    workers = 2 if "worker" in name else dice.choice((0, 2))
+    folder = lab.prepare(f"signalled-{os.getpid()}", workers=workers, warm=True)
+    process = lab.search(folder)
+    until = time.monotonic() + 120
+    while not lab.has_begun(folder) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)  # before, a signal ends the preparation at once
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(dice.uniform(0, lab.seconds / 2))
+    lost, repeated, seconds = "", 0, None
+    try:
+        if process.poll() is not None:
+            finish(process)
+        elif sent == [signal.SIGSTOP]:
+            family = psutil.Process(process.pid).children()
+            stopped = [dice.choice(family)] if "search" not in name else [psutil.Process(process.pid), *family]
+            for each in stopped:
+                each.suspend()
+            time.sleep(15)
+            for each in stopped:
+                each.resume()
+            started = time.monotonic()
+            finish(process)
+            seconds = time.monotonic() - started
+        else:
+            for each in sent:
+                process.send_signal(each)
+                latest = time.monotonic()
+                time.sleep(0.3 if len(sent) > 1 else 0)
+            # The script of made-up models has no handler of its own for the exception of a second signal.
+            finish(process, *([code, -signal.SIGINT] if len(sent) > 1 and lab.suffix else [code]))
+            seconds = time.monotonic() - latest
+            if len(sent) > 1 and seconds > 2:
+                lost = f"ended after {seconds:.1f} s"
+            if len(sent) == 1 and not lab.suffix and not (folder / "study" / "report.html").exists():
+                lost = "no report"
+            finish(lab.search(folder))
+        problem, repeated = lab.difference(folder)
+        lost = lost or problem
+    except RuntimeError as error:
+        lost = str(error)
+    journal.add(Injection(f"{name}{lab.suffix}", seed, lost, seconds, repeated))
+    shutil.rmtree(folder)
