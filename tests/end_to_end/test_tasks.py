@@ -22,6 +22,11 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "
 SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+
+
 def write_word_pieces(folder: Path) -> int:
     """Write a BERT tokenizer of single letters; return its number of tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -104,7 +109,6 @@ def search(folder: Path, model: Path, **changes: Any) -> Any:
         "space": {"mode": ["int4_asym"], "group_size": 32, "gptq": [True], "awq": [False, True]},
         "evaluators": {"embedding_similarity": {"path": str(folder / "queries.jsonl")}},
         "study": {"trials": 2, "workers": 0},
-        "cache": {"directory": str(folder / "cache")},
         **changes,
     }
     return autotune.search(config, progress=False)
