@@ -129,7 +129,7 @@ class LanguageModel(Protocol):
 
     @property
     def takes_images(self) -> bool:
-        """Whether `prompt` lays out prompts; those of other models are tokenized."""
+        """True if `prompt` lays out prompts; those of other models are tokenized."""
 
     def prompt(self, text: str, image: Path | None) -> list[int]:
         """Lay out a prompt with the model's processor, as ids for the methods below: some are an image's features.

@@ -140,7 +140,7 @@ def test_a_task_of_ones_own_is_one_file(tmp_path: Path) -> None:
     assert isinstance(small, single.CompressedModel)
     scores = small.evaluate({f"{__name__}:ToyError": {}})
     assert 0 < scores["toy_error"].value < 0.5
-    with pytest.raises(ConfigError, match="scores models for text-generation, and this one is for toy"):
+    with pytest.raises(ConfigError, match="scores models for text-generation and visual-text, and this one is for toy"):
         small.evaluate({"perplexity": {"synthetic": True}})
 
 
