@@ -39,13 +39,13 @@ __all__ = [
     "plan",
     "reproduce",
     "search",
+    "sweep",
     "worker",
 ]
 
 _HOMES = {
-    **dict.fromkeys(
-        ("compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"), "autotune.api"
-    ),
+    **dict.fromkeys(("compare", "compress", "evaluate", "load_study", "plan", "reproduce"), "autotune.api"),
+    **dict.fromkeys(("search", "sweep", "worker"), "autotune.api"),
     **dict.fromkeys(
         ("MLflowCallback", "TensorBoardCallback", "WeightsAndBiasesCallback"), "autotune.reporting.trackers"
     ),

@@ -10,18 +10,17 @@ Texts (``calibration``, ``evaluation``) are a path, a list of strings, ``{"datas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
+from autotune.study.sweep import search_model, sweep
 from autotune.study.view import Study, load_study
 
 if TYPE_CHECKING:
     import openvino as ov
-    import optuna
     import pandas as pd
-    from optuna.trial import FrozenTrial
 
     from autotune.config.config import Config
     from autotune.evaluation.scores import Scores
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from autotune.study.planning.dry_run import DryRun
     from autotune.study.run import StudyOutcome
     from autotune.study.single import CompressedModel
+    from autotune.study.sweep import Callback
 
     Target = str | Sequence[str] | None
-    Callback = Callable[[optuna.Study, FrozenTrial], None]
 
-__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "worker"]
+__all__ = ["compare", "compress", "evaluate", "load_study", "plan", "reproduce", "search", "sweep", "worker"]
 
 
 def compress(
@@ -105,8 +104,7 @@ def compress(
         >>> small.footprint
         2501061
     """
-    from autotune.config.arguments import read_settings, read_size, read_targets
-    from autotune.config.config import calibration_from
+    from autotune.config.arguments import calibration_from, read_settings, read_size, read_targets
     from autotune.evaluation.texts.sources import text_source
     from autotune.models.source import source_of
     from autotune.study import single
@@ -250,23 +248,19 @@ def search(
         [3981701, 2501061]
     """
     from autotune.config.arguments import as_config, changes_of
-    from autotune.reporting.trackers import trackers
     from autotune.study.progress import listening
-    from autotune.study.run import run_search
 
-    changes = [*overrides, *changes_of(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
-    start = None if start_from is None else Path(start_from)
-    with listening(progress) as listener, trackers(callbacks) as called:
-        outcome = run_search(
-            as_config(config, changes, output, note=listener.note),
-            listener=listener,
-            fresh=fresh,
+    given = [*overrides, *changes_of(target, effort, trials=trials, timeout=timeout, workers=workers, seed=seed)]
+    with listening(progress) as listener:
+        return search_model(
+            as_config(config, given, output, note=listener.note),
+            listener,
             storage=storage,
-            start_from=start,
-            callbacks=called,
+            start_from=start_from,
+            fresh=fresh,
+            callbacks=callbacks,
             open_page=open_page,
         )
-    return Study(outcome.report.results, outcome.folder, storage, outcome)
 
 
 def worker(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-from chaos_lab import Injection, Journal, Lab, difference, finish, start
+from chaos_lab import Injection, Journal, Lab, MadeUp, finish, start
 from common import DEMO
 
 COMMANDS = {
@@ -30,8 +30,12 @@ COMMANDS = {
 def kills(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield injections in rounds: studies, whose workers are killed too, and each of the commands once."""
     goal = lab.count(100)
+    made_up = MadeUp(lab.folder, lab.options)
     while sum(each.fault.startswith("SIGKILL: ") for each in journal.all) < goal:
         seed = journal.count("SIGKILL: export")
+        for number in range(2):
+            dice = random.Random(f"made-up {seed} {number}")
+            yield lambda dice=dice, seed=seed: killed_study(journal, made_up, dice, seed)
         yield lambda seed=seed: killed_study(journal, lab, random.Random(f"study {seed}"), seed)
         for command in COMMANDS:
             if command != "distillation" or seed % 2 == 0:
@@ -45,7 +49,7 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
     folder = lab.prepare(f"killed-{os.getpid()}", workers=workers, warm=seed % 4 > 0)
     kinds, started = [], time.monotonic()
     while True:
-        process, again, spared = start(folder, "search", "model.yaml"), time.monotonic(), workers == 0
+        process, again, spared = lab.search(folder), time.monotonic(), workers == 0
         while len(kinds) < 10 and process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(dice.uniform(0.2, lab.seconds / 3))
@@ -65,16 +69,19 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
         stderr = process.communicate()[1].decode()
         if process.returncode == 0 or (process.returncode != -signal.SIGKILL and "worker process died" not in stderr):
             break
-    lost, repeated = difference(lab, folder) if process.returncode == 0 else (stderr[-300:], 0)
+    lost, repeated = lab.difference(folder) if process.returncode == 0 else (stderr[-300:], 0)
     lost = lost or (f"{repeated} trials repeated by {len(kinds)} kills" if repeated > 2 * len(kinds) else "")
     alive = [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
     lost = lost or (f"processes are left: {alive}" if alive else "")
     for position, kind in enumerate(kinds or ["search"]):
         last = position == max(len(kinds), 1) - 1
         seconds = time.monotonic() - again if last else None
-        count = journal.count(f"SIGKILL: {kind}")
-        journal.add(Injection(f"SIGKILL: {kind}", count, lost, seconds, repeated if last else 0))
-    print(f"study killed {len(kinds)} times: {time.monotonic() - started:.0f} s, {repeated} repeated", flush=True)
+        fault = f"SIGKILL: {kind}{lab.suffix}"
+        journal.add(Injection(fault, journal.count(fault), lost, seconds, repeated if last else 0))
+    print(
+        f"study{lab.suffix} killed {len(kinds)} times: {time.monotonic() - started:.0f} s, {repeated} repeated",
+        flush=True,
+    )
     shutil.rmtree(folder)
 
 
@@ -140,10 +147,13 @@ SIGNALS = {
 
 def signals(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield each kind of signal in turn."""
+    made_up = MadeUp(lab.folder, lab.options)
     for seed in range(lab.count(10)):
         for name in SIGNALS:
-            if journal.count(name) <= seed:
-                yield lambda name=name, seed=seed: signalled(journal, lab, name, random.Random(f"{name} {seed}"), seed)
+            place, before = (lab, seed // 5) if seed % 5 == 0 else (made_up, seed - seed // 5 - 1)
+            if journal.count(f"{name}{place.suffix}") <= before:
+                dice = random.Random(f"{name} {seed}")
+                yield lambda name=name, place=place, dice=dice, seed=seed: signalled(journal, place, name, dice, seed)
 
 
 def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: int) -> None:
@@ -151,9 +161,9 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
     sent, code = SIGNALS[name]
     workers = 2 if "worker" in name else dice.choice((0, 2))
     folder = lab.prepare(f"signalled-{os.getpid()}", workers=workers, warm=True)
-    process = start(folder, "search", "model.yaml")
+    process = lab.search(folder)
     until = time.monotonic() + 120
-    while not list(folder.glob("study/plans/*")) and process.poll() is None and time.monotonic() < until:
+    while not lab.has_begun(folder) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)  # before, a signal ends the preparation at once
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(dice.uniform(0, lab.seconds / 2))
@@ -177,16 +187,17 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
                 process.send_signal(each)
                 latest = time.monotonic()
                 time.sleep(0.3 if len(sent) > 1 else 0)
-            finish(process, code=code)
+            # The script of made-up models has no handler of its own for the exception of a second signal.
+            finish(process, *([code, -signal.SIGINT] if len(sent) > 1 and lab.suffix else [code]))
             seconds = time.monotonic() - latest
             if len(sent) > 1 and seconds > 2:
                 lost = f"ended after {seconds:.1f} s"
-            if len(sent) == 1 and not (folder / "study" / "report.html").exists():
+            if len(sent) == 1 and not lab.suffix and not (folder / "study" / "report.html").exists():
                 lost = "no report"
-            finish(start(folder, "search", "model.yaml"))
-        problem, repeated = difference(lab, folder)
+            finish(lab.search(folder))
+        problem, repeated = lab.difference(folder)
         lost = lost or problem
     except RuntimeError as error:
         lost = str(error)
-    journal.add(Injection(name, seed, lost, seconds, repeated))
+    journal.add(Injection(f"{name}{lab.suffix}", seed, lost, seconds, repeated))
     shutil.rmtree(folder)

@@ -22,6 +22,7 @@ from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect
 from autotune.study.storage.history import History, is_interrupted
 from autotune.study.storage.rows import front_trials
 
+SUPPORT = Path(__file__).parents[1] / "tests" / "support"
 CONFIG = """\
 model: {demo}/model
 output: study
@@ -110,6 +111,8 @@ class Journal:
 class Lab:
     """The undisturbed study that disturbed ones are compared with; made when it is first needed."""
 
+    suffix = ""
+
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
 
@@ -144,9 +147,66 @@ class Lab:
         """The trials of the undisturbed study."""
         return trials_of(self.whole)
 
+    def search(self, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+        """Start, or continue, the search of a folder."""
+        return start(folder, "search", "model.yaml", **variables)
+
+    def has_begun(self, folder: Path) -> bool:
+        """Test if a trial of the search has a plan."""
+        return any(folder.glob("study/plans/*"))
+
+    def is_clear(self, process: subprocess.Popen[bytes], stderr: str) -> bool:
+        """Test if a command ended well, or with an error that is one paragraph."""
+        return process.returncode in (0, 1, 2) and "Traceback" not in stderr and "is a defect" not in stderr
+
+    def difference(self, folder: Path) -> tuple[str, int]:
+        """Compare a disturbed study with the undisturbed one; return problems, and the number of repeated trials."""
+        return difference(self, folder)
+
     def count(self, full: int) -> int:
         """Return this run's share of a full count, at least one."""
         return max(1, round(full * self.options.share))
+
+
+class MadeUp(Lab):
+    """Studies of made-up models: real searches, storages and workers, whose trials take no time."""
+
+    suffix = ", made-up models"
+
+    def prepare(self, name: str, *, workers: int, warm: bool = False) -> Path:
+        """Make a folder."""
+        folder = self.folder / f"made-up-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "cache").mkdir(parents=True)
+        (folder / "workers").write_text(str(workers))
+        return folder
+
+    @cached_property
+    def whole(self) -> Path:
+        """A study that nothing disturbed."""
+        folder = self.folder / "made-up-whole"
+        if not (folder / "seconds").exists():
+            folder, started = self.prepare("whole", workers=2), time.monotonic()
+            finish(self.search(folder))
+            (folder / "seconds").write_text(str(time.monotonic() - started))
+        return folder
+
+    def search(self, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+        """Start, or continue, the search of a folder."""
+        workers = (folder / "workers").read_text()
+        words = [str(folder / "study"), str(folder / "log.txt"), str(self.options.trials), "0.03", workers]
+        command = [sys.executable, str(SUPPORT / "search_fakes.py"), *words]
+        environment = {**os.environ, **variables}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def is_clear(self, process: subprocess.Popen[bytes], stderr: str) -> bool:
+        """Test if a search ended well, or with one of autotune's own errors."""
+        last = (stderr.strip().splitlines() or [""])[-1]
+        return process.returncode == 0 or (process.returncode == 1 and last.startswith("autotune.errors.StudyError"))
+
+    def has_begun(self, folder: Path) -> bool:
+        """Test if a trial of the search was scored."""
+        return (folder / "log.txt").exists()
 
 
 def start(
@@ -159,17 +219,12 @@ def start(
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.PIPE)
 
 
-def finish(process: subprocess.Popen[bytes], *, code: int = 0) -> str:
-    """Wait for the end of a command; raise if it has another exit code."""
+def finish(process: subprocess.Popen[bytes], *codes: int) -> str:
+    """Wait for the end of a command; raise if it has another exit code than one of these, by default 0."""
     stderr = process.communicate()[1].decode()
-    if process.returncode != code:
-        raise RuntimeError(f"exit code {process.returncode} instead of {code}: {stderr[-600:]}")
+    if process.returncode not in (codes or (0,)):
+        raise RuntimeError(f"exit code {process.returncode} instead of {codes or 0}: {stderr[-600:]}")
     return stderr
-
-
-def is_clear(process: subprocess.Popen[bytes], stderr: str) -> bool:
-    """Test if a command ended well, or with an error that is one paragraph."""
-    return process.returncode in (0, 1, 2) and "Traceback" not in stderr and "is a defect" not in stderr
 
 
 def trials_of(folder: Path) -> History:

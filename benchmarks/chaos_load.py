@@ -6,6 +6,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,24 +16,23 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from chaos_lab import CONFIG, Injection, Journal, Lab, difference, finish, start
+from chaos_lab import CONFIG, SUPPORT, Injection, Journal, Lab, difference, finish, start
 from common import DEMO
 
-SUPPORT = Path(__file__).parents[1] / "tests" / "support"
-FULL = {"trials": 5000, "on PostgreSQL": 400, "workers": 8, "of one worker": 200}
+SIZES = ((5000, 50), (400, 40), (8, 4), (200, 30))
+"""Full and least sizes: trials of a large study, trials and processes on PostgreSQL, trials of one worker."""
 
 
 def load(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield each measurement once; their sizes are the share `--scale` of the full ones."""
     scale = lab.options.scale
-    trials = {name: max(2, round(full * scale)) for name, full in FULL.items()}
+    many, shared, workers, one = (max(least, round(full * scale)) for full, least in SIZES)
+    restarts = f"{shared} trials by {workers} processes on PostgreSQL; server restarted, one process stopped"
     kinds: dict[str, Callable[[], str]] = {
-        f"a search of {trials['trials']} trials": lambda: measured("search", lab, trials["trials"]),
-        f"the report of {trials['trials']} trials": lambda: measured("report", lab, trials["trials"]),
-        f"{trials['on PostgreSQL']} trials by {trials['workers']} processes on PostgreSQL, server restarted": lambda: (
-            on_postgres(lab, trials["on PostgreSQL"], trials["workers"])
-        ),
-        f"{trials['of one worker']} trials of one worker": lambda: one_worker(lab, trials["of one worker"]),
+        f"a search of {many} trials": lambda: measured("search", lab, many),
+        f"the report of {many} trials": lambda: measured("report", lab, many),
+        restarts: lambda: on_postgres(lab, shared, workers),
+        f"{one} trials of one worker": lambda: one_worker(lab, one),
         "two searches, reports and `cache clear` on one cache": lambda: one_cache(lab, limit=None),
         "two searches on a cache that evicts": lambda: one_cache(lab, limit="3MB"),
     }
@@ -99,7 +99,7 @@ def large_report(folder: Path, trials: int) -> str:
 
 
 def on_postgres(lab: Lab, trials: int, workers: int) -> str:
-    """Search with several processes; restart the server once, and cut all connections twice."""
+    """Search with several processes; cut all connections, restart the server, and stop one process past its grace."""
     import psycopg
     from postgres import restartable_server
 
@@ -134,16 +134,18 @@ def on_postgres(lab: Lab, trials: int, workers: int) -> str:
         processes = [begin(0, server.url)]
         wait_for(1)
         processes += [begin(number, server.url) for number in range(1, workers)]
-        for part in (0.25, 0.5, 0.75):
-            wait_for(round(part * trials))
-            if part == 0.5:
-                server.restart()
-                continue
-            with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                    "AND datname IS NOT NULL"
-                )
+        wait_for(round(0.25 * trials))
+        with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                "AND datname IS NOT NULL"
+            )
+        wait_for(round(0.5 * trials))
+        server.restart()
+        wait_for(round(0.7 * trials))
+        processes[-1].send_signal(signal.SIGSTOP)
+        time.sleep(6)  # these processes count as dead after 3 seconds without a heartbeat
+        processes[-1].send_signal(signal.SIGCONT)
         ended = [(process.communicate()[1].decode(), process.returncode) for process in processes]
         errors = [stderr.strip().splitlines()[-1] for stderr, code in ended if code]
         found = history(server.url)
@@ -180,7 +182,7 @@ def one_worker(lab: Lab, trials: int) -> str:
 
 def one_cache(lab: Lab, *, limit: str | None) -> str:
     """Search twice at once on one cache, while it is cleared and reports are written; or while it evicts."""
-    cache, dice, cleared = lab.folder / "load-cache", random.Random(0), 0
+    cache, dice, cleared, refused = lab.folder / "load-cache", random.Random(0), 0, 0
     shutil.rmtree(cache, ignore_errors=True)
     folders = [lab.prepare(f"load-{name}", workers=1) for name in "ab"]
     for folder in folders:
@@ -194,8 +196,11 @@ def one_cache(lab: Lab, *, limit: str | None) -> str:
         bank = sum(path.stat().st_size for path in (cache / "bank").rglob("*.safetensors")) if limit else 0
         largest = max(largest, bank)
         if limit is None:
-            finish(start(folders[0], "cache", "clear", cache=cache))
-            cleared += 1
+            clearing = start(folders[0], "cache", "clear", cache=cache)
+            message = clearing.communicate()[1].decode()
+            assert clearing.returncode == 0 or "is in use" in message, message
+            refused += clearing.returncode != 0
+            cleared += clearing.returncode == 0
             with suppress(RuntimeError):  # before the first trial there is nothing to report
                 finish(start(folders[0], "report", "study", cache=cache))
     for process, folder in zip(processes, folders, strict=True):
@@ -204,7 +209,7 @@ def one_cache(lab: Lab, *, limit: str | None) -> str:
         assert not problem, problem
         assert not repeated, f"{repeated} trials repeated"
     if limit is None:
-        return f"cleared {cleared} times"
+        return f"cleared {cleared} times, refused {refused} times"
     most = int(float(re.sub("MB", "", limit)) * 1e6)
     assert largest < 1.5 * most, f"the bank had {largest} bytes, more than {limit}"
     return f"at most {largest / 1e6:.1f} MB in the bank of {limit}"

@@ -169,21 +169,11 @@ def metrics(argument: str) -> str:
     return f"{table(['metric', *found['pairs']], cells)}\n\n{provenance(found)}"
 
 
-def sensitivity(argument: str) -> str:
-    """`output_error` beside `weight_quantization_error` on three models."""
-    found = stored("sensitivity")
-    cells = [
-        [
-            row["model"],
-            f"{row['ratio']}",
-            milli(row["output_error"], 2),
-            milli(row["weight_quantization_error"], 2),
-            quotient(row["output_error"] / row["weight_quantization_error"]),
-        ]
-        for row in found["rows"]
-    ]
-    heads = ["model", "`ratio`", "KL, `output_error`", "KL, `weight_quantization_error`", "ratio of KL"]
-    return f"{table(heads, cells)}\n\nKL in 1e-3 nats/token. {provenance(found)}"
+def listed(argument: str) -> str:
+    """Return the table of a file that has heads and cells."""
+    found = stored(argument)
+    cells = [[each if isinstance(each, str) else f"{each:,}" for each in row] for row in found["rows"]]
+    return f"{table(found['heads'], cells)}\n\n{found['measured']} {provenance(found)}"
 
 
 def exported_with(entry: dict[str, Any]) -> list[str]:
@@ -378,7 +368,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "engine-1b": engine_1b,
     "search": search,
     "metrics": metrics,
-    "sensitivity": sensitivity,
+    "listed": listed,
     "families": families,
     "families-versions": families_versions,
     "mutated-models": mutated_models,

@@ -29,7 +29,7 @@ from autotune.config.config import load_config
 from autotune.study.loop import Search
 from autotune.study.progress import SilentListener
 from autotune.study.storage import coordination
-from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url, open_study
+from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url, open_study, quiet_optuna
 from autotune.study.storage.history import History
 from autotune.study.trials.trial import TrialResult, duplicate
 from autotune.study.workers.pool import Finished, Later
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4, help="of each worker")
     options = parser.parse_args()
     for workers in options.workers:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, quiet_optuna():
             url = options.storage or database_url(Path(scratch) / DATABASE)
             simulate(options.study, url, workers, options.trials * workers, options.seconds)
 

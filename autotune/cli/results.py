@@ -231,5 +231,10 @@ def compare(
     if as_json:
         print_json({"studies": [outcome_json(study.results) for study in studies], "folder": str(output)})
         return
-    print((output / "compare.md").read_text(encoding="utf-8"))
-    print(f"written: {', '.join(str(path) for path in sorted(output.glob('compare*')))}")
+    print_comparison(output)
+
+
+def print_comparison(folder: Path) -> None:
+    """Print the table of a comparison and the paths of its files."""
+    print((folder / "compare.md").read_text(encoding="utf-8"))
+    print(f"written: {', '.join(str(path) for path in sorted(folder.glob('compare*')))}")

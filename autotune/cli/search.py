@@ -25,11 +25,12 @@ from autotune.cli.output import (
     print_paths,
     print_plan,
 )
-from autotune.cli.results import compare
+from autotune.cli.results import print_comparison
 from autotune.compression.settings import EFFORTS
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
+    from autotune import Study
     from autotune.config.config import Config
 
 TRACKERS = ("wandb", "mlflow", "tensorboard")
@@ -144,33 +145,55 @@ def search(
         return
     arguments: dict[str, Any] = {"fresh": fresh, "storage": storage, "start_from": start_from, "callbacks": track or ()}
     arguments |= {"open_page": open_page, "progress": not quiet}
-    outcomes = [_run_search(config, arguments, as_json) for config in configs]
-    if len(outcomes) > 1:
-        folders = [config.output for config in configs]
-        compare(folders, folders[0].parent / "comparison", as_json=as_json)
-    elif as_json:
-        print_json(outcomes[0])
-    if any(not outcome["front"] for outcome in outcomes):
-        raise typer.Exit(1)
-
-
-def _run_search(config: Config, arguments: Mapping[str, Any], as_json: bool) -> dict[str, Any]:
-    """Run one study and return its outcome as plain data; print its front unless `as_json`."""
+    if len(configs) > 1:
+        del arguments["storage"]
+        _search_all(configs, arguments, as_json)
+        return
     from autotune import api
+
+    study = api.search(configs[0], **arguments)
+    if as_json:
+        print_json(_as_data(study))
+    else:
+        _print_study(study)
+    raise typer.Exit(_exit_code(study))
+
+
+def _search_all(configs: list[Config], arguments: Mapping[str, Any], as_json: bool) -> None:
+    """Search several models and print their comparison; exit with 1 if one of them failed."""
+    from autotune import api
+
+    swept = api.sweep(configs, **arguments, finished=lambda study: None if as_json else _print_study(study))
+    studies = list(swept.studies.values())
+    if as_json:
+        folder = None if swept.folder is None else str(swept.folder)
+        print_json({"studies": [_as_data(study) for study in studies], "errors": swept.errors, "folder": folder})
+    elif swept.folder is not None:
+        print_comparison(swept.folder)
+    for model, error in swept.errors.items():
+        print(f"{model} failed: {error}", file=sys.stderr)
+    if swept.errors:
+        print("the same command searches the failed models again and keeps the others", file=sys.stderr)
+    raise typer.Exit(max([int(bool(swept.errors)), *map(_exit_code, studies)]))
+
+
+def _as_data(study: Study) -> dict[str, Any]:
     from autotune.reporting.text.terminal import as_json as front_data
 
-    study = api.search(config, **arguments)
-    outcome = study.outcome
-    assert outcome is not None
-    data = {**front_data(study.results), "folder": str(outcome.folder), "ended": outcome.reason}
-    if not as_json:
-        print_front(study.results)
-        print_paths(study.results, outcome.report)
-    if outcome.interrupted:
-        if as_json:
-            print_json(data)
-        raise typer.Exit(outcome.exit_code)
-    return data
+    assert study.outcome is not None
+    return {**front_data(study.results), "folder": str(study.folder), "ended": study.outcome.reason}
+
+
+def _print_study(study: Study) -> None:
+    assert study.outcome is not None
+    print_front(study.results)
+    print_paths(study.results, study.outcome.report)
+
+
+def _exit_code(study: Study) -> int:
+    """Return that of a signal, 1 for a study without a front, or 0."""
+    assert study.outcome is not None
+    return study.outcome.exit_code or int(not study.results.front)
 
 
 def worker(

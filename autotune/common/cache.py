@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import time
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +98,54 @@ class Cache:
                     if path.stat().st_mtime < oldest:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def hold(self, owner: object) -> None:
+        """Keep other processes from clearing the cache as long as `owner` exists; on POSIX systems."""
+        with suppress(OSError):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        if (lock := self._lock(exclusive=False)) is not None:
+            weakref.finalize(owner, os.close, lock)
+
     def clear(self) -> int:
-        """Delete all subfolders (and no other files in the folder); return the bytes freed."""
+        """Delete all subfolders (and no other files in the folder); return the bytes freed.
+
+        Raises:
+            UsageError: another process holds the cache.
+        """
         before = sum(self.sizes().values())
-        for room in ROOMS:
-            shutil.rmtree(self.directory / room, ignore_errors=True)
+        try:
+            lock = self._lock(exclusive=True)
+        except BlockingIOError:
+            raise UsageError(
+                f"the cache {self.directory} is in use by a search, or by another process of autotune; clear it when "
+                "that has ended"
+            ) from None
+        try:
+            for room in ROOMS:
+                shutil.rmtree(self.directory / room, ignore_errors=True)
+        finally:
+            if lock is not None:
+                os.close(lock)
         return before - sum(self.sizes().values())
+
+    def _lock(self, *, exclusive: bool) -> int | None:
+        """Lock the folder until the returned file descriptor is closed; None where there are no such locks.
+
+        Raises:
+            BlockingIOError: `exclusive`, and another process has locked it.
+        """
+        if os.name != "posix" or not self.directory.is_dir():
+            return None
+        import fcntl
+
+        folder = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+        except OSError as error:
+            os.close(folder)
+            if isinstance(error, BlockingIOError):
+                raise
+            return None  # some network file systems lock no folders
+        return folder
 
 
 def _size(folder: Path) -> int:

@@ -14,16 +14,19 @@ from pydantic import ValidationError
 from autotune.common.paths import absolute, local_model, slug
 from autotune.common.units import parse_bytes
 from autotune.common.validation import from_validation
-from autotune.common.yaml import dotted, read_yaml
-from autotune.config.config import Config, config_from, load_config
+from autotune.common.yaml import Source, dotted, read_yaml
+from autotune.config.config import Config, config_from, load_config, load_configs
+from autotune.config.sections import Calibration
 from autotune.config.starter import init
 from autotune.errors import ConfigError, UsageError
+from autotune.evaluation.texts.sources import text_source
 from autotune.models.hub import check_on_hub
 from autotune.models.tasks.registry import DEFAULT, find_task, task_named
 
 if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.config.sections import Device
+    from autotune.evaluation.texts.sources import Texts
 
 SOURCE_KEYS = {"path", "synthetic", "dataset", "name", "split", "column", "texts", "tokens"}
 """Options of a text source: one that is given replaces all of them."""
@@ -48,11 +51,7 @@ def as_config(
         UsageError: `config` is something else.
         ConfigError: anything wrong with the data or the overrides.
     """
-    if output is not None:
-        try:
-            overrides = [*overrides, f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
-        except ValueError as error:
-            raise UsageError(f"`output` has {error}") from error
+    overrides = [*overrides, *_output(output)]
     if isinstance(config, Config):
         return config_from(config.as_dict(), overrides) if overrides else config
     if isinstance(config, Mapping):
@@ -62,6 +61,29 @@ def as_config(
             f"`config` must be a path, a model, a mapping or an autotune.Config, got {type(config).__name__}"
         )
     return load_config(config_file(config, note), overrides)
+
+
+def as_configs(
+    config: str | Path | Mapping[str, Any] | Sequence[Config],
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+) -> list[Config]:
+    """Return the configurations of several models, as `as_config` does that of one."""
+    overrides = [*overrides, *_output(output)]
+    if isinstance(config, (str, Path, Mapping)):
+        return load_configs(config, overrides)
+    if not isinstance(config, Sequence) or not config:
+        raise UsageError("`config` must be a path, a mapping or a list of autotune.Config")
+    return [as_config(each, overrides) for each in config]
+
+
+def _output(output: str | Path | None) -> list[str]:
+    if output is None:
+        return []
+    try:
+        return [f"output={json.dumps(str(absolute(output, Path.cwd())))}"]
+    except ValueError as error:
+        raise UsageError(f"`output` has {error}") from error
 
 
 def config_file(config: str | Path, note: Callable[[str], None]) -> Path:
@@ -137,6 +159,26 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
     if arguments["max_size"] is not None:  # each weight gets GPTQ and scale estimation where they help
         return replace(settings, distillation=settings.distillation or "distillation" in EFFORTS[effort])
     return settings.with_effort(effort)
+
+
+def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:
+    """Check calibration texts in any form that the Python API takes; None stays None.
+
+    Raises:
+        UsageError: there is no such file, or an array of another shape or type.
+        ConfigError: a wrong key or value.
+    """
+    if texts is None:
+        return None
+    source = text_source(texts, "calibration")
+    data = {"samples": samples, "sequence_length": sequence_length, **source}
+    if "tokens" in source:
+        data |= {"samples": len(source["tokens"]), "sequence_length": len(source["tokens"][0])}
+    try:
+        return Calibration.model_validate(data)
+    except ValidationError as error:
+        first, *_ = from_validation(error, Calibration)
+        raise Source(None, data).error(("calibration", *first.path), first.message) from error
 
 
 def read_size(

@@ -51,7 +51,6 @@ from autotune.config.space.presets import read_space
 from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError, PlanError
-from autotune.evaluation.texts.sources import Texts, text_source
 from autotune.models.tasks.registry import find_task, task_named
 from autotune.models.tasks.task import WIKITEXT, Task
 
@@ -270,30 +269,14 @@ def config_from(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
     Raises:
         ConfigError: anything wrong with the data or the overrides.
     """
+    return _single(_source(data, overrides))
+
+
+def _source(data: Mapping[str, Any], overrides: Sequence[str]) -> Source:
     source = Source(None, deepcopy(dict(data)))
     for assignment in overrides:
         source.override(assignment)
-    return _checked(source)
-
-
-def calibration_from(texts: Texts | None, samples: int, sequence_length: int) -> Calibration | None:
-    """Check calibration texts in any form that the Python API takes; None stays None.
-
-    Raises:
-        UsageError: there is no such file, or an array of another shape or type.
-        ConfigError: a wrong key or value.
-    """
-    if texts is None:
-        return None
-    source = text_source(texts, "calibration")
-    data = {"samples": samples, "sequence_length": sequence_length, **source}
-    if "tokens" in source:
-        data |= {"samples": len(source["tokens"]), "sequence_length": len(source["tokens"][0])}
-    try:
-        return Calibration.model_validate(data)
-    except ValidationError as error:
-        first, *_ = from_validation(error, Calibration)
-        raise Source(None, data).error(("calibration", *first.path), first.message) from error
+    return source
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -307,9 +290,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file or an override is invalid. The message has the first problem in full, the others in
             short.
     """
-    source = _read(path, overrides)
+    return _single(_read(path, overrides))
+
+
+def _single(source: Source) -> Config:
     if "models" in source.data:
-        raise source.error(("models",), "lists several models, which only `autotune search` supports; use `model` here")
+        raise source.error(
+            ("models",),
+            "lists several models, which `autotune search` and, in Python, `autotune.sweep` take; use `model` here",
+        )
     return _checked(source)
 
 
@@ -327,15 +316,15 @@ def load_model_config(path: str | Path) -> Config:
     return _checked(replace(source, data={key: value for key, value in source.data.items() if key not in scores}))
 
 
-def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
-    """Read a model.yaml that may name several models, and return one configuration for each of them.
+def load_configs(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a model.yaml, or its content, that may name several models; return a configuration for each.
 
     The folder of each study is inside ``output`` (by default `reports`), under the model's short name.
 
     Raises:
         ConfigError: as `load_config`; or ``models`` is not a list of different models, or ``model`` is also given.
     """
-    source = _read(path, overrides)
+    source = _source(path, overrides) if isinstance(path, Mapping) else _read(path, overrides)
     if "models" not in source.data:
         return [_checked(source)]
     models, key = source.data["models"], ("models",)

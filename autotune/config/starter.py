@@ -57,6 +57,9 @@ calibration: {calibration}
 # file of yours, or the space itself, such as {{mode: [int4_asym, int4_sym], group_size: [64, 128], ratio: 1.0}}
 {space}
 
+# How long each model may take to be more accurate: fast, best (GPTQ, scale estimation), extreme (also distillation).
+# effort: fast
+
 # Devices that the model must run on (CPU, GPU, NPU); they restrict the space.
 # target: CPU
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_BITS = 4
 """Formats of more bits are left alone: their errors are hundreds of times smaller."""
 
-MOST_TOKENS = 65_536
+MOST_TOKENS = 32_768
 """Tokens of the training windows whose gradients are used."""
 
 DAMPING = 0.1

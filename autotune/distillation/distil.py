@@ -36,6 +36,8 @@ HELD_OUT = 8
 LEAST_HELD_OUT = 4
 CONFIDENCE = 2.0
 """Standard errors of the difference by which a trained model must be better to be kept."""
+STEP_SECONDS = 1e-4
+"""Overhead of a step of the rounding, in which few numbers are computed."""
 HELD_OUT_KEY = "held_out"
 """Entry of the bank with the divergences of the held-out windows."""
 SAVED_EVERY = 20.0
@@ -90,11 +92,24 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
         )
 
 
-def trained_tokens(windows: int, length: int) -> int:
-    """Return the tokens of all training steps on so many windows; checks on held-out windows are a small addition."""
+def work(weights: Iterable[Weight], windows: int, length: int) -> tuple[float, int]:
+    """Count the floating-point operations of all steps on so many windows, and the steps of the rounding.
+
+    Checks on held-out windows are a small addition.
+    """
+    from autotune.distillation.codes import MOST_TOKENS, rounding_steps
     from autotune.distillation.training import Recipe
 
-    return Recipe().tokens((windows - held_out(windows)) * length)
+    matrices = [weight for weight in weights if weight.kind == "matmul"]
+    rounded = [weight for weight in matrices if not weight.is_last and len(weight.shape) == 2]
+    forward = 2.0 * sum(weight.size for weight in matrices)
+    tokens = (windows - held_out(windows)) * length
+    # A backward pass computes the gradients of activations and, in training, of weights; each as large as the forward.
+    training = 3 * Recipe().tokens(tokens) * forward
+    moments = 2.0 * sum(weight.rows**2 + weight.columns**2 for weight in rounded)
+    gradients = min(tokens, MOST_TOKENS) * (2 * forward + moments)
+    rounding = float(sum(weight.size * (weight.rows + 2 * weight.columns) for weight in rounded))
+    return training + gradients + rounding, sum(rounding_steps(weight.rows, weight.columns) for weight in rounded)
 
 
 def held_out(windows: int) -> int:

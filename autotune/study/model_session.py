@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
 
-TRAINING = 4
-"""Windows that distillation trains on, in calibration windows, if the text has as many."""
+TRAINING = 4  # windows that distillation trains on, in calibration windows, if the text has as many
 
 
 class ModelSession:
@@ -73,6 +72,7 @@ class ModelSession:
         self.stage = stage
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cache = Cache.resolve(config.cache.directory, limit=config.cache.limit)
+        self.cache.hold(self)
         self.cache.remove_leftovers()
         self.needs_calibration = config.needs_calibration if calibrated is None else calibrated
         self.runtime_properties: dict[str, str] = {}
@@ -315,9 +315,9 @@ class ModelSession:
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import output_gradients
 
+        inputs = (self.model, self.engine.weights, self.calibration_windows)
         with self.shared():
             bank = Bank(self.cache.bank, limit=self.cache.limit)
-            inputs = (self.model, self.engine.weights, self.calibration_windows)
             return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
 
     def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
@@ -381,7 +381,7 @@ class ModelSession:
     @cached_property
     def _planner(self) -> BudgetPlanner | Exception:
         """The planner, or the error of its measurements, which are not repeated for every budget."""
-        from autotune.study.budget_planner import open_planner
+        from autotune.study.trials.budget_planner import open_planner
 
         try:
             with self.shared():

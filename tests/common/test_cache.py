@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,27 @@ def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> No
         os.utime(path, (0, 0))
     cache.remove_leftovers()
     assert [path.exists() for path in (old, export, young, entry)] == [False, False, True, True]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_a_cache_in_use_is_not_cleared(tmp_path: Path) -> None:
+    """While another process computes with it; afterwards it is."""
+    cache = Cache.resolve(tmp_path / "cache")
+    (cache.bank / "ab").mkdir(parents=True)
+    (cache.bank / "ab" / "entry").write_bytes(b"1234")
+    code = (
+        "import sys; from pathlib import Path; from autotune.common.cache import Cache\n"
+        "def owner(): ...\n"
+        "Cache(Path(sys.argv[1])).hold(owner); print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(cache.directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match=r"is in use .* when that has ended"):
+            cache.clear()
+        user.communicate(b"\n")
+    assert cache.clear() == 4
 
 
 def test_clearing_frees_the_rooms_and_nothing_else(tmp_path: Path) -> None:

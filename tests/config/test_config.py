@@ -579,7 +579,7 @@ def test_wrong_lists_of_models_are_refused(folder: Path, models: str, message: s
 
 def test_commands_for_one_study_say_so(folder: Path) -> None:
     """`load_config` names the command that takes several models."""
-    with pytest.raises(ConfigError, match="only `autotune search`"):
+    with pytest.raises(ConfigError, match="lists several models, which `autotune search`"):
         load_config(write(folder, GOOD.replace("model: ./llama", "models: [./llama]")))
 
 

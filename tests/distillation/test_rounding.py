@@ -16,7 +16,7 @@ from autotune.compression.formats.quantize import decode, initial_scale, stored_
 from autotune.compression.formats.table import FORMATS
 from autotune.distillation import codes as module
 from autotune.distillation.codes import find_products, round_again
-from autotune.distillation.curvature import measure_curvature
+from autotune.distillation.curvature import Curvature, mean_square_gradients, measure_curvature, scaled
 from autotune.distillation.graph import Graph
 from autotune.distillation.rounding import round_both_sides
 from autotune.distillation.training import Divergence
@@ -77,6 +77,19 @@ def test_noise_has_the_covariance_of_the_divergence(llama: Any, compressed: Call
     assert predicted / np.trace(curvature.outputs) / 2 / 4 == pytest.approx(divergence, rel=0.3)
 
 
+def test_scaled_weights_have_scaled_curvature() -> None:
+    """An error costs the same if columns are multiplied (AWQ), rows divided, and the curvature is changed with them."""
+    rng = np.random.default_rng(0)
+    error, columns, rows = rng.standard_normal((6, 8)), rng.uniform(0.5, 2, 8), rng.uniform(0.5, 2, 6)
+    curvature = Curvature(moments(8, 1), moments(6, 2))
+
+    def cost(error: Any, curvature: Curvature) -> float:
+        return float(np.einsum("rk,rs,sl,kl->", error, curvature.outputs, error, curvature.inputs))
+
+    changed = scaled(curvature, columns, rows)
+    assert cost(error * columns / rows[:, None], changed) == pytest.approx(cost(error, curvature))
+
+
 def test_limited_memory_takes_more_passes(
     llama: Any, compressed: Callable[..., Any], tokens: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,3 +105,17 @@ def test_limited_memory_takes_more_passes(
     assert whole.keys() == parts.keys()
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
     assert sum("gradients of 20 of 20 " in message for message in messages) > 1
+
+
+def test_mean_squares_are_those_of_the_curvature(llama: Any, compressed: Callable[..., Any], tokens: Any) -> None:
+    """The diagonal without weights of tokens; the logits have the variance p (1 - p), and an embedding its columns."""
+    _, weights = compressed(mode="int4_sym", group_size=32)
+    every = [each.rows.weight for each in weights.values()]
+    found = mean_square_gradients(llama, every, tokens)
+    assert {use.node for weight in every for use in weight.uses} == found.keys()
+    graph = Graph(llama)
+    graph.prepare({}, len(tokens), tokens.shape[1])
+    p = graph.head(graph.body(torch.from_numpy(tokens), {})).softmax(-1)
+    (head,) = [weight for weight in every if weight.is_last]
+    expected = (p * (1 - p)).mean((0, 1))
+    np.testing.assert_allclose(found[head.uses[0].node].sum(), expected.sum(), rtol=0.05)

@@ -165,8 +165,9 @@ def test_a_damaged_cache_is_never_read(tmp_path: Path, workplace: Path, tiny_lla
 
 
 def test_two_workers_give_the_same_scores(tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: Done) -> None:
-    """With an empty cache, and half the threads for each: bit for bit the scores of one worker, each plan once."""
+    """With nothing but the export, and half the threads for each: the scores of one worker to the bit, each plan once."""
     write_config(tmp_path, tiny_llama_hf)
+    shutil.copytree(workplace / "cache" / "models", tmp_path / "cache" / "models")
     done = run_process(tmp_path, "search", "model.yaml", "--workers", "2", cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]]

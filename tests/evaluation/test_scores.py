@@ -57,3 +57,15 @@ def test_scores_stand_beside_the_original() -> None:
         ["perplexity: 64 windows"],
     ]
     assert repr(Scores({"x": Measurement(2.0)})).split() == ["metric", "model", "x", "2.00"]
+
+
+def test_scores_are_a_mapping_and_plain_data() -> None:
+    """Metric -> value and error; a missing error is None as data, NaN in the table."""
+    scores = Scores({"kl": Measurement(0.5, 0.1), "fdt": Measurement(3.0)})
+    assert (list(scores), len(scores), scores["kl"].stderr) == (["kl", "fdt"], 2, 0.1)
+    assert scores.as_dict() == {"kl": {"value": 0.5, "stderr": 0.1}, "fdt": {"value": 3.0, "stderr": None}}
+    frame = scores.to_frame()
+    assert (frame.index.name, list(frame.columns), list(frame.index)) == ("metric", ["value", "stderr"], ["kl", "fdt"])
+    assert frame["value"].tolist() == [0.5, 3.0]
+    assert frame["stderr"].isna().tolist() == [False, True]
+    assert "<table" in scores._repr_html_()

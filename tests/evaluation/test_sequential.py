@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import quad
 
 from autotune.evaluation import Measurement
 from autotune.evaluation.sequential import (
     ERROR,
     FEWEST,
+    PRIOR,
     additive,
     are_separated,
     is_decided,
@@ -50,6 +53,20 @@ def test_evidence_has_no_unit_and_one_direction(values: list[float], unit: float
     assert min(forward, backward) == -math.inf
     if math.isfinite(forward):
         assert log_evidence(array * unit) == pytest.approx(forward, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[0.5, 1.5, 0.2, 0.9, 1.1, 0.4, -0.3], [3.0, 2.9, 3.2, 3.05], [0.1, 2.0, -1.5, 0.3]])
+def test_evidence_is_the_ratio_of_marginal_likelihoods(values: list[float]) -> None:
+    """A mean with the prior N(0, `PRIOR` s²) against none, over all deviations s with the density 1/s."""
+
+    def marginal(prior: float) -> float:
+        covariance = np.eye(len(values)) + prior
+        inverse, volume = np.linalg.inv(covariance), math.sqrt(np.linalg.det(covariance))
+        exponent = float(np.array(values) @ inverse @ np.array(values)) / 2
+        found, _ = quad(lambda log: math.exp(-len(values) * log - exponent * math.exp(-2 * log)), -8, 30)
+        return float(found) / volume
+
+    assert log_evidence(values) == pytest.approx(math.log(marginal(PRIOR) / marginal(0.0)), rel=1e-6)
 
 
 def test_few_windows_never_decide() -> None:
@@ -96,5 +113,7 @@ def test_blocks_cover_all_windows_once(count: int) -> None:
     assert at[-1] == count
     assert at == sorted(set(at))
     assert all(stop % FEWEST == 0 for stop in at[:-1])
+    for before, stop in pairwise(at[:-1]):  # a quarter more, rounded to whole blocks
+        assert stop - before == max(FEWEST, FEWEST * round(1.25 * before / FEWEST) - before)
     assert sorted(scoring_order(count).tolist()) == list(range(count))
     assert scoring_order(count).tolist() == scoring_order(count).tolist()

@@ -22,6 +22,7 @@ from autotune.models.tasks.registry import find_task, task_named, task_names, ta
 from autotune.models.tasks.task import Loss, Task
 from autotune.models.tasks.text_embedding import read_usage, special_tokens
 from autotune.study import single
+from autotune.testing import FakeTokenizer
 
 FOUND = {
     "text-generation": [
@@ -132,11 +133,10 @@ def test_the_files_of_a_model_say_its_task(tmp_path: Path) -> None:
 def test_a_task_of_ones_own_is_one_file(tmp_path: Path) -> None:
     """A toy is compressed, scored by its own evaluator, and refused what its task cannot do."""
     assert task_named(f"{__name__}:TASK") is TASK
-    source = SourceModel.from_model(toy(), task=f"{__name__}:TASK")
+    source = SourceModel.from_model(toy(), FakeTokenizer(), task=f"{__name__}:TASK")
     assert (source.task.spec, task_of_graph(toy()).name) == (f"{__name__}:TASK", "text-generation")
-    small = autotune.compress(
-        toy(), mode="int8_asym", task=f"{__name__}:TASK", cache=tmp_path / "cache", progress=False
-    )
+    options: dict[str, Any] = {"tokenizer": FakeTokenizer(), "cache": tmp_path / "cache", "progress": False}
+    small = autotune.compress(toy(), mode="int8_asym", task=f"{__name__}:TASK", **options)
     assert isinstance(small, single.CompressedModel)
     scores = small.evaluate({f"{__name__}:ToyError": {}})
     assert 0 < scores["toy_error"].value < 0.5

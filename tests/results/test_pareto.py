@@ -136,3 +136,34 @@ def test_knee_of_three_objectives_is_nearest_to_the_ideal() -> None:
     """With more than two objectives the distance to the ideal decides."""
     values = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.4, 0.4, 0.4]])
     assert pareto.knee(values, ["minimize"] * 3) == 3
+
+
+def test_unit_costs_are_0_at_the_best_and_1_at_the_worst() -> None:
+    """Of each objective; by its logarithm where it spans decades, all 0 where it has no spread."""
+    values = np.array([[2.0, 5.0, 7.0], [4.0, 5.0, 700.0], [3.0, 5.0, 70.0]])
+    directions: list[Any] = ["maximize", "minimize", "minimize"]
+    assert pareto.unit_costs(values, directions) == pytest.approx(np.array([[1, 0, 0], [0, 0, 1], [0.5, 0, 0.5]]))
+    linear = pareto.unit_costs(values, directions, logarithmic=False)
+    assert linear[:, 2] == pytest.approx([0, 1, 63 / 693])
+
+
+@pytest.mark.parametrize(
+    ("values", "wide"),
+    [
+        ([1.0, 10.0], False),
+        ([1.0, 10.1], True),
+        ([5.0], False),
+        ([-1.0, 100.0], False),
+        ([1.0, math.nan, 20.0], True),
+        ([1.0, math.inf], False),
+    ],
+)
+def test_wide_is_more_than_tenfold_of_positive_finite_values(values: list[float], wide: bool) -> None:
+    """At the edges: exactly tenfold, one value, negative ones, NaN and infinity."""
+    assert pareto.is_wide(np.array(values)) is wide
+
+
+def test_dominators_are_nowhere_worse_and_somewhere_better() -> None:
+    """All of them, by row; neither the row itself nor an equal one."""
+    cost = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 2.0], [0.5, 0.5]])
+    assert pareto.dominators(cost, 0) == [2, 4]

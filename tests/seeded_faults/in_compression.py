@@ -187,8 +187,8 @@ COMPRESSION = [
     Fault(
         "sensitivity-key-grid",
         f"{ENGINE}/algorithms/sensitivity.py",
-        "(*source.content_key(weight), variant.grid, of_input)",
-        "(*source.content_key(weight), variant.mode, of_input)",
+        "variant.grid, of_input, of_output)",
+        "variant.mode, of_input, of_output)",
         f"{TESTS}/algorithms/test_sensitivity.py::test_errors_of_other_groups_are_measured_anew",
     ),
     Fault(
@@ -253,6 +253,27 @@ COMPRESSION = [
         "            os.utime(path)\n",
         "",
         f"{TESTS}/test_bank.py::test_entries_unused_for_the_longest_time_go_first",
+    ),
+    Fault(
+        "sensitivity-gradients",
+        f"{ENGINE}/algorithms/sensitivity.py",
+        "found *= squares[start : start + len(found)]",
+        "pass",
+        f"{TESTS}/algorithms/test_sensitivity.py::test_output_error_counts_outputs_by_their_gradients",
+    ),
+    Fault(
+        "rounding-carried-rows",
+        "autotune/distillation/rounding.py",
+        "carried = outputs.factor[:start, block].T @ errors[:start]",
+        "carried = np.zeros_like(errors[block])",
+        "tests/distillation/test_rounding.py::test_both_sides",
+    ),
+    Fault(
+        "curvature-covariance",
+        "autotune/distillation/curvature.py",
+        "noise -= p * noise.sum(-1, keepdim=True)",
+        "pass",
+        "tests/distillation/test_rounding.py::test_noise_has_the_covariance_of_the_divergence",
     ),
     Fault(
         "distillation-held-out",

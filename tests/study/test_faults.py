@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from failing_disk import failing
 from search_fakes import FakeConfig, StudyOptions, open_faulty, search, undisturbed
 from stored import current_trials, trials_of
 
@@ -39,6 +43,28 @@ def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: i
     assert 0 < len(finished) < 30
     subprocess.run(command, check=True, capture_output=True)
     assert current_trials(tmp_path / "study") == undisturbed(trials=30)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
+@pytest.mark.parametrize("fault", ["eio", "edquot"])
+def test_a_disk_that_fails_for_a_while_loses_no_finished_trial(tmp_path: Path, fault: str) -> None:
+    """EIO and a quota under the study: one clear error, and the continued study is the undisturbed one."""
+    study, log, switch = tmp_path / "study", tmp_path / "log.txt", tmp_path / "switch"
+    script = str(Path(__file__).parents[1] / "support" / "search_fakes.py")
+    command = [sys.executable, script, str(study), str(log), "12", "0.05", "0"]
+    environment = {**os.environ, **failing(tmp_path, fault, below=study, switch=switch)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and (not log.exists() or len(log.read_text().split()) < 3):
+        time.sleep(0.02)
+    switch.touch()
+    error = process.communicate()[1]
+    assert process.returncode == 1, error
+    assert "StudyError" in error
+    assert "to continue" in error
+    switch.unlink()
+    subprocess.run(command, check=True, capture_output=True)
+    assert current_trials(study) == undisturbed(trials=12)
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:

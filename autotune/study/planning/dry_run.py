@@ -10,7 +10,6 @@ from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
 from autotune.models.intake import Intake, read_intake
 from autotune.models.runtime.devices import describe_devices
-from autotune.study.budget_planner import allowed_menus
 from autotune.study.planning.forecast import Forecast, Measuring, forecast, forecast_measuring
 from autotune.study.planning.survey import (
     Finding,
@@ -22,6 +21,7 @@ from autotune.study.planning.survey import (
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.optimum_default import with_optimum_default
 from autotune.study.session import Session
+from autotune.study.trials.budget_planner import allowed_menus
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine

@@ -28,11 +28,11 @@ from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError, PlanError
-from autotune.study.budget_planner import allowed_menus, text_options
 from autotune.study.planning.scoring_cost import scored
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
+from autotune.study.trials.budget_planner import allowed_menus, text_options
 from autotune.study.workers.memory import own_memory, worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
@@ -148,12 +148,11 @@ def distillation(config: Config, session: Session) -> tuple[float, float]:
     """
     if True not in config.space.values("distillation") or config.calibration.synthetic:
         return 0.0, 0.0
-    from autotune.distillation.distil import trained_tokens, training_memory
+    from autotune.distillation.distil import STEP_SECONDS, training_memory, work
 
     windows, length = session.training_windows.shape
-    operations = 2.0 * sum(weight.size for weight in session.engine.weights if weight.kind == "matmul")
-    # The backward pass computes the gradients of activations and of weights, each as large as the forward pass.
-    seconds = 3 * trained_tokens(windows, length) * operations / (EFFICIENCY * _speed(session.engine))
+    operations, steps = work(session.engine.weights, windows, length)
+    seconds = operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps
     try:
         return seconds, training_memory(session.model, windows, length)
     except PlanError:  # a finding of the dry run

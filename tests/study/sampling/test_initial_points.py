@@ -22,7 +22,7 @@ from autotune.study.storage.history import point_key
 def test_the_known_settings_come_first_and_by_name() -> None:
     """int8_asym, then the defaults people know, then the ends of the space."""
     found = {anchor.label: LARGE.settings(anchor.point) for anchor in anchors(LARGE)}
-    assert list(found)[:2] == ["int8_asym", "optimum-intel's 4-bit default"]
+    assert list(found)[:3] == ["int8_asym", "near int4_asym, group size 64, GPTQ", "optimum-intel's 4-bit default"]
     assert list(found)[-2:] == ["smallest", "most accurate"]
     default = found["optimum-intel's 4-bit default"]
     assert (default.mode, default.group_size, default.ratio, default.awq) == ("int4_asym", 128, 1.0, False)

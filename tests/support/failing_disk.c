@@ -1,4 +1,5 @@
 /* Library for LD_PRELOAD: file operations that fail or wait, and a wall clock that jumps, while a switch file exists.
+   See failing_disk.py.
 
    CHAOS_SWITCH  file; the faults happen while it exists
    CHAOS_FAULT   eio, edquot, slow (50 ms for each operation) or clock (content of the switch file: seconds to add)
