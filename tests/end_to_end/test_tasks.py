@@ -141,7 +141,7 @@ def test_an_encoder_is_searched_and_its_vectors_are_those_of_genai(tmp_path: Pat
     card = (saved.folder / "README.md").read_text()
     assert "pipeline_tag: feature-extraction" in card
     assert "PoolingType.MEAN" in card
-    with pytest.raises(ConfigError, match="scores models for text-generation and visual-text, and this one is for text-embedding"):
+    with pytest.raises(ConfigError, match="scores models for text-generation and visual-text, and this one is for"):
         small.evaluate({"perplexity": {"path": str(tmp_path / "calibration.txt")}})
     with pytest.raises(ConfigError, match="a model for text-embedding writes no texts"):
         search(tmp_path, model, calibration={"synthetic": True}, output=str(tmp_path / "other"))
