@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "data"
 EXAMPLE = ROOT / "reports" / "example"
-BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) ?(?P<argument>[^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+)(?: (?P<argument>[^\n]*))? -->\n.*?<!-- end -->", re.DOTALL)
 KL = "KL, 1e-3 nats/token"
 
 
@@ -98,7 +98,7 @@ def quality(argument: str) -> str:
             f"{row['nncf_bytes']:,}",
             milli(row["nncf_kl"]),
             f"{row['ratio']:.3f}",
-            f"{row['standard_errors']:+.1f}",
+            "" if row["standard_errors"] is None else f"{row['standard_errors']:+.1f}",
         ]
         for row in found["rows"]
         if row["group"] == argument
@@ -191,7 +191,9 @@ def families(argument: str) -> str:
     cells, causes = [], []
     for name, entry in sorted(found["rows"].items()):
         versions, results = exported_with(entry), entry["results"].get(version, {})
-        errors = {step: result["error"] for step, result in results.items() if "error" in result}
+        errors = {
+            s: results[s]["error"] for s in ("export", "original_logits", *steps) if "error" in results.get(s, {})
+        }
         limits = f"{entry['minimum']} to {entry['maximum'] or 'any'}"
         if (version in versions) != (which == "served"):
             continue
@@ -385,7 +387,7 @@ def filled(page: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         mark = match[0].splitlines()[0]
-        return f"{mark}\n\n{TABLES[match['name']](match['argument'])}\n\n<!-- end -->"
+        return f"{mark}\n\n{TABLES[match['name']](match['argument'] or '')}\n\n<!-- end -->"
 
     return BLOCK.sub(block, page)
 
