@@ -1,6 +1,6 @@
 """Groups `disks` and `clocks` of `chaos.py`: file systems and clocks that fail for a while.
 
-Small file systems in memory (tmpfs) fill up or become read-only; mounting them needs root. The other faults come from
+Small file systems in memory (tmpfs) fill up; mounting them needs root. The other faults come from
 `tests/support/failing_disk.c`, a library that is loaded before the C library; it needs a C compiler.
 """
 
@@ -19,7 +19,7 @@ from failing_disk import failing
 
 PARTS = ("study", "cache", "temporary folder")
 STATES = ("full", "read-only", "over quota", "failing (EIO)", "slow (50 ms)")
-SHIMMED = {"over quota": "edquot", "failing (EIO)": "eio", "slow (50 ms)": "slow"}
+SHIMMED = {"read-only": "erofs", "over quota": "edquot", "failing (EIO)": "eio", "slow (50 ms)": "slow"}
 JUMPS = (-86400, -3600, 7200, 30 * 86400)
 """Seconds that the wall clock jumps by."""
 
@@ -40,8 +40,10 @@ def disks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
 
 def clocks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield clocks that jump during a search."""
-    for seed in range(journal.count("the wall clock jumps"), lab.count(5)):
-        yield lambda seed=seed: jumping(journal, lab if seed == 4 else MadeUp(lab.folder, lab.options), seed)
+    made_up = MadeUp(lab.folder, lab.options)
+    for place in (made_up,) if lab.options.made_up else (made_up, lab):
+        for seed in range(journal.count(f"the wall clock jumps{place.suffix}"), lab.count(5)):
+            yield lambda place=place, seed=seed: jumping(journal, place, seed)
 
 
 def interrupted(journal: Journal, lab: Lab, part: str, state: str, seed: int) -> None:
@@ -51,22 +53,22 @@ def interrupted(journal: Journal, lab: Lab, part: str, state: str, seed: int) ->
     folder = lab.prepare(f"disk-{os.getpid()}", workers=dice.choice((0, 2)), warm=part != "cache")
     place = folder / ("tmp" if part == "temporary folder" else part)
     place.mkdir(exist_ok=True)
-    switch, lost, repeated, seconds, mounted = folder / "switch", "", 0, None, state in ("full", "read-only")
+    switch, lost, repeated, seconds, mounted = folder / "switch", "", 0, None, state == "full"
     variables = {"TMPDIR": str(place)} if part == "temporary folder" else {}
     if not mounted:
         variables |= failing(lab.folder, SHIMMED[state], below=place, switch=switch)
     kilobytes = {"cache": dice.randint(200, 12_000), "study": dice.randint(60, 900)}.get(part, 4)
     if mounted:
-        size = f"size={kilobytes}k" if state == "full" else "size=200m"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "chaos", str(place)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "chaos", str(place)], check=True)
     try:
         process = lab.search(folder, **variables)
         if state != "full":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(dice.uniform(0, seconds_whole / 2))
+            if process.poll() is not None:
+                finish(process)
+                return  # the study had ended before: nothing was injected
             switch.touch()
-            if mounted:
-                subprocess.run(["mount", "-o", "remount,ro", str(place)], check=False, capture_output=True)
         stderr = process.communicate()[1].decode()
         if not lab.is_clear(process, stderr):
             lost = f"exit code {process.returncode}: {stderr[-300:]}"
@@ -120,5 +122,5 @@ def jumping(journal: Journal, lab: Lab, seed: int) -> None:
         lost = lab.difference(folder)[0]
     except RuntimeError as error:
         lost = str(error)
-    journal.add(Injection("the wall clock jumps", seed, lost))
+    journal.add(Injection(f"the wall clock jumps{lab.suffix}", seed, lost))
     shutil.rmtree(folder)

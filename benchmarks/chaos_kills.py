@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-from chaos_lab import Injection, Journal, Lab, MadeUp, finish, start
+from chaos_lab import Injection, Journal, Lab, MadeUp, finish, start, trials_of
 from common import DEMO
 
 COMMANDS = {
@@ -175,7 +175,8 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
     try:
         if process.poll() is not None:
             finish(process)
-        elif sent == [signal.SIGSTOP]:
+            return  # the study had ended before: nothing was injected
+        if sent == [signal.SIGSTOP]:
             family = psutil.Process(process.pid).children()
             stopped = [dice.choice(family)] if "search" not in name else [psutil.Process(process.pid), *family]
             for each in stopped:
@@ -192,7 +193,10 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
                 latest = time.monotonic()
                 time.sleep(0.3 if len(sent) > 1 else 0)
             # The script of made-up models has no handler of its own for the exception of a second signal.
-            finish(process, *([code, -signal.SIGINT] if len(sent) > 1 and lab.suffix else [code]))
+            finish(process, 0, *([code, -signal.SIGINT] if len(sent) > 1 and lab.suffix else [code]))
+            if process.returncode == 0:
+                assert len(trials_of(folder).finished) == lab.options.trials
+                return  # it was done when the signal came
             seconds = time.monotonic() - latest
             if len(sent) > 1 and seconds > 2:
                 lost = f"ended after {seconds:.1f} s"

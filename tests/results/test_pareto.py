@@ -167,3 +167,9 @@ def test_dominators_are_nowhere_worse_and_somewhere_better() -> None:
     """All of them, by row; neither the row itself nor an equal one."""
     cost = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 2.0], [0.5, 0.5]])
     assert pareto.dominators(cost, 0) == [2, 4]
+
+
+def test_the_knee_of_a_bulge_is_not_the_point_nearest_to_the_ideal() -> None:
+    """The sum of unit costs decides before the chord, the distance behind it."""
+    values = np.array([[0.0, 1.0], [0.1, 0.5], [0.32, 0.32], [1.0, 0.0]])
+    assert pareto.knee(values, ["minimize", "minimize"]) == 1

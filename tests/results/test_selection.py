@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -145,3 +146,15 @@ def test_a_drop_without_a_percent_sign_is_asked_back() -> None:
         parse_wish(max_drop="2")
     assert parse_wish(max_drop="2", metric="perplexity") == Wish(max_drop=2.0, relative=False, metric="perplexity")
     assert parse_wish(max_drop="2%") == Wish(max_drop=2.0)
+
+
+@pytest.mark.parametrize(
+    "criteria", [{"trial": 3, "max_size": 5}, {"trial": 3, "max_drop": "2%"}, {"trial": 0, "knee": True}]
+)
+def test_a_number_or_the_knee_is_the_only_criterion(criteria: dict[str, Any]) -> None:
+    """With another one they are refused, by the names of both."""
+    with pytest.raises(UsageError, match=f"{' and '.join(criteria)} each choose a model"):
+        parse_wish(**criteria)
+    with pytest.raises(UsageError, match="max_size and knee each choose"):
+        parse_wish(knee=True, max_size=5)
+    assert parse_wish(max_size="90 MB", max_drop="2%").max_size == 90_000_000

@@ -2,7 +2,7 @@
    See failing_disk.py.
 
    CHAOS_SWITCH  file; the faults happen while it exists
-   CHAOS_FAULT   eio, edquot, slow (50 ms for each operation) or clock (content of the switch file: seconds to add)
+   CHAOS_FAULT   eio, edquot, erofs, slow (50 ms for each operation) or clock (content of the switch file: seconds to add)
    CHAOS_PATH    prefix of the files that are affected
 */
 #define _GNU_SOURCE
@@ -25,8 +25,8 @@ static int on(const char *fault) {
 static int fault(int file, int writes) {
     char link[64], path[4096];
     const char *prefix = getenv("CHAOS_PATH");
-    int eio = on("eio"), quota = on("edquot"), slow = on("slow"), saved = errno;
-    if (!prefix || !(eio || quota || slow)) return 0;
+    int eio = on("eio"), quota = on("edquot"), read_only = on("erofs"), slow = on("slow"), saved = errno;
+    if (!prefix || !(eio || quota || read_only || slow)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
     errno = saved;
@@ -34,7 +34,7 @@ static int fault(int file, int writes) {
     path[length] = 0;
     if (strncmp(path, prefix, strlen(prefix))) return 0;
     if (slow) usleep(50000);
-    return eio ? EIO : quota && writes ? EDQUOT : 0;
+    return eio ? EIO : quota && writes ? EDQUOT : read_only && writes ? EROFS : 0;
 }
 
 #define WRAP(kind, name, parameters, values, writes)                                   \
