@@ -3,7 +3,7 @@
     python benchmarks/embedding.py --texts DIR    # a folder with wikitext-2's valid.txt and test.txt
 
 Paragraphs of valid.txt, cut after 120 words, calibrate (256 windows of 128 tokens) and measure errors; the score is the
-mean cosine over 256 paragraphs of test.txt, computed by optimum-intel and torch without any code of autotune. The last
+mean cosine over paragraphs of test.txt, computed by optimum-intel and torch without any code of autotune. The last
 lines compare the vectors of the smallest folder in OpenVINO GenAI.
 """
 
@@ -62,9 +62,10 @@ def vectors(folder: Path, texts: list[str]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=256, help="paragraphs of test.txt")
     parser.add_argument("--sizes", nargs="*", default=["18.2 MB", "12.3 MB"])
     options = parser.parse_args()
-    own, outside = paragraphs(options.texts / "valid.txt"), paragraphs(options.texts / "test.txt")[:256]
+    own, outside = paragraphs(options.texts / "valid.txt"), paragraphs(options.texts / "test.txt")[: options.count]
     random.Random(0).shuffle(own)
     with tempfile.TemporaryDirectory() as work:
         folder, model = Path(work), str(minilm())

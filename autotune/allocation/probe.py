@@ -169,7 +169,7 @@ class Probe:
         with self.replaced(values) as whole:
             segment = self.segment(*values) if len(values) == 1 and self._task.name == DEFAULT else 0
             model = self._suffixes.behind(segment) if segment else whole
-            return self._task.loss.of(evaluator.evaluate(model, reference), evaluator.metrics)
+            return self._task.loss.of(evaluator.evaluate(model, reference))
 
     def segment(self, name: str) -> int:
         """Return the number of the segment that first uses a weight."""

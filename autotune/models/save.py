@@ -130,6 +130,8 @@ def _save_companions(source: SourceModel, out: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
         existing = sorted(source.path.glob("openvino_*tokenizer.*"))
+        if source.parts is not None:
+            _write_image_processor(out)
     elif not source.write_tokenizer(out):
         return
     if existing:
@@ -142,6 +144,14 @@ def _save_companions(source: SourceModel, out: Path) -> None:
     tokenizer, detokenizer = convert_tokenizer(source.tokenizer(), with_detokenizer=True)
     ov.save_model(tokenizer, out / "openvino_tokenizer.xml")
     ov.save_model(detokenizer, out / "openvino_detokenizer.xml")
+
+
+def _write_image_processor(out: Path) -> None:
+    """Write ``preprocessor_config.json``, which GenAI reads; transformers 5 has its content in another file."""
+    file, processor = out / "preprocessor_config.json", out / "processor_config.json"
+    images = json.loads(processor.read_text(encoding="utf-8")).get("image_processor") if processor.is_file() else None
+    if isinstance(images, dict) and not file.exists():
+        file.write_text(json.dumps(images, indent=2) + "\n", encoding="utf-8")
 
 
 _OPTIMUM_TYPES = {"int8_asym": "int8", "int8_sym": "int8", "int4_asym": "int4", "int4_sym": "int4"}

@@ -246,12 +246,13 @@ def open_model(
 
 def _record(allocator: Allocator, point: Point, max_size: int) -> Mapping[str, Any]:
     """Describe how the plan was found, for `autotune.json`."""
+    loss = allocator.loss
 
     def describe(one: Point) -> dict[str, Any]:
         return {
             "footprint": one.plan.footprint,
-            "kl_divergence": {"value": one.measured.value, "stderr": one.measured.stderr},
-            "predicted": one.predicted,
+            loss.metric: {"value": loss.score(one.measured.value), "stderr": one.measured.stderr},
+            "predicted": loss.score(one.predicted),
         }
 
     uniform = [describe(one) for one in allocator.points if one.uniform and one.plan.footprint <= max_size]

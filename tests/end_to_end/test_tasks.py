@@ -22,6 +22,11 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "
 SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+
+
 def write_word_pieces(folder: Path) -> int:
     """Write a BERT tokenizer of single letters; return its number of tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -104,7 +109,6 @@ def search(folder: Path, model: Path, **changes: Any) -> Any:
         "space": {"mode": ["int4_asym"], "group_size": 32, "gptq": [True], "awq": [False, True]},
         "evaluators": {"embedding_similarity": {"path": str(folder / "queries.jsonl")}},
         "study": {"trials": 2, "workers": 0},
-        "cache": {"directory": str(folder / "cache")},
         **changes,
     }
     return autotune.search(config, progress=False)
@@ -141,7 +145,7 @@ def test_an_encoder_is_searched_and_its_vectors_are_those_of_genai(tmp_path: Pat
     card = (saved.folder / "README.md").read_text()
     assert "pipeline_tag: feature-extraction" in card
     assert "PoolingType.MEAN" in card
-    with pytest.raises(ConfigError, match="scores models for text-generation, and this one is for text-embedding"):
+    with pytest.raises(ConfigError, match="and this one is for text-embedding; use embedding_similarity"):
         small.evaluate({"perplexity": {"path": str(tmp_path / "calibration.txt")}})
     with pytest.raises(ConfigError, match="a model for text-embedding writes no texts"):
         search(tmp_path, model, calibration={"synthetic": True}, output=str(tmp_path / "other"))

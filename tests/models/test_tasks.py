@@ -35,6 +35,10 @@ FOUND = {
         ({"architectures": ["BertModel"], "model_type": "bert"}, ()),
         ({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}, ("modules.json",)),
     ],
+    "visual-text": [
+        ({"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "clip"}}, ()),
+        ({}, ("openvino_language_model.xml", "openvino_vision_embeddings_model.xml")),
+    ],
     "text-reranking": [
         ({"architectures": ["XLMRobertaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}, ("modules.json",)),
         ({"architectures": ["BertForSequenceClassification"]}, ()),
@@ -136,7 +140,7 @@ def test_a_task_of_ones_own_is_one_file(tmp_path: Path) -> None:
     assert isinstance(small, single.CompressedModel)
     scores = small.evaluate({f"{__name__}:ToyError": {}})
     assert 0 < scores["toy_error"].value < 0.5
-    with pytest.raises(ConfigError, match="scores models for text-generation, and this one is for toy"):
+    with pytest.raises(ConfigError, match="and this one is for toy; use"):
         small.evaluate({"perplexity": {"synthetic": True}})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autotune.evaluation import Measurement, Metric
+from autotune.evaluation import Measurement
 from autotune.evaluation.texts.sources import TextSource, read_windows
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ class Loss:
     """The metric that a search minimizes for a task, and that byte budgets add up over weights.
 
     Attributes:
-        evaluator, metric: its names; a metric that is 1 for equal models counts as 1 minus the score.
+        evaluator, metric: its names.
         label, unit: name of the loss in sentences, and what follows the number.
         short, full: options of the evaluator that select the texts for single weights, and for whole plans.
+        similarity: the metric is 1 for equal models; the loss is 1 minus the score.
     """
 
     evaluator: str
@@ -38,13 +39,18 @@ class Loss:
     unit: str
     short: Mapping[str, int]
     full: Mapping[str, int]
+    similarity: bool = False
 
-    def of(self, scores: Mapping[str, Measurement], metrics: Mapping[str, Metric]) -> Measurement:
+    def of(self, scores: Mapping[str, Measurement]) -> Measurement:
         """Read the loss from the scores of its evaluator."""
         score = scores[self.metric]
-        if metrics[self.metric].direction == "minimize":
+        if not self.similarity:
             return score
         return Measurement(1 - score.value, score.stderr, tuple(1 - value for value in score.values), score.noise)
+
+    def score(self, loss: float) -> float:
+        """Return the metric of a loss."""
+        return 1 - loss if self.similarity else loss
 
     def parts(self, text: Mapping[str, Any]) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Return `short` and `full` for a study whose evaluator has the options `text`: no more texts than it has."""

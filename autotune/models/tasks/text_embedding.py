@@ -77,7 +77,13 @@ class TextEmbedding(Task):
         "embedding_similarity": {"dataset": "microsoft/ms_marco", "name": "v2.1", "split": "test", "samples": 24}
     }
     loss = Loss(
-        "embedding_similarity", "embedding_similarity", "1 - embedding similarity", "", {"samples": 16}, {"samples": 64}
+        "embedding_similarity",
+        "embedding_similarity",
+        label="1 - embedding similarity",
+        unit="",
+        short={"samples": 16},
+        full={"samples": 64},
+        similarity=True,
     )
     pipeline_tag = "feature-extraction"
 
