@@ -77,9 +77,8 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
         for name, value in (record.get("runtime") or {}).items():
             model.set_rt_info(str(value), ["runtime_options", name])
         # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
-        ov.save_model(
-            model, folder / (MODEL_FILE if source.parts is None else LANGUAGE_MODEL_FILE), compress_to_fp16=False
-        )
+        name = MODEL_FILE if source.parts is None else LANGUAGE_MODEL_FILE
+        ov.save_model(model, folder / name, compress_to_fp16=False)
         _save_companions(source, folder)
         (folder / "openvino_config.json").write_text(json.dumps(openvino_config(record), indent=2) + "\n")
         (folder / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
