@@ -110,6 +110,15 @@ class FakeLanguageModel:
         """Width of the logits, V."""
         return int(self._tables.shape[-1])
 
+    @property
+    def takes_images(self) -> bool:
+        """Return False: prompts are tokenized."""
+        return False
+
+    def prompt(self, text: str, image: Path | None) -> list[int]:
+        """Refuse an image, as models for text alone do."""
+        raise EvaluationError(f"the model takes no images; leave out {image}.")
+
     def logits(self, tokens: IntArray) -> FloatArray:
         """See `LanguageModel.logits`."""
         self.calls["logits"] += 1

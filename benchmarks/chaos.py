@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the full counts")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no injection after this time")
     parser.add_argument("--trials", type=int, default=30, help="trials of the studies that are disturbed")
+    parser.add_argument("--made-up", action="store_true", help="disturb studies of made-up models alone, in less time")
     parser.add_argument("--scale", type=float, default=0.1, help="share of the full sizes of the group load")
     parser.add_argument("--json", type=Path, help="write the table's rows to this file")
     options = parser.parse_args()

@@ -29,23 +29,24 @@ def disks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     made_up = MadeUp(lab.folder, lab.options)
     for seed in range(lab.count(5)):
         for state in STATES:
-            for place, part in ((made_up, "study"), *((lab, part) for part in PARTS)):
+            for place, part in ((made_up, "study"), *((lab, part) for part in PARTS if not lab.options.made_up)):
                 if journal.count(f"disk {state} under the {part}{place.suffix}") <= seed:
                     yield lambda place=place, part=part, state=state, seed=seed: interrupted(
                         journal, place, part, state, seed
                     )
-        if journal.count("disk full under stdout") <= seed:
+        if journal.count("disk full under stdout") <= seed and not lab.options.made_up:
             yield lambda seed=seed: full_stdout(journal, lab, seed)
 
 
 def clocks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield clocks that jump during a search."""
     for seed in range(journal.count("the wall clock jumps"), lab.count(5)):
-        yield lambda seed=seed: jumping(journal, lab if seed == 0 else MadeUp(lab.folder, lab.options), seed)
+        yield lambda seed=seed: jumping(journal, lab if seed == 4 else MadeUp(lab.folder, lab.options), seed)
 
 
 def interrupted(journal: Journal, lab: Lab, part: str, state: str, seed: int) -> None:
     """Let a disk fail from a random moment of a search on; then let it recover, and continue."""
+    seconds_whole = lab.seconds
     fault, dice = f"disk {state} under the {part}{lab.suffix}", random.Random(f"{part} {state} {seed}")
     folder = lab.prepare(f"disk-{os.getpid()}", workers=dice.choice((0, 2)), warm=part != "cache")
     place = folder / ("tmp" if part == "temporary folder" else part)
@@ -62,7 +63,7 @@ def interrupted(journal: Journal, lab: Lab, part: str, state: str, seed: int) ->
         process = lab.search(folder, **variables)
         if state != "full":
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0, lab.seconds / 2))
+                process.wait(dice.uniform(0, seconds_whole / 2))
             switch.touch()
             if mounted:
                 subprocess.run(["mount", "-o", "remount,ro", str(place)], check=False, capture_output=True)
@@ -101,7 +102,7 @@ def full_stdout(journal: Journal, lab: Lab, seed: int) -> None:
 
 
 def jumping(journal: Journal, lab: Lab, seed: int) -> None:
-    """Let the wall clock jump to and fro during a search."""
+    """Let the wall clock jump back and forth during a search."""
     dice = random.Random(f"clock {seed}")
     folder, lost = lab.prepare(f"clock-{os.getpid()}", workers=dice.choice((0, 2)), warm=True), ""
     switch = folder / "switch"

@@ -33,9 +33,11 @@ def kills(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     made_up = MadeUp(lab.folder, lab.options)
     while sum(each.fault.startswith("SIGKILL: ") for each in journal.all) < goal:
         seed = journal.count("SIGKILL: export")
-        for number in range(2):
-            dice = random.Random(f"made-up {seed} {number}")
+        for _ in range(2):
+            dice = random.Random(f"made-up {len(journal.all)}")
             yield lambda dice=dice, seed=seed: killed_study(journal, made_up, dice, seed)
+        if lab.options.made_up:
+            continue
         yield lambda seed=seed: killed_study(journal, lab, random.Random(f"study {seed}"), seed)
         for command in COMMANDS:
             if command != "distillation" or seed % 2 == 0:
@@ -46,13 +48,13 @@ def kills(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
 def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> None:
     """Kill a search, or one of its workers, at random moments until it finishes, at most ten times."""
     workers = dice.choice((0, 2, 2))
-    folder = lab.prepare(f"killed-{os.getpid()}", workers=workers, warm=seed % 4 > 0)
+    folder, seconds_whole = lab.prepare(f"killed-{os.getpid()}", workers=workers, warm=seed % 4 > 0), lab.seconds
     kinds, started = [], time.monotonic()
     while True:
         process, again, spared = lab.search(folder), time.monotonic(), workers == 0
         while len(kinds) < 10 and process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0.2, lab.seconds / 3))
+                process.wait(dice.uniform(0.2, seconds_whole / 3))
             if process.poll() is not None:
                 break
             children = psutil.Process(process.pid).children(recursive=True)
@@ -73,8 +75,8 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
     lost = lost or (f"{repeated} trials repeated by {len(kinds)} kills" if repeated > 2 * len(kinds) else "")
     alive = [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
     lost = lost or (f"processes are left: {alive}" if alive else "")
-    for position, kind in enumerate(kinds or ["search"]):
-        last = position == max(len(kinds), 1) - 1
+    for position, kind in enumerate(kinds):
+        last = position == len(kinds) - 1
         seconds = time.monotonic() - again if last else None
         fault = f"SIGKILL: {kind}{lab.suffix}"
         journal.add(Injection(fault, journal.count(fault), lost, seconds, repeated if last else 0))
@@ -151,6 +153,8 @@ def signals(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     for seed in range(lab.count(10)):
         for name in SIGNALS:
             place, before = (lab, seed // 5) if seed % 5 == 0 else (made_up, seed - seed // 5 - 1)
+            if lab.options.made_up:
+                place, before = made_up, seed
             if journal.count(f"{name}{place.suffix}") <= before:
                 dice = random.Random(f"{name} {seed}")
                 yield lambda name=name, place=place, dice=dice, seed=seed: signalled(journal, place, name, dice, seed)
@@ -160,13 +164,13 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
     """Send signals in the middle of a study; it ends in time with its report, and the same command continues it."""
     sent, code = SIGNALS[name]
     workers = 2 if "worker" in name else dice.choice((0, 2))
-    folder = lab.prepare(f"signalled-{os.getpid()}", workers=workers, warm=True)
+    folder, seconds_whole = lab.prepare(f"signalled-{os.getpid()}", workers=workers, warm=True), lab.seconds
     process = lab.search(folder)
     until = time.monotonic() + 120
     while not lab.has_begun(folder) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)  # before, a signal ends the preparation at once
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(dice.uniform(0, lab.seconds / 2))
+        process.wait(dice.uniform(0, seconds_whole / 2))
     lost, repeated, seconds = "", 0, None
     try:
         if process.poll() is not None:

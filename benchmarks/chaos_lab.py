@@ -111,7 +111,10 @@ class Journal:
 class Lab:
     """The undisturbed study that disturbed ones are compared with; made when it is first needed."""
 
-    suffix = ""
+    @property
+    def suffix(self) -> str:
+        """Part of the faults' names."""
+        return ""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
@@ -171,7 +174,10 @@ class Lab:
 class MadeUp(Lab):
     """Studies of made-up models: real searches, storages and workers, whose trials take no time."""
 
-    suffix = ", made-up models"
+    @property
+    def suffix(self) -> str:
+        """Part of the faults' names."""
+        return f", made-up models, {self.options.trials} trials"
 
     def prepare(self, name: str, *, workers: int, warm: bool = False) -> Path:
         """Make a folder."""

@@ -191,7 +191,9 @@ def families(argument: str) -> str:
     cells, causes = [], []
     for name, entry in sorted(found["rows"].items()):
         versions, results = exported_with(entry), entry["results"].get(version, {})
-        errors = {step: result["error"] for step, result in results.items() if "error" in result}
+        errors = {
+            s: results[s]["error"] for s in ("export", "original_logits", *steps) if "error" in results.get(s, {})
+        }
         limits = f"{entry['minimum']} to {entry['maximum'] or 'any'}"
         if (version in versions) != (which == "served"):
             continue

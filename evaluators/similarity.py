@@ -234,7 +234,9 @@ class Similarity:
     def _tokenised(self, model: LanguageModel) -> list[list[int]]:
         template = self.options.use_chat_template
         return [
-            prompt_tokens(model.tokenizer, prompt, template) if image is None else model.prompt(prompt, image)
+            model.prompt(prompt, image)
+            if model.takes_images or image is not None
+            else prompt_tokens(model.tokenizer, prompt, template)
             for prompt, image in zip(self._prompts, self._images, strict=True)
         ]
 

@@ -95,7 +95,8 @@ class Calibration(TextSource, Section):
     """The texts that calibrate the compression algorithms."""
 
     path: TextPath | None = None
-    """A UTF-8 text file, relative to this file's folder."""
+    """A UTF-8 text file, relative to this file's folder; for models for text and images also a jsonl file of prompts
+    {image: FILE, text: TEXT}."""
     synthetic: bool = False
     """Generate the texts with the model itself; study.seed is the seed."""
     samples: Annotated[int, Field(ge=1)] = 128

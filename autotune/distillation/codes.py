@@ -30,7 +30,7 @@ MOST_TOKENS = 32_768
 """Tokens of the training windows whose gradients are used."""
 
 DAMPING = 0.1
-"""Share of the mean diagonal that is added to the gradients' second moments: a few tokens have most of them."""
+"""Share of the mean diagonal that is added to the second moments of gradients; on the demo model better than 0.4."""
 
 MOMENT_BYTES = 1 << 30
 """Limit on the second moments that are in memory at once; for the others the windows are run again."""

@@ -127,8 +127,12 @@ class LanguageModel(Protocol):
     def source(self) -> Any:
         """The `openvino.Model`, or the path of the .xml file, that was compiled; for running it in another way."""
 
-    def prompt(self, text: str, image: Path) -> list[int]:
-        """Lay out a prompt about an image, as ids for the methods below: some stand for the image's features.
+    @property
+    def takes_images(self) -> bool:
+        """True if `prompt` lays out prompts; those of other models are tokenized."""
+
+    def prompt(self, text: str, image: Path | None) -> list[int]:
+        """Lay out a prompt with the model's processor, as ids for the methods below: some are an image's features.
 
         Raises:
             EvaluationError: the model takes no images, or the image cannot be read.

@@ -35,7 +35,9 @@ FEWEST = 4
 
 PRIOR = 4.0
 """Variance of the prior of the mean in units of the standard deviation. Larger values decide large differences sooner
-and small ones later: a difference of 4 standard deviations after 6 windows, one of a half after 62."""
+and small ones later: a difference of 4 standard deviations after 6 windows, one of a half after 62. After 8, 12 and 16
+windows it decides differences of 2.00, 1.39 and 1.13; the best values for these numbers 2.00, 1.37 and 1.10. After 4
+windows no value decides less than 5.8."""
 
 _GROWTH = 1.25
 _SEED = 0

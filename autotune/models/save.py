@@ -77,9 +77,8 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
         for name, value in (record.get("runtime") or {}).items():
             model.set_rt_info(str(value), ["runtime_options", name])
         # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
-        ov.save_model(
-            model, folder / (MODEL_FILE if source.parts is None else LANGUAGE_MODEL_FILE), compress_to_fp16=False
-        )
+        name = MODEL_FILE if source.parts is None else LANGUAGE_MODEL_FILE
+        ov.save_model(model, folder / name, compress_to_fp16=False)
         _save_companions(source, folder)
         (folder / "openvino_config.json").write_text(json.dumps(openvino_config(record), indent=2) + "\n")
         (folder / "autotune.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -130,6 +129,8 @@ def _save_companions(source: SourceModel, out: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
         existing = sorted(source.path.glob("openvino_*tokenizer.*"))
+        if source.parts is not None:
+            _write_image_processor(out)
     elif not source.write_tokenizer(out):
         return
     if existing:
@@ -142,6 +143,14 @@ def _save_companions(source: SourceModel, out: Path) -> None:
     tokenizer, detokenizer = convert_tokenizer(source.tokenizer(), with_detokenizer=True)
     ov.save_model(tokenizer, out / "openvino_tokenizer.xml")
     ov.save_model(detokenizer, out / "openvino_detokenizer.xml")
+
+
+def _write_image_processor(out: Path) -> None:
+    """Write ``preprocessor_config.json``, which GenAI reads; transformers 5 has its content in another file."""
+    file, processor = out / "preprocessor_config.json", out / "processor_config.json"
+    images = json.loads(processor.read_text(encoding="utf-8")).get("image_processor") if processor.is_file() else None
+    if isinstance(images, dict) and not file.exists():
+        file.write_text(json.dumps(images, indent=2) + "\n", encoding="utf-8")
 
 
 _OPTIMUM_TYPES = {"int8_asym": "int8", "int8_sym": "int8", "int4_asym": "int4", "int4_sym": "int4"}

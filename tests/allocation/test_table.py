@@ -113,11 +113,12 @@ def test_a_weight_that_ruins_the_model_is_protected_and_named(world: World, allo
     plan = solve(world.engine, table, world.engine.sizes.original)
     assert name not in plan.variants
     assert any(
-        note.startswith(name) and "ruins the model" in note for note in protections(table, plan, watching.collapsing())
+        note.startswith(name) and "ruins the model" in note
+        for note in protections(table, plan, watching.collapsing(), " nats a token")
     )
     forced = solve(world.engine, table, limits(world.engine, table, 2)[0])
     assert name in forced.variants
-    assert any(note.startswith(name) for note in protections(table, forced, watching.collapsing()))
+    assert any(note.startswith(name) for note in protections(table, forced, watching.collapsing(), " nats a token"))
 
 
 @pytest.mark.parametrize("runtime_compressed", [True, False])

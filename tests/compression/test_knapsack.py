@@ -78,3 +78,22 @@ def test_coarse_units_keep_the_limit_and_waste_little() -> None:
     assert found is not None
     used = sum(sizes[item][index] for item, index in enumerate(found))
     assert 0.99 * limit < used <= limit
+
+
+def test_what_rounding_leaves_goes_to_the_step_that_saves_most_a_byte() -> None:
+    """131072 bytes are 65536 units, all of which the first item takes, though it leaves a byte."""
+    large = ([0, 131_071], [100.0, 0.0])
+    sizes, costs = [large[0], [0, 1], [0, 1], [0, 2]], [large[1], [1.0, 0.0], [2.0, 0.0], [9.0, 0.0]]
+    assert cheapest_choices(sizes, costs, 131_072) == [1, 0, 1, 0]
+    assert cheapest_choices(sizes, costs, 131_073) == [1, 0, 0, 1]
+    assert cheapest_choices([[3, 5], [4, 9]], [[1.0, 0.0], [1.0, 0.0]], 6) is None
+    assert cheapest_choices([[3, 5], [4, 9]], [[1.0, 0.0], [1.0, 0.0]], 7) == [0, 0]
+
+
+def test_a_subset_reaches_the_floor_or_is_the_largest_there_is() -> None:
+    """At the floor exactly, below the limit strictly; without a subset between them, the largest below."""
+    assert cheapest_subset([4, 6], [1.0, 5.0], 11, 6) == [1]
+    assert cheapest_subset([4, 6], [1.0, 5.0], 11, 7) == [0, 1]
+    assert cheapest_subset([4, 6], [1.0, 5.0], 10, 7) == [1]
+    assert cheapest_subset([4, 6], [1.0, 5.0], 6, 5) == [0]
+    assert cheapest_subset([4, 6], [1.0, 5.0], 4, 3) == []

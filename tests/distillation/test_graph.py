@@ -31,6 +31,10 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
+HYBRIDS = ("lfm2", "granitemoehybrid")
+"""Their convolutions and scans are not trained."""
+
+
 def logits(model: Any, tokens: Any) -> tuple[Any, Any]:
     """Of OpenVINO and of the graph in torch."""
     compiled = ov.Core().compile_model(model, "CPU", F32)
@@ -46,6 +50,10 @@ def logits(model: Any, tokens: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family_folder: Callable[[str], Path], family: str) -> None:
     model = ov.Core().read_model(family_folder(family) / "ov" / "openvino_model.xml")
+    if family in HYBRIDS:
+        with pytest.raises(PlanError, match=r"GroupConvolution.*without distillation"):
+            Graph(model)
+        return
     expected, found = logits(model, np.random.default_rng(1).integers(0, 320, (2, 40)))
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 

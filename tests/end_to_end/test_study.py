@@ -161,11 +161,14 @@ def test_a_damaged_cache_is_never_read(tmp_path: Path, workplace: Path, tiny_lla
     scores = {row["plan"]: (row["kl_divergence"], row["similarity"]) for row in rows(workplace / "study")}
     found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE"]
     assert len(found) == 4
-    assert [(row["kl_divergence"], row["similarity"]) for row in found] == [scores[row["plan"]] for row in found]
+    for row in found:
+        divergence, similarity = scores[row["plan"]]
+        assert row["kl_divergence"] == divergence
+        assert row["similarity"] == similarity or not (row["similarity"] and similarity)  # of each study's own front
 
 
 def test_two_workers_give_the_same_scores(tmp_path: Path, workplace: Path, tiny_llama_hf: Path, searched: Done) -> None:
-    """With nothing but the export, and half the threads for each: the scores of one worker to the bit, each plan once."""
+    """With the export alone, and half the threads for each: the scores of one worker to the bit, each plan once."""
     write_config(tmp_path, tiny_llama_hf)
     shutil.copytree(workplace / "cache" / "models", tmp_path / "cache" / "models")
     done = run_process(tmp_path, "search", "model.yaml", "--workers", "2", cache=tmp_path / "cache")

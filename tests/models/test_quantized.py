@@ -70,7 +70,7 @@ def test_codes_scales_and_zero_points_stay_what_they_are(
     """For every packing; the exporter is replaced by its result on a model of this shape."""
     from safetensors.torch import load_file
 
-    def export(model: str, files: Path, out: Path, trust: bool) -> None:
+    def export(model: str, files: Path, out: Path, *rest: Any) -> None:
         exported = ov.Core().read_model(tiny_llama / "openvino_model.xml")
         found = constants(exported)
         for file in files.glob("*.safetensors"):

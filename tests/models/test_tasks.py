@@ -35,6 +35,10 @@ FOUND = {
         ({"architectures": ["BertModel"], "model_type": "bert"}, ()),
         ({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}, ("modules.json",)),
     ],
+    "visual-text": [
+        ({"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "clip"}}, ()),
+        ({}, ("openvino_language_model.xml", "openvino_vision_embeddings_model.xml")),
+    ],
     "text-reranking": [
         ({"architectures": ["XLMRobertaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}, ("modules.json",)),
         ({"architectures": ["BertForSequenceClassification"]}, ()),

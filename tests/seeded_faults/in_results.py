@@ -136,8 +136,8 @@ RESULTS = [
     Fault(
         "save-float16",
         "autotune/models/save.py",
-        "ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)",
-        "ov.save_model(model, folder / MODEL_FILE)",
+        "ov.save_model(model, folder / name, compress_to_fp16=False)",
+        "ov.save_model(model, folder / name)",
         "tests/models/test_save.py::test_every_constant_keeps_its_type_and_bytes",
     ),
     Fault(

@@ -21,9 +21,10 @@ from autotune.models.tasks.task import Task
 _log = logging.getLogger(__name__)
 
 TOKENS = 16
-LARGEST = 0.2
-"""Bound on the relative distance of logits. Right exports of float32 checkpoints are below 1e-5 and of bfloat16 ones at
-0.01 (torch rounds to bfloat16, OpenVINO computes in float32); wrong ones of 88 families were at 0.35 to 1.2."""
+LARGEST = 0.3
+"""Bound on the relative distance of logits. Right exports of float32 checkpoints are below 1e-5. torch computes in the
+type of the checkpoint: a random Llama of 24 layers was at 0.07 in bfloat16 and at 0.008 in float16. Wrong exports were
+at 0.76 (Mamba) to 1.2 (Falcon Mamba), with transformers 5.0.0."""
 
 
 def check_logits(model: str, files: Path, out: Path, config: Any, task: Task, *, trust_remote_code: bool) -> None:

@@ -153,8 +153,13 @@ class OpenVINOLanguageModel:
             self._vocabulary_size = int(self._fresh(np.zeros((1, 1), np.int64)).shape[-1])
         return self._vocabulary_size
 
-    def prompt(self, text: str, image: Path) -> list[int]:
-        """Lay out a prompt about an image; see `LanguageModel.prompt`."""
+    @property
+    def takes_images(self) -> bool:
+        """Return True for a model in parts; see `LanguageModel.takes_images`."""
+        return self.embeddings is not None
+
+    def prompt(self, text: str, image: Path | None) -> list[int]:
+        """Lay out a prompt; see `LanguageModel.prompt`."""
         if self.embeddings is None:
             raise EvaluationError(f"{self._name} takes no images; use prompts without the key image.")
         return self.embeddings.prompt(text, image)

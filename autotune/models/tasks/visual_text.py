@@ -77,8 +77,8 @@ class VisualText(TextGeneration):
             return None
         return (
             f"is a {self.kind} of model_type `{kind}`; of these, {', '.join(TESTED)} can be tuned as a whole. Its "
-            f"language model alone can be compressed without texts: `optimum-cli export openvino --task "
-            f"{self.export_task} -m MODEL OUT`, and in Python `autotune.compress(openvino.Core().read_model("
+            "language model alone can be compressed without texts: `optimum-cli export openvino --weight-format fp16 "
+            f"--task {self.export_task} -m MODEL OUT`, and in Python `autotune.compress(openvino.Core().read_model("
             f"'OUT/{LANGUAGE_MODEL_FILE}'), mode='int4_asym', group_size=64)`, whose `model` is saved by "
             "openvino.save_model(..., compress_to_fp16=False)."
         )

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DATABASE = "study.db"
 STUDY_NAME = "autotune"
+CONNECTIONS = 3
+"""Connections to a server that a process has at the same time: for the lock, the trials and the heartbeats."""
+
 SQLITE_TIMEOUT = 60
 """Seconds to wait for another process that reads or writes the same SQLite file (a dashboard, a report)."""
 
@@ -203,11 +206,12 @@ def connect(url: str) -> optuna.storages.RDBStorage:
             )
     except Exception as error:  # SQLAlchemy's, the driver's or Optuna's own, all without a common base
         where = url if sqlite else f"{url.partition(':')[0]}://…"  # the rest may hold a password
-        problem = problem_of(error, url)
-        raise StudyError(
-            f"{where}: the study's storage cannot be opened ({problem}). If the file is damaged, run with --fresh, "
-            "which moves the old study aside."
-        ) from error
+        inner = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else None
+        problem = problem_of(inner or error, url)
+        remedy = "If the file is damaged, run with --fresh, which moves the old study aside."
+        if "too many clients" in problem:
+            remedy = f"Set the server's max_connections to {CONNECTIONS} for each process of the study, or more."
+        raise StudyError(f"{where}: the study's storage cannot be opened ({problem}). {remedy}") from error
     if sqlite:
         event.listen(storage.engine, "connect", use_write_ahead_log)
         storage.engine.dispose()  # the connection that made the tables has no such setting

@@ -39,7 +39,7 @@ def test_a_setting_outside_the_space_is_moved_to_the_nearest_inside() -> None:
         anchor.label: anchor.point
         for anchor in anchors(space(mode=["int4_sym"], group_size=[96, 32], ratio=[0.7, 0.9]))
     }
-    assert found["near optimum-intel's 4-bit default"] == {"mode": "int4_sym", "ratio": 0.9, "group_size": 96}
+    assert found["near int4_asym, group size 64, GPTQ"] == {"mode": "int4_sym", "ratio": 0.9, "group_size": 96}
     assert not any("int8" in label for label in found)
 
 
