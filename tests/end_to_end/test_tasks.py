@@ -148,7 +148,12 @@ def test_an_encoder_is_searched_and_its_vectors_are_those_of_genai(tmp_path: Pat
     with pytest.raises(ConfigError, match="and this one is for text-embedding; use embedding_similarity"):
         small.evaluate({"perplexity": {"path": str(tmp_path / "calibration.txt")}})
     with pytest.raises(ConfigError, match="a model for text-embedding writes no texts"):
-        search(tmp_path, model, calibration={"synthetic": True}, output=str(tmp_path / "other"))
+        search(
+            tmp_path,
+            model,
+            calibration={"synthetic": True, "samples": 2, "sequence_length": 48},
+            output=str(tmp_path / "other"),
+        )
     with pytest.raises(PlanError, match="distillation trains the logits of causal language models"):
         autotune.compress(str(model), distillation=True, **options)
 

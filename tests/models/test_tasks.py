@@ -141,7 +141,7 @@ def test_a_task_of_ones_own_is_one_file(tmp_path: Path) -> None:
     scores = small.evaluate({f"{__name__}:ToyError": {}})
     assert 0 < scores["toy_error"].value < 0.5
     with pytest.raises(ConfigError, match="and this one is for toy; use"):
-        small.evaluate({"perplexity": {"synthetic": True}})
+        small.evaluate({"perplexity": {"synthetic": True, "samples": 2}})
 
 
 def test_evaluators_of_another_task_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -149,8 +149,9 @@ def test_evaluators_of_another_task_are_refused_before_any_work(tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps(FOUND["text-embedding"][0][0]))
     data: dict[str, Any] = {"model": str(tmp_path), "calibration": {"synthetic": True}}
     texts = {"texts": ["one", "two"]}
+    perplexity = {"perplexity": {"synthetic": True, "samples": 2}}
     with pytest.raises(ConfigError, match="is for text-embedding; use embedding_similarity, or set `task`"):
-        config_from({**data, "evaluators": {"perplexity": {"synthetic": True, "samples": 2}}})
+        config_from({**data, "evaluators": perplexity})
     assert config_from({**data, "evaluators": {"embedding_similarity": texts}}).task is None
     changed = config_from(
         {**data, "task": "text-generation", "evaluators": {"perplexity": {"synthetic": True, "samples": 2}}}
