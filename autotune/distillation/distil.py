@@ -37,7 +37,7 @@ LEAST_HELD_OUT = 4
 CONFIDENCE = 2.0
 """Standard errors of the difference by which a trained model must be better to be kept."""
 STEP_SECONDS = 1e-4
-"""Overhead of a step of the rounding, in which few numbers are computed."""
+"""Overhead of a step of the rounding, in which few numbers are computed; estimated from a dozen calls of NumPy."""
 HELD_OUT_KEY = "held_out"
 """Entry of the bank with the divergences of the held-out windows."""
 SAVED_EVERY = 20.0
