@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "data"
 EXAMPLE = ROOT / "reports" / "example"
-BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) ?(?P<argument>.*?) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+)(?: (?P<argument>[^\n]*))? -->\n.*?<!-- end -->", re.DOTALL)
 KL = "KL, 1e-3 nats/token"
 
 
@@ -387,7 +387,7 @@ def filled(page: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         mark = match[0].splitlines()[0]
-        return f"{mark}\n\n{TABLES[match['name']](match['argument'])}\n\n<!-- end -->"
+        return f"{mark}\n\n{TABLES[match['name']](match['argument'] or '')}\n\n<!-- end -->"
 
     return BLOCK.sub(block, page)
 

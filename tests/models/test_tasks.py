@@ -150,9 +150,11 @@ def test_evaluators_of_another_task_are_refused_before_any_work(tmp_path: Path) 
     data: dict[str, Any] = {"model": str(tmp_path), "calibration": {"synthetic": True}}
     texts = {"texts": ["one", "two"]}
     with pytest.raises(ConfigError, match="is for text-embedding; use embedding_similarity, or set `task`"):
-        config_from({**data, "evaluators": {"perplexity": {"synthetic": True}}})
+        config_from({**data, "evaluators": {"perplexity": {"synthetic": True, "samples": 2}}})
     assert config_from({**data, "evaluators": {"embedding_similarity": texts}}).task is None
-    changed = config_from({**data, "task": "text-generation", "evaluators": {"perplexity": {"synthetic": True}}})
+    changed = config_from(
+        {**data, "task": "text-generation", "evaluators": {"perplexity": {"synthetic": True, "samples": 2}}}
+    )
     assert changed.as_dict()["task"] == "text-generation"
     assert list(config_from(data).evaluators) == ["embedding_similarity"]
 
