@@ -334,7 +334,8 @@ def measure(model_type: str, send: Callable[[dict[str, Any]], None]) -> None:
             try:
                 steps[step] = {"result": getattr(measurement, step)()}
             except Exception as error:
-                steps[step] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]}
+                message = " ".join(str(error).split()).replace(str(measurement.hf), "the folder")
+                steps[step] = {"error": f"{type(error).__name__}: {message}"[:400]}
             steps[step]["seconds"] = round(time.perf_counter() - started, 1)
             send(steps)
 
