@@ -313,8 +313,8 @@ def plan(
 
     Example:
         >>> result = autotune.plan("reports/demo/model.yaml", forecast=False, progress=False)
-        >>> [(point.settings["mode"], point.footprint) for point in result.points]
-        [('int8_asym', 3981701), ('int4_asym', 2501061)]
+        >>> {point.settings["mode"]: point.footprint for point in result.points}
+        {'int8_asym': 3981701, 'int4_asym': 2501061}
     """
     from autotune.config.arguments import as_config, changes_of
     from autotune.study.planning.dry_run import dry_run

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "data"
 EXAMPLE = ROOT / "reports" / "example"
-BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) ?(?P<argument>.*?) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) ?(?P<argument>[^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
 KL = "KL, 1e-3 nats/token"
 
 
@@ -98,7 +98,7 @@ def quality(argument: str) -> str:
             f"{row['nncf_bytes']:,}",
             milli(row["nncf_kl"]),
             f"{row['ratio']:.3f}",
-            f"{row['standard_errors']:+.1f}",
+            "" if row["standard_errors"] is None else f"{row['standard_errors']:+.1f}",
         ]
         for row in found["rows"]
         if row["group"] == argument

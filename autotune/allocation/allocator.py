@@ -33,8 +33,6 @@ NEIGHBOURS = (0.94, 1.06)
 """Sizes next to the requested one, as shares of it; their plans show the error of the prediction there."""
 REFINED_AT = 12
 """Sizes at which decisions are looked at before a weight is measured a second time."""
-BATCHES = 4
-"""Weights are measured a second time in so many batches, until one changes no plan of these sizes."""
 RIVALS = 1.5
 """Uniform plans are measured where their prediction is at most so many times what the best plan measured."""
 REACH = 0.25
@@ -220,23 +218,13 @@ class Allocator:
 
     def _measure_again(self, times: int) -> None:
         """Measure second variants of the weights whose predictions matter most: those with a large share of a plan's
-        divergence, predicted from another variant. Stop when a batch of them changes no plan."""
+        divergence, predicted from another variant."""
         order = list(self.table.menus.choices)  # that of the model, in which the probe is fastest
-        chosen = self._uncertain_choices()[:times]
-        batch = -(-len(order) // BATCHES)
-        for start in range(0, len(chosen), batch):
-            before = self._chosen_plans()
-            for name, index in sorted(chosen[start : start + batch], key=lambda one: order.index(one[0])):
-                variant = self.table.menus.choices[name][index].variant
-                assert variant is not None
-                self._stage(f"measuring {name} again, in {variant.mode}")
-                self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
-            if self._chosen_plans() == before:
-                return
-
-    def _chosen_plans(self) -> list[str]:
-        """Return the keys of the plans that the solver chooses at `REFINED_AT` sizes."""
-        return [solve(self.engine, self.table, limit).key for limit in limits(self.engine, self.table, REFINED_AT)]
+        for name, index in sorted(self._uncertain_choices()[:times], key=lambda one: order.index(one[0])):
+            variant = self.table.menus.choices[name][index].variant
+            assert variant is not None
+            self._stage(f"measuring {name} again, in {variant.mode}")
+            self.table = self.table.with_measured(name, index, max(self._alone(name, variant), 0.0))
 
     def _uncertain_choices(self) -> list[tuple[str, int]]:
         """List (weight, position on its menu) of chosen variants that were not measured: one for each weight, the

@@ -226,7 +226,7 @@ def test_windows_longer_than_the_positions_are_refused(tiny_llama: Path, tiny_ll
     exported = {**config, "model": str(tiny_llama_hf), "cache": {"directory": str(tmp_path / "other")}}
     with pytest.raises(ConfigError, match="sequences of 1024 tokens"):
         api.plan(exported, progress=False)
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other" / "models").exists()
     fitting = {**config, "evaluators": {"perplexity": {"texts": [TEXT], "sequence_length": 64, "samples": 2}}}
     planned = api.plan(fitting, forecast=False, progress=False)
     assert planned.intake is not None
