@@ -3,6 +3,7 @@
     python benchmarks/distillation.py                                  # the demo model, int4_asym g64 GPTQ SE
     python benchmarks/distillation.py --model DIR --calibration FILE --report FILE --other FILE
     python benchmarks/distillation.py --sizes 11.83 13.79 --text FILE  # MB; formats are chosen for each weight
+    python benchmarks/distillation.py --rounding                       # stop before the training
 
 A run that is killed continues where it was if `--cache` is the same. Each row has a second line with the scores on
 `--other`, a text of another kind than the calibration text.
@@ -15,12 +16,15 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import DEMO
 
 import autotune
+from autotune.distillation import distil, training
 
 HEAD = "| model | bytes | KL, 1e-3 nats/token | perplexity | similarity | s | peak GB |"
 RULE = "|---|---:|---:|---:|---:|---:|---:|"
@@ -38,10 +42,16 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=DEMO / "search.txt", help="for --sizes: measures the formats")
     parser.add_argument("--sizes", type=float, nargs="*", default=[], help="in MB (1,000,000 bytes)")
     parser.add_argument("--similarity", action="store_true", help="also score answers to the default prompts")
+    parser.add_argument("--rounding", action="store_true", help="only round again, without training")
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
+    if options.rounding:
+        # Another recipe has another key in the bank, so that no training is taken for done.
+        training.Recipe = partial(training.Recipe, checks=0)  # type: ignore[assignment, misc]
+        distil._trained = lambda *_: {distil.HELD_OUT_KEY: np.zeros((2, 1))}
     with tempfile.TemporaryDirectory() as folder:
         cache = options.cache or Path(folder)
+        step = ", rounded again" if options.rounding else ", distillation"
         print(HEAD, RULE, sep="\n", flush=True)
         for name, arguments in plans(options):
             for distillation in (False, True):
@@ -57,7 +67,7 @@ def main() -> None:
                     **arguments,
                 )
                 seconds = time.perf_counter() - started
-                print(row(f"{name}{', distillation' * distillation}", model, seconds, options, cache), flush=True)
+                print(row(f"{name}{step * distillation}", model, seconds, options, cache), flush=True)
 
 
 def plans(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
