@@ -89,7 +89,7 @@ def sweep(
     Example:
         >>> import autotune
         >>> text = {"path": "examples/demo/search.txt", "sequence_length": 128, "samples": 4}
-        >>> config = {"models": ["examples/demo/model"], "output": "reports/all", "evaluators": {"perplexity": text}}
+        >>> config = {"models": ["examples/demo/model"], "output": "sweep", "evaluators": {"perplexity": text}}
         >>> config |= {"space": {"mode": ["int8_asym", "int4_asym"], "group_size": 64}, "study": {"workers": 0}}
         >>> swept = autotune.sweep(config, trials=2, progress=False)
         >>> swept.errors, sorted(path.name for path in swept.folder.glob("*.html"))
