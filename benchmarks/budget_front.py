@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common  # noqa: F401  the import path
 import numpy as np
 
 from autotune.common.cache import Cache

@@ -35,6 +35,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401  the import path
 import optuna
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))

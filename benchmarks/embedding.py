@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401  the import path
 import numpy as np
 import openvino_genai
 from optimum.intel import OVModelForFeatureExtraction

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common  # noqa: F401  the import path
+
 from autotune.config.config import load_config
 from autotune.study.progress import SilentListener, StudyInfo
 from autotune.study.run import run_search

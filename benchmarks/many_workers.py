@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import common  # noqa: F401  the import path
 import numpy as np
 
 from autotune.common.files import fingerprint

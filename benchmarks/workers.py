@@ -17,6 +17,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+import common  # noqa: F401  the import path
 import optuna
 
 from autotune.common.cache import Cache
@@ -61,11 +62,11 @@ def main() -> None:
                 best[name] = max(best[name], speed)
                 scores.append(values)
                 print(f"{name}: {speed:.1f} trials a minute", flush=True)
-    common = set.intersection(*map(set, scores))
-    same = all(len({values[plan] for values in scores}) == 1 for plan in common)
+    shared = set.intersection(*map(set, scores))
+    same = all(len({values[plan] for values in scores}) == 1 for plan in shared)
     first = best["1 worker, 1 thread"]
     print("; ".join(f"{name} {speed:.1f} a minute ({speed / first:.2f}x)" for name, speed in best.items()))
-    print(f"{len(common)} plans in every run, scores {'the same to the last digit' if same else 'DIFFER'}")
+    print(f"{len(shared)} plans in every run, scores {'the same to the last digit' if same else 'DIFFER'}")
 
 
 if __name__ == "__main__":
