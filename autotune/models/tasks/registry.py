@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 DEFAULT = "text-generation"
-_PARTS = ("registry", "task")
+_PARTS = ("encoder", "registry", "task")
 
 
 @cache

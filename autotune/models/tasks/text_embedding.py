@@ -7,20 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from autotune.errors import ConfigError
-from autotune.models.tasks.task import Loss, Task
+from autotune.models.tasks.encoder import MAX_LENGTH, EncoderTask, why_no_encoder
+from autotune.models.tasks.task import Loss
 
 if TYPE_CHECKING:
-    import openvino as ov
+    pass
 
-    from autotune.evaluation import IntArray
-    from autotune.evaluation.texts.sources import TextSource
-    from autotune.models.runtime.encoder import OpenVINOEncoder
-
-INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
-OUTPUTS = ("last_hidden_state", "token_embeddings")
 ENCODERS = (
     *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "gte", "modernbert"),
     *("mpnet", "new", "nomic_bert", "roberta", "xlm", "xlm-roberta", "xlm-roberta-xl"),
@@ -30,8 +23,6 @@ ENCODERS = (
 POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 """Poolings of sentence-transformers -> names in WhoWhatBench and OpenVINO GenAI."""
 
-MAX_LENGTH = 200
-"""Tokens of a text without a limit of its own, as in WhoWhatBench."""
 
 OPTIMUM = """\
 import torch
@@ -63,7 +54,7 @@ vectors = pipeline.embed_documents(["a mill by the river", "bread from the oven"
 """
 
 
-class TextEmbedding(Task):
+class TextEmbedding(EncoderTask):
     """See `Task`."""
 
     name = "text-embedding"
@@ -86,6 +77,8 @@ class TextEmbedding(Task):
         similarity=True,
     )
     pipeline_tag = "feature-extraction"
+    outputs = ("last_hidden_state", "token_embeddings")
+    window = "text"
 
     def matches(self, config: Mapping[str, Any], files: Collection[str]) -> bool:
         """See `Task`: sentence-transformers' modules, or an encoder without a head."""
@@ -110,60 +103,15 @@ class TextEmbedding(Task):
     ) -> str | None:
         """See `Task`."""
         results = {name for port in outputs for name in port.get_names()}
-        return why_no_encoder(inputs, results, OUTPUTS, self, fed)
+        return why_no_encoder(inputs, results, self.outputs, self, fed)
 
-    def compiled(
-        self,
-        model: ov.Model | Path,
-        tokenizer: Any,
-        *,
-        folder: Path | None = None,
-        device: str = "CPU",
-        ov_config: Mapping[str, Any] | None = None,
-        constants: Mapping[str, ov.Tensor] | None = None,
-        columns: int = 0,
-    ) -> OpenVINOEncoder:
-        """See `Task`."""
-        from autotune.models.runtime.encoder import OpenVINOEncoder
+    def usage_of(self, folder: Path | None) -> Mapping[str, Any]:
+        """See `EncoderTask`."""
+        return read_usage(folder)
 
-        return OpenVINOEncoder(
-            model,
-            tokenizer,
-            OUTPUTS,
-            usage=read_usage(folder),
-            device=device,
-            ov_config=ov_config,
-            constants=constants,
-        )
-
-    def windows(
-        self,
-        source: TextSource,
-        tokenizer: Any,
-        texts: Sequence[str],
-        *,
-        length: int,
-        samples: int,
-        name: str,
-        embeddings: Any = None,
-    ) -> IntArray:
-        """See `Task`; each window begins and ends with the special tokens of a text of its own."""
-        if source.tokens is not None:
-            return super().windows(source, tokenizer, texts, length=length, samples=samples, name=name)
-        before, after = special_tokens(tokenizer)
-        inner = length - len(before) - len(after)
-        if inner < 1:
-            raise ConfigError(
-                f"is {length}, and the model puts {length - inner} special tokens into each text; set it to 16 or more",
-                key="calibration.sequence_length",
-            )
-
-        def plain(text: str, **options: Any) -> Any:
-            return tokenizer(text, add_special_tokens=False, **options)
-
-        found = super().windows(source, plain, texts, length=inner, samples=samples, name=name)
-        edges = [np.tile(np.array(part, np.int64), (len(found), 1)) for part in (before, after)]
-        return np.concatenate([edges[0], found, edges[1]], axis=1)
+    def special(self, tokenizer: Any) -> Sequence[Sequence[int]]:
+        """See `EncoderTask`."""
+        return special_tokens(tokenizer)
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -171,37 +119,6 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     whole, inner = (list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
     start = next(at for at in range(len(whole)) if whole[at : at + len(inner)] == inner)
     return whole[:start], whole[start + len(inner) :]
-
-
-def why_no_encoder(
-    inputs: Iterable[Any], results: Collection[str], expected: Sequence[str], task: Task, fed: Collection[str]
-) -> str | None:
-    """Return why a graph cannot be run in one pass over whole texts, and what to do; None if it can.
-
-    Args:
-        inputs: its ports.
-        results: names of its outputs.
-        expected: outputs of which it needs one.
-        task: whose class exports such graphs.
-        fed: further inputs that the caller feeds.
-    """
-    ports = {port.get_any_name(): port for port in inputs}
-    export = f"optimum-cli export openvino --task {task.export_task}"
-    unknown = [name for name, port in ports.items() if not port.get_names() & (INPUTS | {"beam_idx"} | set(fed))]
-    named = {name for port in ports.values() for name in port.get_names()}
-    if unknown or "input_ids" not in named or not set(expected) & set(results):
-        return (
-            f"is not a {task.kind}: its inputs are {', '.join(sorted(ports))} and its outputs "
-            f"{', '.join(sorted(results))}, but only {', '.join(sorted(INPUTS))} and {expected[0]} are known. Export "
-            f"it again with optimum-intel's {task.export_class}: {export}"
-        )
-    shape = next(port.get_partial_shape() for port in ports.values() if "input_ids" in port.get_names())
-    if shape.rank.is_static and any(size.is_static for size in shape):
-        return (
-            f"has an input_ids of the fixed shape {shape}. Search, evaluation and calibration need a dynamic batch and "
-            f"length ([?,?]); compression without texts works. Export it again without a call of `reshape`: {export}"
-        )
-    return None
 
 
 def read_usage(folder: Path | None) -> dict[str, Any]:

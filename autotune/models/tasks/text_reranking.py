@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from autotune.errors import ConfigError
+from autotune.models.tasks.encoder import MAX_LENGTH, EncoderTask, why_no_encoder
 from autotune.models.tasks.task import Loss, Task
-from autotune.models.tasks.text_embedding import MAX_LENGTH, why_no_encoder
 
 if TYPE_CHECKING:
-    import openvino as ov
-
     from autotune.evaluation import IntArray
     from autotune.evaluation.texts.sources import TextSource
-    from autotune.models.runtime.encoder import OpenVINOEncoder
 
 QUERY = 16
 """Tokens of the query in a calibration window, at most."""
@@ -50,7 +46,7 @@ print(pipeline.rerank("what do hens eat?", ["They eat grain.", "The mill stands 
 """
 
 
-class TextReranking(Task):
+class TextReranking(EncoderTask):
     """See `Task`; the scores of a pair are one logit or two."""
 
     name = "text-reranking"
@@ -71,6 +67,8 @@ class TextReranking(Task):
         full={"samples": 64},
     )
     pipeline_tag = "text-ranking"
+    outputs = ("logits",)
+    window = "pair"
     usage: ClassVar[Mapping[str, Any]] = {"max_length": MAX_LENGTH, "answers": False}
 
     def matches(self, config: Mapping[str, Any], files: Collection[str]) -> bool:
@@ -93,7 +91,7 @@ class TextReranking(Task):
     ) -> str | None:
         """See `Task`."""
         shapes = {name: port.get_partial_shape() for port in outputs for name in port.get_names()}
-        problem = why_no_encoder(inputs, shapes, ("logits",), self, fed)
+        problem = why_no_encoder(inputs, shapes, self.outputs, self, fed)
         if problem is not None or self.fits(shapes["logits"]):
             return problem
         return (
@@ -105,59 +103,17 @@ class TextReranking(Task):
         """Return True if the logits are scores of this task."""
         return len(shape) == 2 and (shape[1].is_dynamic or shape[1].get_length() <= 2)
 
-    def compiled(
-        self,
-        model: ov.Model | Path,
-        tokenizer: Any,
-        *,
-        folder: Path | None = None,
-        device: str = "CPU",
-        ov_config: Mapping[str, Any] | None = None,
-        constants: Mapping[str, ov.Tensor] | None = None,
-        columns: int = 0,
-    ) -> OpenVINOEncoder:
-        """See `Task`."""
-        from autotune.models.runtime.encoder import OpenVINOEncoder
+    def usage_of(self, folder: Path | None) -> Mapping[str, Any]:
+        """See `EncoderTask`."""
+        return self.usage
 
-        return OpenVINOEncoder(
-            model,
-            tokenizer,
-            ("logits",),
-            usage=self.usage,
-            device=device,
-            ov_config=ov_config,
-            constants=constants,
-        )
+    def special(self, tokenizer: Any) -> Sequence[Sequence[int]]:
+        """See `EncoderTask`; a window is a pair of consecutive parts of a text."""
+        return pair_tokens(tokenizer)[:3]
 
-    def windows(
-        self,
-        source: TextSource,
-        tokenizer: Any,
-        texts: Sequence[str],
-        *,
-        length: int,
-        samples: int,
-        name: str,
-        embeddings: Any = None,
-    ) -> IntArray:
-        """See `Task`; each window is a pair of consecutive parts of a text."""
-        if source.tokens is not None:
-            return super().windows(source, tokenizer, texts, length=length, samples=samples, name=name)
-        before, between, after, _ = pair_tokens(tokenizer)
-        inner = length - len(before) - len(between) - len(after)
-        if inner < 2:
-            raise ConfigError(
-                f"is {length}, and the model puts {length - inner} special tokens into each pair; set it to 16 or more",
-                key="calibration.sequence_length",
-            )
-
-        def plain(text: str, **options: Any) -> Any:
-            return tokenizer(text, add_special_tokens=False, **options)
-
-        found = super().windows(source, plain, texts, length=inner, samples=samples, name=name)
-        query = query_length(inner)
-        edges = [np.tile(np.array(part, np.int64), (len(found), 1)) for part in (before, between, after)]
-        return np.concatenate([edges[0], found[:, :query], edges[1], found[:, query:], edges[2]], axis=1)
+    def cuts(self, inner: int) -> list[int]:
+        """See `EncoderTask`: behind the query."""
+        return [query_length(inner)]
 
     def inputs(self, tokens: IntArray, tokenizer: Any, embeddings: Any = None) -> Mapping[str, Any]:
         """See `Task`; with the token types of the pairs that `windows` makes."""
