@@ -50,8 +50,6 @@ def check_tensors(
     Raises:
         ConfigError: tensors are missing, have another shape, or belong to no part of the model.
     """
-    from optimum.exporters.tasks import TasksManager
-
     raw = config.to_dict()
     if quantization(raw) is not None:
         return  # the names are those of the quantizer, which replaces parts of the model
@@ -65,27 +63,9 @@ def check_tensors(
             f"{CONFIG} of the quantized model, or name the original model.",
             key="model",
         )
-    try:
-        with quiet():
-            make = TasksManager.get_model_class_for_task(
-                task.export_task, model_type=config.model_type, library="transformers"
-            )
-            _, info = make.from_pretrained(
-                folder,
-                device_map="meta",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except Exception as error:
-        if trust_remote_code:  # such code may not support a model without weights
-            _log.warning(
-                "%s: its tensors cannot be compared with its model class (%s); check the scores of the original",
-                folder,
-                reason(error),
-            )
-            return
-        raise _cannot_build(folder, tensors, error) from error
+    info = _loading_info(folder, config, tensors, task, trust_remote_code=trust_remote_code)
+    if info is None:
+        return
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(task.unused))
     unexpected = sorted(
         key
@@ -110,6 +90,35 @@ def check_tensors(
         f"exported model would not be the original. {'; '.join(found)}. {looks}",
         key="model",
     )
+
+
+def _loading_info(
+    folder: Path, config: Any, tensors: Mapping[str, StoredTensor], task: Task, *, trust_remote_code: bool
+) -> Any:
+    """Return which keys transformers misses and does not use; None if code of the model cannot be loaded so."""
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        with quiet():
+            make = TasksManager.get_model_class_for_task(
+                task.export_task, model_type=config.model_type, library="transformers"
+            )
+            return make.from_pretrained(
+                folder,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+            )[1]
+    except Exception as error:
+        if trust_remote_code:  # such code may not support a model without weights
+            _log.warning(
+                "%s: its tensors cannot be compared with its model class (%s); check the scores of the original",
+                folder,
+                reason(error),
+            )
+            return None
+        raise _cannot_build(folder, tensors, error) from error
 
 
 def _cannot_build(folder: Path, tensors: Mapping[str, StoredTensor], error: Exception) -> ConfigError:

@@ -142,6 +142,29 @@ def relabelled(points: list[PlannedPoint]) -> list[PlannedPoint]:
     ]
 
 
+def planned_points(config: Config, engine: Engine) -> list[PlannedPoint]:
+    """Plan the candidates that are settings, the enqueued points and the usual first ones, in this order."""
+    points = []
+    smallest = allowed_menus(config, engine).smallest(engine) if "budget" in config.space.allocations else None
+    of_space = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
+    first = [(each.origin, each.settings) for each in config.candidates if not each.model]
+    first += [(anchor.label, config.space.settings(anchor.point)) for anchor in of_space]
+    for label, settings in first:
+        if settings.budget is not None and smallest is not None:
+            points.append(planned_budget(label, settings, engine, smallest))
+            continue
+        # Where channel scales are merged, no size depends on them.
+        exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
+        try:
+            plan = plan_without_calibration(engine, settings)
+        except PlanError as error:
+            points.append(PlannedPoint(label, settings.as_dict(), None, True, None, None, None, (str(error),)))
+            continue
+        size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
+        points.append(PlannedPoint(label, settings.as_dict(), *size, plan.notes))
+    return points
+
+
 def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = False) -> DryRun:
     """Plan the points that a study begins with.
 
@@ -162,24 +185,7 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
     if session.needs_calibration:
         _ = session.calibration_texts
     engine = session.engine
-    points = []
-    smallest = allowed_menus(config, engine).smallest(engine) if "budget" in config.space.allocations else None
-    of_space = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
-    first = [(each.origin, each.settings) for each in config.candidates if not each.model]
-    first += [(anchor.label, config.space.settings(anchor.point)) for anchor in of_space]
-    for label, settings in first:
-        if settings.budget is not None and smallest is not None:
-            points.append(planned_budget(label, settings, engine, smallest))
-            continue
-        # Where channel scales are merged, no size depends on them.
-        exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
-        try:
-            plan = plan_without_calibration(engine, settings)
-        except PlanError as error:
-            points.append(PlannedPoint(label, settings.as_dict(), None, True, None, None, None, (str(error),)))
-            continue
-        size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
-        points.append(PlannedPoint(label, settings.as_dict(), *size, plan.notes))
+    points = planned_points(config, engine)
     found = findings(config.space, engine)
     if True in config.space.values("distillation"):
         try:
