@@ -332,6 +332,7 @@ class ModelSession:
             self.training_windows,
             bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=False),
             scratch=self.cache.distillation,
+            memory=available_memory(self.config.study.memory_limit),
             stage=self.stage,
         )
         self.distillation_notes = (outcome.describe(),)

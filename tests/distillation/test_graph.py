@@ -16,6 +16,7 @@ from openvino import opset15 as ops
 from autotune.compression.calibration.segments import text_inputs
 from autotune.distillation.graph import Graph
 from autotune.distillation.operations import operation, read_constant
+from autotune.distillation.sweeps import forward
 from autotune.errors import PlanError
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
@@ -39,9 +40,8 @@ def logits(model: Any, tokens: Any) -> tuple[Any, Any]:
     given = text_inputs(tokens)
     expected = compiled({port.any_name: given[port.any_name] for port in compiled.inputs})[0]
     graph = Graph(model)
-    with torch.no_grad():
-        graph.prepare({}, *tokens.shape)
-        found = graph.head(graph.body(torch.from_numpy(tokens), {}))
+    graph.prepare({}, *tokens.shape)
+    (found,) = forward(graph, [torch.from_numpy(tokens)], {}, lambda _, given: graph.head(given))
     return expected, found.numpy()
 
 

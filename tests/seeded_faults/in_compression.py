@@ -285,7 +285,7 @@ COMPRESSION = [
     Fault(
         "distillation-shared-constants",
         "autotune/distillation/parameters.py",
-        "        if copies[data] == len(steps)\n",
+        "        if copies[digest] == len(steps)\n",
         "",
         "tests/distillation/test_distil.py::test_constants_that_are_stored_once_stay_equal",
     ),
