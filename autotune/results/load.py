@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +14,6 @@ from autotune.common.units import Constraint
 from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
 from autotune.results import pareto
-from autotune.results.checksums import check_study
 from autotune.results.frame import (
     SIZE_COLUMNS,
     TIME_COLUMNS,
@@ -34,6 +31,7 @@ from autotune.results.records import (
     TrialRecord,
 )
 from autotune.results.runtime import read_runtime
+from autotune.results.storage import check_study, open_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -99,29 +97,12 @@ def _read(storage: str | BaseStorage, where: str) -> StudyResults:
     if not isinstance(storage, str):
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=storage), where=where)
     engine_kwargs = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    with enabled_loggers():
-        database_storage = optuna.storages.RDBStorage(storage, engine_kwargs=engine_kwargs)
+    database_storage = open_storage(storage, engine_kwargs=engine_kwargs)
     try:
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=database_storage), where=where)
     finally:
         database_storage.remove_session()
         database_storage.engine.dispose()
-
-
-@contextmanager
-def enabled_loggers() -> Iterator[None]:
-    """Keep existing loggers enabled while an Optuna storage opens.
-
-    Optuna's migrations configure `logging` from a file, which disables every logger that exists. Warnings of autotune
-    and of the user's program would be lost.
-    """
-    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    enabled = [logger for logger in loggers if not logger.disabled]
-    try:
-        yield
-    finally:
-        for logger in enabled:
-            logger.disabled = False
 
 
 def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults:

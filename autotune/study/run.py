@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.errors import StudyError
 from autotune.models.intake import read_intake
-from autotune.results.checksums import CHECKSUM, check_study, study_checksums
+from autotune.results.storage import CHECKSUM, check_study, study_checksums
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.page import with_page
 from autotune.study.planning.eta import Expected, RunForecast, StageTimer

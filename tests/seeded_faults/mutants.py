@@ -35,7 +35,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "autotune/evaluation/scores.py": ("tests/evaluation/test_scores.py",),
     "autotune/evaluation/sequential.py": ("tests/evaluation/test_sequential.py",),
     "autotune/study/trials/racing.py": ("tests/study/trials/test_racing.py",),
-    "autotune/results/checksums.py": ("tests/study/test_faults.py",),
+    "autotune/results/storage.py": ("tests/study/test_faults.py",),
     "autotune/study/storage/history.py": ("tests/study/storage/test_history.py", "tests/study/test_run.py"),
     "autotune/study/storage/database.py": STORAGE,
     "autotune/study/storage/coordination.py": STORAGE,
