@@ -277,6 +277,10 @@ def print_saved(saved: SavedModel) -> None:
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
     for sentence in saved.devices:
         print(sentence)
+    if saved.runtime:
+        print(f"runtime properties: {', '.join(f'{name}={value}' for name, value in saved.runtime.items())}")
+    if saved.unstored:
+        print(f"not stored in the IR, to be passed as ov_config: {', '.join(saved.unstored)}")
     for note in plan.notes:
         print(f"note: {note}")
 

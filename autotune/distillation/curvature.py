@@ -105,7 +105,7 @@ def measure_curvature(
             def done(shares: int, place: str = place) -> None:
                 report(f"gradients of {shares * share} of {len(starts) * share} windows{place}")
 
-            found = _moments(sweep, block, {name: products[name] for name in names}, len(starts), done)
+            found = _moments(graph, sweep, block, {name: products[name] for name in names}, len(starts), done)
             while found:
                 name, (inputs, outputs) = found.popitem()
                 yield name, Curvature(inputs.numpy(), outputs.numpy())
@@ -115,8 +115,14 @@ def measure_curvature(
 
 def moment_bytes(graph: Graph, product: int) -> int:
     """Return the bytes of the second moments of the weight of a MatMul with activations."""
-    ends = graph.nodes[product].input_value(0).get_partial_shape(), graph.nodes[product].get_output_partial_shape(0)
-    return 4 * sum(int(shape[-1].get_length()) ** 2 for shape in ends)
+    node = graph.nodes[product]
+    columns = node.input_value(0).get_partial_shape()[input_axis(node)].get_length()
+    return int(4 * (columns**2 + node.get_output_partial_shape(0)[-1].get_length() ** 2))
+
+
+def input_axis(product: ov.Node) -> int:
+    """Return the axis of a MatMul's activations that the product sums over; it is not the last one in some hybrids."""
+    return -2 if product.get_attributes()["transpose_a"] else -1
 
 
 def products_of(graph: Graph) -> list[int]:
@@ -146,7 +152,7 @@ def _passes(products: Mapping[str, int], held: Mapping[int, int]) -> Iterator[li
 
 
 def _moments(
-    sweep: Sweep, block: int, products: Mapping[str, int], shares: int, report: Callable[[int], None]
+    graph: Graph, sweep: Sweep, block: int, products: Mapping[str, int], shares: int, report: Callable[[int], None]
 ) -> dict[str, Pair]:
     """Add up the second moments of some weights of the block that is loaded."""
     found: dict[str, Pair] = {}
@@ -156,7 +162,7 @@ def _moments(
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for first in range(0, shares, cores()):
                 some = range(first, min(first + cores(), shares))
-                pairs = list(pool.map(partial(_pairs, sweep, block, products), some))
+                pairs = list(pool.map(partial(_pairs, graph, sweep, block, products), some))
                 by_weight = [[each[name] for each in pairs] for name in products]
                 sums = pool.map(_add, [found.get(name) for name in products], by_weight)
                 found = dict(zip(products, sums, strict=True))
@@ -175,13 +181,14 @@ def _add(total: Pair | None, pairs: Sequence[Pair]) -> Pair:
     return total
 
 
-def _pairs(sweep: Sweep, block: int, products: Mapping[str, int], share: int) -> dict[str, Pair]:
+def _pairs(graph: Graph, sweep: Sweep, block: int, products: Mapping[str, int], share: int) -> dict[str, Pair]:
     """Return the pairs of one share of windows."""
     found: dict[str, Pair] = {}
     names = {step: name for name, step in products.items()}
 
     def keep(step: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        found[names[step]] = x.detach().reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        x = x.detach().movedim(input_axis(graph.nodes[step]), -1)
+        found[names[step]] = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
 
     sweep.back(block, share, tapped(names, keep))
     return found

@@ -33,6 +33,7 @@ from autotune.results.records import (
     StudyResults,
     TrialRecord,
 )
+from autotune.results.runtime import read_runtime
 
 if TYPE_CHECKING:
     import optuna
@@ -175,6 +176,7 @@ def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults
         manifest=attributes.get("manifest") or {},
         held_out=held_out,
         deployed=deployed,
+        runtime=read_runtime(attributes.get("runtime"), _scores),
         preparation=attributes.get("preparation") or (),
     )
 

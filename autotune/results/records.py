@@ -17,6 +17,8 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autotune.results.runtime import RuntimeSearch
+
 
 @dataclass(frozen=True, slots=True)
 class Original:
@@ -176,6 +178,7 @@ class StudyResults:
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
         deployed: scores as users run the models; None where there are none.
+        runtime: scores with the settings of `runtime.search`; None where there are none.
         preparation: stages before the first trial, as `TrialRecord.stages`.
         folder: the study's folder, absolute; None if the study was not read from one.
         storage: URL of the study's storage; None if it is the folder's `study.db`.
@@ -196,6 +199,7 @@ class StudyResults:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
     deployed: DeployedScores | None = None
+    runtime: RuntimeSearch | None = None
     preparation: Sequence[Sequence[Any]] = ()
     folder: Path | None = None
     storage: str | None = None

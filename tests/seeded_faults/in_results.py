@@ -157,7 +157,7 @@ RESULTS = [
     Fault(
         "recurrent-pieces",
         "autotune/models/runtime/language_model.py",
-        "columns = tokens.shape[1] if self._recurrent else columns",
+        "columns = tokens.shape[1] if self.kv_cache.recurrent else columns",
         "columns = max(1, columns)",
         "tests/models/runtime/test_language_model.py::test_recurrent_states_get_whole_sequences_and_single_tokens",
     ),
