@@ -91,11 +91,13 @@ def measure_curvature(
         propagate_noise(graph, leaves, starts[number])
 
     sweep = Sweep(graph, texts, {}, end, folder)
-    count = len(graph.blocks)
+    count, left = len(graph.blocks), len(products)
     sweep.forward(lambda block: report(f"activations, block {block + 1} of {count}"))
     for block in range(count)[::-1]:
         inside = {step for step, _ in graph.blocks[block].steps}
         of_block = {name: step for name, step in products.items() if step in inside}
+        if not left:
+            return
         graph.load(block)
         for names in _passes(of_block, held):
             place = f", block {block + 1} of {count}" if count > 1 else ""
@@ -107,6 +109,7 @@ def measure_curvature(
             while found:
                 name, (inputs, outputs) = found.popitem()
                 yield name, Curvature(inputs.numpy(), outputs.numpy())
+        left -= len(of_block)
         sweep.leave(block)
 
 

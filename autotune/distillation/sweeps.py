@@ -22,6 +22,9 @@ from autotune.distillation.graph import Graph
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHARES = 64
+"""Shares of windows whose activations between blocks are in memory at once where no gradients are computed."""
+
 T = TypeVar("T")
 Values = Mapping[int, Any]
 """Tensors by step."""
@@ -49,6 +52,7 @@ def forward(graph: Graph, texts: Sequence[Tensor], values: Values, end: Callable
     """
     last = len(graph.blocks) - 1
     given: list[Values] = [{graph.tokens: text} for text in texts]
+    found: list[T] = []
 
     def through(block: int, share: int) -> None:
         with torch.no_grad():
@@ -60,11 +64,14 @@ def forward(graph: Graph, texts: Sequence[Tensor], values: Values, end: Callable
         with torch.no_grad():
             return end(share, outputs)
 
-    for block in range(last):
-        graph.load(block)
-        in_threads(partial(through, block), range(len(texts)))
-    graph.load(last)
-    return in_threads(finish, range(len(texts)))
+    for first in range(0, len(texts), SHARES):
+        some = range(first, min(first + SHARES, len(texts)))
+        for block in range(last):
+            graph.load(block)
+            in_threads(partial(through, block), some)
+        graph.load(last)
+        found += in_threads(finish, some)
+    return found
 
 
 class Store:
@@ -167,7 +174,8 @@ class Sweep:
         else:
             gradients = dict(self._store.get(f"gradients-{block}-{share}"))
         outputs = [step for step in gradients if found[step].requires_grad]
-        torch.autograd.backward([found[step] for step in outputs], [gradients[step] for step in outputs])
+        if outputs:
+            torch.autograd.backward([found[step] for step in outputs], [gradients[step] for step in outputs])
         if block > 0:
             passed = {step: leaf.grad for step, leaf in given.items() if leaf.grad is not None}
             self._store.put(f"gradients-{block - 1}-{share}", passed)
