@@ -225,6 +225,11 @@ class StudyResults:
         return complete[complete["duplicate_of"].isna()]
 
     @cached_property
+    def applicable(self) -> dict[str, pd.DataFrame]:
+        """The frames that `effects.applicable` has made, by setting: a report needs them some 200 times."""
+        return {}
+
+    @cached_property
     def feasible(self) -> pd.DataFrame:
         """The complete trials that keep every constraint."""
         complete = self.complete

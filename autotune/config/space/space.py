@@ -108,9 +108,8 @@ def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str,
     first = ("allocation",) if "allocation" in chosen else ()
     if chosen.get("allocation") == "budget":
         return (*first, "budget", "distillation")
-    ratio = chosen.get("ratio", 1.0)
-    active = _active_with_ratio(mode, 0.5 if 0 < ratio < 1 else ratio, tuple(bool(chosen.get(s)) for s in SWITCHES))
-    return first + active
+    ratio, switches = chosen.get("ratio", 1.0), tuple(bool(chosen.get(name)) for name in SWITCHES)
+    return first + _active_with_ratio(mode, 0.5 if 0 < ratio < 1 else ratio, switches)
 
 
 @cache  # listing a space asks for the same few cases at thousands of points
