@@ -23,7 +23,7 @@ import numpy as np
 from autotune.allocation.allocator import TOKENS_PER_WEIGHT
 from autotune.allocation.planner import LEARNED_FROM
 from autotune.allocation.suffix import SHARE
-from autotune.common.machine import available_memory
+from autotune.common.machine import available_memory, own_memory
 from autotune.common.threads import limited_to, share
 from autotune.compression.bank import MEMORY_LIMIT
 from autotune.compression.ir.layout import layout
@@ -35,7 +35,7 @@ from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
 from autotune.study.trials.budget_planner import allowed_menus, text_options
-from autotune.study.workers.memory import own_memory, worker_count
+from autotune.study.workers.memory import worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
 if TYPE_CHECKING:
