@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FEWEST_PRECISE = 8
 """Least number of windows whose standard error counts."""
 
-ANCHOR_SHARE = 1 / 3
+ANCHOR_SHARE = 1 / 2
 """Precision of the first trials, in relation to that of the others, whose values on more windows they predict."""
 
 
@@ -117,7 +117,7 @@ class Race:
         raced = self._raced
         if self.precision is None or not raced or any(name not in partial for name in raced):
             return False
-        main = partial[raced[0]]
+        main = self._regressed(raced[0], partial[raced[0]])
         share = ANCHOR_SHARE if self._anchor(raced[0]) is None else 1.0
         if len(main.values) < FEWEST_PRECISE or not replace(self.precision, value=share * self.precision.value).is_met(
             main.value, main.stderr
@@ -154,7 +154,8 @@ class Race:
         slope = float(common @ own / (common @ common)) if common.any() else 0.0
         mean = own.mean() + slope * (every.mean() - every[:count].mean())
         residuals = own - own.mean() - slope * common
-        variance = float(residuals.var(ddof=2)) / count + slope**2 * float(every.var(ddof=1)) / len(every)
+        shift = float(every.mean() - every[:count].mean()) ** 2 / float(common @ common) if common.any() else 0.0
+        variance = float(residuals.var(ddof=2)) * (1 / count + shift) + slope**2 * float(every.var(ddof=1)) / len(every)
         share = math.sqrt(variance * count / float(own.var(ddof=1))) if own.std() else 1.0
         stderr = None if measured.stderr is None else share * measured.stderr
         return replace(measured, value=float(scale.inverse(mean)), stderr=stderr)
