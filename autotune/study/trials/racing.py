@@ -111,8 +111,9 @@ class Race:
     def is_settled(self, partial: Mapping[str, Measurement]) -> bool:
         """Test if the scores are precise enough, and decide that the trial is on the front so far and keeps the limits.
 
-        A comparison that the common windows do not decide is settled after the last of them. If there is no earlier
-        trial to estimate values on more windows from, the scores need a third of the precision.
+        The precision is that of the estimate, see `comparable`. A comparison that the common windows do not decide is
+        settled after the last of them. If there is no earlier trial to estimate values on more windows from, the scores
+        need half of the precision.
         """
         raced = self._raced
         if self.precision is None or not raced or any(name not in partial for name in raced):
@@ -136,8 +137,9 @@ class Race:
         """Estimate the values that decide on the windows of the trial that was scored on most, the anchor.
 
         The estimate is a regression on the anchor's values on the common windows, on the scale on which both are means
-        (Cochran, "Sampling Techniques", 1977, chapter 7). Its error is that of the residuals. So the scores of all
-        trials are for the same windows, and differences are nearly as precise as paired ones.
+        (Cochran, "Sampling Techniques", 1977, chapter 7). Its variance is that of a prediction by the regression, and
+        that of the anchor's mean. So the scores of all trials are for the same windows, and differences are nearly as
+        precise as paired ones.
         """
         return {
             name: self._regressed(name, m) if name in self.objectives or name in self.limits else m
