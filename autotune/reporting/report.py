@@ -125,7 +125,7 @@ class Report:
         limits: the constraints, ``perplexity increase <= 1.2%``.
         ties: neighbours on the front with the same accuracy within the errors.
         outside: scored trials that break a limit.
-        trials: settings, sizes, scores and times of all trials.
+        trials: settings, sizes, scores and times of the listed trials; `trials_note` says which, if not all.
         paired: changes of one setting, all else equal.
         importances_note: what importances are, or why there are none.
         maps: the precision of every weight of each choice.
@@ -150,6 +150,7 @@ class Report:
     held_out: Table | None
     held_out_note: str
     trials: TrialsTable
+    trials_note: str
     paired: Table | None
     paired_note: str
     importances: Table | None
@@ -195,6 +196,7 @@ def build_report(results: StudyResults, folder: Path | None = None) -> Report:
         held_out=held_out_table(results),
         held_out_note=" ".join(held_out_sentences(results)),
         trials=trials_table(results),
+        trials_note=_trials_note(results),
         paired=paired,
         paired_note=PAIRED if paired else "",
         importances=importances_table(results),
@@ -255,6 +257,16 @@ def _counts(results: StudyResults) -> str:
     details += [f"{repeats} of them repeats of an earlier plan"] if repeats else []
     ways = " and ".join(f"{label(name)} ({way}d)" for name, way in results.objectives.items())
     return f"{total}: {', '.join(details)}. Objectives: {ways}."
+
+
+def _trials_note(results: StudyResults) -> str:
+    listed, every = len(results.listed), len(results.records)
+    if listed == every:
+        return ""
+    return (
+        f"Tables and dots are of {listed:,} of the {every:,} trials: the front and the latest others. "
+        "All trials are in trials.csv and in the pictures in plots/."
+    )
 
 
 def _cards(results: StudyResults) -> tuple[Card, ...]:
