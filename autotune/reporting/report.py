@@ -11,6 +11,7 @@ from typing import Any
 from autotune.common.formatting import label
 from autotune.reporting.front_table import Table, front_legend, front_table
 from autotune.reporting.tables import (
+    RUNTIME_NOTE,
     TrialsTable,
     budget_errors_table,
     failures_table,
@@ -18,6 +19,7 @@ from autotune.reporting.tables import (
     importances_table,
     metrics_table,
     paired_table,
+    runtime_table,
     sizes_table,
     trials_table,
 )
@@ -125,6 +127,7 @@ class Report:
         limits: the constraints, ``perplexity increase <= 1.2%``.
         ties: neighbours on the front with the same accuracy within the errors.
         outside: scored trials that break a limit.
+        runtime, runtime_note: the recommended runtime settings of the front, and where all of them are.
         trials: settings, sizes, scores and times of the listed trials; `trials_note` says which, if not all.
         paired: changes of one setting, all else equal.
         importances_note: what importances are, or why there are none.
@@ -149,6 +152,8 @@ class Report:
     outside: tuple[str, ...]
     held_out: Table | None
     held_out_note: str
+    runtime: Table | None
+    runtime_note: str
     trials: TrialsTable
     trials_note: str
     paired: Table | None
@@ -195,6 +200,8 @@ def build_report(results: StudyResults, folder: Path | None = None) -> Report:
         outside=_outside(results),
         held_out=held_out_table(results),
         held_out_note=" ".join(held_out_sentences(results)),
+        runtime=runtime_table(results),
+        runtime_note=RUNTIME_NOTE,
         trials=trials_table(results),
         trials_note=_trials_note(results),
         paired=paired,
