@@ -37,7 +37,7 @@ from autotune.common.cache import Cache
 from autotune.common.files import atomic_write
 from autotune.compression.settings import Settings
 from autotune.models.source import SourceModel, resolve_model
-from autotune.results.pareto import hypervolume, nondominated
+from autotune.results.front.pareto import hypervolume, nondominated
 
 CONFIG = """\
 model: {model}

@@ -85,14 +85,14 @@ def nbytes(graph: Graph, tokens: int) -> dict[int, tuple[int, int]]:
     Returns:
         Bytes of the constants that no step before reads, and of the activations for the gradient of `tokens`.
     """
-    found, seen = {}, set[int]()
+    found, covered = {}, set[int]()
     outside = set(range(len(graph.steps))) - graph.dynamic
     for index in sorted(graph.dynamic):
         step = graph.steps[index]
         if step.apply is None:
             continue
-        read = graph.sources((source for source, _ in step.inputs), outside) - seen
-        seen |= read
+        read = graph.sources((source for source, _ in step.inputs), outside) - covered
+        covered |= read
         constants = [graph.nodes[i] for i in read if graph.steps[i].kind == "Constant"]
         fixed = sum(4 * int(np.prod(node.get_output_shape(0), dtype=np.int64)) for node in constants)
         found[index] = fixed, 0 if step.kind in VIEWS else 4 * tokens * elements(graph.nodes[index])

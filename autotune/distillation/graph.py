@@ -176,7 +176,7 @@ class Graph:
         self._constants = self._evaluate(self.needed, kept, parameters, windows, length)
 
     def _fixed(self, parameters: Container[int]) -> set[int]:
-        """Return the steps that depend on nothing but constants."""
+        """Return the steps that depend on constants alone."""
         found: set[int] = set()
         for index, step in enumerate(self.steps):
             computed = step.apply is not None and step.inputs and all(source in found for source, _ in step.inputs)

@@ -25,7 +25,7 @@ from autotune.reporting.tables import (
 )
 from autotune.reporting.text.commands import compress_command, export_command
 from autotune.reporting.text.places import shown
-from autotune.results.decision import (
+from autotune.results.front.decision import (
     Choice,
     baseline,
     broken_limits,
@@ -35,7 +35,8 @@ from autotune.results.decision import (
     languages_sentence,
     saving,
 )
-from autotune.results.held_out import held_out_sentences
+from autotune.results.front.held_out import held_out_sentences
+from autotune.results.front.recommendation import accuracy_metric, recommend, ties
 from autotune.results.load import ENOUGH_FOR_IMPORTANCES
 from autotune.results.plans import (
     WeightMap,
@@ -46,7 +47,6 @@ from autotune.results.plans import (
     read_plans,
     weight_map,
 )
-from autotune.results.recommendation import accuracy_metric, recommend, ties
 from autotune.results.records import StudyResults
 
 PAIRED = (

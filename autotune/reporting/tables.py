@@ -10,13 +10,13 @@ from autotune.common.formatting import DASH, label, number, percent, signed_perc
 from autotune.evaluation import SCORING_CONFIG
 from autotune.reporting.front_table import Table, front_cell
 from autotune.reporting.text.places import without_folders
-from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
-from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.front.decision import choices_by_size, failures, reason, remedy
+from autotune.results.front.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.front.recommendation import accuracy_metric, recommend
+from autotune.results.front.runtime import recommended_setting
 from autotune.results.plans import measured_errors, readable
-from autotune.results.recommendation import accuracy_metric, recommend
 from autotune.results.records import StudyResults
-from autotune.results.runtime import recommended_setting
 
 REASON = 400
 """Characters of an error message that a report shows; trials.csv has all of it."""

@@ -13,7 +13,6 @@ from autotune.common.formatting import printable_data, problem_of, without_passw
 from autotune.common.units import Constraint
 from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
-from autotune.results import pareto
 from autotune.results.frame import (
     SIZE_COLUMNS,
     TIME_COLUMNS,
@@ -22,6 +21,8 @@ from autotune.results.frame import (
     build_frame,
     effective_settings,
 )
+from autotune.results.front import pareto
+from autotune.results.front.runtime import read_runtime
 from autotune.results.records import (
     DEPLOYED_SOURCES,
     DeployedScores,
@@ -30,7 +31,6 @@ from autotune.results.records import (
     StudyResults,
     TrialRecord,
 )
-from autotune.results.runtime import read_runtime
 from autotune.results.storage import check_study, open_storage
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.results.runtime import RuntimeSearch
+    from autotune.results.front.runtime import RuntimeSearch
 
 
 MOST_LISTED = 1000

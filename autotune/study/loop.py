@@ -21,7 +21,7 @@ from autotune.common.files import atomic_write
 from autotune.common.formatting import duration
 from autotune.common.units import parse_precision
 from autotune.evaluation import Direction
-from autotune.results.pareto import costs, hypervolume
+from autotune.results.front.pareto import costs, hypervolume
 from autotune.study.planning.eta import Expected, RunForecast
 from autotune.study.progress import Listener, StudyInfo
 from autotune.study.sampling.initial_points import Anchor, enqueued, from_front

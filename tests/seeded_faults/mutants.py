@@ -29,8 +29,8 @@ from run import LEFT_OUT, ROOT, preload, replace, run_tests
 
 RUN = "tests/study/test_run.py::test_"
 MODULES: dict[str, tuple[str, ...]] = {
-    "autotune/results/pareto.py": ("tests/results/test_pareto.py",),
-    "autotune/results/selection.py": ("tests/results/test_selection.py", "tests/results/test_effects.py"),
+    "autotune/results/front/pareto.py": ("tests/results/front/test_pareto.py",),
+    "autotune/results/front/selection.py": ("tests/results/front/test_selection.py", "tests/results/test_effects.py"),
     "autotune/compression/knapsack.py": ("tests/compression/test_knapsack.py",),
     "autotune/compression/algorithms/gptq.py": ("tests/compression/algorithms/test_gptq.py",),
     "autotune/evaluation/scores.py": ("tests/evaluation/test_scores.py",),

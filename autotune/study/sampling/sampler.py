@@ -25,7 +25,7 @@ from autotune.config.space.space import (
     active_parameters,
 )
 from autotune.errors import ConfigError
-from autotune.results.pareto import costs, nondominated
+from autotune.results.front.pareto import costs, nondominated
 
 if TYPE_CHECKING:
     import optuna
