@@ -45,10 +45,12 @@ def applicable(results: StudyResults, name: str) -> pd.DataFrame:
 
     If the study's parameters include the setting, only trials that sampled it count: mxfp4 has a fixed group size.
     """
-    trials = results.unique
-    sampled = [number for number, record in results.records.items() if name in record.sampled]
-    applies = trials[name].notna()
-    return trials[applies & trials.index.isin(sampled) if sampled else applies]
+    if name not in results.applicable:
+        trials = results.unique
+        sampled = [number for number, record in results.records.items() if name in record.sampled]
+        applies = trials[name].notna()
+        results.applicable[name] = trials[applies & trials.index.isin(sampled) if sampled else applies]
+    return results.applicable[name]
 
 
 def varying_settings(results: StudyResults) -> list[str]:

@@ -17,6 +17,8 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autotune.results.front.runtime import RuntimeSearch
+
 
 MOST_LISTED = 1000
 """Most trials that a page lists and draws one by one."""
@@ -180,6 +182,7 @@ class StudyResults:
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
         deployed: scores as users run the models; None where there are none.
+        runtime: scores with the settings of `runtime.search`; None where there are none.
         preparation: stages before the first trial, as `TrialRecord.stages`.
         folder: the study's folder, absolute; None if the study was not read from one.
         storage: URL of the study's storage; None if it is the folder's `study.db`.
@@ -200,6 +203,7 @@ class StudyResults:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
     deployed: DeployedScores | None = None
+    runtime: RuntimeSearch | None = None
     preparation: Sequence[Sequence[Any]] = ()
     folder: Path | None = None
     storage: str | None = None
@@ -223,6 +227,11 @@ class StudyResults:
         """The complete trials without repeats: each plan once."""
         complete = self.complete
         return complete[complete["duplicate_of"].isna()]
+
+    @cached_property
+    def applicable(self) -> dict[str, pd.DataFrame]:
+        """The frames that `effects.applicable` has made, by setting: a report needs them some 200 times."""
+        return {}
 
     @cached_property
     def feasible(self) -> pd.DataFrame:

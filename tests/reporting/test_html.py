@@ -21,7 +21,7 @@ from autotune.reporting.front_table import trials_csv
 from autotune.reporting.html.page import notebook_html, report_html
 from autotune.reporting.report import build_report
 from autotune.reporting.text.markdown import report_markdown
-from autotune.results.decision import choices
+from autotune.results.front.decision import choices
 from autotune.results.load import results_of
 from autotune.results.records import StudyResults
 

@@ -12,11 +12,20 @@ import pytest
 from autotune.reporting.plots.progress import progress
 from autotune.reporting.report import build_report
 from autotune.reporting.text.commands import compress_command, export_command
-from autotune.results.decision import OTHERWISE, baseline, choices, decision_sentence, failures, reason, remedy, saving
 from autotune.results.effects import effects_frame, paired_changes, varying_settings
+from autotune.results.front.decision import (
+    OTHERWISE,
+    baseline,
+    choices,
+    decision_sentence,
+    failures,
+    reason,
+    remedy,
+    saving,
+)
+from autotune.results.front.pareto import hypervolume, unit_costs
+from autotune.results.front.recommendation import accuracy_metric, ties
 from autotune.results.load import results_of
-from autotune.results.pareto import hypervolume, unit_costs
-from autotune.results.recommendation import accuracy_metric, ties
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]

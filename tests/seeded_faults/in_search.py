@@ -255,6 +255,20 @@ SEARCH = [
         "tests/allocation/test_probe.py::test_a_table_that_is_also_the_head_is_measured_from_its_first_use",
     ),
     Fault(
+        "runtime-tolerance",
+        "autotune/results/front/runtime.py",
+        "limit = (1 + TOLERANCE) * min(within.values())",
+        "limit = (1 + TOLERANCE) * max(within.values())",
+        "tests/results/front/test_runtime.py::test_the_recommended_setting_is_accurate_small_and_fast",
+    ),
+    Fault(
+        "memory-growth",
+        "evaluators/memory.py",
+        'np.array(found["running"] - found["loaded"])',
+        'np.array(found["running"])',
+        "tests/evaluators/test_memory.py::test_a_prompt_adds_the_same_memory_to_every_format",
+    ),
+    Fault(
         "deployed-parts",
         "autotune/results/frame.py",
         "alone.value - float(scored)",

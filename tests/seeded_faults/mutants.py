@@ -29,15 +29,15 @@ from run import LEFT_OUT, ROOT, preload, replace, run_tests
 
 RUN = "tests/study/test_run.py::test_"
 MODULES: dict[str, tuple[str, ...]] = {
-    "autotune/results/pareto.py": ("tests/results/test_pareto.py",),
-    "autotune/results/selection.py": ("tests/results/test_selection.py", "tests/results/test_effects.py"),
+    "autotune/results/front/pareto.py": ("tests/results/front/test_pareto.py",),
+    "autotune/results/front/selection.py": ("tests/results/front/test_selection.py", "tests/results/test_effects.py"),
     "autotune/compression/knapsack.py": ("tests/compression/test_knapsack.py",),
     "autotune/compression/algorithms/gptq.py": ("tests/compression/algorithms/test_gptq.py",),
     "autotune/evaluation/scores.py": ("tests/evaluation/test_scores.py",),
     "autotune/evaluation/sequential.py": ("tests/evaluation/test_sequential.py",),
     "evaluators/_divergence.py": ("tests/evaluators/test_divergence.py",),
     "autotune/study/trials/racing.py": ("tests/study/trials/test_racing.py",),
-    "autotune/results/checksums.py": ("tests/study/test_faults.py::test_a_storage_that_changed_is_refused",),
+    "autotune/results/storage.py": ("tests/study/test_faults.py::test_a_storage_that_changed_is_refused",),
     "autotune/study/storage/history.py": (
         "tests/study/storage/test_history.py",
         f"{RUN}ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing",

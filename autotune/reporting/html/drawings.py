@@ -12,7 +12,7 @@ from autotune.common.paths import file_name
 from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.labels import ring_text
 from autotune.reporting.plots.style import MODES, OTHERS, PHONE, SCREEN, Sheet, mode_style, sentence, tint
-from autotune.results.decision import objective_pairs
+from autotune.results.front.decision import objective_pairs
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from autotune.reporting.plots.style import (
     tint,
     top_heading,
 )
-from autotune.results.decision import objective_pairs
-from autotune.results.pareto import front_indices
-from autotune.results.recommendation import accuracy_metric, ties
+from autotune.results.front.decision import objective_pairs
+from autotune.results.front.pareto import front_indices
+from autotune.results.front.recommendation import accuracy_metric, ties
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

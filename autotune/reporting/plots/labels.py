@@ -11,7 +11,7 @@ import numpy as np
 
 from autotune.common.formatting import label
 from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scale, Scales, in_units, limit_text
-from autotune.results.recommendation import recommend
+from autotune.results.front.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

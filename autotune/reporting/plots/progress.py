@@ -24,7 +24,7 @@ from autotune.reporting.plots.style import (
     tidy,
     top_heading,
 )
-from autotune.results.pareto import hypervolume, unit_costs
+from autotune.results.front.pareto import hypervolume, unit_costs
 from autotune.results.records import StudyResults, TrialRecord
 
 if TYPE_CHECKING:

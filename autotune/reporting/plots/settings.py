@@ -93,7 +93,7 @@ def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTUR
         axes = figure.add_axes(box)
         _panel(axes, trials, name, scale, dots=results.listed if sheet.linked else trials.index, first=column == 0)
         title = "sensitivity" if sheet.small and name == "sensitivity_metric" else label(name)
-        axes.set_title(title, loc="left", fontsize=9 if sheet.small else 10, fontweight="bold", pad=6)
+        axes.set_title(title, loc="left", fontsize=9 if sheet.small else 10, fontweight="bold", pad=6, y=1)
     return figure
 
 

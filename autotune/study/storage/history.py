@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from autotune.results.checksums import INTERRUPTED
+from autotune.results.storage import INTERRUPTED
 from autotune.study.trials.trial import TrialResult
 
 if TYPE_CHECKING:

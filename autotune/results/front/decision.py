@@ -9,7 +9,7 @@ from itertools import combinations
 
 from autotune.common.formatting import DASH, label, score, size
 from autotune.results.frame import SIZE_COLUMNS
-from autotune.results.recommendation import acceptance, accuracy_metric, guard, most_accurate, recommend
+from autotune.results.front.recommendation import acceptance, accuracy_metric, guard, most_accurate, recommend
 from autotune.results.records import StudyResults, TrialRecord
 
 
