@@ -56,7 +56,7 @@ def cut(
         held: other bytes that are in memory with a step.
 
     Returns:
-        The steps and the bytes of each part: its constants in float32, and the activations for the gradient.
+        The steps and the bytes of each part: its constants in float32, and the activations with their gradients.
     """
     after = graph.dependent([graph.hidden]) - {graph.hidden}
     order = [i for i in sorted(graph.dynamic & graph.needed) if i not in after and graph.steps[i].apply is not None]
@@ -83,7 +83,7 @@ def nbytes(graph: Graph, tokens: int) -> dict[int, tuple[int, int]]:
     """Estimate the memory of each step that depends on tokens, from shapes.
 
     Returns:
-        Bytes of the constants that no step before reads, and of the activations for the gradient of `tokens`.
+        Bytes of the constants that no step before reads, and of activations and their gradients for `tokens`.
     """
     found, covered = {}, set[int]()
     outside = set(range(len(graph.steps))) - graph.dynamic
@@ -95,7 +95,7 @@ def nbytes(graph: Graph, tokens: int) -> dict[int, tuple[int, int]]:
         covered |= read
         constants = [graph.nodes[i] for i in read if graph.steps[i].kind == "Constant"]
         fixed = sum(4 * int(np.prod(node.get_output_shape(0), dtype=np.int64)) for node in constants)
-        found[index] = fixed, 0 if step.kind in VIEWS else 4 * tokens * elements(graph.nodes[index])
+        found[index] = fixed, 0 if step.kind in VIEWS else 2 * 4 * tokens * elements(graph.nodes[index])
     return found
 
 

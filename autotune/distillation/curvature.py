@@ -105,6 +105,7 @@ def measure_curvature(
             def done(shares: int, place: str = place) -> None:
                 report(f"gradients of {shares * share} of {len(starts) * share} windows{place}")
 
+            done(0)
             found = _moments(graph, sweep, block, {name: products[name] for name in names}, len(starts), done)
             while found:
                 name, (inputs, outputs) = found.popitem()
