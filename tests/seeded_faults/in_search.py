@@ -131,8 +131,8 @@ SEARCH = [
     Fault(
         "sampler-estimate",
         f"{STUDY}/sampling/sampler.py",
-        "state = TrialState.COMPLETE if estimate else trial.state",
-        "state = trial.state",
+        "copied.state, copied.values = TrialState.COMPLETE, estimate",
+        "copied.values = estimate",
         f"{TESTS}/sampling/test_sampler.py::test_samplers_learn_from_a_stopped_trial_by_its_estimate",
     ),
     Fault(
