@@ -39,7 +39,7 @@ class Settled:
         return Settled()
 
     def follow(self, trials: Sequence[FrozenTrial]) -> None:
-        """Read the trials that have become settled; start anew if these are not the trials of the last time."""
+        """Read the trials that have become settled; read all again if these are not the trials of the last time."""
         if trials[: len(self.trials)] != self.trials:  # compares identities first
             self.__init__()  # type: ignore[misc]
         for trial in trials[len(self.trials) :]:

@@ -105,7 +105,7 @@ def test_what_is_read_once_gives_the_same_views(seed: int) -> None:
         trials.append(begun)
         earlier.append((History(trials, settled), History(trials)))
         pairs = [*earlier[-2:], (earlier[-1][0].before_next(3), earlier[-1][1].before_next(3))]
-        for known, fresh in pairs:
+        for once, fresh in pairs:
             for view in (
                 "current",
                 "finished",
@@ -117,6 +117,6 @@ def test_what_is_read_once_gives_the_same_views(seed: int) -> None:
                 "turn",
                 "position",
             ):
-                assert getattr(known, view) == getattr(fresh, view), view
-            fronts = [numbers(front_trials(each, ["minimize", "maximize"])) for each in (known, fresh)]
+                assert getattr(once, view) == getattr(fresh, view), view
+            fronts = [numbers(front_trials(each, ["minimize", "maximize"])) for each in (once, fresh)]
             assert fronts[0] == fronts[1]
