@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.errors import StudyError
 from autotune.models.intake import read_intake
-from autotune.results.checksums import CHECKSUM, check_study, study_checksums
+from autotune.results.storage import CHECKSUM, check_study, study_checksums
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.page import with_page
 from autotune.study.planning.eta import Expected, RunForecast, StageTimer
@@ -28,7 +28,7 @@ from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study, quiet_optuna
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
-from autotune.study.workers.deployment import score_as_deployed
+from autotune.study.workers.deployment import is_deployed, score_as_deployed, search_runtime
 from autotune.study.workers.front import is_scored, score_front
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
@@ -133,10 +133,7 @@ def run_search(
         with folder_lock(folder, fresh=fresh) as aside:
             if open_page:
                 listener = with_page(listener, folder, config.model, storage)
-            if aside is not None:
-                listener.note(f"the old study is now in {aside}")
-            if intake := read_intake(config.model):
-                listener.note("\n".join(intake.lines()))
+            note_changes(listener, config, aside)
             config = with_optimum_default(config, listener.note)
             with (
                 quiet_optuna(),
@@ -175,6 +172,14 @@ def run_search(
     return replace(outcome_of(search, history, reason, message, started), moved_aside=aside, report=written)
 
 
+def note_changes(listener: Listener, config: Config, aside: Path | None) -> None:
+    """Note where the old study now is, and what was changed in the model when it was read."""
+    if aside is not None:
+        listener.note(f"the old study is now in {aside}")
+    if intake := read_intake(config.model):
+        listener.note("\n".join(intake.lines()))
+
+
 def reason_without_worker(search: Search) -> Reason | None:
     """Return why a finished study needs no worker; None if it needs one.
 
@@ -187,6 +192,8 @@ def reason_without_worker(search: Search) -> Reason | None:
     front = front_trials(search.history(), search.directions)
     if front and not is_scored(stored, front, report=search.config.report is not False):
         return None
+    if not is_deployed(stored, front, search.config.runtime):
+        return None
     return search.reason_without_work()
 
 
@@ -198,6 +205,8 @@ def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
         score_front(search.study, search.pool, search.description, front, listener)
         if search.config.runtime.deployed:
             score_as_deployed(search.study, search.pool, front, listener.stage)
+        if search.config.runtime.search:
+            search_runtime(search.study, search.pool, front, search.config.runtime, listener.stage)
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"
