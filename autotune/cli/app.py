@@ -24,7 +24,7 @@ from autotune.compression.settings import SETTINGS
 from autotune.errors import AutotuneError
 
 HELP = """\
-Finds the smallest OpenVINO language model that still answers like the original.
+Finds the smallest OpenVINO model that still answers like the original.
 
 \b
   autotune init MODEL            write model.yaml for a hub id or a folder

@@ -143,8 +143,8 @@ def print_front(results: StudyResults) -> None:
 def print_paths(results: StudyResults, paths: ReportPaths) -> None:
     """Print the paths of the report, and the command that exports the recommended model or the reason for none."""
     from autotune.reporting.text.commands import export_command
-    from autotune.results.decision import decision_sentence
-    from autotune.results.recommendation import recommend
+    from autotune.results.front.decision import decision_sentence
+    from autotune.results.front.recommendation import recommend
 
     here = Path.cwd()
 
@@ -277,6 +277,10 @@ def print_saved(saved: SavedModel) -> None:
     print(f"{plan.int4_percent:.0f}% of the weights in 4 bits, {plan.int8_percent:.0f}% in 8 bits, plan {plan.key}")
     for sentence in saved.devices:
         print(sentence)
+    if saved.runtime:
+        print(f"runtime properties: {', '.join(f'{name}={value}' for name, value in saved.runtime.items())}")
+    if saved.unstored:
+        print(f"not stored in the IR, to be passed as ov_config: {', '.join(saved.unstored)}")
     for note in plan.notes:
         print(f"note: {note}")
 

@@ -120,6 +120,16 @@ def export(
             rich_help_panel=CHOICE,
         ),
     ] = None,
+    runtime: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Runtime setting, by its number in runtime.md. Default: the recommended one; none without a "
+            "runtime.search.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     storage: Storage = None,
     upload: Annotated[
         str | None,
@@ -148,6 +158,7 @@ def export(
         max_size=max_size,
         knee=knee,
         upload=upload,
+        runtime=runtime,
         progress=not quiet,
     )
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -175,6 +176,12 @@ class RuntimeOptions(Section):
     """OpenVINO properties in addition to those that make scores exact; null: OpenVINO's default for a property."""
     deployed: bool = False
     """Score the front once more as users run it, with OpenVINO's defaults for activations and KV cache."""
+    search: dict[
+        Literal["INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE"],
+        Annotated[list[str | Annotated[int, Field(ge=0)] | None], Field(min_length=1)],
+    ] = Field(default_factory=dict)
+    """Properties to choose for the front's models at the end, each with the values to try; null: OpenVINO's default.
+    E.g. {KV_CACHE_PRECISION: [f16, u8, u4], DYNAMIC_QUANTIZATION_GROUP_SIZE: [0, 32]}."""
 
     @field_validator("device")
     @classmethod
@@ -182,6 +189,31 @@ class RuntimeOptions(Section):
         if value != value.upper():
             raise ValueError(f"must be an OpenVINO device such as CPU or GPU.0, got {value!r}; write {value.upper()}")
         return value
+
+    @field_validator("search")
+    @classmethod
+    def _check_search(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        allowed = {
+            "INFERENCE_PRECISION_HINT": ("f32", "bf16", "f16"),
+            "KV_CACHE_PRECISION": ("f32", "bf16", "f16", "u8", "u4"),
+        }
+        findings = []
+        for key, values in value.items():
+            forms = allowed.get(key)
+            wrong = [v for v in values if v is not None and (v not in forms if forms else not isinstance(v, int))]
+            if wrong:
+                meant = "numbers such as 0, 32 or 128" if forms is None else ", ".join(forms)
+                findings.append(Finding((key,), f"has the value {got(wrong[0])}; possible are {meant}, and null"))
+            elif len(set(values)) < len(values):
+                findings.append(Finding((key,), "has a value twice; name each once"))
+        if findings:
+            raise Invalid(*findings)
+        return value
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The combinations of the values of `search`, in their order; empty without a search."""
+        return [dict(zip(self.search, chosen, strict=True)) for chosen in product(*self.search.values()) if chosen]
 
     @field_validator("ov_config", mode="before")
     @classmethod

@@ -66,7 +66,8 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
         model: the compressed model.
         source: where configuration and tokenizer come from.
         out: a folder that does not exist yet or is empty.
-        record: plan, scores and hashes, written as ``autotune.json``; its ``runtime`` has properties that the IR gets.
+        record: plan, scores and hashes, written as ``autotune.json``; its ``runtime`` has properties, of which the
+            IR gets `IR_PROPERTIES`.
 
     Raises:
         CompressionError: `out` is not empty or cannot be written.
@@ -75,7 +76,8 @@ def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mappi
 
     with new_folder(out) as folder:
         for name, value in (record.get("runtime") or {}).items():
-            model.set_rt_info(str(value), ["runtime_options", name])
+            if name in IR_PROPERTIES:
+                model.set_rt_info(str(value), ["runtime_options", name])
         # The plan decides the precision of every weight: float weights must not be rounded to f16 on saving.
         name = MODEL_FILE if source.parts is None else LANGUAGE_MODEL_FILE
         ov.save_model(model, folder / name, compress_to_fp16=False)

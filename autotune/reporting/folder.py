@@ -18,7 +18,8 @@ from autotune.reporting.report import build_report
 from autotune.reporting.text.deployed import deployed_markdown
 from autotune.reporting.text.markdown import report_markdown
 from autotune.reporting.text.optimum import optimum_markdown
-from autotune.results.decision import objective_pairs
+from autotune.reporting.text.runtime import runtime_csv, runtime_markdown
+from autotune.results.front.decision import objective_pairs
 from autotune.results.load import load_results
 from autotune.results.records import StudyResults
 
@@ -81,7 +82,9 @@ def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[s
     config = "# The study's configuration as resolved; `autotune search` runs it again.\n"
     config += dump_yaml(dict(results.config))
     manifest = json.dumps(dict(results.manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    for name, page in (("optimum.md", optimum_markdown(results)), ("deployed.md", deployed_markdown(results))):
+    pages = {"optimum.md": optimum_markdown(results), "deployed.md": deployed_markdown(results)}
+    pages |= {"runtime.md": runtime_markdown(results), "runtime.csv": runtime_csv(results)}
+    for name, page in pages.items():
         if page is not None:
             write_text(folder / name, page)
     return ReportPaths(

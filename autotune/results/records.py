@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import DASH, is_missing, label, printed_unit, score
 from autotune.common.units import Constraint
@@ -16,6 +16,12 @@ from autotune.evaluation import Direction, Measurement, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from autotune.results.front.runtime import RuntimeSearch
+
+
+MOST_LISTED = 1000
+"""Most trials that a page lists and draws one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,7 @@ class StudyResults:
         importances: objective -> parameter -> share in [0, 1]; empty below 50 complete trials.
         held_out: scores on the report texts; None where there are none.
         deployed: scores as users run the models; None where there are none.
+        runtime: scores with the settings of `runtime.search`; None where there are none.
         preparation: stages before the first trial, as `TrialRecord.stages`.
         folder: the study's folder, absolute; None if the study was not read from one.
         storage: URL of the study's storage; None if it is the folder's `study.db`.
@@ -196,6 +203,7 @@ class StudyResults:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     held_out: HeldOutScores | None = None
     deployed: DeployedScores | None = None
+    runtime: RuntimeSearch | None = None
     preparation: Sequence[Sequence[Any]] = ()
     folder: Path | None = None
     storage: str | None = None
@@ -231,6 +239,23 @@ class StudyResults:
         complete = self.complete
         return complete[complete["feasible"].fillna(False).astype(bool)]
 
+    @cached_property
+    def _cells(self) -> dict[str, dict[int, Any]]:
+        """Columns of `trials` that `value` has read, by trial number; single cells of a frame are slow."""
+        return {}
+
+    @cached_property
+    def retries(self) -> dict[int, int]:
+        """Interrupted trial -> the last trial that repeats it."""
+        return {record.retry_of: number for number, record in self.records.items() if record.retry_of is not None}
+
+    @cached_property
+    def listed(self) -> tuple[int, ...]:
+        """The trials that a page lists and draws: all, or of more than `MOST_LISTED` the front and the latest."""
+        front = set(self.front)
+        others = [number for number in self.records if number not in front]
+        return tuple(sorted([*front, *others[max(len(self.records) - max(MOST_LISTED, len(front)), 0) :]]))
+
     @property
     def shown(self) -> tuple[int, ...]:
         """The trials that a table of the front shows: the front, else the least infeasible trial."""
@@ -246,8 +271,10 @@ class StudyResults:
         """Return a number of one trial, None if it has none."""
         if name not in self.trials.columns:
             return None
-        cell = self.trials.at[trial, name]
-        return None if is_missing(cell) else float(cast(float, cell))
+        if name not in self._cells:
+            self._cells[name] = dict(zip(self.trials.index, self.trials[name], strict=True))
+        cell = self._cells[name][trial]
+        return None if is_missing(cell) else float(cell)
 
     def stderr(self, trial: int, name: str) -> float | None:
         """Return the standard error of one trial's metric, None if there is none."""

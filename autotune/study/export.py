@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,10 @@ from autotune.models.given import GivenPlan
 from autotune.models.hub import check_repository, check_upload
 from autotune.models.runtime.devices import check_on_targets, describe_devices
 from autotune.models.save import IR_PROPERTIES, new_folder, save_model
+from autotune.results.front.runtime import recommended_setting
+from autotune.results.front.selection import Wish, choose
 from autotune.results.plans import plan_file
-from autotune.results.records import TrialRecord
-from autotune.results.selection import Wish, choose
+from autotune.results.records import StudyResults, TrialRecord
 from autotune.study.model_session import ModelSession
 from autotune.study.trials.trial import Candidate
 
@@ -51,6 +52,7 @@ class SavedModel:
         settings: of the trial, defaults resolved.
         reason: why this trial was chosen; empty without a study.
         devices: for each target device, whether this machine has it, as a sentence.
+        runtime: properties of OpenVINO that were chosen for it; the IR carries those of `models.save.IR_PROPERTIES`.
     """
 
     folder: Path
@@ -60,11 +62,18 @@ class SavedModel:
     settings: Mapping[str, Any] | None = None
     reason: str = ""
     devices: tuple[str, ...] = ()
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         trial = "" if self.trial is None else f"trial {self.trial}, "
         share = 100 * self.plan.footprint / self.original_footprint
         return f"SavedModel({self.folder}: {trial}{self.plan.footprint:,} bytes, {share:.1f}% of the original)"
+
+    @property
+    def unstored(self) -> dict[str, Any]:
+        """The properties of `runtime` that the IR does not carry, so that users have to pass them as ``ov_config``."""
+        copied = isinstance(self.plan, GivenPlan)
+        return {name: value for name, value in self.runtime.items() if copied or name not in IR_PROPERTIES}
 
     def upload_command(self, repository: str) -> str:
         """Return the command that uploads the folder to a repository of the Hugging Face hub."""
@@ -75,6 +84,7 @@ class SavedModel:
         plan = {key: value for key, value in self.plan.as_dict().items() if key != "variants"}
         trial = {} if self.trial is None else {"trial": self.trial, "reason": self.reason}
         trial |= {"devices": list(self.devices)} if self.devices else {}
+        trial |= {"runtime": dict(self.runtime)} if self.runtime else {}
         return {"folder": str(self.folder), **trial, "original_footprint": self.original_footprint, **plan}
 
 
@@ -127,10 +137,38 @@ def write_model(
     return SavedModel(out, plan, original_footprint, devices=tuple(describe_devices(targets)) if targets else ())
 
 
-def chosen_properties(config: Config) -> dict[str, Any]:
-    """Return the properties of `runtime.ov_config` that an IR can carry and that are not those of exact scores."""
+def runtime_properties(results: StudyResults, trial: int, config: Config, setting: int | None) -> dict[str, Any]:
+    """Return the properties that a trial's model is to run with; those of exact scores are nobody's choice.
+
+    Args:
+        results: the study.
+        trial: its number.
+        config: of the study.
+        setting: index of one of the settings of `runtime.search`; None is the recommended one. Without a search the
+            properties of `runtime.ov_config` are returned.
+
+    Raises:
+        UsageError: there is no such setting, or the model does not run with it on this machine.
+    """
+    found = results.runtime
+    scored = () if found is None else found.trials.get(trial, ())
+    if setting is None:
+        setting = recommended_setting(results, trial)
+    elif not setting < len(scored):
+        reason = (
+            f"trial {trial} has {len(scored)} of them, numbered from 0 in runtime.md"
+            if scored
+            else f"trial {trial} was not scored with any. Choose a trial of runtime.md, or leave out --runtime"
+            if found is not None
+            else "the study has none. List values under `runtime.search` in its model.yaml and search again"
+        )
+        raise UsageError(f"there is no runtime setting {setting}: {reason}")
+    elif scored[setting].error:
+        raise UsageError(f"trial {trial} did not run with runtime setting {setting}: {scored[setting].error}")
+    if found is not None and setting is not None:
+        return {name: value for name, value in found.settings[setting].items() if value is not None}
     given = config.runtime.ov_config
-    return {name: given[name] for name in IR_PROPERTIES if given.get(name) not in (None, SCORING_CONFIG[name])}
+    return {name: given[name] for name in SCORING_CONFIG if given.get(name) not in (None, SCORING_CONFIG[name])}
 
 
 def copy_model(plan: GivenPlan, out: Path, record: Mapping[str, Any]) -> None:
@@ -148,6 +186,7 @@ def export(
     wish: Wish,
     storage: str | None,
     upload: str | None = None,
+    runtime: int | None = None,
     stage: Callable[[str], None],
 ) -> SavedModel:
     """Rebuild the model of one trial of a study and write it as a folder that loads everywhere.
@@ -158,10 +197,12 @@ def export(
         wish: selects the trial.
         storage: an Optuna storage URL instead of the folder's `study.db`.
         upload: a repository of the hub, for which name, card and files are checked.
+        runtime: index of a setting of `runtime.search`; see `runtime_properties`.
         stage: receives progress messages.
 
     Raises:
-        UsageError: `out` is not empty, no trial matches the wish, or `upload` is no repository's name.
+        UsageError: `out` is not empty, no trial matches the wish, there is no such runtime setting, or `upload` is no
+            repository's name.
         StudyError: the study cannot be read, the hub would refuse the folder, or the model, texts or engine changed so
             that the plan is another one.
     """
@@ -176,7 +217,9 @@ def export(
     selection = choose(results, wish, where=str(folder))
     number = selection.trial
     record = results.records[number]
-    session = ModelSession(load_model_config(folder / "model.yaml"), stage)
+    config = load_model_config(folder / "model.yaml")
+    properties = runtime_properties(results, number, config, runtime)
+    session = ModelSession(config, stage)
     plan = rebuild_plan(session, folder, record)
     if plan.key != record.plan:
         raise StudyError(
@@ -192,22 +235,24 @@ def export(
         "scores": scores,
         "inputs": {**(results.manifest.get("hashes") or {}), **session.fingerprints()},
         "versions": results.manifest.get("versions"),
-        "runtime": chosen_properties(session.config),
+        "runtime": properties,
     }
     engine = session.engine
     with new_folder(out) as new:
         sizes, targets = engine.sizes.original, session.config.target
         model = Candidate(engine, plan, stage).model
         saved = write_model(model, plan, session.source, new, sizes, about, targets)
+        saved = replace(saved, runtime=properties)
         amend_record(new, files={file.name: fingerprint_file(file) for file in ir_files(new)})
         if not isinstance(plan, GivenPlan):  # which may have a card of its own
             task = session.source.task
-            card = model_card(results, number, settings, task, task.snippets(session.source.path))
+            snippets = task.snippets(session.source.path)
+            card = model_card(results, number, settings, task, snippets, saved.runtime, saved.unstored)
             (new / CARD).write_text(card, encoding="utf-8")
         if upload is not None:
             stage("checking the folder for the hub")
             check_upload(new)
-    return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason)
+    return replace(saved, folder=out, trial=number, settings=settings, reason=selection.reason, runtime=properties)
 
 
 def rebuild_plan(session: ModelSession, folder: Path, record: TrialRecord) -> Plan:

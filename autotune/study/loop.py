@@ -21,7 +21,7 @@ from autotune.common.files import atomic_write
 from autotune.common.formatting import duration
 from autotune.common.units import parse_precision
 from autotune.evaluation import Direction
-from autotune.results.pareto import costs, hypervolume
+from autotune.results.front.pareto import costs, hypervolume
 from autotune.study.planning.eta import Expected, RunForecast
 from autotune.study.progress import Listener, StudyInfo
 from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
@@ -134,11 +134,12 @@ class Search:
         self.signal: int | None = None
         self._at_work: dict[int, AtWork] = {}
         self._twins: dict[int, tuple[AtWork, int]] = {}  # with the number of the trial that works on the same plan
+        self._keys: dict[int, str] = {}
         self._started = time.monotonic()
 
     def history(self) -> History:
         """Read the trials from the storage."""
-        return History(self.study.get_trials(deepcopy=False))
+        return History(self.study.get_trials(deepcopy=False), self._keys)
 
     def reason_without_work(self) -> Reason | None:
         """Return why a resumed study has no trial to run, found without a model; None if it may have one."""

@@ -28,7 +28,7 @@ from autotune.study.storage.coordination import Alone, Shared, Sharing
 from autotune.study.storage.database import check_config, folder_lock, open_study, quiet_optuna
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
-from autotune.study.workers.deployment import score_as_deployed
+from autotune.study.workers.deployment import is_deployed, score_as_deployed, search_runtime
 from autotune.study.workers.front import is_scored, score_front
 from autotune.study.workers.pool import InProcessPool, Pool, Stopped
 from autotune.study.workers.process_pool import Limits, WorkerPool
@@ -192,6 +192,8 @@ def reason_without_worker(search: Search) -> Reason | None:
     front = front_trials(search.history(), search.directions)
     if front and not is_scored(stored, front, report=search.config.report is not False):
         return None
+    if not is_deployed(stored, front, search.config.runtime):
+        return None
     return search.reason_without_work()
 
 
@@ -203,6 +205,8 @@ def finish(search: Search, listener: Listener, reason: Reason) -> Reason:
         score_front(search.study, search.pool, search.description, front, listener)
         if search.config.runtime.deployed:
             score_as_deployed(search.study, search.pool, front, listener.stage)
+        if search.config.runtime.search:
+            search_runtime(search.study, search.pool, front, search.config.runtime, listener.stage)
     except KeyboardInterrupt as stop:
         search.signal = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return "interrupted"

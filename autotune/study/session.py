@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autotune.compression.settings import Settings
     from autotune.models.source import SourceModel
     from autotune.models.tasks.task import Task
+    from autotune.study.trials.deployed import DeployedScorer
     from autotune.study.trials.racing import Race
 
 
@@ -57,6 +58,12 @@ class Session(ModelSession):
         for name in self.config.evaluators:
             if task.name not in (scored := evaluator_tasks(name)):
                 raise ConfigError(wrong_task(scored, task), key=f"evaluators.{name}")
+        if self.config.runtime.search and not task.generates:
+            raise ConfigError(
+                f"measures the generation of text, and the model is for {task.name}; remove it. runtime.deployed "
+                "scores such models with OpenVINO's defaults",
+                key="runtime.search",
+            )
 
     def check_graph(self, source: SourceModel) -> None:
         """See `ModelSession`; a study always scores the original."""
@@ -202,6 +209,7 @@ class Session(ModelSession):
         return ReportTexts(
             options=self.config.report,
             search=self.evaluators,
+            deciding=self.scorer.deciding,
             references_of=self.references_of,
             scorer_of=self.scorer_of,
             calibration=lambda: self.calibration_windows.tolist() if learned else [],
@@ -236,11 +244,34 @@ class Session(ModelSession):
 
     def deployed_scores(self, settings: Settings) -> dict[str, Any]:
         """Score one model as deployed; see `DeployedScorer.scores`."""
+        return self.deployed_scorer.scores(lambda: self.candidate(settings))
+
+    def runtime_scores(self, settings: Settings) -> dict[str, Any]:
+        """Score one model with each setting of `runtime.search`; see `DeployedScorer.each`."""
+        return self.deployed_scorer.each(lambda: self.candidate(settings), self.config.runtime.settings)
+
+    def runtime_times(self, settings: Settings) -> dict[str, Any]:
+        """Measure the speed of one model with each setting of `runtime.search`; see `DeployedScorer.times`."""
+        return self.deployed_scorer.times(lambda: self.candidate(settings), self.config.runtime.settings)
+
+    @property
+    def deployed_scorer(self) -> DeployedScorer:
+        """Scores models as deployed with the evaluators of objectives and constraints.
+
+        Those that run models in processes of their own do so as deployed in any case, and are left out.
+        """
         from autotune.study.trials.deployed import DeployedScorer
 
-        evaluators = {name: each for name, each in self.evaluators.items() if name in self.scorer.deciding}
-        scorer = DeployedScorer(evaluators, lambda: self.references, self.compiled, self.config.runtime.ov_config)
-        return scorer.scores(lambda: Candidate(self.engine, self.plan(settings), lambda text: None))
+        evaluators = {
+            name: evaluator
+            for name, evaluator in self.evaluators.items()
+            if name in self.scorer.deciding and not getattr(evaluator, "as_deployed", False)
+        }
+        return DeployedScorer(evaluators, lambda: self.references, self.compiled, self.config.runtime.ov_config)
+
+    def candidate(self, settings: Settings) -> Candidate:
+        """Plan a model of the final front, without messages of progress."""
+        return Candidate(self.engine, self.plan(settings), lambda text: None)
 
     def describe(self, *, original: bool = False, report: bool = False) -> Description:
         """Describe the study's inputs.

@@ -93,7 +93,7 @@ class Study:
             UsageError: no trial keeps the limits; the nearest is named.
             StudyError: no trial is recommended.
         """
-        from autotune.results.selection import choose, parse_wish
+        from autotune.results.front.selection import choose, parse_wish
 
         wish = parse_wish(max_drop=max_drop, metric=metric, max_size=max_size)
         return choose(self.results, wish, where=str(self.folder)).trial
@@ -189,6 +189,7 @@ class Study:
         metric: str | None = None,
         knee: bool = False,
         upload: str | None = None,
+        runtime: int | None = None,
         progress: bool = True,
     ) -> SavedModel:
         """Write the model of one trial as a deployable folder with a model card.
@@ -200,20 +201,28 @@ class Study:
             knee: take the knee, whether it is recommended or not.
             upload: a repository of the Hugging Face hub, such as ``"me/model-int4-ov"``: check its name, the card and
                 the files by the hub's own rules, without network. `SavedModel.upload_command` then uploads the folder.
+            runtime: number of a runtime setting in ``runtime.md``; by default the recommended one, if `runtime.search`
+                was set.
             progress: show progress on stderr.
 
         Raises:
-            UsageError: the folder is not empty, no trial keeps the limits, or there is no such trial.
+            UsageError: the folder is not empty, no trial keeps the limits, or there is no such trial or setting.
             StudyError: model, texts or engine changed since the search, or the hub would refuse the folder.
         """
-        from autotune.results.selection import parse_wish
+        from autotune.results.front.selection import parse_wish
         from autotune.study.export import export
         from autotune.study.progress import listening
 
         wish = parse_wish(trial=trial, max_drop=max_drop, metric=metric, max_size=max_size, knee=knee)
         with listening(progress) as listener:
             return export(
-                self.folder, Path(folder), wish=wish, storage=self.storage, upload=upload, stage=listener.stage
+                self.folder,
+                Path(folder),
+                wish=wish,
+                storage=self.storage,
+                upload=upload,
+                runtime=runtime,
+                stage=listener.stage,
             )
 
     def write_report(self, *, figure_formats: Sequence[str] = (), open_page: bool = False) -> ReportPaths:

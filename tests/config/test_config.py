@@ -350,6 +350,12 @@ WRONG_VALUES = [
     ("seed: 7", "workers: -1", "study.workers", "must be at least 0 or auto, got -1"),
     ("seed: 7", "workers: many", "study.workers", "must be a whole number or auto, got the text 'many'"),
     ("model: ./llama", "model: a/b\nruntime: {ov_config: {A: [1]}}", "runtime.ov_config.A", "a text or a number"),
+    (
+        "model: ./llama",
+        "model: a/b\nruntime: {search: {KV_CACHE_PRECISION: [u8, u2]}}",
+        "runtime.search.KV_CACHE_PRECISION",
+        "has the value the text 'u2'; possible are f32, bf16, f16, u8, u4, and null",
+    ),
     ("model: ./llama", "model: a/b\ncache: {limit: 3 XB}", "cache.limit", "unknown unit"),
     ("model: ./llama", "model: a/b\ncache: {directory: texts/search.txt}", "cache.directory", "is a file"),
     ("model: ./llama", "model: a/b\n? [a]\n: b", None, "has a key on line 2 that is not a text"),

@@ -9,14 +9,25 @@ from pathlib import Path
 
 import nncf
 import openvino as ov
+import pandas as pd
 import pytest
 from demo_study import rows, write_texts
 
 import autotune
+from autotune.errors import UsageError
+
+RUNTIME = {
+    "INFERENCE_PRECISION_HINT": ["f32"],
+    "KV_CACHE_PRECISION": ["f32", "u4"],
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": [0],
+}
 
 
 def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Path, tmp_path: Path) -> None:
-    """NNCF's model scores as `evaluate` says, its settings by value give our model of the same size; resumed once."""
+    """NNCF's model scores as `evaluate` says, and its settings by value give our model of the same size.
+
+    The study is resumed once, with a search of runtime properties.
+    """
     write_texts(tmp_path)
     other = tmp_path / "by-nncf"
     shutil.copytree(tiny_llama, other)
@@ -38,6 +49,7 @@ def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Pa
         "runtime": {"deployed": True},
     }
     study = autotune.search(config, trials=3, progress=False)
+    config["runtime"] = {"deployed": True, "search": RUNTIME}
     study = autotune.search(config, trials=4, progress=False)  # the candidates are not tried again
     trials = study.trials
     assert trials["origin"].tolist()[:2] == ["candidate: by-nncf", "candidate: by value"]
@@ -63,6 +75,23 @@ def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Pa
     assert front["deployed_kl_divergence"].notna().all()
     assert front["deployed_kl_divergence"].to_numpy() == pytest.approx(sum(parts).to_numpy(), rel=0.5)
     assert "KV_CACHE_PRECISION" in (tmp_path / "study" / "deployed.md").read_text()
+
+    settings = pd.read_csv(tmp_path / "study" / "runtime.csv")
+    assert sorted(settings["trial"]) == sorted([*front.index, *front.index])
+    exact = settings[settings["KV_CACHE_PRECISION"] == "f32"].set_index("trial")
+    assert exact["kl_divergence"].to_dict() == pytest.approx(front["kl_divergence"].to_dict(), rel=1e-3)
+    four = settings[settings["KV_CACHE_PRECISION"] == "u4"].set_index("trial")
+    assert (four["cache_bytes_per_token"] < exact["cache_bytes_per_token"] / 2).all()
+    assert (settings["tokens_per_second"] > 0).all()
+    assert settings.groupby("trial")["recommended"].sum().eq(1).all()
+    ours = next(int(each) for each in front.index if trials["candidate"].isna()[each])
+    saved = study.export(tmp_path / "four", trial=ours, runtime=1, progress=False)
+    compiled = ov.Core().compile_model(saved.folder / "openvino_model.xml", "CPU", {})
+    assert compiled.get_property("KV_CACHE_PRECISION") == ov.Type.u4
+    assert saved.unstored == {"INFERENCE_PRECISION_HINT": "f32"}
+    assert "ov_config={'INFERENCE_PRECISION_HINT': 'f32'}" in (saved.folder / "README.md").read_text()
+    with pytest.raises(UsageError, match=f"trial {ours} has 2 of them"):
+        study.export(tmp_path / "none", trial=ours, runtime=2, progress=False)
 
     study.export(tmp_path / "copy", trial=0)
     for name in ("openvino_model.bin", "openvino_model.xml"):

@@ -34,4 +34,4 @@ def test_parts_are_differences_from_the_score_of_the_search() -> None:
 )
 def test_the_cpu_is_described(cpu: tuple[str, ...] | None, text: str) -> None:
     """Without VNNI or AMX dynamic quantization has no effect."""
-    assert text in cpu_sentence(DeployedScores({}, {}, cpu))
+    assert text in cpu_sentence(cpu)

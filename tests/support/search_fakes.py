@@ -244,6 +244,8 @@ class RuntimeOptions:
     device: str = "CPU"
     ov_config: dict[str, Any] = field(default_factory=dict)
     deployed: bool = False
+    search: dict[str, Any] = field(default_factory=dict)
+    settings: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass

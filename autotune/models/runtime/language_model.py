@@ -27,6 +27,7 @@ from autotune.models.runtime.compile import (
 from autotune.models.runtime.decoding import decode
 from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
 from autotune.models.runtime.graph import INPUTS, attention_window, why_not_scorable
+from autotune.models.runtime.kv_cache import KVCache
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -64,6 +65,7 @@ class OpenVINOLanguageModel:
         properties: the effective runtime properties, read back from the compiled model, as strings.
         source: the `ov.Model` or the path of the .xml file that was compiled.
         embeddings: see `__init__`.
+        kv_cache: shape of the states of one token.
         end_token_ids: the tokens that end an answer.
         tokens: number of tokens in forward passes so far, padding included.
     """
@@ -128,12 +130,7 @@ class OpenVINOLanguageModel:
         shape = compiled.output("logits").get_partial_shape()
         width = shape[-1]
         self._vocabulary_size = width.get_length() if width.is_static else None
-        shapes = [list(state.state.shape) for state in self._request.query_state()]
-        # Batch and length of an empty KV cache are 0. Other states (Mamba, convolutions) have no length; the export of
-        # Granite 4.0 computes wrong logits from them if more than one token continues them (relative error 0.35).
-        self._recurrent = any(shape.count(0) != 2 for shape in shapes)
-        caches = [[size for size in shape if size] for shape in shapes]
-        self._cache_bytes = 4 * sum(int(np.prod(sizes)) for sizes in caches)  # of one token: the caches are empty
+        self.kv_cache = KVCache.of(self._request.query_state())
 
     def _check_ports(self, compiled: Any) -> None:
         tokens = "input_ids" if self.embeddings is None else "inputs_embeds"
@@ -175,11 +172,11 @@ class OpenVINOLanguageModel:
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
         lengths = [len(sequence) for sequence in sequences]
-        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self._recurrent else 64):
+        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self.kv_cache.recurrent else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
             columns = min(columns, self._limits.columns or columns)
-            columns = tokens.shape[1] if self._recurrent else columns
+            columns = tokens.shape[1] if self.kv_cache.recurrent else columns
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]
@@ -217,7 +214,7 @@ class OpenVINOLanguageModel:
 
     def _cache_rows(self, columns: int) -> int:
         """Return the number of sequences of `columns` tokens that the KV cache may hold."""
-        return self._limits.cache_bytes // max(1, columns * self._cache_bytes)
+        return self._limits.cache_bytes // max(1, columns * self.kv_cache.token_bytes("f32"))
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """Greedy continuation of one prompt, one token after the other; see `LanguageModel.greedy`."""
@@ -251,7 +248,7 @@ class OpenVINOLanguageModel:
         """
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt needs at least one token")
-        if self._recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
+        if self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
             return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))

@@ -16,7 +16,7 @@ import numpy as np
 from autotune.common.files import atomic_write
 from autotune.common.formatting import MINUS, label, size_unit
 from autotune.common.units import Constraint
-from autotune.results.pareto import is_wide
+from autotune.results.front.pareto import is_wide
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autotune.common.formatting import label, markdown_table
 from autotune.evaluation import SCORING_CONFIG, Measurement
-from autotune.results.records import DEPLOYED_SOURCES, DeployedScores, StudyResults
+from autotune.results.records import DEPLOYED_SOURCES, StudyResults
 
 
 def deployed_markdown(results: StudyResults) -> str | None:
@@ -18,7 +20,7 @@ def deployed_markdown(results: StudyResults) -> str | None:
     properties = ", ".join(f"{key} {found.properties[key]}" for key in SCORING_CONFIG if key in found.properties)
     lines += [
         f"The search scores in f32: its error is that of the weights. Here the front runs with {properties}. "
-        f"{cpu_sentence(found)}",
+        f"{cpu_sentence(found.cpu)}",
         "",
         "A column of activations or KV cache is the score with that error alone, minus the score of the search. The "
         "sum is that of weights, activations and KV cache, to compare with the score as deployed.",
@@ -44,14 +46,14 @@ def deployed_markdown(results: StudyResults) -> str | None:
     return "\n".join(lines) + "\n"
 
 
-def cpu_sentence(deployed: DeployedScores) -> str:
-    """Say what the CPU that measured supports, and what follows from it."""
-    if deployed.cpu is None:
+def cpu_sentence(cpu: Sequence[str] | None) -> str:
+    """Say what the instruction sets of the CPU that measured support; None: unknown."""
+    if cpu is None:
         return "The instruction sets of the CPU are unknown."
-    eight = [name for name in deployed.cpu if name in ("avx512_vnni", "avx_vnni", "amx_int8")]
+    eight = [name for name in cpu if name in ("avx512_vnni", "avx_vnni", "amx_int8")]
     if not eight:
         return (
             "This CPU has neither VNNI nor AMX, so OpenVINO does not quantize activations: "
             "DYNAMIC_QUANTIZATION_GROUP_SIZE has no effect on it, and may have one on the CPU of a user."
         )
-    return f"This CPU has {', '.join(deployed.cpu)}: 8-bit activations are computed by {eight[0]}."
+    return f"This CPU has {', '.join(cpu)}: 8-bit activations are computed by {eight[0]}."

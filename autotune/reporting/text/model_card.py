@@ -13,8 +13,8 @@ from autotune.common.formatting import DASH, label, markdown_table, markdown_tex
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
 from autotune.compression.settings import SETTINGS
-from autotune.results.decision import saving
 from autotune.results.frame import SIZE_COLUMNS, effective_settings
+from autotune.results.front.decision import saving
 from autotune.results.records import StudyResults
 
 
@@ -31,7 +31,13 @@ class Usage(Protocol):
 
 
 def model_card(
-    results: StudyResults, trial: int, settings: Mapping[str, Any], usage: Usage, snippets: Sequence[str]
+    results: StudyResults,
+    trial: int,
+    settings: Mapping[str, Any],
+    usage: Usage,
+    snippets: Sequence[str],
+    runtime: Mapping[str, Any] | None = None,
+    unstored: Mapping[str, Any] | None = None,
 ) -> str:
     """Write Markdown with the front matter of a model hub: source, scores, settings, how to load it.
 
@@ -41,6 +47,8 @@ def model_card(
         settings: the model's settings with all defaults resolved.
         usage: of the model's task.
         snippets: Python code that loads and runs the model.
+        runtime: properties of OpenVINO that were chosen for it.
+        unstored: those of `runtime` that the IR does not carry.
     """
     record, base = results.records[trial], str(results.config.get("model", results.model))
     on_hub = bool(HUB_ID.fullmatch(base)) and not looks_like_path(base) and "/" in base
@@ -84,8 +92,20 @@ def model_card(
         "## How to load it",
         "",
         "\n".join(f"```python\n{code}```\n" for code in snippets).rstrip().replace('"CPU"', f'"{device}"'),
+        *(runtime_lines(runtime, unstored or {}) if runtime else ()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def runtime_lines(runtime: Mapping[str, Any], unstored: Mapping[str, Any]) -> list[str]:
+    """Say which properties were chosen, and how to pass those that the IR does not carry."""
+    stored = [f"`{name}={value}`" for name, value in runtime.items() if name not in unstored]
+    carried = f" OpenVINO reads these from the model: {', '.join(stored)}." if stored else ""
+    lines = ["", f"Runtime properties were chosen with the weights.{carried}"]
+    if unstored:
+        lines[-1] += f" Pass the others: `ov_config={dict(unstored)}` to optimum-intel, the same as keyword arguments "
+        lines[-1] += "to OpenVINO GenAI's pipeline."
+    return lines
 
 
 def _scores(results: StudyResults, trial: int) -> str:

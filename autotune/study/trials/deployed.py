@@ -6,16 +6,20 @@ activations are rounded (dynamic quantization to 8 bits, inference precision), a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from autotune.common.threads import all_cores
 from autotune.evaluation import SCORING_CONFIG
 from autotune.study.trials.trial import Candidate, as_data, describe
 
 if TYPE_CHECKING:
-    from autotune.evaluation import Evaluator, Measurement, Reference
+    from autotune.evaluation import Evaluator, LanguageModel, Measurement, Reference
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "deployed": tuple(SCORING_CONFIG),
@@ -26,6 +30,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 
 COLUMNS = 32
 """Positions of a forward pass: only the positions of earlier passes are read from the KV cache."""
+
+PROMPT, NEW, ROUNDS = 256, 32, 3
+"""Tokens of the prompt and of the answer whose times are measured, and how often."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,94 @@ class DeployedScorer:
         try:
             model, found = candidate().model, dict[str, Any]()
             for part, names in PARTS.items():
-                config = {**self.search, **dict.fromkeys(names)}
-                with self.compiled(model, config, COLUMNS) as compiled:
+                with self.compiled(model, {**self.search, **dict.fromkeys(names)}, COLUMNS) as compiled:
                     if part == "deployed":
                         found["properties"] = dict(compiled.properties)
-                    measured: dict[str, Measurement] = {}
-                    for name, evaluator in self.evaluators.items():
-                        measured.update(evaluator.evaluate(compiled, self.references()[name]))
-                found[part] = as_data(measured)
+                    found[part] = self._metrics(compiled)
         except Exception as error:  # as in a trial: an error costs this model's scores, not the study
             return {"error": describe(error)}
         return found
+
+    def _metrics(self, compiled: Any) -> dict[str, Any]:
+        measured: dict[str, Measurement] = {}
+        for name, evaluator in self.evaluators.items():
+            measured.update(evaluator.evaluate(compiled, self.references()[name]))
+        return as_data(measured)
+
+    def each(self, candidate: Callable[[], Candidate], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Score one model with each of several settings of runtime properties.
+
+        Args:
+            candidate: makes the model.
+            settings: properties; those of `SCORING_CONFIG` that one leaves out have OpenVINO's default.
+
+        Returns:
+            ``settings``: for each its ``metrics`` as data, ``properties`` as OpenVINO reports them, and
+            ``cache_bytes``, of the KV cache for one token; or its ``error``. Or ``error``, without a model.
+        """
+        try:
+            model = candidate().model
+        except Exception as error:  # as in `scores`
+            return {"error": describe(error)}
+        found: list[dict[str, Any]] = []
+        for setting in settings:
+            try:
+                with self.compiled(model, deployment(self.search, setting), COLUMNS) as compiled:
+                    properties = {name: compiled.properties.get(name) for name in SCORING_CONFIG}
+                    cache_bytes = compiled.kv_cache.token_bytes(properties["KV_CACHE_PRECISION"])
+                    metrics = self._metrics(compiled)
+                found.append({"metrics": metrics, "properties": properties, "cache_bytes": cache_bytes})
+            except Exception as error:  # for example, the CPU has no such arithmetic
+                found.append({"error": describe(error)})
+        return {"settings": found}
+
+    def times(self, candidate: Callable[[], Candidate], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Measure the speed of one model with each of several settings, in turn, with all cores.
+
+        Returns:
+            ``times``: for each setting ``first_token``, the seconds for a prompt of `PROMPT` tokens, and
+            ``tokens_per_second`` of the `NEW` tokens after it, each the best of `ROUNDS`; None where it cannot run.
+            Or ``error``, without a model.
+        """
+        try:
+            model = candidate().model
+        except Exception as error:  # as in `scores`
+            return {"error": describe(error)}
+        rounds: dict[int, list[tuple[float, float]]] = {index: [] for index in range(len(settings))}
+        with all_cores():
+            for index, setting in [*enumerate(settings)] * ROUNDS:
+                with suppress(Exception), self.compiled(model, deployment(self.search, setting), 0) as compiled:
+                    generation_times(compiled, 2)  # kernels are compiled in a first inference
+                    rounds[index].append(generation_times(compiled, NEW))
+        return {"times": [best_times(measured) for measured in rounds.values()]}
+
+
+def deployment(search: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all properties of a deployment: those of the search, OpenVINO's defaults, then those of a setting."""
+    return {**search, **dict.fromkeys(SCORING_CONFIG), **setting}
+
+
+def generation_times(model: LanguageModel, new_tokens: int) -> tuple[float, float]:
+    """Measure the seconds to the first new token, and the tokens per second after it.
+
+    Args:
+        model: a compiled model.
+        new_tokens: number of tokens to generate, at least 2.
+    """
+    token = next(each for each in range(model.vocabulary_size) if each not in model.end_token_ids)
+    prompt = np.full((1, PROMPT), token, np.int64)
+    times = [time.perf_counter()]
+
+    def choose(rows: Any, _position: int, _logits: Any) -> Any:
+        times.append(time.perf_counter())
+        return np.full(len(rows), token, np.int64)
+
+    model.sample_batch(prompt, PROMPT + new_tokens, choose)
+    return times[1] - times[0], (len(times) - 2) / (times[-1] - times[1])
+
+
+def best_times(measured: Sequence[tuple[float, float]]) -> dict[str, float] | None:
+    """Return the best of several measurements, for other load only makes them slower; None if there is none."""
+    if not measured:
+        return None
+    return {"first_token": min(each[0] for each in measured), "tokens_per_second": max(each[1] for each in measured)}

@@ -112,8 +112,8 @@ class Worker:
                 take_share(threads)
             case Describe(original, report):
                 self.send(session.describe(original=original, report=report))
-            case ScoreFront(settings, deployed):
-                self.send(FrontScores((session.deployed_scores if deployed else session.front_scores)(settings)))
+            case ScoreFront(settings, scoring):
+                self.send(FrontScores(getattr(session, scoring)(settings)))
             case Run(settings, site, rivals):
                 result = run_in_session(session, settings, site, rivals, status=self.status, stage=self.stage)
                 self.send(Done(result, session.counts(), session.manifest()))

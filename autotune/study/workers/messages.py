@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autotune.study.trials.racing import Rival
 from autotune.study.trials.trial import PlanStatus, Site, TrialResult
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from autotune.study.session import Session
 
 LENGTH = 8
+
+Scoring: TypeAlias = Literal["front_scores", "deployed_scores", "runtime_scores", "runtime_times"]
+"""Names of the methods of `Session` that score a model of the final front."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ class Describe:
 
 @dataclass(frozen=True)
 class ScoreFront:
-    """To a worker: score a model of the final front, or as deployed; it answers with `FrontScores`."""
+    """To a worker: score a model of the final front by a method of `Session`; it answers with `FrontScores`."""
 
     settings: Settings
-    deployed: bool = False
+    scoring: Scoring = "front_scores"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class GetStatus:
 
 @dataclass(frozen=True)
 class FrontScores:
-    """From a worker: scores of a model, see `Session.front_scores` and `Session.deployed_scores`."""
+    """From a worker: scores of a model, see `Scoring`."""
 
     scores: Mapping[str, Any]
 

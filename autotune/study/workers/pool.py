@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autotune.study.progress import Listener
     from autotune.study.session import Session
     from autotune.study.storage.attributes import Description
+    from autotune.study.workers.messages import Scoring
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,11 +75,9 @@ class Pool(Protocol):
         """
 
     def front_scores(
-        self, models: Sequence[Settings], *, deployed: bool = False
+        self, models: Sequence[Settings], scoring: Scoring = "front_scores"
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Score models of the final front, or as deployed, while no trial is running.
-
-        The scores are those of `Session.front_scores` or `Session.deployed_scores`.
+        """Score models of the final front by a method of `Session`, while no trial is running.
 
         Yields:
             (index of the model, its scores), in order of completion.
@@ -174,11 +173,11 @@ class InProcessPool:
         return status
 
     def front_scores(
-        self, models: Sequence[Settings], *, deployed: bool = False
+        self, models: Sequence[Settings], scoring: Scoring = "front_scores"
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`."""
         for index, settings in enumerate(models):
-            yield index, (self._session.deployed_scores if deployed else self._session.front_scores)(settings)
+            yield index, getattr(self._session, scoring)(settings)
 
     def counts(self) -> Mapping[str, tuple[int, int]]:
         """See `Pool`."""

@@ -32,6 +32,7 @@ from autotune.study.workers.messages import (
     Reply,
     Run,
     ScoreFront,
+    Scoring,
     SetSource,
     Share,
     Stage,
@@ -163,7 +164,7 @@ class WorkerPool:
             self._manifests.append(manifest)
 
     def front_scores(
-        self, models: Sequence[Settings], *, deployed: bool = False
+        self, models: Sequence[Settings], scoring: Scoring = "front_scores"
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """See `Pool`. Each idle worker takes the next model; if it dies, that model has no scores.
 
@@ -175,7 +176,7 @@ class WorkerPool:
         while True:
             for place in idle[: len(left)]:
                 at[place], settings = left.pop()
-                place.process.send(ScoreFront(settings, deployed))
+                place.process.send(ScoreFront(settings, scoring))
             if not at:
                 return
             place, answer = self._next_answer(at)

@@ -232,7 +232,7 @@ def test_long_cached_sequences_run_in_smaller_batches(
 ) -> None:
     """A batch's KV cache is bounded; the answers stay the same."""
     plain = model.greedy_batch(prompts, [6] * len(prompts))
-    assert model._cache_bytes == 2 * 2 * 2 * 16 * 4  # keys and values of 2 layers, 2 heads of 16, float32
+    assert model.kv_cache.token_bytes("f32") == 2 * 2 * 2 * 16 * 4  # keys and values, 2 layers, 2 heads of 16
     with OpenVINOLanguageModel(tiny_llama, tokenizer, limits=BatchLimits(cache_bytes=1)) as alone:
         assert {len(batch) for batch in alone._scan_batches([5] * 9)} == {1}
         assert alone.greedy_batch(prompts, [6] * len(prompts)) == plain

@@ -13,9 +13,9 @@ from autotune.reporting.folder import write_report
 from autotune.reporting.report import build_report
 from autotune.reporting.tables import held_out_table
 from autotune.reporting.text.markdown import report_markdown
-from autotune.results.held_out import degradation, held_out_sentences, newly_dominated
+from autotune.results.front.held_out import degradation, held_out_sentences, newly_dominated
+from autotune.results.front.recommendation import ties
 from autotune.results.load import results_of
-from autotune.results.recommendation import ties
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
