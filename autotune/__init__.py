@@ -1,4 +1,4 @@
-"""autotune finds the smallest OpenVINO language model that still answers like the original.
+"""autotune finds the smallest OpenVINO model that still answers like the original.
 
 Functions: `init`, `search`, `worker`, `plan`, `load_study`, `list_studies`, `compare`, `reproduce`, `compress`,
 `evaluate`. Classes: `Config`, `Study`, `CompressedModel`, `Scores`, and the callbacks `WeightsAndBiasesCallback`,

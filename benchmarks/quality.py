@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,44 +114,68 @@ def compare(ours: Scored, peer: Scored) -> tuple[str, float]:
     return f"{peer.footprint:,} | {peer.divergence.mean():.6f} | {ratio:.3f} | {apart:+.1f}", ratio
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Bench:
+    """One original model with its engine and calibration windows, scored on a text.
+
+    Attributes:
+        model: the original.
+        engine: over an empty bank.
+        windows: int64 [n, T], calibration tokens.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: str) -> None:
+        cache = Cache.resolve(folder)
+        source = resolve_model(options.model, cache=cache)
+        self.model, self._tokenizer = source.read(), source.tokenizer()
+        text = options.calibration.read_text(encoding="utf-8")
+        length, samples = options.sequence_length, options.samples
+        self.windows = token_windows(self._tokenizer, [text], sequence_length=length, samples=samples)
+        self._scorer = Perplexity(path=options.text, sequence_length=512, samples=options.windows)
+        with OpenVINOLanguageModel(self.model, self._tokenizer) as original:
+            self._reference = self._scorer.reference(original)
+        activations = Engine(self.model).activations
+        statistics = StatisticsCache(cache.statistics).get_or_collect(
+            self.model, activations, self.windows, model_fingerprint=source.fingerprint
+        )
+        self._bank = Bank()
+        self._statistics = lambda: statistics
+        self.engine = Engine(self.model, bank=self._bank, statistics=self._statistics, gradients=self._gradients)
+
+    def without_gradients(self) -> Engine:
+        """Return an engine that counts all outputs alike."""
+        return Engine(self.model, bank=self._bank, statistics=self._statistics)
+
+    def _gradients(self) -> Mapping[str, np.ndarray]:
+        memory = available_memory()
+        return output_gradients(self.model, self.engine.weights, self.windows, bank=self._bank, memory=memory)
+
+    def score(self, compressed: ov.Model) -> Scored:
+        """Score a compressed model on the text."""
+        with OpenVINOLanguageModel(compressed, self._tokenizer) as candidate:
+            divergence = self._scorer.evaluate(candidate, self._reference)["kl_divergence"]
+        return Scored(Sizes(compressed).original, np.array(divergence.values))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a `Bench`."""
     parser.add_argument("--model", default=str(DEMO / "model"))
     parser.add_argument("--calibration", type=Path, default=DEMO / "calibration.txt")
     parser.add_argument("--text", type=Path, default=DEMO / "report.txt")
     parser.add_argument("--sequence-length", type=int, default=256, help="of calibration windows")
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=32, help="scored windows of 512 tokens")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
     parser.add_argument("--without-nncf", action="store_true")
     parser.add_argument("--settings", action="store_true", help="only the rows of docs/data/settings.json")
     parser.add_argument("--only", default="", help="rows whose label contains this")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        cache = Cache.resolve(folder)
-        source = resolve_model(options.model, cache=cache)
-        model, tokenizer = source.read(), source.tokenizer()
-        text = options.calibration.read_text(encoding="utf-8")
-        windows = token_windows(tokenizer, [text], sequence_length=options.sequence_length, samples=options.samples)
-        scorer = Perplexity(path=options.text, sequence_length=512, samples=options.windows)
-        with OpenVINOLanguageModel(model, tokenizer) as original:
-            reference = scorer.reference(original)
-        statistics = StatisticsCache(cache.statistics).get_or_collect(
-            model, Engine(model).activations, windows, model_fingerprint=source.fingerprint
-        )
-        bank = Bank()
-        engine = Engine(
-            model,
-            bank=bank,
-            statistics=lambda: statistics,
-            gradients=lambda: output_gradients(model, engine.weights, windows, bank=bank, memory=available_memory()),
-        )
-
-        def score(compressed: ov.Model) -> Scored:
-            with OpenVINOLanguageModel(compressed, tokenizer) as candidate:
-                divergence = scorer.evaluate(candidate, reference)["kl_divergence"]
-            return Scored(Sizes(compressed).original, np.array(divergence.values))
-
+        bench = Bench(options, folder)
         print("| setting | bytes | KL divergence | NNCF: bytes | KL divergence | ratio | standard errors |")
         print("|---|---:|---:|---:|---:|---:|---:|")
         groups = {
@@ -165,12 +189,14 @@ def main() -> None:
             for s in rows:
                 if options.only not in label(s):
                     continue
-                ours = score(engine.apply(engine.plan(s)))
+                ours = bench.score(bench.engine.apply(bench.engine.plan(s)))
                 mean, error = ours.divergence.mean(), standard_error(ours.divergence)
                 cells = "| | |"
-                peer = None if options.without_nncf or options.settings else nncf_compress(model, s, windows)
+                peer = (
+                    None if options.without_nncf or options.settings else nncf_compress(bench.model, s, bench.windows)
+                )
                 if peer is not None:
-                    cells, ratio = compare(ours, score(peer))
+                    cells, ratio = compare(ours, bench.score(peer))
                     ratios.append(ratio)
                 print(f"| {label(s)} | {ours.footprint:,} | {mean:.6f} ± {error:.6f} | {cells} |", flush=True)
             if ratios:

@@ -81,14 +81,21 @@ def get_or_create_directory(path: Path, create: Callable[[Path], None]) -> tuple
     with locked(path):
         if path.is_dir():
             return path, False
-        temporary = _temporary(path)
-        temporary.mkdir(parents=True)
-        try:
+        with temporary_folder(path) as temporary:
             create(temporary)
             os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return path, True
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Create a folder with a temporary name beside `path`; it is deleted at the end."""
+    temporary = _temporary(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -70,6 +70,17 @@ def available_memory(limit: int | None = None) -> int:
     return max(0, min(limits))
 
 
+def own_memory(pid: int | None = None) -> int:
+    """Measure a process's private memory in bytes, without mapped files; 0 if the process is dead."""
+    import psutil
+
+    try:
+        info = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(info.rss - getattr(info, "shared", 0))
+
+
 def check_memory(limit: int | None, least: int) -> None:
     """Refuse a `study.memory_limit` in bytes that is smaller than the original model of `least` bytes.
 

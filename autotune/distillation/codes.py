@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +14,11 @@ import torch
 
 from autotune.compression.algorithms.gptq import propagation
 from autotune.compression.formats.encoding import Codes, pack
-from autotune.compression.ir.constants import raw_bytes
+from autotune.compression.ir.constants import constant_digest
 from autotune.compression.ir.layout import unpacked
 from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.variants import CompressedWeight
-from autotune.distillation.curvature import Curvature, measure_curvature, scaled
+from autotune.distillation.curvature import MOMENT_BYTES, Curvature, measure_curvature, moment_bytes, scaled
 from autotune.distillation.graph import Graph
 from autotune.distillation.rounding import ROWS, round_both_sides
 
@@ -31,9 +33,6 @@ MOST_TOKENS = 32_768
 
 DAMPING = 0.1
 """Share of the mean diagonal that is added to the second moments of gradients; on the demo model better than 0.4."""
-
-MOMENT_BYTES = 1 << 30
-"""Limit on the second moments that are in memory at once; for the others the windows are run again."""
 
 
 def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, CompressedWeight]) -> dict[str, int]:
@@ -50,7 +49,7 @@ def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, Compresse
     steps = {step.name: index for index, step in enumerate(graph.steps) if step.kind == "MatMul"}
     head = graph.dependent([graph.hidden]) - {graph.hidden}
     constants = constants_by_name(model)
-    copies = Counter(raw_bytes(node).tobytes() for node in constants.values())
+    copies = Counter(map(constant_digest, constants.values()))
     found = {}
     for name, compressed in weights.items():
         weight, variant = compressed.rows.weight, compressed.variant
@@ -60,7 +59,8 @@ def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, Compresse
             continue
         if variant.format.bits > MOST_BITS or variant.lora_rank:
             continue
-        if copies[raw_bytes(constants[codes_name(compressed)]).tobytes()] == 1 and _nbytes(compressed) <= MOMENT_BYTES:
+        once = copies[constant_digest(constants[codes_name(compressed)])] == 1
+        if once and moment_bytes(graph, step) <= MOMENT_BYTES:
             found[name] = step
     return found
 
@@ -83,6 +83,9 @@ def round_again(
     tokens: npt.NDArray[np.int64],
     share: int,
     stage: Callable[[str], None],
+    *,
+    limit: float = math.inf,
+    folder: Path | None = None,
 ) -> dict[str, Codes]:
     """Round weights with the scales that they have.
 
@@ -93,6 +96,7 @@ def round_again(
         tokens: int64 [n, T], training windows.
         share: windows that run on one thread at a time.
         stage: receives progress messages.
+        limit, folder: see `measure_curvature`.
 
     Returns:
         Bytes of the codes' constants, by their names.
@@ -101,14 +105,13 @@ def round_again(
     count = max(share, min(len(tokens), MOST_TOKENS // length) // share * share)
     texts = torch.from_numpy(np.ascontiguousarray(tokens[:count]))
     found: dict[str, Codes] = {}
-    for names in passes(weights, products):
-        some = {name: products[name] for name in names}
-        curvature = measure_curvature(
-            graph, some, texts, share, lambda done: stage(f"distillation: gradients of {done} of {count} windows")
-        )
-        for name in names:
-            stage(f"distillation: rounding {len(found) + 1} of {len(products)} weights")
-            found[codes_name(weights[name])] = _rounded(weights[name], curvature.pop(name))
+
+    def report(text: str) -> None:
+        stage(f"distillation: {text}")
+
+    for name, curvature in measure_curvature(graph, products, texts, share, report, limit=limit, folder=folder):
+        report(f"rounding {len(found) + 1} of {len(products)} weights")
+        found[codes_name(weights[name])] = _rounded(weights[name], curvature)
     return found
 
 
@@ -119,26 +122,6 @@ def _rounded(compressed: CompressedWeight, measured: Curvature) -> Codes:
     rows = compressed.rows.whole().reshape(weight.rows, variant.groups(weight), -1)
     codes = round_both_sides(rows, scale, zero, propagation(inputs), propagation(outputs, damping=DAMPING), fmt)
     return pack(np.ascontiguousarray(rows_to_shape(codes, weight)[0]).reshape(-1), fmt.bits)
-
-
-def passes(weights: Mapping[str, CompressedWeight], products: Mapping[str, int]) -> Iterator[list[str]]:
-    """Divide weights into lists whose second moments fit into `MOMENT_BYTES`; the last layers come first."""
-    names: list[str] = []
-    held = 0
-    for name in sorted(products, key=lambda name: -products[name]):
-        if names and held + _nbytes(weights[name]) > MOMENT_BYTES:
-            yield names
-            names, held = [], 0
-        names.append(name)
-        held += _nbytes(weights[name])
-    if names:
-        yield names
-
-
-def _nbytes(compressed: CompressedWeight) -> int:
-    """Return the bytes of a weight's second moments."""
-    weight = compressed.rows.weight
-    return 4 * (weight.rows**2 + weight.columns**2)
 
 
 def rounding_steps(rows: int, columns: int) -> int:

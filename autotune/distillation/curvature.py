@@ -8,9 +8,11 @@ covariance, with larger fourth moments where tokens of low probability are drawn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,8 +20,10 @@ import torch
 
 from autotune.common.threads import cores
 from autotune.compression.formats.encoding import Array
+from autotune.distillation.blocks import BLOCK_BYTES
 from autotune.distillation.graph import Graph
-from autotune.distillation.training import LOGITS_BYTES, in_threads
+from autotune.distillation.sweeps import Sweep, Values, in_threads
+from autotune.distillation.training import LOGITS_BYTES
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 GRADIENT_TOKENS = 2048
 """Tokens that the mean squares of gradients are measured on."""
+
+MOMENT_BYTES = 1 << 30
+"""Limit on the second moments that are in memory at once; for the others a block is computed again."""
 
 Pair = tuple["torch.Tensor", "torch.Tensor"]
 """Inputs [n, K] and gradients of the outputs [n, R] of one product, for the same n tokens."""
@@ -52,38 +59,118 @@ def measure_curvature(
     products: Mapping[str, int],
     tokens: torch.Tensor,
     share: int,
-    report: Callable[[int], None] = lambda windows: None,
-) -> dict[str, Curvature]:
-    """Measure the second moments of some weights in one pass over windows of text.
+    report: Callable[[str], None] = lambda text: None,
+    *,
+    limit: float = math.inf,
+    folder: Path | None = None,
+) -> Iterator[tuple[str, Curvature]]:
+    """Measure the second moments of weights, and yield them with the weight's name; the last layers come first.
 
-    The bits do not depend on the number of threads.
+    The windows run back through the graph once if the second moments of each block take at most `MOMENT_BYTES`.
+    Otherwise the block is computed once more for each `MOMENT_BYTES`. The bits do not depend on the blocks or the
+    number of threads.
 
     Args:
         graph: of the original model.
         products: name of a weight -> the step of its only MatMul, before the head.
         tokens: int64 [n, T].
         share: windows that run on one thread at a time.
-        report: called with the number of windows that are done.
+        report: receives progress messages.
+        limit: bytes of a block; see `blocks.cut`.
+        folder: for activations between blocks; None for memory.
     """
     windows, length = tokens.shape
-    graph.prepare({}, share, length)
+    held = {step: moment_bytes(graph, step) for step in products.values()}
+    if sum(held.values()) > MOMENT_BYTES:
+        limit = min(limit, BLOCK_BYTES)
+    graph.prepare({}, share, length, limit, held if limit < math.inf else {})
     starts = range(0, windows - share + 1, share)
-    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    texts = [tokens[start : start + share] for start in starts]
+
+    def end(number: int, leaves: Values) -> None:
+        propagate_noise(graph, leaves, starts[number])
+
+    sweep = Sweep(graph, texts, {}, end, folder)
+    count, left = len(graph.blocks), len(products)
+    sweep.forward(lambda block: report(f"activations, block {block + 1} of {count}"))
+    for block in range(count)[::-1]:
+        inside = {step for step, _ in graph.blocks[block].steps}
+        of_block = {name: step for name, step in products.items() if step in inside}
+        if not left:
+            return
+        graph.load(block)
+        for names in _passes(of_block, held):
+            place = f", block {block + 1} of {count}" if count > 1 else ""
+
+            def done(shares: int, place: str = place) -> None:
+                report(f"gradients of {shares * share} of {len(starts) * share} windows{place}")
+
+            found = _moments(graph, sweep, block, {name: products[name] for name in names}, len(starts), done)
+            while found:
+                name, (inputs, outputs) = found.popitem()
+                yield name, Curvature(inputs.numpy(), outputs.numpy())
+        left -= len(of_block)
+        sweep.leave(block)
+
+
+def moment_bytes(graph: Graph, product: int) -> int:
+    """Return the bytes of the second moments of the weight of a MatMul with activations."""
+    return 4 * sum(int(size) ** 2 for size in graph.nodes[product].input_value(1).get_shape())
+
+
+def input_axis(product: ov.Node) -> int:
+    """Return the axis of a MatMul's activations that the product sums over; it is not the last one in some hybrids."""
+    return -2 if product.get_attributes()["transpose_a"] else -1
+
+
+def products_of(graph: Graph) -> list[int]:
+    """Return the MatMuls of activations and a matrix before the head, by step."""
+    inside = graph.dynamic - graph.dependent([graph.hidden]) | {graph.hidden}
+    found = []
+    for index in sorted(inside):
+        step = graph.steps[index]
+        if step.kind == "MatMul" and step.inputs[1][0] not in graph.dynamic:
+            shape = graph.nodes[index].input_value(1).get_partial_shape()
+            if shape.is_static and len(shape) == 2:
+                found.append(index)
+    return found
+
+
+def _passes(products: Mapping[str, int], held: Mapping[int, int]) -> Iterator[list[str]]:
+    """Divide weights into lists whose second moments fit into `MOMENT_BYTES`; the last layers come first.
+
+    Without weights, there is one list of none: the gradients are wanted by the blocks before.
+    """
+    names: list[str] = []
+    used = 0
+    for name in sorted(products, key=lambda name: -products[name]):
+        if names and used + held[products[name]] > MOMENT_BYTES:
+            yield names
+            names, used = [], 0
+        names.append(name)
+        used += held[products[name]]
+    yield names
+
+
+def _moments(
+    graph: Graph, sweep: Sweep, block: int, products: Mapping[str, int], shares: int, report: Callable[[int], None]
+) -> dict[str, Pair]:
+    """Add up the second moments of some weights of the block that is loaded."""
+    found: dict[str, Pair] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for first in range(0, len(starts), cores()):
-                some = starts[first : first + cores()]
-                texts = [tokens[start : start + share] for start in some]
-                pairs = list(pool.map(partial(_pairs, graph, products), texts, some))
+            for first in range(0, shares, cores()):
+                some = range(first, min(first + cores(), shares))
+                pairs = list(pool.map(partial(_pairs, graph, sweep, block, products), some))
                 by_weight = [[each[name] for each in pairs] for name in products]
                 sums = pool.map(_add, [found.get(name) for name in products], by_weight)
                 found = dict(zip(products, sums, strict=True))
-                report(some[-1] + share)
+                report(some[-1] + 1)
     finally:
         torch.set_num_threads(threads)
-    return {name: Curvature(inputs.numpy(), outputs.numpy()) for name, (inputs, outputs) in found.items()}
+    return found
 
 
 def _add(total: Pair | None, pairs: Sequence[Pair]) -> Pair:
@@ -95,37 +182,23 @@ def _add(total: Pair | None, pairs: Sequence[Pair]) -> Pair:
     return total
 
 
-def _pairs(graph: Graph, products: Mapping[str, int], tokens: torch.Tensor, seed: int) -> dict[str, Pair]:
+def _pairs(graph: Graph, sweep: Sweep, block: int, products: Mapping[str, int], share: int) -> dict[str, Pair]:
     """Return the pairs of one share of windows."""
     found: dict[str, Pair] = {}
     names = {step: name for name, step in products.items()}
 
     def keep(step: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        found[names[step]] = x.detach().reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        x = x.detach().movedim(input_axis(graph.nodes[step]), -1)
+        found[names[step]] = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
 
-    propagate_noise(graph, names, tokens, seed, keep)
+    sweep.back(block, share, tapped(names, keep))
     return found
 
 
-def propagate_noise(
-    graph: Graph,
-    steps: Container[int],
-    tokens: torch.Tensor,
-    seed: int,
-    keep: Callable[[int, Any, torch.Tensor], None],
-) -> torch.Tensor:
-    """Propagate noise with the covariance of the divergence back through one share of windows.
-
-    Args:
-        graph: prepared for these windows.
-        steps: before the head.
-        tokens: int64 [B, T].
-        seed: of the noise.
-        keep: called with each of the steps, its first input, and the gradient at its output.
-
-    Returns:
-        Sum of the squared noise over all tokens, float32 [V].
-    """
+def tapped(
+    steps: Container[int], keep: Callable[[int, Any, torch.Tensor], None]
+) -> Callable[[int, Any, torch.Tensor], torch.Tensor]:
+    """Return a tap that calls `keep` with each of some steps, its first input, and the gradient at its output."""
 
     def tap(step: int, x: Any, output: Any) -> Any:
         if step in steps:
@@ -133,13 +206,25 @@ def propagate_noise(
             output.register_hook(partial(keep, step, x))
         return output
 
-    given = graph.body(tokens, {}, tap)
-    leaves = {step: value.detach().requires_grad_(value.requires_grad) for step, value in given.items()}
+    return tap
+
+
+def propagate_noise(graph: Graph, leaves: Values, seed: int) -> torch.Tensor:
+    """Propagate noise with the covariance of the divergence back from the logits to the outputs of the last block.
+
+    Args:
+        graph: prepared.
+        leaves: outputs of the last block for windows of T tokens, whose gradients are added.
+        seed: of the noise.
+
+    Returns:
+        Sum of the squared noise over all tokens, float32 [V].
+    """
     generator = torch.Generator().manual_seed(seed)
-    length = int(tokens.shape[1])
+    windows, length = leaves[graph.hidden].shape[:2]
     chunk = length
     if graph.chunkable:
-        chunk = max(1, min(length, LOGITS_BYTES // (4 * graph.vocabulary * len(tokens))))
+        chunk = max(1, min(length, LOGITS_BYTES // (4 * graph.vocabulary * windows)))
     squares = torch.zeros(graph.vocabulary)
     for start in range(0, length, chunk):
         logits = graph.head({**leaves, graph.hidden: leaves[graph.hidden][:, start : start + chunk]})
@@ -148,12 +233,12 @@ def propagate_noise(
         noise -= p * noise.sum(-1, keepdim=True)
         squares += noise.square().sum((0, 1))
         logits.backward(noise)
-    outputs = [step for step in given if leaves[step].grad is not None]
-    torch.autograd.backward([given[s] for s in outputs], [leaves[s].grad for s in outputs])
     return squares
 
 
-def mean_square_gradients(model: ov.Model, weights: Iterable[Weight], tokens: Any) -> dict[str, Array]:
+def mean_square_gradients(
+    model: ov.Model, weights: Iterable[Weight], tokens: Any, limit: float = math.inf
+) -> dict[str, Array]:
     """Measure how much the divergence depends on each output channel of the operations that use weights.
 
     Noise of variance v in a channel costs v / 2 times this many nats per token.
@@ -162,6 +247,7 @@ def mean_square_gradients(model: ov.Model, weights: Iterable[Weight], tokens: An
         model: the original.
         weights: its weights; those whose operations have other channels than the weight has rows are left out.
         tokens: int64 [n, T]; the first `GRADIENT_TOKENS` count.
+        limit: bytes of a block; see `blocks.cut`.
 
     Returns:
         Mean square of the gradients by the operation's name, float32 [R]; [K] for an embedding.
@@ -172,7 +258,7 @@ def mean_square_gradients(model: ov.Model, weights: Iterable[Weight], tokens: An
     graph = Graph(model)
     windows, length = tokens.shape
     count = max(1, min(windows, GRADIENT_TOKENS // length))
-    graph.prepare({}, 1, length)
+    graph.prepare({}, 1, length, limit)
     steps = {step.name: index for index, step in enumerate(graph.steps)}
     head = graph.dependent([graph.hidden]) - {graph.hidden}
     channels = {
@@ -184,7 +270,15 @@ def mean_square_gradients(model: ov.Model, weights: Iterable[Weight], tokens: An
     inside = {step for step in channels if step in graph.dynamic and step not in head}
     texts = torch.from_numpy(np.ascontiguousarray(tokens[:count]))
 
-    def of_window(window: int) -> dict[int, torch.Tensor]:
+    total: dict[int, torch.Tensor] = {}
+    ends: dict[int, torch.Tensor] = {}
+
+    def end(window: int, leaves: Values) -> None:
+        ends[window] = propagate_noise(graph, leaves, window)
+
+    sweep = Sweep(graph, texts.split(1), {}, end)
+
+    def of_window(block: int, window: int) -> dict[int, torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
 
         def keep(step: int, _: Any, gradient: torch.Tensor) -> None:
@@ -195,14 +289,20 @@ def mean_square_gradients(model: ov.Model, weights: Iterable[Weight], tokens: An
                     found[step] = squares
                     return
 
-        logits = propagate_noise(graph, inside, texts[window : window + 1], window, keep)
-        found |= {step: logits for step in channels if step in head and channels[step] == len(logits)}
+        sweep.back(block, window, tapped(inside, keep))
+        logits = ends.pop(window, None)
+        if logits is not None:
+            found |= {step: logits for step in channels if step in head and channels[step] == len(logits)}
         return found
 
-    total: dict[int, torch.Tensor] = {}
-    for first in range(0, count, cores()):
-        for found in in_threads(of_window, range(first, min(first + cores(), count))):
-            total |= {step: total[step] + squares if step in total else squares for step, squares in found.items()}
+    sweep.forward()
+    for block in range(len(graph.blocks))[::-1]:
+        graph.load(block)
+        for first in range(0, count, cores()):
+            windows_of = range(first, min(first + cores(), count))
+            for found in in_threads(partial(of_window, block), windows_of):
+                total |= {step: total[step] + squares if step in total else squares for step, squares in found.items()}
+        sweep.leave(block)
     return {graph.steps[step].name: (squares / (count * length)).numpy() for step, squares in total.items()}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.common.files import DAMAGE, fingerprint, locked, read_tensors, write_tensors
+from autotune.common.files import DAMAGE, fingerprint, locked, read_tensors, temporary_folder, write_tensors
 from autotune.common.formatting import duration
 from autotune.common.threads import cores
 from autotune.compression.bank import Bank, Entry
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from autotune.compression.ir.weights import Weight
     from autotune.compression.variants import CompressedWeight
 
-VERSION = 2
+VERSION = 3
 """Part of every key in the bank; changes whenever a trained model's bytes change."""
 
 LEAST_WINDOWS = 16
 LEAST_TOKENS = 2048
-BASE_BYTES = 500 << 20
-"""Memory of torch and OpenVINO without a model."""
 HELD_OUT = 8
 """One window of so many is held out, at least `LEAST_HELD_OUT`."""
 LEAST_HELD_OUT = 4
@@ -84,18 +82,21 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
             f"check the result on others; use at least {LEAST_WINDOWS} windows and {LEAST_TOKENS} tokens (samples, "
             "sequence_length)"
         )
-    needed = training_memory(original, windows, length)
+    from autotune.distillation.memory import divide
+
+    needed = divide(original, tokens.shape, memory).needed
     if needed > memory:
         raise PlanError(
             f"distillation needs about {needed / 1e9:.1f} GB of memory with {cores()} threads, and {memory / 1e9:.1f} "
-            "GB can be used; use a machine with more memory, fewer threads (AUTOTUNE_THREADS=1), or no distillation"
+            "GB can be used; use a machine with more memory or a larger study.memory_limit, fewer threads "
+            "(AUTOTUNE_THREADS=1), or no distillation"
         )
 
 
-def work(weights: Iterable[Weight], windows: int, length: int) -> tuple[float, int]:
+def work(weights: Iterable[Weight], windows: int, length: int, *, divided: bool) -> tuple[float, int]:
     """Count the floating-point operations of all steps on so many windows, and the steps of the rounding.
 
-    Checks on held-out windows are a small addition.
+    Checks on held-out windows are a small addition. If the graphs are divided into blocks, each is computed once more.
     """
     from autotune.distillation.codes import MOST_TOKENS, rounding_steps
     from autotune.distillation.training import Recipe
@@ -105,9 +106,9 @@ def work(weights: Iterable[Weight], windows: int, length: int) -> tuple[float, i
     forward = 2.0 * sum(weight.size for weight in matrices)
     tokens = (windows - held_out(windows)) * length
     # A backward pass computes the gradients of activations and, in training, of weights; each as large as the forward.
-    training = 3 * Recipe().tokens(tokens) * forward
+    training = (3 + divided) * Recipe().tokens(tokens) * forward
     moments = 2.0 * sum(weight.rows**2 + weight.columns**2 for weight in rounded)
-    gradients = min(tokens, MOST_TOKENS) * (2 * forward + moments)
+    gradients = min(tokens, MOST_TOKENS) * ((2 + divided) * forward + moments)
     rounding = float(sum(weight.size * (weight.rows + 2 * weight.columns) for weight in rounded))
     return training + gradients + rounding, sum(rounding_steps(weight.rows, weight.columns) for weight in rounded)
 
@@ -115,24 +116,6 @@ def work(weights: Iterable[Weight], windows: int, length: int) -> tuple[float, i
 def held_out(windows: int) -> int:
     """Return how many of the windows, the last ones, are held out."""
     return max(LEAST_HELD_OUT, windows // HELD_OUT)
-
-
-def training_memory(original: ov.Model, windows: int, length: int) -> int:
-    """Estimate the bytes that the training of a model takes, from the original's shapes.
-
-    The constants of both models are held in float32. A thread holds its dequantized weights, the activations that its
-    gradient needs, and logits.
-
-    Raises:
-        PlanError: the graph is not supported.
-    """
-    from autotune.distillation.graph import Graph
-    from autotune.distillation.training import LOGITS_BYTES, SHARE_TOKENS
-
-    graph = Graph(original)
-    fixed, each = graph.nbytes(max(SHARE_TOKENS, length))
-    hidden = 4 * windows * length * graph.width
-    return BASE_BYTES + 2 * fixed + cores() * (fixed + each + 4 * LOGITS_BYTES) + hidden
 
 
 def output_gradients(
@@ -156,14 +139,17 @@ def output_gradients(
     from importlib.metadata import version
 
     from autotune.distillation.curvature import GRADIENT_TOKENS, mean_square_gradients
+    from autotune.distillation.memory import divide
 
     text = np.ascontiguousarray(tokens[: max(1, GRADIENT_TOKENS // tokens.shape[1])])
 
     def compute() -> Entry:
-        needed = training_memory(model, *text.shape)
-        if needed > memory:
-            raise PlanError(f"it takes about {needed / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB can be used")
-        return mean_square_gradients(model, weights, text)
+        division = divide(model, text.shape, memory)
+        if division.needed > memory:
+            raise PlanError(
+                f"it takes about {division.needed / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB can be used"
+            )
+        return mean_square_gradients(model, weights, text, division.limit)
 
     inputs = [VERSION, version("torch"), model_digest(model), list(text.shape)]
     return bank.get_or_compute(fingerprint("gradients", *inputs, text.tobytes()), compute)
@@ -177,13 +163,14 @@ def distil(
     *,
     bank: Bank,
     scratch: Path,
+    memory: int,
     stage: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Round a compressed model's codes again, and train its scales, norm gains, biases and adapters.
 
     Both steps lower the divergence from the original, and each is kept only if it does so on held-out windows.
 
-    The result is the same for any number of threads on one kind of CPU and one version of torch.
+    The result is the same for any number of threads, and for any memory, on one kind of CPU and one version of torch.
 
     Args:
         original: the model before compression.
@@ -191,7 +178,8 @@ def distil(
         weights: its compressed weights, by name.
         tokens: int64 [n, T]; the last eighth of the windows is held out.
         bank: keeps the result.
-        scratch: folder of the checkpoints from which a killed run continues.
+        scratch: folder of the checkpoints from which a killed run continues, and of activations between blocks.
+        memory: bytes that may be used; see `memory.divide`.
         stage: receives progress messages.
 
     Raises:
@@ -199,16 +187,20 @@ def distil(
     """
     from importlib.metadata import version
 
+    from autotune.distillation.memory import divide
     from autotune.distillation.training import Recipe
 
     recipe = Recipe()
+    limit = divide(original, tokens.shape, memory).limit
     inputs = (list(tokens.shape), np.ascontiguousarray(tokens).tobytes(), version("torch"), sorted(weights))
 
     def key(what: str, *settings: Any) -> str:
         models = [model_digest(original), model_digest(compressed)]
         return fingerprint(what, VERSION, *settings, models, *inputs)
 
-    rounding = bank.get_or_compute(key("rounding"), lambda: _rounded(original, compressed, weights, tokens, stage))
+    rounding = bank.get_or_compute(
+        key("rounding"), lambda: _rounded(original, compressed, weights, tokens, scratch, limit, stage)
+    )
     changed = len(rounding) > 1
     if changed:
         nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
@@ -217,7 +209,7 @@ def distil(
     path = scratch / f"{trained}.safetensors"
     with locked(path):
         entry = bank.get_or_compute(
-            trained, lambda: _trained(original, compressed, weights, tokens, recipe, path, stage)
+            trained, lambda: _trained(original, compressed, weights, tokens, recipe, path, limit, stage)
         )
     path.unlink(missing_ok=True)
     if len(entry) > 1:
@@ -232,6 +224,8 @@ def _rounded(
     compressed: ov.Model,
     weights: Mapping[str, CompressedWeight],
     tokens: npt.NDArray[np.int64],
+    scratch: Path,
+    limit: float,
     stage: Callable[[str], None],
 ) -> Entry:
     """Round the codes again: their new bytes by the constant's name if they are better, with ``held_out``."""
@@ -247,7 +241,7 @@ def _rounded(
     texts = torch.from_numpy(np.ascontiguousarray(tokens[len(tokens) - count :]))
 
     def divergences() -> npt.NDArray[np.float64]:
-        student = Student(reference, Graph(compressed), [], texts)
+        student = Student(reference, Graph(compressed), [], texts, limit)
         student.prepare()
         return student.divergences(torch.zeros(0), range(count))
 
@@ -255,7 +249,9 @@ def _rounded(
     products = find_products(reference, compressed, weights)
     if not products:
         return {HELD_OUT_KEY: np.stack([before, before])}
-    found = round_again(reference, products, weights, tokens[: len(tokens) - count], share, stage)
+    with temporary_folder(scratch / "activations") as folder:
+        training = tokens[: len(tokens) - count]
+        found = round_again(reference, products, weights, training, share, stage, limit=limit, folder=folder)
     nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
     old = {name: raw_bytes(nodes[name]).copy() for name in found}
     _replace((nodes[name], data) for name, data in found.items())
@@ -286,6 +282,7 @@ def _trained(
     tokens: npt.NDArray[np.int64],
     recipe: Any,
     path: Path,
+    limit: float,
     stage: Callable[[str], None],
 ) -> Entry:
     """Train, and return the new bytes of each changed constant by its position in the graph, with ``held_out``."""
@@ -299,7 +296,7 @@ def _trained(
     trainables = find_trainable(graph, weights)
     if not trainables:
         raise PlanError("distillation: nothing in this model can be trained; compress it without distillation")
-    student = Student(reference, graph, trainables, torch.from_numpy(np.ascontiguousarray(tokens)))
+    student = Student(reference, graph, trainables, torch.from_numpy(np.ascontiguousarray(tokens)), limit)
     student.prepare()
     split, count, _ = _split(*tokens.shape)
     saved = begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from autotune.compression.calibration.segments import text_inputs
+from autotune.distillation.blocks import NOTHING, Block, cut
 from autotune.distillation.operations import Operation, operation, read_constant
 from autotune.errors import PlanError
 
@@ -20,10 +22,6 @@ if TYPE_CHECKING:
 
 POINTWISE = frozenset({"Add", "Convert", "Divide", "MatMul", "Multiply", "Result", "Subtract", "Tanh"})
 """Operations behind the last MatMul that can be computed for some tokens at a time."""
-
-
-VIEWS = frozenset({"Assign", "Broadcast", "Convert", "ReadValue", "Reshape", "Result", "Split", "Squeeze", "Transpose"})
-"""Operations whose outputs usually take no memory of their own."""
 
 
 @dataclass(slots=True)
@@ -48,12 +46,15 @@ class Step:
 class Graph:
     """A model whose operations are computed in torch, for windows of one length.
 
-    Operations that depend on neither tokens nor parameters are computed once.
+    Operations that depend on neither tokens nor parameters are computed once. If there are several blocks, those that
+    depend on constants alone, such as dequantized weights, are in memory for one block at a time.
 
     Attributes:
         steps: all operations in topological order.
         nodes: the nodes of the model, one for each step.
+        tokens: the step that is the input of tokens.
         hidden: the step whose output is the input of the last MatMul.
+        blocks: the operations before the last MatMul, divided by `prepare`.
     """
 
     def __init__(self, model: ov.Model) -> None:
@@ -78,10 +79,12 @@ class Graph:
             self.steps.append(Step(node.get_friendly_name(), kind, inputs, apply))
         self._names = [sorted(n.output(0).get_names()) if n.get_output_size() else [] for n in self.nodes]
         self.result = self._logits()
+        self.tokens = next((i for i, names in enumerate(self._names) if "input_ids" in names), -1)
         self.hidden = self._hidden()
-        self._parameters: tuple[int, ...] = ()
+        self.blocks: list[Block] = []
+        self._prepared: tuple[Any, ...] = ()
         self._constants: dict[int, Any] = {}
-        self._length: tuple[int, int] = (0, 0)
+        self._loaded: tuple[int, dict[int, Any]] = (0, {})
 
     def _logits(self) -> int:
         results = [i for i, step in enumerate(self.steps) if step.kind == "Result"]
@@ -91,14 +94,13 @@ class Graph:
         return (named or results)[0]
 
     def _hidden(self) -> int:
-        dynamic = self.dependent([i for i, names in enumerate(self._names) if "input_ids" in names])
         index = self.result
         while self.steps[index].kind != "MatMul":
-            before = [source for source, _ in self.steps[index].inputs if source in dynamic]
+            before = [source for source, _ in self.steps[index].inputs if source in self.dynamic]
             if len(before) != 1:
                 raise PlanError("distillation: the logits do not come from a MatMul; compress it without distillation")
             index = before[0]
-        return next(source for source, _ in self.steps[index].inputs if source in dynamic)
+        return next(source for source, _ in self.steps[index].inputs if source in self.dynamic)
 
     def dependent(self, starts: Iterable[int]) -> set[int]:
         """Return the steps whose values depend on these ones, themselves included; shapes do not count."""
@@ -111,39 +113,92 @@ class Graph:
     @cached_property
     def dynamic(self) -> set[int]:
         """The steps that depend on tokens."""
-        return self.dependent([i for i, names in enumerate(self._names) if "input_ids" in names])
+        return self.dependent([self.tokens])
 
     def constant(self, index: int) -> Tensor:
         """Return the values of a Constant."""
         return read_constant(self.nodes[index])
 
-    def prepare(self, parameters: Mapping[int, Tensor], windows: int, length: int) -> None:
-        """Compute everything that depends on neither tokens nor parameters.
+    @cached_property
+    def needed(self) -> set[int]:
+        """The steps that the logits depend on."""
+        return self.sources({self.result}, range(len(self.steps)))
+
+    def sources(self, ends: Iterable[int], among: Container[int]) -> set[int]:
+        """Return the steps that some steps depend on by way of steps that are `among` these; those ends included."""
+        found = {step for step in ends if step in among}
+        pending = list(found)
+        while pending:
+            for source, _ in self.steps[pending.pop()].inputs:
+                if source in among and source not in found:
+                    found.add(source)
+                    pending.append(source)
+        return found
+
+    def prepare(
+        self,
+        parameters: Mapping[int, Tensor],
+        windows: int,
+        length: int,
+        limit: float = math.inf,
+        held: Mapping[int, int] = NOTHING,
+    ) -> None:
+        """Compute everything that depends on neither tokens nor parameters, and divide the graph into blocks.
 
         Args:
             parameters: values of the constants that are trained, by step.
             windows: windows of one forward pass.
             length: their tokens.
+            limit: bytes of a block; see `cut`.
+            held: see `cut`.
         """
-        if self._length == (windows, length) and self._parameters == tuple(parameters):
+        prepared = (windows, length, limit, tuple(parameters), tuple(held.items()))
+        if self._prepared == prepared:
             return
-        self._length, self._parameters = (windows, length), tuple(parameters)
+        self._prepared = prepared
         variable = self.dependent(parameters) | self.dynamic
-        needed = {self.result}
-        for index in range(self.result, -1, -1):
-            if index in needed:
-                needed.update(source for source, _ in self.steps[index].inputs)
         after = self.dependent([self.hidden]) - {self.hidden}
-        body = [i for i in sorted(variable & needed) if i not in after and self.steps[i].apply is not None]
-        self._head = sorted(after & needed)
-        read = {source for i in (*body, *self._head) for source, _ in self.steps[i].inputs}
-        self._head_inputs = sorted(
-            {source for i in self._head for source, _ in self.steps[i].inputs} & variable - after - {self.hidden}
-        )
+        self._head = sorted(after & self.needed)
         self.chunkable = all(self.steps[i].kind in POINTWISE for i in self._head)
+        of_head = {source for i in self._head for source, _ in self.steps[i].inputs}
+        self._head_inputs = sorted(of_head & variable - after - {self.hidden})
+        parts = [part for part, _ in cut(self, windows * length, limit, trained=bool(parameters), held=held)]
+        self._divide(parts, variable)
+        read = {source for block in self.blocks for i, _ in block.steps for source, _ in self.steps[i].inputs}
+        kept = (read | of_head) - variable
+        if len(parts) > 1:
+            fixed = self._fixed(parameters)
+            for block in self.blocks:
+                inputs = {source for i, _ in block.steps for source, _ in self.steps[i].inputs}
+                block.constants = sorted(inputs & fixed)
+            kept -= fixed - of_head
+        self._loaded = (0, {}) if len(parts) == 1 else (-1, {})
+        self._constants = self._evaluate(self.needed, kept, parameters, windows, length)
+
+    def _fixed(self, parameters: Container[int]) -> set[int]:
+        """Return the steps that depend on constants alone."""
+        found: set[int] = set()
+        for index, step in enumerate(self.steps):
+            computed = step.apply is not None and step.inputs and all(source in found for source, _ in step.inputs)
+            if computed or (step.kind == "Constant" and index not in parameters):
+                found.add(index)
+        return found
+
+    def _divide(self, parts: Sequence[Sequence[int]], variable: Collection[int]) -> None:
+        """Make a block of each part, with what else of the parameters it needs."""
         kept = {self.hidden, *self._head_inputs}
-        self._body = [(i, tuple(unused - kept)) for i, unused in self._last_uses(body, variable)]
-        self._constants = self._evaluate(needed, read - variable, parameters, windows, length)
+        last = {source: number for number, part in enumerate(parts) for i in part for source, _ in self.steps[i].inputs}
+        last |= dict.fromkeys(kept, len(parts))
+        outside = set(variable) - self.dynamic
+        self.blocks, there = [], {self.tokens}
+        for number, part in enumerate(parts):
+            there.update(part)
+            final = number == len(parts) - 1
+            outputs = kept if final else {step for step in there if last.get(step, -1) > number}
+            ends = {source for i in part for source, _ in self.steps[i].inputs} | (kept if final else set())
+            order = sorted({*part, *(i for i in self.sources(ends, outside) if self.steps[i].apply is not None)})
+            steps = [(i, unused - outputs) for i, unused in self._last_uses(order, variable)]
+            self.blocks.append(Block(steps, tuple(sorted(outputs))))
 
     def _last_uses(self, order: Sequence[int], sources: Container[int]) -> Iterator[tuple[int, set[int]]]:
         """Yield each of these steps with the sources that no later one of them reads."""
@@ -159,7 +214,7 @@ class Graph:
     def _evaluate(
         self, needed: Collection[int], kept: Container[int], parameters: Mapping[int, Tensor], windows: int, length: int
     ) -> dict[int, Any]:
-        """Run the whole graph once and return the outputs of the steps that are kept."""
+        """Run some steps once and return the outputs of those that are kept."""
         values: dict[int, Any] = dict(parameters)
         inputs = text_inputs(np.zeros((windows, length), np.int64))
         with torch.no_grad():
@@ -176,11 +231,19 @@ class Graph:
                         del values[source]
         return {index: value for index, value in values.items() if index in kept}
 
+    def load(self, number: int) -> None:
+        """Compute the constants of a block, and drop those of the one before."""
+        if self._loaded[0] != number:
+            self._loaded = (-1, {})
+            kept = self.blocks[number].constants
+            needed = self.sources(kept, range(len(self.steps)))
+            self._loaded = (number, self._evaluate(needed, kept, {}, 1, 1))
+
     def keep_head(self) -> None:
-        """Forget what only `body` needs; `prepare` computes it again."""
+        """Forget what only `run` needs; `prepare` computes it again."""
         read = {source for index in self._head for source, _ in self.steps[index].inputs}
         self._constants = {index: values for index, values in self._constants.items() if index in read}
-        self._length = (0, 0)
+        self._prepared, self._loaded = (), (-1, {})
 
     @property
     def width(self) -> int:
@@ -191,18 +254,6 @@ class Graph:
     def vocabulary(self) -> int:
         """Number of logits of a token."""
         return int(self.nodes[self.result].get_output_partial_shape(0)[2].get_length())
-
-    def nbytes(self, tokens: int) -> tuple[int, int]:
-        """Estimate memory from shapes: bytes of the constants, and of the activations for the gradient of `tokens`."""
-        fixed = each = 0
-        for index, (node, step) in enumerate(zip(self.nodes, self.steps, strict=True)):
-            if step.kind == "Constant":
-                fixed += 4 * int(np.prod(node.get_output_shape(0), dtype=np.int64))
-            elif index in self.dynamic and step.kind not in VIEWS and step.apply is not None:
-                shape = node.get_output_partial_shape(0)
-                sizes = [dim.get_length() for dim in shape if dim.is_static] if shape.rank.is_static else []
-                each += 4 * tokens * int(np.prod(sizes, dtype=np.int64))
-        return fixed, each
 
     def _input(self, index: int, inputs: Mapping[str, Any]) -> Tensor:
         name = next((name for name in self._names[index] if name in inputs), None)
@@ -218,30 +269,39 @@ class Graph:
         assert step.apply is not None
         return step.apply(*given)
 
-    def body(
-        self, tokens: Tensor, parameters: Mapping[int, Tensor], tap: Callable[[int, Any, Any], Any] | None = None
+    def run(
+        self,
+        number: int,
+        given: Mapping[int, Any],
+        parameters: Mapping[int, Tensor],
+        tap: Callable[[int, Any, Any], Any] | None = None,
     ) -> dict[int, Tensor]:
-        """Compute the input of the head, float32 [B, T, K], and what else the head needs of the parameters.
+        """Run the block that is loaded.
 
         Args:
-            tokens: int64 [B, T], as prepared.
+            number: of the block.
+            given: the tokens, int64 [B, T], as prepared, by their step for the first block; then the outputs of the one
+                before.
             parameters: values of the parameters, by step.
             tap: called with each step, its first input and its output; returns the output that the others read.
+
+        Returns:
+            Outputs by step. The last block's are the input of the head, float32 [B, T, K], and what else of the
+            parameters the head needs.
         """
-        values: dict[int, Any] = {**self._constants, **parameters}
-        for index, names in enumerate(self._names):
-            if "input_ids" in names and self.steps[index].kind == "Parameter":
-                values[index] = tokens
-        for index, unused in self._body:
+        block = self.blocks[number]
+        assert self._loaded[0] == number
+        values: dict[int, Any] = {**self._constants, **self._loaded[1], **parameters, **given}
+        for index, unused in block.steps:
             values[index] = self._apply(self.steps[index], values)
             if tap is not None:
                 values[index] = tap(index, values.get(self.steps[index].inputs[0][0]), values[index])
             for source in unused:
                 values.pop(source, None)
-        return {index: values[index] for index in (self.hidden, *self._head_inputs)}
+        return {index: values[index] for index in block.outputs}
 
     def head(self, given: Mapping[int, Tensor]) -> Tensor:
-        """Compute logits, float32 [B, t, V], from the outputs of `body` for all tokens or some."""
+        """Compute logits, float32 [B, t, V], from the outputs of the last block for all tokens or some."""
         values: dict[int, Any] = {**self._constants, **given}
         for index in self._head:
             values[index] = self._apply(self.steps[index], values)

@@ -49,7 +49,7 @@ def read_constant(node: ov.Node) -> Tensor:
 
 
 def operation(node: ov.Node) -> Operation | None:
-    """Return the torch function of a node, with its attributes bound; None if there is none."""
+    """Return the torch function of a node, with its attributes bound; None if there is none for them."""
     kind = node.get_type_name()
     if kind in _PLAIN:
         return _PLAIN[kind]
@@ -86,10 +86,11 @@ def _reshape(attributes: Mapping[str, Any]) -> Operation:
     return apply
 
 
-def _gather(attributes: Mapping[str, Any]) -> Operation:
+def _gather(attributes: Mapping[str, Any]) -> Operation | None:
+    if attributes.get("batch_dims", 0):
+        return None
+
     def apply(values: Tensor, indices: Tensor, axis: Tensor) -> Tensor:
-        if attributes.get("batch_dims", 0):
-            raise NotImplementedError("Gather with batch_dims")
         dim = int(axis) % values.ndim
         flat = indices.reshape(-1).to(torch.int64)
         flat = torch.where(flat < 0, flat + values.shape[dim], flat)
@@ -101,19 +102,21 @@ def _gather(attributes: Mapping[str, Any]) -> Operation:
 
 def _slice(values: Tensor, start: Tensor, stop: Tensor, step: Tensor, axes: Tensor | None = None) -> Tensor:
     dims = range(start.numel()) if axes is None else _ints(axes)
-    parts = [slice(None)] * values.ndim
     for dim, *bounds in zip(dims, _ints(start), _ints(stop), _ints(step), strict=True):
-        if bounds[2] < 1:
-            raise NotImplementedError("Slice with a negative step")
-        parts[dim] = slice(*bounds)
-    return values[tuple(parts)]
+        part = slice(*bounds)
+        if part.step > 0:
+            values = values[(slice(None),) * (dim % values.ndim) + (part,)]
+        else:  # torch's slices have no negative step
+            values = values.index_select(dim, torch.tensor(range(*part.indices(values.shape[dim]))))
+    return values
 
 
 def _broadcast(attributes: Mapping[str, Any]) -> Operation:
     def apply(values: Tensor, shape: Tensor, axes: Tensor | None = None) -> Tensor:
-        if axes is not None:
-            raise NotImplementedError("Broadcast with explicit axes")
         sizes = _ints(shape)
+        if axes is not None:
+            own = dict(zip(_ints(axes), values.shape, strict=True))
+            values = values.reshape([own.get(dim, 1) for dim in range(len(sizes))])
         if attributes["mode"] == "bidirectional":
             sizes = list(torch.broadcast_shapes(values.shape, sizes))
         return values.broadcast_to(sizes)
@@ -208,22 +211,57 @@ def _gelu(attributes: Mapping[str, Any]) -> Operation:
     return lambda values: functional.gelu(values, approximate=approximate)
 
 
-def _scatter(attributes: Mapping[str, Any]) -> Operation:
-    def apply(values: Tensor, indices: Tensor, updates: Tensor, axis: Tensor) -> Tensor:
-        if attributes["reduction"] != "none":
-            raise NotImplementedError("ScatterElementsUpdate with a reduction")
-        return values.scatter(int(axis), indices, updates)
+def _convolution(attributes: Mapping[str, Any]) -> Operation | None:
+    """Convolve values [B, groups * C_in, ...] with weights [groups, C_out, C_in, ...]; most are depthwise."""
+    if attributes["auto_pad"] != "explicit":
+        return None
+    pads = _torch_pads(attributes["pads_begin"], attributes["pads_end"])
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(attributes["strides"]) - 1]
+
+    def apply(values: Tensor, weights: Tensor) -> Tensor:
+        found: Tensor = convolve(
+            functional.pad(values, pads),
+            weights.flatten(0, 1),
+            stride=list(attributes["strides"]),
+            dilation=list(attributes["dilations"]),
+            groups=weights.shape[0],
+        )
+        return found
 
     return apply
 
 
-def _scatter_slices(attributes: Mapping[str, Any]) -> Operation:
-    def apply(values: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
-        if attributes.get("reduction", "none") != "none":
-            raise NotImplementedError("ScatterNDUpdate with a reduction")
-        return values.index_put(indices.unbind(-1), updates)
+def _pad(attributes: Mapping[str, Any]) -> Operation | None:
+    if attributes["pad_mode"] != "constant":
+        return None
+    return lambda values, before, after, value=None: functional.pad(
+        values, _torch_pads(_ints(before), _ints(after)), value=0 if value is None else value.item()
+    )
 
-    return apply
+
+def _torch_pads(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Return the sizes in the order of torch, which begins with the last axis."""
+    pairs = reversed(list(zip(before, after, strict=True)))
+    return [size for pair in pairs for size in pair]
+
+
+def _cumulative_sum(attributes: Mapping[str, Any]) -> Operation | None:
+    if attributes["exclusive"] or attributes["reverse"]:
+        return None
+    return lambda values, axis: values.cumsum(int(axis))
+
+
+def _scatter(attributes: Mapping[str, Any]) -> Operation | None:
+    put = {"none": torch.scatter, "sum": torch.scatter_add}.get(attributes["reduction"])
+    if put is None or not attributes["use_init_val"]:
+        return None
+    return lambda values, indices, updates, axis: put(values, int(axis), indices, updates)
+
+
+def _scatter_slices(attributes: Mapping[str, Any]) -> Operation | None:
+    if attributes.get("reduction", "none") != "none":
+        return None
+    return lambda values, indices, updates: values.index_put(indices.unbind(-1), updates)
 
 
 _PLAIN: Mapping[str, Operation] = {
@@ -259,6 +297,7 @@ _PLAIN: Mapping[str, Operation] = {
     "ReadValue": lambda initial: initial,
     "Relu": torch.relu,
     "Result": lambda values: values,
+    "Roll": lambda values, shifts, axes: values.roll(_ints(shifts), _ints(axes)),
     "Select": torch.where,
     "ShapeOf": lambda values: torch.tensor(values.shape, dtype=torch.int64),
     "Sigmoid": torch.sigmoid,
@@ -276,14 +315,17 @@ _PLAIN: Mapping[str, Operation] = {
     "VariadicSplit": _split,
 }
 
-_MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Operation]] = {
+_MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Operation | None]] = {
     "Broadcast": _broadcast,
     "Clamp": lambda a: lambda values: values.clamp(a["min"], a["max"]),
     "Concat": lambda a: lambda *values: torch.cat(values, a["axis"]),
+    "CumSum": _cumulative_sum,
     "Gather": _gather,
     "Gelu": _gelu,
+    "GroupConvolution": _convolution,
     "MVN": _mvn,
     "MatMul": _matmul,
+    "Pad": _pad,
     "ReduceMax": _reduce(torch.amax),
     "ReduceMean": _reduce(torch.mean),
     "ReduceProd": _reduce(_product),

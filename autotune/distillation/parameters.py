@@ -12,7 +12,7 @@ import torch
 
 from autotune.compression.formats.encoding import pack
 from autotune.compression.formats.table import BITS
-from autotune.compression.ir.constants import FLOAT_TYPES, narrow, raw_bytes, type_name
+from autotune.compression.ir.constants import FLOAT_TYPES, constant_digest, narrow, type_name
 from autotune.distillation.graph import Graph
 from autotune.distillation.operations import HALVES
 
@@ -86,13 +86,13 @@ def find_trainable(graph: Graph, weights: Collection[str]) -> list[Trainable]:
             continue
         kind = _kind(graph, index, scales, readers)
         if kind:
-            data = raw_bytes(graph.nodes[index]).tobytes()
-            found.setdefault((data, type_name(graph.nodes[index]), kind), []).append(index)
-    copies = Counter(raw_bytes(node).tobytes() for node in graph.nodes if node.get_type_name() == "Constant")
+            digest = constant_digest(graph.nodes[index])
+            found.setdefault((digest, type_name(graph.nodes[index]), kind), []).append(index)
+    copies = Counter(constant_digest(node) for node in graph.nodes if node.get_type_name() == "Constant")
     return [
         _trainable(graph, steps, element_type, kind)
-        for (data, element_type, kind), steps in found.items()
-        if copies[data] == len(steps)
+        for (digest, element_type, kind), steps in found.items()
+        if copies[digest] == len(steps)
     ]
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from autotune.common.threads import cores
 from autotune.distillation.graph import Graph
 from autotune.distillation.parameters import Trainable
+from autotune.distillation.sweeps import Sweep, Values, forward, in_threads
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -59,7 +59,14 @@ class Student:
         length: tokens of a window.
     """
 
-    def __init__(self, original: Graph, graph: Graph, trainables: Sequence[Trainable], tokens: Tensor) -> None:
+    def __init__(
+        self,
+        original: Graph,
+        graph: Graph,
+        trainables: Sequence[Trainable],
+        tokens: Tensor,
+        limit: float = math.inf,
+    ) -> None:
         """Compute nothing yet; see `prepare`.
 
         Args:
@@ -67,8 +74,9 @@ class Student:
             graph: of the compressed model.
             trainables: its trained constants.
             tokens: int64 [n, T].
+            limit: bytes of a block of the graphs.
         """
-        self._original, self._graph, self._trainables = original, graph, trainables
+        self._original, self._graph, self._trainables, self._limit = original, graph, trainables, limit
         self._sizes = [trainable.start.numel() for trainable in trainables]
         self.size = sum(self._sizes)
         self.length = int(tokens.shape[1])
@@ -80,10 +88,16 @@ class Student:
     def prepare(self) -> None:
         """Compute the original's activations before its last MatMul on all windows."""
         with torch.no_grad():
-            self._graph.prepare(self._values(torch.zeros(self.size)), self.share, self.length)
-            self._original.prepare({}, self.share, self.length)
-            found = in_threads(lambda share: self._original.body(self._tokens[share], {}), self._shares())
-        self._hidden = torch.cat([given[self._original.hidden] for given in found])
+            values = self._values(torch.zeros(self.size))
+            self._graph.prepare(values, self.share, self.length, self._limit)
+            self._original.prepare({}, self.share, self.length, self._limit)
+        self._hidden = torch.empty(self.windows, self.length, self._original.width)
+        shares = self._shares()
+
+        def keep(share: int, given: Values) -> None:
+            self._hidden[shares[share]] = given[self._original.hidden]
+
+        forward(self._original, [self._tokens[share] for share in shares], {}, keep)
         self._original.keep_head()
 
     def _shares(self, windows: Sequence[int] | None = None) -> list[list[int]]:
@@ -105,31 +119,41 @@ class Student:
 
     def divergences(self, deltas: Tensor, windows: Sequence[int]) -> npt.NDArray[np.float64]:
         """Compute the mean divergence of each of these windows, a multiple of `share`, for changes float32 [size]."""
+        shares = self._shares(windows)
         with torch.no_grad():
-            found = in_threads(lambda share: self._run(deltas, share), self._shares(windows))
+            values = self._values(deltas)
+        texts = [self._tokens[share] for share in shares]
+        found = forward(self._graph, texts, values, lambda share, given: self._divergence(shares[share], given))
         return np.concatenate([each.double().numpy() for each in found])
 
     def gradient(self, deltas: Tensor, windows: Sequence[int]) -> Tensor:
         """Compute the gradient of the mean divergence of these windows, float32 [size]."""
+        shares = self._shares(windows)
+        leaf = deltas.detach().clone().requires_grad_()
+        values = self._values(leaf)
 
-        def of_share(share: Sequence[int]) -> Tensor:
-            leaf = deltas.detach().clone().requires_grad_()
-            self._run(leaf, share)
-            assert leaf.grad is not None
-            return leaf.grad
+        def end(share: int, leaves: Values) -> None:
+            self._divergence(shares[share], leaves)
 
-        found = in_threads(of_share, self._shares(windows))
-        total = found[0]
-        for gradient in found[1:]:
-            total += gradient
-        return total / len(windows)
+        sweep = Sweep(self._graph, [self._tokens[share] for share in shares], values, end)
+        sweep.forward()
+        total: dict[int, Tensor] = {}
+        for block in range(len(self._graph.blocks))[::-1]:
+            self._graph.load(block)
+            for found in in_threads(partial(sweep.back, block), range(len(shares))):
+                for step, gradient in found.items():
+                    total[step] = total[step].add_(gradient) if step in total else gradient
+            sweep.leave(block)
+        torch.autograd.backward([values[step] for step in total], list(total.values()))
+        assert leaf.grad is not None
+        return leaf.grad / len(windows)
 
-    def _run(self, deltas: Tensor, windows: Sequence[int]) -> Tensor:
-        """Compute the mean divergence of some windows; if `deltas` need a gradient, add the gradient of their sum."""
-        graph, reference, trained = self._graph, self._original, deltas.requires_grad
-        given = graph.body(self._tokens[windows], self._values(deltas))
-        # The head runs for some tokens at a time, forward and backward, so that few logits are in memory.
-        leaves = {step: value.detach().requires_grad_(trained) for step, value in given.items()}
+    def _divergence(self, windows: Sequence[int], leaves: Values) -> Tensor:
+        """Compute the mean divergence of some windows; if gradients are enabled, add that of their sum to the leaves.
+
+        The head runs for some tokens at a time, forward and backward, so that few logits are in memory.
+        """
+        graph, reference, trained = self._graph, self._original, torch.is_grad_enabled()
         hidden, total = self._hidden[windows], torch.zeros(len(windows))
         chunk = self._chunk()
         for start in range(0, self.length, chunk):
@@ -141,9 +165,6 @@ class Student:
             total += found.detach()
             if trained:
                 found.sum().backward()
-        if trained:
-            outputs = [step for step in given if given[step].requires_grad]
-            torch.autograd.backward([given[s] for s in outputs], [leaves[s].grad for s in outputs])
         return total
 
     def _chunk(self) -> int:
@@ -151,17 +172,6 @@ class Student:
         if not (self._graph.chunkable and self._original.chunkable):
             return self.length
         return max(1, min(self.length, LOGITS_BYTES // (4 * self._original.vocabulary * self.share)))
-
-
-def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Map `work` over `items`, each on one thread; the bits do not depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

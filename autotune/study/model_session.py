@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.cache import Cache
 from autotune.common.files import fingerprint
-from autotune.common.machine import available_memory, check_memory
+from autotune.common.machine import available_memory, check_memory, own_memory
 from autotune.config.candidates import check_in_parts
 from autotune.errors import AutotuneError, ConfigError, PlanError
 from autotune.evaluation.texts.synthetic import cached_windows, synthetic_fingerprint
@@ -325,6 +325,7 @@ class ModelSession:
         from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
 
+        limit = self.config.study.memory_limit
         outcome = distil(
             self.model,
             compressed,
@@ -332,6 +333,7 @@ class ModelSession:
             self.training_windows,
             bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=False),
             scratch=self.cache.distillation,
+            memory=available_memory(None if limit is None else limit - own_memory()),
             stage=self.stage,
         )
         self.distillation_notes = (outcome.describe(),)

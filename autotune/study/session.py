@@ -209,6 +209,7 @@ class Session(ModelSession):
         return ReportTexts(
             options=self.config.report,
             search=self.evaluators,
+            deciding=self.scorer.deciding,
             references_of=self.references_of,
             scorer_of=self.scorer_of,
             calibration=lambda: self.calibration_windows.tolist() if learned else [],

@@ -16,6 +16,7 @@ from autotune.compression.bank import Bank
 from autotune.compression.ir.constants import model_digest, raw_bytes, type_name
 from autotune.compression.ir.sizes import Sizes
 from autotune.distillation import distil as module
+from autotune.distillation import memory
 from autotune.distillation.distil import check, distil
 from autotune.distillation.graph import Graph
 from autotune.distillation.parameters import find_trainable
@@ -35,10 +36,11 @@ def sizes(model: Any) -> tuple[int, list[tuple[str, int]]]:
 def trained(llama: Any, compressed: Callable[..., Any], tokens: Any, tmp_path: Path) -> Callable[..., Any]:
     """Distil a new compressed model: the model, and the outcome."""
 
-    def run(bank: Bank | None = None, texts: Any = None, **options: Any) -> tuple[Any, Any]:
+    def run(bank: Bank | None = None, texts: Any = None, *, memory: int = 1 << 40, **options: Any) -> tuple[Any, Any]:
         model, names = compressed(**INT4)
         given = tokens if texts is None else texts
-        outcome = distil(llama, model, names, given, bank=bank or Bank(), scratch=tmp_path / "scratch", **options)
+        places = {"bank": bank or Bank(), "scratch": tmp_path / "scratch"}
+        outcome = distil(llama, model, names, given, memory=memory, **places, **options)
         return model, outcome
 
     return run
@@ -64,6 +66,17 @@ def test_same_bytes_with_any_threads_and_from_the_bank(trained: Callable[..., An
     again, _ = trained(Bank(tmp_path / "bank"), stage=messages.append)
     assert model_digest(one) == model_digest(three) == model_digest(again)
     assert messages == []
+
+
+def test_limited_memory_changes_no_byte(trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are computed one at a time, and once more for the gradients; nothing is left on the disk."""
+    whole, expected = trained()
+    monkeypatch.setattr(memory, "LIMITS", (0,))
+    messages: list[str] = []
+    divided, outcome = trained(memory=0, stage=messages.append)
+    assert any("block 2 of " in message for message in messages)
+    assert outcome == expected
+    assert model_digest(divided) == model_digest(whole)
 
 
 def test_a_killed_run_continues_to_the_same_bytes(
@@ -141,6 +154,8 @@ def test_gradient_is_that_of_the_divergence(llama: Any, compressed: Callable[...
 def test_refused_before_work(llama: Any, tokens: Any) -> None:
     with pytest.raises(PlanError, match="at least 16 windows"):
         check(llama, tokens[:4], 1 << 40)
-    with pytest.raises(PlanError, match=r"needs about .* GB of memory"):
-        check(llama, np.tile(tokens, (2, 1)), 1 << 20)
-    check(llama, np.tile(tokens, (2, 1)), 1 << 40)
+    texts = np.tile(tokens, (2, 1))
+    least = memory.divide(llama, texts.shape, 0).needed
+    with pytest.raises(PlanError, match=r"needs about .* GB of memory.*study\.memory_limit"):
+        check(llama, texts, least - 1)
+    check(llama, texts, least)

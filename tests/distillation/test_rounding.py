@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 
@@ -14,11 +16,19 @@ from autotune.compression.algorithms.gptq import propagation, quantize_columns
 from autotune.compression.formats.encoding import Array
 from autotune.compression.formats.quantize import decode, initial_scale, stored_value
 from autotune.compression.formats.table import FORMATS
-from autotune.distillation import codes as module
+from autotune.distillation import curvature as module
 from autotune.distillation.codes import find_products, round_again
-from autotune.distillation.curvature import Curvature, mean_square_gradients, measure_curvature, scaled
+from autotune.distillation.curvature import (
+    Curvature,
+    mean_square_gradients,
+    measure_curvature,
+    moment_bytes,
+    products_of,
+    scaled,
+)
 from autotune.distillation.graph import Graph
 from autotune.distillation.rounding import round_both_sides
+from autotune.distillation.sweeps import forward
 from autotune.distillation.training import Divergence
 
 
@@ -57,9 +67,9 @@ def test_noise_has_the_covariance_of_the_divergence(llama: Any, compressed: Call
     assert len(products) == sum(len(each.rows.weight.shape) == 2 for each in weights.values()) - 2  # embedding and head
     name, step = next(item for item in products.items() if "down" in item[0])
     texts = torch.from_numpy(tokens).repeat(4, 1)
-    curvature = measure_curvature(graph, {name: step}, texts, 4)[name]
+    curvature = dict(measure_curvature(graph, {name: step}, texts, 4))[name]
     with limited_to(1):
-        again = measure_curvature(graph, {name: step}, texts, 4)[name]
+        again = dict(measure_curvature(graph, {name: step}, texts, 4))[name]
     np.testing.assert_array_equal(curvature.outputs, again.outputs)
     np.testing.assert_array_equal(curvature.inputs, again.inputs)
 
@@ -69,8 +79,8 @@ def test_noise_has_the_covariance_of_the_divergence(llama: Any, compressed: Call
     graph.prepare({constant: torch.from_numpy(rows)}, 20, tokens.shape[1])
     logits = []
     for values in (rows, rows + change):
-        given = graph.body(torch.from_numpy(tokens), {constant: torch.from_numpy(values).reshape(rows.shape)})
-        logits.append(graph.head(given))
+        given = {constant: torch.from_numpy(values).reshape(rows.shape)}
+        logits += forward(graph, [torch.from_numpy(tokens)], given, lambda _, found: graph.head(found))
     divergence = float(Divergence.apply(logits[1], logits[0]).sum())
     # One noise vector a token is exact in expectation, and the texts are there four times.
     predicted = np.einsum("rk,rs,sl,kl->", change, curvature.outputs, change, curvature.inputs, optimize=True)
@@ -90,6 +100,20 @@ def test_scaled_weights_have_scaled_curvature() -> None:
     assert cost(error * columns / rows[:, None], changed) == pytest.approx(cost(error, curvature))
 
 
+@pytest.mark.parametrize("family", ["lfm2", "granitemoehybrid"])
+def test_every_matrix_of_hybrids(family_folder: Callable[[str], Path], family: str) -> None:
+    """Also where channels are not the last axis of the input: the two moments have one trace, as sums over tokens."""
+    graph = Graph(ov.Core().read_model(family_folder(family) / "ov" / "openvino_model.xml"))
+    products = {graph.steps[step].name: step for step in products_of(graph)}
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(3, 256, (4, 24)))
+    found = dict(measure_curvature(graph, products, tokens, 2))
+    assert found.keys() == products.keys()
+    for name, (inputs, outputs) in found.items():
+        shape = graph.nodes[products[name]].input_value(1).get_shape()
+        assert sorted(shape) == sorted([len(inputs), len(outputs)])
+        assert np.trace(inputs) == pytest.approx(np.trace(outputs), rel=1e-4)
+
+
 def test_limited_memory_takes_more_passes(
     llama: Any, compressed: Callable[..., Any], tokens: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +122,7 @@ def test_limited_memory_takes_more_passes(
     model, weights = compressed(mode="int4_asym", group_size=32)
     products = find_products(graph, model, weights)
     whole = round_again(graph, products, weights, tokens, 4, lambda text: None)
-    least = max(map(module._nbytes, (weights[name] for name in products)))
+    least = max(moment_bytes(graph, step) for step in products.values())
     monkeypatch.setattr(module, "MOMENT_BYTES", least)
     messages: list[str] = []
     parts = round_again(graph, products, weights, tokens, 4, messages.append)
@@ -115,7 +139,8 @@ def test_mean_squares_are_those_of_the_curvature(llama: Any, compressed: Callabl
     assert {use.node for weight in every for use in weight.uses} == found.keys()
     graph = Graph(llama)
     graph.prepare({}, len(tokens), tokens.shape[1])
-    p = graph.head(graph.body(torch.from_numpy(tokens), {})).softmax(-1)
+    (logits,) = forward(graph, [torch.from_numpy(tokens)], {}, lambda _, found: graph.head(found))
+    p = logits.softmax(-1)
     (head,) = [weight for weight in every if weight.is_last]
     expected = (p * (1 - p)).mean((0, 1))
     np.testing.assert_allclose(found[head.uses[0].node].sum(), expected.sum(), rtol=0.05)

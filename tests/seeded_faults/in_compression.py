@@ -276,6 +276,13 @@ COMPRESSION = [
         "tests/distillation/test_rounding.py::test_noise_has_the_covariance_of_the_divergence",
     ),
     Fault(
+        "distillation-blocks",
+        "autotune/distillation/sweeps.py",
+        "requires_grad_(block > 0 and ",
+        "requires_grad_(block > 1 and ",
+        "tests/distillation/test_distil.py::test_limited_memory_changes_no_byte",
+    ),
+    Fault(
         "distillation-held-out",
         "autotune/distillation/distil.py",
         "if is_better(state.held_out, CONFIDENCE):",
@@ -285,7 +292,7 @@ COMPRESSION = [
     Fault(
         "distillation-shared-constants",
         "autotune/distillation/parameters.py",
-        "        if copies[data] == len(steps)\n",
+        "        if copies[digest] == len(steps)\n",
         "",
         "tests/distillation/test_distil.py::test_constants_that_are_stored_once_stay_equal",
     ),

@@ -256,10 +256,10 @@ SEARCH = [
     ),
     Fault(
         "runtime-tolerance",
-        "autotune/results/runtime.py",
+        "autotune/results/front/runtime.py",
         "limit = (1 + TOLERANCE) * min(within.values())",
         "limit = (1 + TOLERANCE) * max(within.values())",
-        "tests/results/test_runtime.py::test_the_recommended_setting_is_accurate_small_and_fast",
+        "tests/results/front/test_runtime.py::test_the_recommended_setting_is_accurate_small_and_fast",
     ),
     Fault(
         "memory-growth",

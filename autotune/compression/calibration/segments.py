@@ -58,23 +58,8 @@ def cut(model: ov.Model, cost: Mapping[str, int], limit: int) -> list[Segment]:
         The segments in their order; every activation is in one of them.
     """
     steps = _steps(model, cost)
-    ends: list[int] = []
-    position, used, best, narrowest = 0, 0, None, 0.0
-    while position < len(steps):
-        step = steps[position]
-        if used + step.nbytes > limit and best is not None:
-            ends.append(best)
-            # Operations after the cut are counted again, for the next segment.
-            position, used, best = best + 1, 0, None
-            continue
-        used += step.nbytes
-        if step.crossing is not None:
-            width = sum(step.crossing.values())
-            # The last of the cheap places; shapes that cross as well do not matter.
-            if best is None or width <= 1.1 * narrowest:
-                narrowest = width if best is None else min(width, narrowest)
-                best = position
-        position += 1
+    widths = [None if step.crossing is None else sum(step.crossing.values()) for step in steps]
+    ends = places_to_cut([step.nbytes for step in steps], widths, limit)
     segments = []
     crossed: set[str] = set()
     start = 0
@@ -85,6 +70,32 @@ def cut(model: ov.Model, cost: Mapping[str, int], limit: int) -> list[Segment]:
         segments.append(Segment(tuple(name for step in steps[start : end + 1] for name in step.activations), kept))
         start = end + 1
     return segments
+
+
+def places_to_cut(nbytes: Sequence[int], widths: Sequence[int | None], limit: float) -> list[int]:
+    """Choose the operations behind which a sequence of them is cut, so that each part stays under a limit if it can.
+
+    Args:
+        nbytes: memory of each operation.
+        widths: elements that a cut behind each operation keeps; None where none may be made.
+        limit: for the bytes of a part.
+    """
+    ends: list[int] = []
+    position, used, best, narrowest = 0, 0, None, 0.0
+    while position < len(nbytes):
+        if used + nbytes[position] > limit and best is not None:
+            ends.append(best)
+            # Operations after the cut are counted again, for the next part.
+            position, used, best = best + 1, 0, None
+            continue
+        used += nbytes[position]
+        width = widths[position]
+        # The last of the cheap places; shapes that cross as well do not matter.
+        if width is not None and (best is None or width <= 1.1 * narrowest):
+            narrowest = width if best is None else min(width, narrowest)
+            best = position
+        position += 1
+    return ends
 
 
 @dataclass(slots=True)

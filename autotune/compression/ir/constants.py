@@ -105,6 +105,13 @@ def constant(data: npt.NDArray[Any], shape: tuple[int, ...], element_type: str) 
     return ov.op.Constant(tensor, shared_memory=False)
 
 
+def constant_digest(node: ov.Node) -> bytes:
+    """Hash a constant's bytes, 16 bytes; those with one digest are once in the model's file."""
+    import xxhash
+
+    return bytes(xxhash.xxh3_128(raw_bytes(node).data).digest())
+
+
 def model_digest(model: ov.Model) -> str:
     """Hash all operations in topological order: type, inputs, and every constant's bytes; 32 hex digits.
 

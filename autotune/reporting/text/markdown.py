@@ -36,7 +36,7 @@ def report_markdown(report: Report, plots: Sequence[str] = ()) -> str:
         ["## Budgets", *report.budgets, *_budgets(report)],
         ["## Effect of each setting", *settings, *_effects(report)],
         ["## Progress", *progress],
-        ["## Trials without scores", _table(report.failures)],
+        ["## Trials without scores", report.trials_note if report.failures else "", _table(report.failures)],
         ["## How to reproduce", *_commands(report)],
         ["## Metrics and configuration", _table(report.metrics), *_configuration(report)],
     ]

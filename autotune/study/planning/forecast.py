@@ -7,6 +7,7 @@ the errors for budget allocation is computed without running the model.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ import numpy as np
 from autotune.allocation.allocator import TOKENS_PER_WEIGHT
 from autotune.allocation.planner import LEARNED_FROM
 from autotune.allocation.suffix import SHARE
+from autotune.common.machine import available_memory, own_memory
 from autotune.common.threads import limited_to, share
 from autotune.compression.bank import MEMORY_LIMIT
 from autotune.compression.ir.layout import layout
@@ -33,7 +35,7 @@ from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
 from autotune.study.trials.budget_planner import allowed_menus, text_options
-from autotune.study.workers.memory import own_memory, worker_count
+from autotune.study.workers.memory import worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -148,15 +150,16 @@ def distillation(config: Config, session: Session) -> tuple[float, float]:
     """
     if True not in config.space.values("distillation") or config.calibration.synthetic:
         return 0.0, 0.0
-    from autotune.distillation.distil import STEP_SECONDS, training_memory, work
+    from autotune.distillation.distil import STEP_SECONDS, work
+    from autotune.distillation.memory import divide
 
-    windows, length = session.training_windows.shape
-    operations, steps = work(session.engine.weights, windows, length)
-    seconds = operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps
+    windows, length = shape = session.training_windows.shape
     try:
-        return seconds, training_memory(session.model, windows, length)
+        division = divide(session.model, shape, available_memory(config.study.memory_limit))
     except PlanError:  # a finding of the dry run
         return 0.0, 0.0
+    operations, steps = work(session.engine.weights, windows, length, divided=division.limit < math.inf)
+    return operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps, division.needed
 
 
 def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from autotune.common.machine import own_memory
 from autotune.common.threads import all_cores
 from autotune.common.units import parse_precision
 from autotune.compression.settings import Settings
 from autotune.evaluation import StagedEvaluator
 from autotune.study.trials.racing import ANCHOR_SHARE, FEWEST_PRECISE
-from autotune.study.workers.memory import own_memory
 
 if TYPE_CHECKING:
     from autotune.compression.engine import Engine

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from autotune.common.machine import own_memory
 from autotune.common.threads import environment_for
-from autotune.study.workers.memory import own_memory
 from autotune.study.workers.messages import Begin, receive, send
 
 COMMAND = "from autotune.study.workers.child import main; main()"

@@ -1,4 +1,4 @@
-"""Measure a process's private memory, and compute how many workers fit."""
+"""Compute how many workers fit into memory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,6 @@ WORKER_BYTES = 2_000_000_000
 
 MODELS = 2
 """Upper bound of a worker's models in originals: it holds its compressed model twice, plain and compiled."""
-
-
-def own_memory(pid: int | None = None) -> int:
-    """Measure a process's private memory in bytes, without mapped files; 0 if the process is dead."""
-    import psutil
-
-    try:
-        info = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return 0
-    return int(info.rss - getattr(info, "shared", 0))
 
 
 def worker_count(config: Config, original: int) -> int:
