@@ -116,9 +116,8 @@ def measure_curvature(
 
 def moment_bytes(graph: Graph, product: int) -> int:
     """Return the bytes of the second moments of the weight of a MatMul with activations."""
-    node = graph.nodes[product]
-    columns = node.input_value(0).get_partial_shape()[input_axis(node)].get_length()
-    return int(4 * (columns**2 + node.get_output_partial_shape(0)[-1].get_length() ** 2))
+    rows, columns = graph.nodes[product].input_value(1).get_shape()
+    return int(4 * (rows**2 + columns**2))
 
 
 def input_axis(product: ov.Node) -> int:
@@ -127,13 +126,15 @@ def input_axis(product: ov.Node) -> int:
 
 
 def products_of(graph: Graph) -> list[int]:
-    """Return the MatMuls of activations and a weight before the head, by step."""
-    head = graph.dependent([graph.hidden]) - {graph.hidden}
-    return [
-        index
-        for index, step in enumerate(graph.steps)
-        if step.kind == "MatMul" and index in graph.dynamic - head and step.inputs[1][0] not in graph.dynamic
-    ]
+    """Return the MatMuls of activations and a weight of two axes before the head, by step."""
+    inside = graph.dynamic - (graph.dependent([graph.hidden]) - {graph.hidden})
+    found = []
+    for index, step in enumerate(graph.steps):
+        if step.kind == "MatMul" and index in inside and step.inputs[1][0] not in graph.dynamic:
+            shape = graph.nodes[index].input_value(1).get_partial_shape()
+            if shape.is_static and len(shape) == 2:
+                found.append(index)
+    return found
 
 
 def _passes(products: Mapping[str, int], held: Mapping[int, int]) -> Iterator[list[str]]:
