@@ -24,7 +24,7 @@ import numpy as np
 
 from autotune.common.cache import Cache
 from autotune.models.source import resolve_model
-from autotune.results.pareto import hypervolume
+from autotune.results.front.pareto import hypervolume
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 CONFIG = """\

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
-from chaos_lab import CONFIG, SUPPORT, Injection, Journal, Lab, difference, finish, start
+from chaos_lab import CONFIG, SUPPORT, Injection, Journal, Lab, finish, is_whole, start, trials_of
 from common import DEMO
 
 SIZES = ((5000, 50), (400, 40), (8, 4), (200, 30))
@@ -33,8 +35,9 @@ def load(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
         f"the report of {many} trials": lambda: measured("report", lab, many),
         restarts: lambda: on_postgres(lab, shared, workers),
         f"{one} trials of one worker": lambda: one_worker(lab, one),
-        "two searches, reports and `cache clear` on one cache": lambda: one_cache(lab, limit=None),
-        "two searches on a cache that evicts": lambda: one_cache(lab, limit="3MB"),
+        "two searches, reports, exports and `cache clear` on one cache": lambda: one_cache(lab, shared, limit=None),
+        "two searches on a bank of 3 MB": lambda: one_cache(lab, shared, limit="3MB"),
+        "four processes on a bank of 200 MB": lambda: full_bank(lab, 4, 10 * one),
     }
     for name, measure in kinds.items():
         fault = f"load: {name}"
@@ -61,41 +64,39 @@ def measured(what: str, lab: Lab, trials: int) -> str:
 
 
 def large_search(folder: Path, trials: int) -> str:
-    """Search with made-up models, and compare the pace of the first and the last trials."""
-    from search_fakes import FakeConfig, Recorder, StudyOptions, search, space
+    """Search on in a small and in a large study; compare the processor time of a trial."""
+    from large_study import write_large_study
+    from search_fakes import FakeSession, Recorder, StudyOptions, score_texts, search
 
-    times = []
+    times: list[float] = []
 
     class Clock(Recorder):
         def trial_started(self, *_: object) -> None:
-            times.append(time.monotonic())
+            times.append(time.process_time())
 
-    large = space(
-        mode=["int4_asym", "int4_sym", "nf4", "mxfp4"],
-        group_size=[32, 64, 128, -1],
-        ratio=(0.4, 1.0, 0.005),
-        all_layers=[False, True],
-        awq=[False, True],
-        scale_estimation=[False, True],
-    )
-    outcome = search(FakeConfig(folder / "study", space=large, study=StudyOptions(trials=trials)), listener=Clock())
-    assert outcome.finished == trials, outcome.message
-    tenth = max(2, len(times) // 10)
-    first, last = (1e3 * float(np.median(np.diff(part))) for part in (times[:tenth], times[-tenth:]))
-    return f"{first:.0f} ms a trial at first, {last:.0f} ms at the end"
+    figures = []
+    for size in (100, trials):
+        config = write_large_study(folder / f"of-{size}", size)
+        finished, more = search(replace(config, study=StudyOptions(trials=1))).finished, 12
+        times.clear()
+        config = replace(config, study=StudyOptions(trials=finished + more))
+        outcome = search(config, FakeSession(scorer=score_texts), listener=Clock())
+        assert outcome.ran == more, outcome.message
+        figures.append(f"{1e3 * float(np.median(np.diff(times))):.0f} ms of processor time a trial after {size} trials")
+    return ", ".join(figures)
 
 
 def large_report(folder: Path, trials: int) -> str:
-    """Write the report of a made-up study."""
-    from fake_study import build
+    """Write the report of a large study."""
+    from large_study import write_large_study
 
     from autotune.reporting.folder import rebuild_report
 
-    build(f"sqlite:///{folder / 'study.db'}", trials=trials)
-    started = time.monotonic()
-    rebuild_report(folder)
-    size = (folder / "report.html").stat().st_size / 1e6
-    return f"report in {time.monotonic() - started:.1f} s, page of {size:.1f} MB"
+    output = write_large_study(folder, trials).output
+    started = time.process_time()
+    rebuild_report(output)
+    size = (output / "report.html").stat().st_size / 1e6
+    return f"report in {time.process_time() - started:.1f} s of processor time, page of {size:.1f} MB"
 
 
 def on_postgres(lab: Lab, trials: int, workers: int) -> str:
@@ -158,70 +159,150 @@ def on_postgres(lab: Lab, trials: int, workers: int) -> str:
 
 
 def one_worker(lab: Lab, trials: int) -> str:
-    """Follow the memory of the worker processes of a real search."""
-    folder = lab.prepare("load-worker", workers=1, warm=True)
-    text = CONFIG.format(demo=DEMO, trials=trials, workers=1)
-    text = text.replace("ratio: [0.6, 0.8, 1.0]", "ratio: {low: 0.5, high: 1.0, step: 0.05}")
-    (folder / "model.yaml").write_text(text, encoding="utf-8")
-    process, used = start(folder, "search", "model.yaml"), dict[int, list[float]]()
-    parent = psutil.Process(process.pid)
+    """Follow the memory of the worker process of a real search."""
+    folder = small_search(lab, "worker", trials)
+    process, used = start(folder, "search", "model.yaml", cache=lab.folder / "load-cache"), list[float]()
+    parent, workers = psutil.Process(process.pid), set[int]()
     while process.poll() is None:
         time.sleep(0.5)
         with suppress(psutil.Error):
             for child in parent.children():
-                used.setdefault(child.pid, []).append(child.memory_full_info().uss / 1e6)
+                workers.add(child.pid)
+                if any((folder / "study").glob("plans/*")):
+                    used.append(child.memory_full_info().uss / 1e6)
     finish(process)
-    peaks = [max(values) for values in used.values() if len(values) > 4]
-    assert max(peaks) < 1.25 * peaks[0] or len(peaks) == 1, f"the peak memory of the workers grows: {peaks}"
-    values = next(iter(used.values()))
-    half = np.array(values[len(values) // 2 :])
-    slope = float(np.polyfit(np.arange(len(half)), half, 1)[0]) * len(half)
-    peak = f"{min(peaks):.0f} to {max(peaks):.0f} MB"
-    return f"{len(peaks)} workers, peaks of {peak}; {slope:+.0f} MB in the first one's second half"
+    parts = [float(np.median(part)) for part in np.array_split(np.array(used), 10)]
+    spread = float(np.std(np.diff(parts)[1:]))
+    assert parts[-1] - parts[1] < max(3 * spread, 0.05 * parts[1]), f"the memory of the worker grows: {parts}"
+    return (
+        f"{len(workers)} worker, median in its second tenth {parts[1]:.0f} MB, in the last {parts[-1]:.0f} MB; "
+        f"tenths differ by {spread:.0f} MB; peak {max(used):.0f} MB"
+    )
 
 
-def one_cache(lab: Lab, *, limit: str | None) -> str:
-    """Search twice at once on one cache, while it is cleared and reports are written; or while it evicts."""
-    cache, dice, cleared, refused = lab.folder / "load-cache", random.Random(0), 0, 0
-    shutil.rmtree(cache, ignore_errors=True)
-    folders = [lab.prepare(f"load-{name}", workers=1) for name in "ab"]
-    for folder in folders:
-        if limit is not None:
-            text = (folder / "model.yaml").read_text(encoding="utf-8")
-            (folder / "model.yaml").write_text(f"{text}cache: {{limit: {limit}}}\n", encoding="utf-8")
+def small_search(lab: Lab, name: str, trials: int, more: str = "") -> Path:
+    """Write the model.yaml of a search of the demo model whose trials take little time: a score of 256 tokens."""
+    folder = lab.folder / f"load-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    text = CONFIG.format(demo=DEMO, trials=trials, workers=1).replace("samples: 32", "samples: 4")
+    text = text.replace("ratio: [0.6, 0.8, 1.0]", "ratio: {low: 0.5, high: 1.0, step: 0.01}")
+    (folder / "model.yaml").write_text(text + more, encoding="utf-8")
+    return folder
+
+
+def one_cache(lab: Lab, trials: int, *, limit: str | None) -> str:
+    """Search twice at once on one cache, while it is cleared, reports and exports are written; or while it evicts."""
+    cache, counts = lab.folder / "load-cache", Counter[str]()
+    more = "" if limit is None else f"cache: {{limit: {limit}}}\n"
+    folders = [small_search(lab, name, trials, more) for name in "ab"]
+    if (cache / "bank").exists():
+        shutil.rmtree(cache / "bank")
     processes = [start(folder, "search", "model.yaml", cache=cache) for folder in folders]
     largest = 0
     while any(process.poll() is None for process in processes):
-        time.sleep(dice.uniform(1, lab.seconds / 4))
-        bank = sum(path.stat().st_size for path in (cache / "bank").rglob("*.safetensors")) if limit else 0
-        largest = max(largest, bank)
-        if limit is None:
-            clearing = start(folders[0], "cache", "clear", cache=cache)
-            message = clearing.communicate()[1].decode()
-            assert clearing.returncode == 0 or "is in use" in message, message
-            refused += clearing.returncode != 0
-            cleared += clearing.returncode == 0
-            with suppress(RuntimeError):  # before the first trial there is nothing to report
-                finish(start(folders[0], "report", "study", cache=cache))
-    for process, folder in zip(processes, folders, strict=True):
+        if limit is not None:
+            largest = max(largest, size_of(cache / "bank"))
+            continue
+        message = command(folders[0], cache, "cache", "clear")
+        assert not message or "is in use" in message, message
+        counts["refused to clear" if message else "cleared"] += 1
+        if any((folders[0] / "study").glob("plans/*")):
+            # Before the first trial is finished there is nothing to report, and nothing to export.
+            counts["reports"] += not command(folders[0], cache, "report", "study")
+            exported = lab.folder / "load-exported"
+            shutil.rmtree(exported, ignore_errors=True)
+            counts["exports"] += not command(folders[1], cache, "export", "study", str(exported), "--knee")
+    for process in processes:
         finish(process)
-        problem, repeated = difference(lab, folder)
-        assert not problem, problem
-        assert not repeated, f"{repeated} trials repeated"
+    first, second = (trials_of(folder) for folder in folders)
+    for history in (first, second):
+        states = Counter(trial.state.name for trial in history.trials)
+        assert states["FAIL"] == 0, f"{states['FAIL']} trials failed or were repeated"
+    assert [t.user_attrs["plan"] for t in first.begun] == [t.user_attrs["plan"] for t in second.begun], "other plans"
+    assert [t.values for t in first.begun] == [t.values for t in second.begun], "other scores"
+    damaged = [path.name for path in cache.rglob("*.safetensors") if not is_whole(path)]
+    assert not damaged, damaged
     if limit is None:
-        return f"cleared {cleared} times, refused {refused} times"
+        return ", ".join(f"{count} {what}" for what, count in counts.items())
     most = int(float(re.sub("MB", "", limit)) * 1e6)
-    assert largest < 1.5 * most, f"the bank had {largest} bytes, more than {limit}"
-    return f"at most {largest / 1e6:.1f} MB in the bank of {limit}"
+    computed = sum(t.user_attrs["variants_computed"] for t in first.finished + second.finished)
+    assert largest <= most, f"the bank had {largest} bytes, more than {limit}"
+    return f"at most {largest / 1e6:.2f} MB in the bank of {limit}; {computed} weights compressed"
+
+
+def command(folder: Path, cache: Path, *words: str) -> str:
+    """Run a command of autotune; return its error message, which is one paragraph; empty if it succeeded."""
+    process = start(folder, *words, cache=cache)
+    message = process.communicate()[1].decode()
+    assert process.returncode in (0, 1, 2), message
+    assert "Traceback" not in message, message
+    return message if process.returncode else ""
+
+
+def size_of(folder: Path) -> int:
+    """Measure the bytes of the files in a folder, unfinished ones included."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.suffix in (".safetensors", ".tmp") else 0
+    return total
+
+
+BANK_LIMIT = 200_000_000
+KEYS = 400
+LARGEST = 2_000_000
+
+
+def full_bank(lab: Lab, processes: int, entries: int) -> str:
+    """Let processes fill one bank far beyond its limit, and read from it, at the same time."""
+    folder = lab.folder / "load-bank"
+    shutil.rmtree(folder, ignore_errors=True)
+    words = [sys.executable, __file__, "bank", str(folder), str(entries)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = [subprocess.Popen([*words, str(seed)], text=True, **pipes) for seed in range(processes)]  # type: ignore[call-overload]
+    largest = 0
+    while any(each.poll() is None for each in running):
+        largest = max(largest, size_of(folder))
+        time.sleep(0.02)
+    ended = [each.communicate() for each in running]
+    assert all(not each.returncode for each in running), ended[0][1][-600:]
+    figures = [tuple(map(int, out.split())) for out, _ in ended]
+    written, reused = (sum(column) for column in zip(*figures, strict=True))
+    shutil.rmtree(folder)
+    assert largest <= BANK_LIMIT + processes * LARGEST, f"the bank had {largest} bytes"
+    return (
+        f"{written / 1e6:.0f} MB written, {reused} of {processes * entries} entries read again, at most "
+        f"{largest / 1e6:.0f} MB in the bank of {BANK_LIMIT / 1e6:.0f} MB"
+    )
+
+
+def fill_bank(folder: Path, entries: int, seed: int) -> str:
+    """Ask a bank for entries of up to 2 MB, some of them often; check the bytes of each."""
+    from autotune.compression.bank import Bank
+
+    bank, dice, written = Bank(folder, limit=BANK_LIMIT, memory_limit=0), random.Random(seed), 0
+    for _ in range(entries):
+        number = int(KEYS * dice.random() ** 2)
+        data = np.random.default_rng(number)
+        right = data.integers(0, 256, int(data.integers(100_000, LARGEST)), dtype=np.uint8)
+        before = bank.counters["computed"]
+        found = bank.get_or_compute(f"{number:032x}"[::-1], lambda right=right: {"weight": right})
+        written += right.nbytes if bank.counters["computed"] > before else 0
+        assert np.array_equal(found["weight"], right), f"entry {number} has other bytes"
+    return f"{written} {bank.counters['reused']}"
 
 
 def main() -> None:
     sys.path.insert(0, str(SUPPORT))
-    what, folder, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    what, folder, count, *more = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+    if what == "bank":
+        print(fill_bank(folder, count, int(more[0])))
+        return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    figures = {"search": large_search, "report": large_report}[what](folder, trials)
+    figures = {"search": large_search, "report": large_report}[what](folder, count)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(f"{figures}, {time.monotonic() - started:.0f} s in all, peak memory {peak:.0f} MB")
 

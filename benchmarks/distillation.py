@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--other", type=Path, help="a text of another kind")
     parser.add_argument("--text", type=Path, default=DEMO / "search.txt", help="for --sizes: measures the formats")
     parser.add_argument("--sizes", type=float, nargs="*", default=[], help="in MB (1,000,000 bytes)")
-    parser.add_argument("--similarity", action="store_true", help="also score answers to the default prompts")
+    parser.add_argument(
+        "--similarity", action="store_true", help="also score answers, to 160 prompts of the report text"
+    )
     parser.add_argument("--rounding", action="store_true", help="only round again, without training")
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
@@ -87,7 +89,12 @@ def row(name: str, model: Any, seconds: float, options: argparse.Namespace, cach
             continue
         evaluators: dict[str, Any] = {"perplexity": {"path": text, "sequence_length": 512, "samples": 32}}
         if options.similarity and text == options.report:
-            evaluators["similarity"] = {"embedder": "minilm", "decode": "always", "max_new_tokens": 64}
+            evaluators["similarity"] = {
+                "embedder": "minilm",
+                "decode": "always",
+                "max_new_tokens": 64,
+                "prompts": openings(text),
+            }
         scores = autotune.evaluate(
             model.model, reference=options.model, evaluators=evaluators, cache=cache, progress=False
         )
@@ -99,6 +106,12 @@ def row(name: str, model: Any, seconds: float, options: argparse.Namespace, cach
             f"{scores['perplexity'].value:.3f} | {shown} | {cost} |"
         )
     return "\n".join(lines)
+
+
+def openings(text: Path) -> list[str]:
+    """Return the first words of 160 paragraphs."""
+    long = [line.split() for line in text.read_text(encoding="utf-8").splitlines() if len(line.split()) > 60]
+    return [" ".join(words[:24]) for words in long[:: max(1, len(long) // 160)][:160]]
 
 
 if __name__ == "__main__":

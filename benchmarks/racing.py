@@ -27,7 +27,7 @@ import numpy as np
 from autotune.common.units import Precision, parse_precision
 from autotune.evaluation import Measurement
 from autotune.evaluation.sequential import are_separated, looks
-from autotune.results.pareto import costs, hypervolume, nondominated
+from autotune.results.front.pareto import costs, hypervolume, nondominated
 from autotune.study.loop import LAG
 from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
 from autotune.study.storage.history import History

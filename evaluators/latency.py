@@ -59,6 +59,7 @@ class Latency:
 
     Options = Options
     metrics: Mapping[str, Metric] = METRICS
+    as_deployed = True
 
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is run yet."""

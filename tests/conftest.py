@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ for _name, _value in {
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "OPENVINO_TELEMETRY_OPT_OUT": "1",
+    "CI": "true",  # the converter's telemetry then starts no process for each of its events: 3.6 s an export
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "2",
 }.items():
@@ -39,10 +40,17 @@ settings.register_profile("autotune", deadline=None, derandomize=True, max_examp
 settings.load_profile("autotune")
 
 
-def pytest_collection_finish() -> None:
-    """Leave everything that the test modules import out of garbage collections: each trial of a study makes one."""
-    gc.collect()
-    gc.freeze()
+MANY_MODULES = 100
+_frozen_modules = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Leave everything that was imported so far out of garbage collections: each trial of a study makes one."""
+    global _frozen_modules
+    if len(sys.modules) > _frozen_modules + MANY_MODULES:
+        _frozen_modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:

@@ -179,22 +179,27 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in DISK:
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds would fail again
-            what = printable(str(error.filename)) if error.filename else "a file or the output of this command"
-            print(
-                f"autotune: {what} cannot be read or written ({error.strerror}). Free disk space or correct the "
-                "permissions, then run the same command again",
-                file=sys.stderr,
-            )
-            return 1
-        text = printable(" ".join(str(error).split())) or "no message"
-        log_error("an unexpected error", exc_info=True)
-        print(
-            f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
-            "package under it; `autotune --debug ...` shows the traceback: please report it",
-            file=sys.stderr,
-        )
+        print_unexpected(error)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def print_unexpected(error: Exception) -> None:
+    """Print what to do about an error that no part of autotune has foreseen: of the disk, or a defect."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds would fail again
+        what = printable(str(error.filename)) if error.filename else "a file or the output of this command"
+        print(
+            f"autotune: {what} cannot be read or written ({error.strerror}). Free disk space or correct the "
+            "permissions, then run the same command again",
+            file=sys.stderr,
+        )
+        return
+    text = printable(" ".join(str(error).split())) or "no message"
+    log_error("an unexpected error", exc_info=True)
+    print(
+        f"autotune: an unexpected error, {type(error).__name__}: {text}. This is a defect of autotune or of a "
+        "package under it; `autotune --debug ...` shows the traceback: please report it",
+        file=sys.stderr,
+    )

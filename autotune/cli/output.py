@@ -143,8 +143,8 @@ def print_front(results: StudyResults) -> None:
 def print_paths(results: StudyResults, paths: ReportPaths) -> None:
     """Print the paths of the report, and the command that exports the recommended model or the reason for none."""
     from autotune.reporting.text.commands import export_command
-    from autotune.results.decision import decision_sentence
-    from autotune.results.recommendation import recommend
+    from autotune.results.front.decision import decision_sentence
+    from autotune.results.front.recommendation import recommend
 
     here = Path.cwd()
 

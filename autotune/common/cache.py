@@ -90,8 +90,16 @@ class Cache:
         return {room: _size(self.directory / room) for room in ROOMS}
 
     def remove_leftovers(self) -> None:
-        """Delete temporary files and folders that are a day old: those of processes that were killed."""
-        oldest = time.time() - LEFTOVER_AGE
+        """Delete temporary files and folders that are a day old, of processes that were killed; looks once a day.
+
+        A look takes 20 ms for 4,600 files.
+        """
+        last, oldest = self.directory / ".leftovers-removed", time.time() - LEFTOVER_AGE
+        with suppress(OSError):
+            if last.stat().st_mtime > oldest:
+                return
+        with suppress(OSError):
+            last.touch()
         for room in ROOMS:
             for path in [*(self.directory / room).rglob(".*.tmp")]:
                 with suppress(OSError):

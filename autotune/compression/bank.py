@@ -24,6 +24,11 @@ SMALL = 64 << 10
 """Bytes: errors and channel scales are below, weights above."""
 
 
+PROCESSES = 8
+HIGH, LOW = 0.95, 0.9
+"""Shares of the limit: from `HIGH` on, entries are deleted down to `LOW`. So the folder is seldom counted."""
+
+
 class Bank:
     """Named arrays under content-addressed keys, in memory and on disk.
 
@@ -33,7 +38,7 @@ class Bank:
 
     Attributes:
         directory: the folder on disk, or None for memory only.
-        limit: bytes on disk; the least recently used entries are deleted first.
+        limit: bytes on disk, for up to `PROCESSES` processes; the least recently used entries are deleted first.
         counters: ``computed`` and ``reused`` entries in this process.
     """
 
@@ -129,15 +134,14 @@ class Bank:
 
     def _count_and_remove(self, added: int) -> None:
         self._added += added
-        if self._disk_used is not None and self._added <= min(self.limit / 20, self.limit - self._disk_used):
+        # Other processes add entries too: the limit holds if each of `PROCESSES` counts after its share of the room.
+        if self._disk_used is not None and self._added <= (self.limit - self._disk_used) / PROCESSES:
             return
-        # Other processes add and remove entries too, so the folder is counted again from time to time.
         files = sorted(self._files())
         used = sum(size for _, size, _ in files)
-        if used > self.limit:
-            # Down to nine tenths, so that not every further entry scans the folder again.
+        if used > HIGH * self.limit:
             for _, size, path in files:
-                if used <= 0.9 * self.limit:
+                if used <= LOW * self.limit:
                     break
                 path.unlink(missing_ok=True)
                 used -= size

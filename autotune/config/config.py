@@ -21,6 +21,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from autotune.common.paths import absolute, local_model, slug
@@ -35,6 +36,7 @@ from autotune.config.evaluators import (
     read_evaluators,
     read_objectives,
     read_report,
+    with_memory,
 )
 from autotune.config.sections import (
     CacheOptions,
@@ -133,7 +135,7 @@ class Config(Section):
         dict[str, Constraint],
         WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "pattern": "^\\s*[<>]=.+$"}}),
     ] = Field(default_factory=dict)
-    """Limits on metrics of the models on the front, e.g. footprint: "<= 1.2 GB"."""
+    """Limits on metrics of the models on the front, e.g. footprint: "<= 1.2 GB", memory: "<= 6 GB at 8192 tokens"."""
     report: Annotated[
         dict[str, dict[str, Any]] | Literal[False] | None,
         WithJsonSchema(
@@ -156,6 +158,11 @@ class Config(Section):
     """Folder and size limit of the cache."""
     trust_remote_code: bool = False
     """Allow code that comes with a hub model to run on this machine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_at_a_length(cls, data: Any, info: ValidationInfo) -> Any:
+        return with_memory(data, lambda: find_task(absolute(str(data.get("model")), base_dir(info)), data.get("task")))
 
     @field_validator("model")
     @classmethod

@@ -6,7 +6,8 @@ unknown metric.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,39 @@ _SOURCE = frozenset(("path", "dataset", "name", "split", "column", "synthetic", 
 
 DIRECTIONS = ("minimize", "maximize")
 BETTER = {"minimize": "smaller", "maximize": "larger"}
+
+
+AT_TOKENS = re.compile(r"(.*\S)\s+at\s+(\d+)\s+tokens", re.DOTALL)
+
+
+def with_memory(data: Any, task: Callable[[], Task]) -> Any:
+    """Move the length of ``constraints: {memory: "<= 6 GB at 8192 tokens"}`` into the options of the evaluator memory.
+
+    Args:
+        data: content of a model.yaml, not validated.
+        task: returns the model's task, whose evaluators are the default.
+
+    Returns:
+        `data`, or a changed copy.
+
+    Raises:
+        Invalid: the evaluator has another length.
+    """
+    limits: Any = data.get("constraints") if isinstance(data, Mapping) else None
+    limit = limits.get("memory") if isinstance(limits, Mapping) else None
+    match = AT_TOKENS.fullmatch(limit.strip()) if isinstance(limit, str) else None
+    if match is None:
+        return data
+    evaluators: Any = data.get("evaluators") or task().evaluators
+    options: Any = (evaluators.get("memory") or {}) if isinstance(evaluators, Mapping) else None
+    if not isinstance(options, Mapping):
+        return data
+    tokens = int(match[2])
+    if options.get("tokens", tokens) != tokens:
+        message = f"is a limit at {tokens} tokens, and evaluators.memory.tokens is {got(options['tokens'])}; use one"
+        raise Invalid(Finding(("constraints", "memory"), message))
+    evaluators = {**evaluators, "memory": {**options, "tokens": tokens}}
+    return {**data, "constraints": {**limits, "memory": match[1]}, "evaluators": evaluators}
 
 
 def read_evaluators(raw: Any, base_dir: Path, task: Task | None = None) -> dict[str, dict[str, Any]]:

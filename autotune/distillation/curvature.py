@@ -20,7 +20,7 @@ import torch
 
 from autotune.common.threads import cores
 from autotune.compression.formats.encoding import Array
-from autotune.distillation.blocks import BLOCK_BYTES
+from autotune.distillation.blocks import BLOCK_BYTES, prepare
 from autotune.distillation.graph import Graph
 from autotune.distillation.sweeps import Sweep, Values, in_threads
 from autotune.distillation.training import LOGITS_BYTES
@@ -83,7 +83,7 @@ def measure_curvature(
     held = {step: moment_bytes(graph, step) for step in products.values()}
     if sum(held.values()) > MOMENT_BYTES:
         limit = min(limit, BLOCK_BYTES)
-    graph.prepare({}, share, length, limit, held if limit < math.inf else {})
+    prepare(graph, {}, share, length, limit, held if limit < math.inf else {})
     starts = range(0, windows - share + 1, share)
     texts = [tokens[start : start + share] for start in starts]
 
@@ -116,8 +116,7 @@ def measure_curvature(
 
 def moment_bytes(graph: Graph, product: int) -> int:
     """Return the bytes of the second moments of the weight of a MatMul with activations."""
-    rows, columns = graph.nodes[product].input_value(1).get_shape()
-    return int(4 * (rows**2 + columns**2))
+    return 4 * sum(int(size) ** 2 for size in graph.nodes[product].input_value(1).get_shape())
 
 
 def input_axis(product: ov.Node) -> int:
@@ -126,11 +125,12 @@ def input_axis(product: ov.Node) -> int:
 
 
 def products_of(graph: Graph) -> list[int]:
-    """Return the MatMuls of activations and a weight of two axes before the head, by step."""
-    inside = graph.dynamic - (graph.dependent([graph.hidden]) - {graph.hidden})
+    """Return the MatMuls of activations and a matrix before the head, by step."""
+    inside = graph.dynamic - graph.dependent([graph.hidden]) | {graph.hidden}
     found = []
-    for index, step in enumerate(graph.steps):
-        if step.kind == "MatMul" and index in inside and step.inputs[1][0] not in graph.dynamic:
+    for index in sorted(inside):
+        step = graph.steps[index]
+        if step.kind == "MatMul" and step.inputs[1][0] not in graph.dynamic:
             shape = graph.nodes[index].input_value(1).get_partial_shape()
             if shape.is_static and len(shape) == 2:
                 found.append(index)
@@ -259,7 +259,7 @@ def mean_square_gradients(
     graph = Graph(model)
     windows, length = tokens.shape
     count = max(1, min(windows, GRADIENT_TOKENS // length))
-    graph.prepare({}, 1, length, limit)
+    prepare(graph, {}, 1, length, limit)
     steps = {step.name: index for index, step in enumerate(graph.steps)}
     head = graph.dependent([graph.hidden]) - {graph.hidden}
     channels = {

@@ -243,7 +243,9 @@ class Evaluator(Protocol):
     and its arrays are passed to every `evaluate`. An attribute ``repeatable = True`` declares that scores are a
     function of the models and of `fingerprint`: they are no times, and a change of the code changes the fingerprint.
     Scores of such an evaluator are stored, and a model that any study has scored is not scored again. An attribute
-    ``tasks`` names the tasks whose models it scores; without it, those for ``text-generation``.
+    ``tasks`` names the tasks whose models it scores; without it, those for ``text-generation``. An attribute
+    ``as_deployed = True`` declares that models run in a process of their own, with properties of its own, whatever the
+    properties of the `candidate`.
     """
 
     metrics: Mapping[str, Metric]

@@ -22,8 +22,8 @@ from autotune.reporting.html.drawings import theme_css
 from autotune.reporting.html.page import template
 from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.compare import comparison_figure
-from autotune.results.decision import baseline
-from autotune.results.recommendation import most_accurate
+from autotune.results.front.decision import baseline
+from autotune.results.front.recommendation import most_accurate
 from autotune.results.records import StudyResults
 
 MEAN = "geometric mean"

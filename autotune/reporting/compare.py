@@ -22,9 +22,9 @@ from autotune.reporting.front_table import (
     optional_columns,
     units_in_header,
 )
-from autotune.results.decision import baseline, choices
 from autotune.results.frame import SIZE_COLUMNS, front_frame
-from autotune.results.recommendation import accuracy_metric
+from autotune.results.front.decision import baseline, choices
+from autotune.results.front.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

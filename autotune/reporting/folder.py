@@ -19,7 +19,7 @@ from autotune.reporting.text.deployed import deployed_markdown
 from autotune.reporting.text.markdown import report_markdown
 from autotune.reporting.text.optimum import optimum_markdown
 from autotune.reporting.text.runtime import runtime_csv, runtime_markdown
-from autotune.results.decision import objective_pairs
+from autotune.results.front.decision import objective_pairs
 from autotune.results.load import load_results
 from autotune.results.records import StudyResults
 

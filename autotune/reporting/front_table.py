@@ -19,7 +19,7 @@ from autotune.common.formatting import (
     times,
 )
 from autotune.results.frame import MEASURE_COLUMNS, SIZE_COLUMNS, front_frame
-from autotune.results.recommendation import recommend
+from autotune.results.front.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, StudyError
+from autotune.results.front.recommendation import accuracy_metric, recommend
 from autotune.results.load import load_results
-from autotune.results.recommendation import accuracy_metric, recommend
 
 if TYPE_CHECKING:
     import pandas as pd

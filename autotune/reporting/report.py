@@ -11,6 +11,7 @@ from typing import Any
 from autotune.common.formatting import label
 from autotune.reporting.front_table import Table, front_legend, front_table
 from autotune.reporting.tables import (
+    RUNTIME_NOTE,
     TrialsTable,
     budget_errors_table,
     failures_table,
@@ -18,12 +19,13 @@ from autotune.reporting.tables import (
     importances_table,
     metrics_table,
     paired_table,
+    runtime_table,
     sizes_table,
     trials_table,
 )
 from autotune.reporting.text.commands import compress_command, export_command
 from autotune.reporting.text.places import shown
-from autotune.results.decision import (
+from autotune.results.front.decision import (
     Choice,
     baseline,
     broken_limits,
@@ -33,7 +35,8 @@ from autotune.results.decision import (
     languages_sentence,
     saving,
 )
-from autotune.results.held_out import held_out_sentences
+from autotune.results.front.held_out import held_out_sentences
+from autotune.results.front.recommendation import accuracy_metric, recommend, ties
 from autotune.results.load import ENOUGH_FOR_IMPORTANCES
 from autotune.results.plans import (
     WeightMap,
@@ -44,7 +47,6 @@ from autotune.results.plans import (
     read_plans,
     weight_map,
 )
-from autotune.results.recommendation import accuracy_metric, recommend, ties
 from autotune.results.records import StudyResults
 
 PAIRED = (
@@ -125,7 +127,8 @@ class Report:
         limits: the constraints, ``perplexity increase <= 1.2%``.
         ties: neighbours on the front with the same accuracy within the errors.
         outside: scored trials that break a limit.
-        trials: settings, sizes, scores and times of all trials.
+        runtime, runtime_note: the recommended runtime settings of the front, and where all of them are.
+        trials: settings, sizes, scores and times of the listed trials; `trials_note` says which, if not all.
         paired: changes of one setting, all else equal.
         importances_note: what importances are, or why there are none.
         maps: the precision of every weight of each choice.
@@ -149,7 +152,10 @@ class Report:
     outside: tuple[str, ...]
     held_out: Table | None
     held_out_note: str
+    runtime: Table | None
+    runtime_note: str
     trials: TrialsTable
+    trials_note: str
     paired: Table | None
     paired_note: str
     importances: Table | None
@@ -194,7 +200,10 @@ def build_report(results: StudyResults, folder: Path | None = None) -> Report:
         outside=_outside(results),
         held_out=held_out_table(results),
         held_out_note=" ".join(held_out_sentences(results)),
+        runtime=runtime_table(results),
+        runtime_note=RUNTIME_NOTE,
         trials=trials_table(results),
+        trials_note=_trials_note(results),
         paired=paired,
         paired_note=PAIRED if paired else "",
         importances=importances_table(results),
@@ -255,6 +264,16 @@ def _counts(results: StudyResults) -> str:
     details += [f"{repeats} of them repeats of an earlier plan"] if repeats else []
     ways = " and ".join(f"{label(name)} ({way}d)" for name, way in results.objectives.items())
     return f"{total}: {', '.join(details)}. Objectives: {ways}."
+
+
+def _trials_note(results: StudyResults) -> str:
+    listed, every = len(results.listed), len(results.records)
+    if listed == every:
+        return ""
+    return (
+        f"Tables and dots are of {listed:,} of the {every:,} trials: the front and the latest others. "
+        "All trials are in trials.csv and in the pictures in plots/."
+    )
 
 
 def _cards(results: StudyResults) -> tuple[Card, ...]:

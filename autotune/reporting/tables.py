@@ -7,17 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.common.formatting import DASH, label, number, percent, signed_percent, size, times
+from autotune.evaluation import SCORING_CONFIG
 from autotune.reporting.front_table import Table, front_cell
 from autotune.reporting.text.places import without_folders
-from autotune.results.decision import choices_by_size, failures, reason, remedy
 from autotune.results.effects import paired_changes
-from autotune.results.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.front.decision import choices_by_size, failures, reason, remedy
+from autotune.results.front.held_out import degradation, held_out_metrics, held_out_trials
+from autotune.results.front.recommendation import accuracy_metric, recommend
+from autotune.results.front.runtime import recommended_setting
 from autotune.results.plans import measured_errors, readable
-from autotune.results.recommendation import accuracy_metric, recommend
 from autotune.results.records import StudyResults
 
 REASON = 400
 """Characters of an error message that a report shows; trials.csv has all of it."""
+
+RUNTIME_NOTE = (
+    "The recommended setting of OpenVINO's properties for each model, which export writes. runtime.md has all settings "
+    "with their scores and speed."
+)
 
 
 def sizes_table(results: StudyResults) -> Table | None:
@@ -55,6 +62,28 @@ def held_out_table(results: StudyResults) -> Table | None:
             ]
         rows.append(row)
     return Table(header, rows, "rl" + "rrr" * len(names))
+
+
+def runtime_table(results: StudyResults) -> Table | None:
+    """Return the recommended runtime setting of each trial of the front; None without a search of runtime settings."""
+    chosen = {trial: recommended_setting(results, trial) for trial in results.front}
+    found = {
+        trial: results.runtime.trials[trial][n] for trial, n in chosen.items() if results.runtime and n is not None
+    }
+    if not found:
+        return None
+    names = [name for name in results.objectives if any(name in each.metrics for each in found.values())]
+    header = ["trial", "settings", "precision", "KV cache", "dynamic quantization", *map(results.heading, names)]
+    rows = [
+        [
+            *(str(trial), results.records[trial].describe()),
+            *(each.properties.get(name, DASH) for name in SCORING_CONFIG),
+            *(results.measurement_text(each.metrics.get(name), name) for name in names),
+            *(f"{each.cache_bytes:,}", number(each.tokens_per_second, 1)),
+        ]
+        for trial, each in found.items()
+    ]
+    return Table([*header, "bytes per token", "tokens/s"], rows, "rlrrr" + "r" * (len(names) + 2))
 
 
 def paired_table(results: StudyResults) -> Table | None:
@@ -114,9 +143,12 @@ def budget_errors_table(results: StudyResults, plans: Mapping[str, Mapping[str, 
 
 
 def failures_table(results: StudyResults) -> Table | None:
-    """Return the trials without scores, with reason and remedy; None without such trials."""
+    """Return the listed trials without scores, with reason and remedy; None without such trials."""
     rows = []
+    listed = set(results.listed)
     for record in failures(results):
+        if record.number not in listed:
+            continue
         why = without_folders(reason(results, record), results)
         why = why if len(why) <= REASON else f"{why[: REASON - 3]}..."
         rows.append(
@@ -147,14 +179,14 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class TrialsTable:
-    """The table of all trials; `columns` holds (title, unit, is numeric)."""
+    """The table of the listed trials; `columns` holds (title, unit, is numeric)."""
 
     columns: tuple[tuple[str, str, bool], ...]
     rows: tuple[TrialRow, ...]
 
 
 def trials_table(results: StudyResults) -> TrialsTable:
-    """Return all trials: settings, sizes, every metric that was scored, times."""
+    """Return the listed trials: settings, sizes, every metric that was scored, times."""
     names = ["footprint", "compression_rate", "bits_per_weight"]
     scored = [name for name in results.metrics if name not in (*names, "int4_percent", "int8_percent")]
     objectives = [name for name in results.objectives if name in scored]
@@ -165,12 +197,13 @@ def trials_table(results: StudyResults) -> TrialsTable:
     for name in names:
         unit = "s" if name.startswith("seconds_") else results.unit(name)
         columns.append((titles.get(name, label(name)), unit, True))
-    rows, chosen = [], recommend(results).trial
-    for trial, record in results.records.items():
+    rows, chosen, front = [], recommend(results).trial, set(results.front)
+    for trial in results.listed:
+        record = results.records[trial]
         state, settings = _state(results, trial, chosen), record.describe(short=True)
         cells = [(str(trial), str(trial)), (state, state), (settings, settings)]
         cells += [_trial_cell(results, trial, name) for name in names]
-        flags = {"front": trial in results.front, "knee": trial == chosen, "unscored": not record.complete}
+        flags = {"front": trial in front, "knee": trial == chosen, "unscored": not record.complete}
         rows.append(TrialRow(trial, " ".join(name for name, flag in flags.items() if flag), tuple(cells)))
     return TrialsTable(tuple(columns), tuple(rows))
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_CHANGES = 15
+"""Most changes of one setting; a range with a step has thousands of pairs of values, six choices have 15."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairedChange:
     """The change of one metric when one setting goes from `before` to `after`, all else equal.
@@ -41,10 +45,12 @@ def applicable(results: StudyResults, name: str) -> pd.DataFrame:
 
     If the study's parameters include the setting, only trials that sampled it count: mxfp4 has a fixed group size.
     """
-    trials = results.unique
-    sampled = [number for number, record in results.records.items() if name in record.sampled]
-    applies = trials[name].notna()
-    return trials[applies & trials.index.isin(sampled) if sampled else applies]
+    if name not in results.applicable:
+        trials = results.unique
+        sampled = [number for number, record in results.records.items() if name in record.sampled]
+        applies = trials[name].notna()
+        results.applicable[name] = trials[applies & trials.index.isin(sampled) if sampled else applies]
+    return results.applicable[name]
 
 
 def varying_settings(results: StudyResults) -> list[str]:
@@ -65,7 +71,8 @@ def paired_changes(results: StudyResults, metric: str) -> list[PairedChange]:
 
     Plain averages over a guided search are biased, since a sampler tries good combinations more often; pairs are not.
     The changes are relative to the first trial's value, also for a metric of which the original has 0, such as a
-    divergence. Pairs whose first value is 0 are left out.
+    divergence. Pairs whose first value is 0 are left out. A setting has at most `MOST_CHANGES` changes: those with the
+    most pairs.
     """
     found: list[PairedChange] = []
     values = {int(number): results.value(int(number), metric) for number in results.unique["trial"]}
@@ -79,7 +86,9 @@ def paired_changes(results: StudyResults, metric: str) -> list[PairedChange]:
                 before, after = values[x], values[y]
                 if before and after is not None:
                     changes.setdefault((a, b), []).append(100 * (after - before) / abs(before))
-        for (a, b), each in sorted(changes.items(), key=lambda item: (_order(item[0][0]), _order(item[0][1]))):
+        most = sorted(changes, key=lambda change: -len(changes[change]))[:MOST_CHANGES]
+        for a, b in sorted(most, key=lambda change: (_order(change[0]), _order(change[1]))):
+            each = changes[a, b]
             found.append(PairedChange(name, a, b, metric, len(each), float(np.median(each)), min(each), max(each)))
     return found
 

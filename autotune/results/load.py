@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,8 +13,6 @@ from autotune.common.formatting import printable_data, problem_of, without_passw
 from autotune.common.units import Constraint
 from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
-from autotune.results import pareto
-from autotune.results.checksums import check_study
 from autotune.results.frame import (
     SIZE_COLUMNS,
     TIME_COLUMNS,
@@ -25,6 +21,8 @@ from autotune.results.frame import (
     build_frame,
     effective_settings,
 )
+from autotune.results.front import pareto
+from autotune.results.front.runtime import read_runtime
 from autotune.results.records import (
     DEPLOYED_SOURCES,
     DeployedScores,
@@ -33,7 +31,7 @@ from autotune.results.records import (
     StudyResults,
     TrialRecord,
 )
-from autotune.results.runtime import read_runtime
+from autotune.results.storage import check_study, open_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -99,29 +97,12 @@ def _read(storage: str | BaseStorage, where: str) -> StudyResults:
     if not isinstance(storage, str):
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=storage), where=where)
     engine_kwargs = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    with enabled_loggers():
-        database_storage = optuna.storages.RDBStorage(storage, engine_kwargs=engine_kwargs)
+    database_storage = open_storage(storage, engine_kwargs=engine_kwargs)
     try:
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=database_storage), where=where)
     finally:
         database_storage.remove_session()
         database_storage.engine.dispose()
-
-
-@contextmanager
-def enabled_loggers() -> Iterator[None]:
-    """Keep existing loggers enabled while an Optuna storage opens.
-
-    Optuna's migrations configure `logging` from a file, which disables every logger that exists. Warnings of autotune
-    and of the user's program would be lost.
-    """
-    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    enabled = [logger for logger in loggers if not logger.disabled]
-    try:
-        yield
-    finally:
-        for logger in enabled:
-            logger.disabled = False
 
 
 def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults:
@@ -321,16 +302,17 @@ def _judge(
     constraints: Mapping[str, Constraint],
 ) -> tuple[tuple[int, ...], int | None, int | None]:
     """Fill the columns feasible, on_front and knee; return the front, the knee and the least infeasible trial."""
+    import pandas as pd
+
     complete = [record for record in records.values() if record.complete]
-    for record in records.values():
-        broken = any(value > 0 for value in record.violations.values())
-        if record.complete or broken:
-            frame.loc[record.number, "feasible"] = not broken
+    broken = {number: any(value > 0 for value in record.violations.values()) for number, record in records.items()}
+    decided = {number: not beyond for number, beyond in broken.items() if beyond or records[number].complete}
+    frame["feasible"] = pd.array([decided.get(number) for number in frame.index], dtype="boolean")
     frame["on_front"] = frame["knee"] = False
     numbers = [record.number for record in complete]
     values = frame.loc[numbers, list(objectives)].to_numpy(dtype=float, na_value=math.nan)
     directions = list(objectives.values())
-    feasible = [bool(frame.at[number, "feasible"]) for number in numbers]
+    feasible = [decided[number] for number in numbers]
     rows = pareto.front_indices(values, directions, feasible=feasible, keys=[record.plan for record in complete])
     if not rows:
         return (), None, _least_infeasible(records.values(), constraints)
@@ -339,8 +321,8 @@ def _judge(
     if frame.loc[front, "footprint"].notna().all():
         front.sort(key=lambda number: (-int(cast(int, frame.at[number, "footprint"])), number))
     else:
-        best_first = pareto.costs(values, directions)[:, 0]
-        front.sort(key=lambda number: (best_first[numbers.index(number)], number))
+        best_first = dict(zip(numbers, pareto.costs(values, directions)[:, 0], strict=True))
+        front.sort(key=lambda number: (best_first[number], number))
     frame.loc[front, "on_front"] = True
     frame.loc[chosen, "knee"] = True
     return tuple(front), chosen, None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import is_missing, label, printable, printable_data, size
-from autotune.results.recommendation import accuracy_metric
+from autotune.results.front.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

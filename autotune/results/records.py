@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import DASH, is_missing, label, printed_unit, score
 from autotune.common.units import Constraint
@@ -17,7 +17,9 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.results.runtime import RuntimeSearch
+
+MOST_LISTED = 1000
+"""Most trials that a page lists and draws one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,42 @@ class DeployedScores:
     cpu: tuple[str, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeScores:
+    """One model with one setting.
+
+    Attributes:
+        properties: as OpenVINO reports them; empty where the model cannot run so.
+        metrics: name -> score.
+        cache_bytes: of the KV cache, for one token.
+        first_token: seconds for a prompt of 256 tokens; None if not measured.
+        tokens_per_second: of the tokens after it; None if not measured.
+        error: reason why the model cannot run with this setting.
+    """
+
+    properties: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Measurement] = field(default_factory=dict)
+    cache_bytes: int = 0
+    first_token: float | None = None
+    tokens_per_second: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSearch:
+    """Scores of the front with every setting of `runtime.search`.
+
+    Attributes:
+        settings: as configured: property -> value, None for OpenVINO's default.
+        trials: trial number -> one entry for each of `settings`.
+        cpu: as `DeployedScores.cpu`.
+    """
+
+    settings: Sequence[Mapping[str, Any]]
+    trials: Mapping[int, Sequence[RuntimeScores]]
+    cpu: tuple[str, ...] | None
+
+
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """A study's results, independent of where the study is stored.
@@ -225,10 +263,32 @@ class StudyResults:
         return complete[complete["duplicate_of"].isna()]
 
     @cached_property
+    def applicable(self) -> dict[str, pd.DataFrame]:
+        """The frames that `effects.applicable` has made, by setting: a report needs them some 200 times."""
+        return {}
+
+    @cached_property
     def feasible(self) -> pd.DataFrame:
         """The complete trials that keep every constraint."""
         complete = self.complete
         return complete[complete["feasible"].fillna(False).astype(bool)]
+
+    @cached_property
+    def _cells(self) -> dict[str, dict[int, Any]]:
+        """Columns of `trials` that `value` has read, by trial number; single cells of a frame are slow."""
+        return {}
+
+    @cached_property
+    def retries(self) -> dict[int, int]:
+        """Interrupted trial -> the last trial that repeats it."""
+        return {record.retry_of: number for number, record in self.records.items() if record.retry_of is not None}
+
+    @cached_property
+    def listed(self) -> tuple[int, ...]:
+        """The trials that a page lists and draws: all, or of more than `MOST_LISTED` the front and the latest."""
+        front = set(self.front)
+        others = [number for number in self.records if number not in front]
+        return tuple(sorted([*front, *others[max(len(self.records) - max(MOST_LISTED, len(front)), 0) :]]))
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -245,8 +305,10 @@ class StudyResults:
         """Return a number of one trial, None if it has none."""
         if name not in self.trials.columns:
             return None
-        cell = self.trials.at[trial, name]
-        return None if is_missing(cell) else float(cast(float, cell))
+        if name not in self._cells:
+            self._cells[name] = dict(zip(self.trials.index, self.trials[name], strict=True))
+        cell = self._cells[name][trial]
+        return None if is_missing(cell) else float(cell)
 
     def stderr(self, trial: int, name: str) -> float | None:
         """Return the standard error of one trial's metric, None if there is none."""

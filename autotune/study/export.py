@@ -23,10 +23,10 @@ from autotune.models.given import GivenPlan
 from autotune.models.hub import check_repository, check_upload
 from autotune.models.runtime.devices import check_on_targets, describe_devices
 from autotune.models.save import IR_PROPERTIES, new_folder, save_model
+from autotune.results.front.runtime import recommended_setting
+from autotune.results.front.selection import Wish, choose
 from autotune.results.plans import plan_file
 from autotune.results.records import StudyResults, TrialRecord
-from autotune.results.runtime import recommended_setting
-from autotune.results.selection import Wish, choose
 from autotune.study.model_session import ModelSession
 from autotune.study.trials.trial import Candidate
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autotune.errors import StudyError
 from autotune.models.intake import read_intake
-from autotune.results.checksums import CHECKSUM, check_study, study_checksums
+from autotune.results.storage import CHECKSUM, check_study, study_checksums
 from autotune.study.loop import Callback, Reason, Search
 from autotune.study.page import with_page
 from autotune.study.planning.eta import Expected, RunForecast, StageTimer
@@ -133,10 +133,7 @@ def run_search(
         with folder_lock(folder, fresh=fresh) as aside:
             if open_page:
                 listener = with_page(listener, folder, config.model, storage)
-            if aside is not None:
-                listener.note(f"the old study is now in {aside}")
-            if intake := read_intake(config.model):
-                listener.note("\n".join(intake.lines()))
+            note_changes(listener, config, aside)
             config = with_optimum_default(config, listener.note)
             with (
                 quiet_optuna(),
@@ -173,6 +170,14 @@ def run_search(
     finally:
         listener.close()
     return replace(outcome_of(search, history, reason, message, started), moved_aside=aside, report=written)
+
+
+def note_changes(listener: Listener, config: Config, aside: Path | None) -> None:
+    """Note where the old study now is, and what was changed in the model when it was read."""
+    if aside is not None:
+        listener.note(f"the old study is now in {aside}")
+    if intake := read_intake(config.model):
+        listener.note("\n".join(intake.lines()))
 
 
 def reason_without_worker(search: Search) -> Reason | None:

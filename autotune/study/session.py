@@ -209,6 +209,7 @@ class Session(ModelSession):
         return ReportTexts(
             options=self.config.report,
             search=self.evaluators,
+            deciding=self.scorer.deciding,
             references_of=self.references_of,
             scorer_of=self.scorer_of,
             calibration=lambda: self.calibration_windows.tolist() if learned else [],
@@ -255,10 +256,17 @@ class Session(ModelSession):
 
     @property
     def deployed_scorer(self) -> DeployedScorer:
-        """Scores models as deployed with the evaluators of objectives and constraints."""
+        """Scores models as deployed with the evaluators of objectives and constraints.
+
+        Those that run models in processes of their own do so as deployed in any case, and are left out.
+        """
         from autotune.study.trials.deployed import DeployedScorer
 
-        evaluators = {name: each for name, each in self.evaluators.items() if name in self.scorer.deciding}
+        evaluators = {
+            name: evaluator
+            for name, evaluator in self.evaluators.items()
+            if name in self.scorer.deciding and not getattr(evaluator, "as_deployed", False)
+        }
         return DeployedScorer(evaluators, lambda: self.references, self.compiled, self.config.runtime.ov_config)
 
     def candidate(self, settings: Settings) -> Candidate:

@@ -93,7 +93,7 @@ class Study:
             UsageError: no trial keeps the limits; the nearest is named.
             StudyError: no trial is recommended.
         """
-        from autotune.results.selection import choose, parse_wish
+        from autotune.results.front.selection import choose, parse_wish
 
         wish = parse_wish(max_drop=max_drop, metric=metric, max_size=max_size)
         return choose(self.results, wish, where=str(self.folder)).trial
@@ -209,7 +209,7 @@ class Study:
             UsageError: the folder is not empty, no trial keeps the limits, or there is no such trial or setting.
             StudyError: model, texts or engine changed since the search, or the hub would refuse the folder.
         """
-        from autotune.results.selection import parse_wish
+        from autotune.results.front.selection import parse_wish
         from autotune.study.export import export
         from autotune.study.progress import listening
 

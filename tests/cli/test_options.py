@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import inspect
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import fake_study
 import pytest
 import typer
 
@@ -142,14 +139,3 @@ def test_help_names_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> 
     for info in SETTINGS.values():
         assert all(choice in text for choice in info.choices)
         assert info.unset in text
-
-
-def test_report_needs_no_model_libraries(tmp_path: Path) -> None:
-    """`autotune report` imports neither OpenVINO nor torch nor transformers."""
-    fake_study.build(f"sqlite:///{tmp_path / 'study.db'}", trials=12)
-    code = (
-        f"import sys\nfrom autotune.cli.app import run\nassert run(['report', {str(tmp_path)!r}]) == 0\n"
-        "print(sorted({'openvino', 'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip().splitlines()[-1] == "[]"

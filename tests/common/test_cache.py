@@ -55,7 +55,7 @@ def test_a_file_is_no_cache(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> None:
-    """Files and folders with temporary names, of a killed export for instance; nothing younger, nothing else."""
+    """Files and folders with temporary names, of a killed export for instance; nothing younger; looks once a day."""
     cache = Cache.resolve(tmp_path)
     old, young, entry = (cache.bank / "ab" / name for name in (".k.1.tmp", ".k.2.tmp", "k.safetensors"))
     export = cache.models / ".model.3.tmp"
@@ -66,6 +66,12 @@ def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> No
         os.utime(path, (0, 0))
     cache.remove_leftovers()
     assert [path.exists() for path in (old, export, young, entry)] == [False, False, True, True]
+    os.utime(young, (0, 0))
+    cache.remove_leftovers()
+    assert young.exists()
+    os.utime(tmp_path / ".leftovers-removed", (0, 0))
+    cache.remove_leftovers()
+    assert not young.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs flock")

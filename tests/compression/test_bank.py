@@ -169,13 +169,13 @@ def test_folder_of_an_earlier_run_counts(tmp_path: Path) -> None:
 
 
 def test_several_processes_share_one_limit(tmp_path: Path) -> None:
-    """Each counts what the others write, and none removes more than is too much."""
+    """Each counts what the others write: together they stay within the limit, and none removes too much."""
     banks = [Bank(tmp_path, limit=100_000) for _ in range(4)]
     sizes = []
     for i in range(120):
         banks[i % 4].get_or_compute(key(i), lambda: entry(size=2_000))
         sizes.append(sum(path.stat().st_size for path in files(tmp_path)))
-    assert 100_000 < max(sizes) <= 120_000
+    assert max(sizes) <= 100_000
     assert min(sizes[60:]) >= 85_000
 
 
@@ -229,7 +229,7 @@ sys.path.insert(0, sys.argv[1])
 from test_bank import entry, key
 from autotune.compression.bank import Bank
 for _ in range(20):
-    bank = Bank(Path(sys.argv[2]), memory_limit=0)
+    bank = Bank(Path(sys.argv[2]), memory_limit=0, limit=60_000)
     for i in range(20):
         bank.get_or_compute(key(i), lambda: entry(i, size=5_000))
     for path in list(Path(sys.argv[2]).rglob("*.safetensors"))[::3]:
@@ -238,7 +238,7 @@ for _ in range(20):
 
 
 def test_processes_may_write_and_remove_entries_at_once(tmp_path: Path) -> None:
-    """Two processes that write, read and remove the same entries end without an error, a warning or a wrong byte."""
+    """Two processes that write, read, evict and remove the same entries: no error, no warning, no wrong byte."""
     command = [sys.executable, "-W", "error", "-c", ANOTHER_PROCESS, str(Path(__file__).parent), str(tmp_path)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=100)[1] for process in processes] == ["", ""]

@@ -104,7 +104,7 @@ OPERATIONS: dict[str, tuple[list[int], Callable[[Any], Any]]] = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_single_operations(name: str) -> None:
-    """What the models of the tests do not use, or only in one way, is computed as OpenVINO does."""
+    """Operations that the models of the tests lack, or use in one way only, equal those of OpenVINO."""
     shape, make = OPERATIONS[name]
     given = ops.parameter(shape, np.float32)
     node = make(given)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 
@@ -16,7 +18,14 @@ from autotune.compression.formats.quantize import decode, initial_scale, stored_
 from autotune.compression.formats.table import FORMATS
 from autotune.distillation import curvature as module
 from autotune.distillation.codes import find_products, round_again
-from autotune.distillation.curvature import Curvature, mean_square_gradients, measure_curvature, moment_bytes, scaled
+from autotune.distillation.curvature import (
+    Curvature,
+    mean_square_gradients,
+    measure_curvature,
+    moment_bytes,
+    products_of,
+    scaled,
+)
 from autotune.distillation.graph import Graph
 from autotune.distillation.rounding import round_both_sides
 from autotune.distillation.sweeps import forward
@@ -89,6 +98,20 @@ def test_scaled_weights_have_scaled_curvature() -> None:
 
     changed = scaled(curvature, columns, rows)
     assert cost(error * columns / rows[:, None], changed) == pytest.approx(cost(error, curvature))
+
+
+@pytest.mark.parametrize("family", ["lfm2", "granitemoehybrid"])
+def test_every_matrix_of_hybrids(family_folder: Callable[[str], Path], family: str) -> None:
+    """Also where channels are not the last axis of the input: the two moments have one trace, as sums over tokens."""
+    graph = Graph(ov.Core().read_model(family_folder(family) / "ov" / "openvino_model.xml"))
+    products = {graph.steps[step].name: step for step in products_of(graph)}
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(3, 256, (4, 24)))
+    found = dict(measure_curvature(graph, products, tokens, 2))
+    assert found.keys() == products.keys()
+    for name, (inputs, outputs) in found.items():
+        shape = graph.nodes[products[name]].input_value(1).get_shape()
+        assert sorted(shape) == sorted([len(inputs), len(outputs)])
+        assert np.trace(inputs) == pytest.approx(np.trace(outputs), rel=1e-4)
 
 
 def test_limited_memory_takes_more_passes(

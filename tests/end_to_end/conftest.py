@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -20,12 +19,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_llama_hf: Path) -> 
     folder = tmp_path_factory.mktemp("workplace")
     write_config(folder, tiny_llama_hf)
     return folder
-
-
-@pytest.fixture(scope="session")
-def own_process(workplace: Path) -> Command:
-    """Runs `autotune ...` in the workplace, in a process of its own."""
-    return partial(run_process, workplace, cache=workplace / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,10 @@ RUNTIME = {
 
 
 def test_candidates_are_trials_with_the_scores_of_ordinary_models(tiny_llama: Path, tmp_path: Path) -> None:
-    """NNCF's model scores as `evaluate` says, its settings by value give our model of the same size; resumed once, with a
-    search of runtime properties."""
+    """NNCF's model scores as `evaluate` says, and its settings by value give our model of the same size.
+
+    The study is resumed once, with a search of runtime properties.
+    """
     write_texts(tmp_path)
     other = tmp_path / "by-nncf"
     shutil.copytree(tiny_llama, other)

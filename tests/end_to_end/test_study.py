@@ -11,7 +11,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from commands import Command, run_here, run_process, start
+from commands import Command, run_here, start
 from demo_study import rows, write_config
 
 from autotune.common.files import read_tensors
@@ -171,7 +171,7 @@ def test_two_workers_give_the_same_scores(tmp_path: Path, workplace: Path, tiny_
     """With the export alone, and half the threads for each: the scores of one worker to the bit, each plan once."""
     write_config(tmp_path, tiny_llama_hf)
     shutil.copytree(workplace / "cache" / "models", tmp_path / "cache" / "models")
-    done = run_process(tmp_path, "search", "model.yaml", "--workers", "2", cache=tmp_path / "cache")
+    done = run_here(tmp_path, "search", "model.yaml", "--workers", "2", cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     found = [row for row in rows(tmp_path / "study") if row["state"] == "COMPLETE" and not row["duplicate_of"]]
     assert len({row["plan"] for row in found}) == len(found) == 8
@@ -186,12 +186,12 @@ def test_two_workers_give_the_same_scores(tmp_path: Path, workplace: Path, tiny_
     assert "references 3 computed" in done.stderr
 
 
-def test_report_rebuilds_the_same_files(searched: Done, workplace: Path, own_process: Command) -> None:
-    """`autotune report` gives the same bytes from the storage alone."""
+def test_report_rebuilds_the_same_files(searched: Done, workplace: Path, run: Command) -> None:
+    """`autotune report` gives the bytes that another process wrote, from the storage alone."""
     folder = workplace / "study"
     names = ("trials.csv", "front.csv", "front.md", "report.md", "plots/front.png")
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
-    assert own_process("report", "study").returncode == 0
+    assert run("report", "study").returncode == 0
     assert {name: (folder / name).read_bytes() for name in names} == before

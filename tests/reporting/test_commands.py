@@ -115,7 +115,7 @@ def project(fake: ModuleType, tmp_path: Path) -> Path:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The output folders of `compress` and `export`, which find their inputs but build no model."""
     from autotune import api
-    from autotune.results.selection import choose
+    from autotune.results.front.selection import choose
 
     outputs: list[Path] = []
     saved: Any = SimpleNamespace(as_dict=dict, settings=None)

@@ -15,6 +15,8 @@ import yaml
 
 from autotune.errors import StudyError
 from autotune.reporting.folder import rebuild_report, write_report
+from autotune.reporting.report import build_report
+from autotune.reporting.text.markdown import report_markdown
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
@@ -80,7 +82,7 @@ def test_manifest_and_model_yaml_are_the_studys(make: Make, fake: Any, tmp_path:
 def test_the_report_explains_failures_and_how_to_reproduce(make: Make, tmp_path: Path) -> None:
     """Failed trials with reason and remedy, one compress line a front trial, an export line for each choice."""
     results = make(trials=24)
-    text = write_report(results, tmp_path).report_md.read_text(encoding="utf-8")
+    text = report_markdown(build_report(results, tmp_path), [])
     assert "logits of window 12 are NaN" in text
     assert "`ignored_scope`" in text
     assert text.count("\nautotune compress ") == len(results.front)
@@ -92,7 +94,7 @@ def test_model_names_cannot_break_the_page(make: Make, tmp_path: Path) -> None:
     """A pipe in an error message stays inside its cell."""
     results = make(trials=4, failing=[1])
     object.__setattr__(results.records[1], "error", {"type": "E|vil", "message": "a | b\n| c |"})
-    text = write_report(results, tmp_path).report_md.read_text(encoding="utf-8")
+    text = report_markdown(build_report(results, tmp_path), [])
     assert "E\\|vil: a \\| b \\| c \\|" in text
 
 
@@ -130,16 +132,18 @@ import optuna
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 from autotune.results.load import load_results
 from autotune.reporting.text.terminal import plain_front
-paths = autotune.reporting.folder.rebuild_report(Path(sys.argv[1]))
-assert paths.plots and paths.report_md.is_file() and paths.report_html.is_file()
-assert "int8_asym" in plain_front(load_results(Path(sys.argv[1])))
+from autotune.cli.app import run
+folder = Path(sys.argv[1])
+assert run(["report", str(folder)]) == 0
+assert list(folder.glob("plots/*.png")) and (folder / "report.md").is_file() and (folder / "report.html").is_file()
+assert "int8_asym" in plain_front(load_results(folder))
 assert "matplotlib.pyplot" not in sys.modules
 assert not {"openvino", "torch", "transformers"} & set(sys.modules)
 """
 
 
 def test_reports_need_neither_openvino_nor_torch(folder: Path) -> None:
-    """With the heavy packages out of reach a study is reported all the same; nothing is imported early."""
+    """With the heavy packages out of reach `autotune report` works all the same; nothing is imported early."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-W", "error", "-c", BLOCKED, str(folder)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)

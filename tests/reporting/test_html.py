@@ -20,7 +20,8 @@ from autotune.common.formatting import score, size
 from autotune.reporting.front_table import trials_csv
 from autotune.reporting.html.page import notebook_html, report_html
 from autotune.reporting.report import build_report
-from autotune.results.decision import choices
+from autotune.reporting.text.markdown import report_markdown
+from autotune.results.front.decision import choices
 from autotune.results.load import results_of
 from autotune.results.records import StudyResults
 
@@ -218,6 +219,24 @@ def test_a_mark_of_the_front_links_to_its_row_in_the_same_window(make: Make) -> 
     assert set(map(int, targets)) == set(results.unique.index)
     assert "target=" not in page
     assert set(Page(page).ids) >= {f"t{number}" for number in targets}
+
+
+def test_a_page_of_a_large_study_lists_the_front_and_the_latest(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page names how many; every link in it has a target; trials.csv has all trials."""
+    whole = Page(page_of(make(failing=(9, 34))))
+    monkeypatch.setattr("autotune.results.records.MOST_LISTED", 16)
+    results = make(failing=(9, 34))
+    report = build_report(results)
+    text = report_html(results, report)
+    page, front = Page(text), set(results.front)
+    latest = [number for number in results.records if number not in front]
+    assert set(page.rows) == {f"t{number}" for number in {*front, *latest[len(front) - 16 :]}}
+    assert len(page.rows) == 16
+    assert {link[1:] for link in page.links if re.fullmatch(r"#t\d+", link)} <= set(page.rows)
+    assert text.count("16 of the 36 trials") == 2
+    assert "16 of the 36 trials" in report_markdown(report)
+    assert len(trials_csv(results).splitlines()) == 37
+    assert page.tags.count("use") < 0.7 * whole.tags.count("use")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")

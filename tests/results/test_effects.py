@@ -6,15 +6,26 @@ import shlex
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from autotune.reporting.plots.progress import progress
 from autotune.reporting.report import build_report
 from autotune.reporting.text.commands import compress_command, export_command
-from autotune.results.decision import OTHERWISE, baseline, choices, decision_sentence, failures, reason, remedy, saving
 from autotune.results.effects import effects_frame, paired_changes, varying_settings
+from autotune.results.front.decision import (
+    OTHERWISE,
+    baseline,
+    choices,
+    decision_sentence,
+    failures,
+    reason,
+    remedy,
+    saving,
+)
+from autotune.results.front.pareto import hypervolume, unit_costs
+from autotune.results.front.recommendation import accuracy_metric, ties
 from autotune.results.load import results_of
-from autotune.results.recommendation import accuracy_metric, ties
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
@@ -28,6 +39,17 @@ def test_paired_changes_see_what_was_put_in(make: Make) -> None:
     assert -18 < change.least <= change.median <= change.most < -8
     size = next(c for c in paired_changes(results, "footprint") if c.setting == "scale_estimation")
     assert size.median == 0
+
+
+def test_the_changes_of_a_setting_are_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with the most pairs stay."""
+    results = make(trials=60)
+    whole = paired_changes(results, "footprint")
+    monkeypatch.setattr("autotune.results.effects.MOST_CHANGES", 1)
+    found = paired_changes(results, "footprint")
+    most = {change.setting: max(each.pairs for each in whole if each.setting == change.setting) for change in whole}
+    assert {change.setting: change.pairs for change in found} == most
+    assert len(found) == len(most) < len(whole)
 
 
 def test_effects_are_a_frame_too(make: Make) -> None:
@@ -188,10 +210,14 @@ def test_commands_are_quoted(make: Make) -> None:
 
 
 def test_progress_grows_to_the_final_front(make: Make) -> None:
-    """The hypervolume never falls and ends at 100%; time counts work, not the pause of an hour."""
-    course = progress(make())
-    assert list(course.quality) == sorted(course.quality)
-    assert course.quality[-1] == pytest.approx(100)
+    """It is the hypervolume of the trials so far, and ends at 100%; time counts work, not the pause of an hour."""
+    results = make()
+    course, feasible = progress(results), results.feasible
+    unit = unit_costs(feasible[list(results.objectives)].to_numpy(float), list(results.objectives.values()))
+    volumes = [hypervolume(unit[feasible.index <= number], np.full(2, 1.1)) for number in results.records]
+    assert course.quality == pytest.approx(100 * np.array(volumes) / volumes[-1])
+    seconds = [(record.finished - record.started).total_seconds() for record in results.records.values()]
+    assert course.minutes == pytest.approx(np.cumsum(seconds) / 60)
     assert list(course.minutes) == sorted(course.minutes)
     assert course.minutes[-1] < 30
     single = progress(make(objectives={"kl_divergence": "minimize"}))

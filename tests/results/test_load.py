@@ -265,7 +265,7 @@ def test_a_budget_is_named_by_the_bits_that_its_plan_has(fake: ModuleType) -> No
 def test_interrupted_trials_are_no_failures(fake: ModuleType) -> None:
     """Tables, counts and JSON call them interrupted; once repeated they need no explanation."""
     from autotune.reporting.text.terminal import as_json
-    from autotune.results.decision import failures
+    from autotune.results.front.decision import failures
 
     study = fake.build(trials=3, failing=())
     settings = fake.settings_of({"mode": "int8_sym"})

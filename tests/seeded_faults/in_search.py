@@ -131,8 +131,8 @@ SEARCH = [
     Fault(
         "sampler-estimate",
         f"{STUDY}/sampling/sampler.py",
-        "state = TrialState.COMPLETE if estimate else trial.state",
-        "state = trial.state",
+        "copied.state, copied.values = TrialState.COMPLETE, estimate",
+        "copied.values = estimate",
         f"{TESTS}/sampling/test_sampler.py::test_samplers_learn_from_a_stopped_trial_by_its_estimate",
     ),
     Fault(
@@ -253,6 +253,20 @@ SEARCH = [
         "dict.fromkeys(_input_names(part), number) | self._first_use",
         "self._first_use | dict.fromkeys(_input_names(part), number)",
         "tests/allocation/test_probe.py::test_a_table_that_is_also_the_head_is_measured_from_its_first_use",
+    ),
+    Fault(
+        "runtime-tolerance",
+        "autotune/results/front/runtime.py",
+        "limit = (1 + TOLERANCE) * min(within.values())",
+        "limit = (1 + TOLERANCE) * max(within.values())",
+        "tests/results/front/test_runtime.py::test_the_recommended_setting_is_accurate_small_and_fast",
+    ),
+    Fault(
+        "memory-growth",
+        "evaluators/memory.py",
+        'np.array(found["running"] - found["loaded"])',
+        'np.array(found["running"])',
+        "tests/evaluators/test_memory.py::test_a_prompt_adds_the_same_memory_to_every_format",
     ),
     Fault(
         "deployed-parts",

@@ -27,18 +27,36 @@ from pathlib import Path
 import pytest
 from run import LEFT_OUT, ROOT, preload, replace, run_tests
 
-STORAGE = ("tests/study/storage", "tests/study/test_faults.py", "tests/study/test_run.py")
+RUN = "tests/study/test_run.py::test_"
 MODULES: dict[str, tuple[str, ...]] = {
-    "autotune/results/pareto.py": ("tests/results/test_pareto.py",),
-    "autotune/results/selection.py": ("tests/results/test_selection.py", "tests/results/test_effects.py"),
+    "autotune/results/front/pareto.py": ("tests/results/front/test_pareto.py",),
+    "autotune/results/front/selection.py": ("tests/results/front/test_selection.py", "tests/results/test_effects.py"),
     "autotune/compression/knapsack.py": ("tests/compression/test_knapsack.py",),
+    "autotune/compression/algorithms/gptq.py": ("tests/compression/algorithms/test_gptq.py",),
     "autotune/evaluation/scores.py": ("tests/evaluation/test_scores.py",),
     "autotune/evaluation/sequential.py": ("tests/evaluation/test_sequential.py",),
+    "evaluators/_divergence.py": ("tests/evaluators/test_divergence.py",),
     "autotune/study/trials/racing.py": ("tests/study/trials/test_racing.py",),
-    "autotune/results/checksums.py": ("tests/study/test_faults.py",),
-    "autotune/study/storage/history.py": ("tests/study/storage/test_history.py", "tests/study/test_run.py"),
-    "autotune/study/storage/database.py": STORAGE,
-    "autotune/study/storage/coordination.py": STORAGE,
+    "autotune/results/storage.py": ("tests/study/test_faults.py::test_a_storage_that_changed_is_refused",),
+    "autotune/study/storage/history.py": (
+        "tests/study/storage/test_history.py",
+        f"{RUN}ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing",
+        f"{RUN}a_trial_queued_by_hand_runs_next",
+        f"{RUN}a_failed_trial_is_recorded_and_the_study_goes_on",
+    ),
+    "autotune/study/storage/database.py": (
+        "tests/study/storage/test_attributes.py",
+        "tests/study/storage/test_storages.py",
+        f"{RUN}two_searches_cannot_share_a_folder",
+        f"{RUN}a_changed_study_is_refused_with_what_changed",
+        f"{RUN}changed_content_under_the_same_name_is_refused",
+        f"{RUN}a_damaged_storage_is_reported_and_left_alone",
+        f"{RUN}a_forgotten_set_is_refused_before_any_model_is_loaded",
+        f"{RUN}the_options_to_repeat_give_the_old_configuration",
+    ),
+    "autotune/study/storage/coordination.py": ("tests/study/storage/test_coordination.py",),
+    "autotune/study/sampling/sampler.py": ("tests/study/sampling",),
+    "autotune/compression/bank.py": ("tests/compression/test_bank.py",),
 }
 """Modules and their tests, fastest first."""
 

@@ -38,7 +38,7 @@ from autotune.common.units import parse_constraint
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, StudyError, UsageError
 from autotune.evaluation import Measurement
-from autotune.results.pareto import hypervolume
+from autotune.results.front.pareto import hypervolume
 from autotune.study.storage.database import close, connect, database_url
 from autotune.study.storage.history import History, is_interrupted, point_key
 

@@ -23,6 +23,9 @@ BUDGET_PARAMETERS = ("allocation", "budget")
 DRAWN_PARAMETERS = tuple(name for order in (1, 2) for name, info in SETTINGS.items() if info.search_order == order)
 """The other parameters of a point, in the order in which they are drawn: a condition needs those before it."""
 
+SWITCHES = tuple(dict.fromkeys(info.requires for info in SETTINGS.values() if info.requires))
+"""Algorithms with parameters of their own."""
+
 FIXED_PARAMETERS = (*(name for name, info in SETTINGS.items() if not info.search_order), "runtime_compressed")
 """Parameters with one value for the whole space, never drawn.
 
@@ -105,9 +108,16 @@ def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str,
     first = ("allocation",) if "allocation" in chosen else ()
     if chosen.get("allocation") == "budget":
         return (*first, "budget", "distillation")
+    ratio, switches = chosen.get("ratio", 1.0), tuple(bool(chosen.get(name)) for name in SWITCHES)
+    return first + _active_with_ratio(mode, 0.5 if 0 < ratio < 1 else ratio, switches)
+
+
+@cache  # listing a space asks for the same few cases at thousands of points
+def _active_with_ratio(mode: str | None, ratio: float, switches: tuple[bool, ...]) -> tuple[str, ...]:
+    """Return the active parameters of a point without a budget; `switches` are the values of `SWITCHES`."""
     if mode is None or mode in INT8_MODES:
-        return (*first, "mode")
-    ratio = chosen.get("ratio", 1.0)
+        return ("mode",)
+    is_on = dict(zip(SWITCHES, switches, strict=True))
     inactive: set[str] = set()
     if FORMATS[mode].fixed_group_size:
         inactive.add("group_size")
@@ -117,13 +127,13 @@ def active_parameters(mode: str | None, chosen: Mapping[str, Any]) -> tuple[str,
         inactive.add("sensitivity_metric")
     if ratio == 0:
         inactive |= {"group_size", "all_layers", "distillation", *ALGORITHMS}
-    if chosen.get("gptq") and "gptq" not in inactive:
+    if is_on["gptq"] and "gptq" not in inactive:
         inactive.add("lora_correction")
     for name in DRAWN_PARAMETERS:
         switch = SETTINGS[name].requires
-        if switch is not None and (switch in inactive or not chosen.get(switch)):
+        if switch is not None and (switch in inactive or not is_on[switch]):
             inactive.add(name)
-    return (*first, *(name for name in DRAWN_PARAMETERS if name not in inactive))
+    return tuple(name for name in DRAWN_PARAMETERS if name not in inactive)
 
 
 @dataclass(frozen=True)

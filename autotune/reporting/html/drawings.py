@@ -12,7 +12,7 @@ from autotune.common.paths import file_name
 from autotune.reporting.html.svg import inline_svg
 from autotune.reporting.plots.labels import ring_text
 from autotune.reporting.plots.style import MODES, OTHERS, PHONE, SCREEN, Sheet, mode_style, sentence, tint
-from autotune.results.decision import objective_pairs
+from autotune.results.front.decision import objective_pairs
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def front_drawings(results: StudyResults) -> list[Drawing]:
     """Draw the front of every pair of objectives; a tooltip on each mark names its trial."""
     from autotune.reporting.plots.front import front_figure
 
-    titles = {number: _tooltip(results, number) for number, record in results.records.items() if record.complete}
+    titles = {number: _tooltip(results, number) for number in results.listed if results.records[number].complete}
     drawings = []
     for place, (x, y) in enumerate(objective_pairs(results)):
         title = f"{sentence(label(y))} against {label(x)}"

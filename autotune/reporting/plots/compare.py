@@ -22,7 +22,7 @@ from autotune.reporting.plots.style import (
     tidy,
     top_heading,
 )
-from autotune.results.pareto import is_wide
+from autotune.results.front.pareto import is_wide
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,9 +32,9 @@ from autotune.reporting.plots.style import (
     tint,
     top_heading,
 )
-from autotune.results.decision import objective_pairs
-from autotune.results.pareto import front_indices
-from autotune.results.recommendation import accuracy_metric, ties
+from autotune.results.front.decision import objective_pairs
+from autotune.results.front.pareto import front_indices
+from autotune.results.front.recommendation import accuracy_metric, ties
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def front_figure(
     """Draw all complete trials in the plane of two metrics; None if no trial has both.
 
     The front of the pair is a step line through solid points with error bars of ± 1 standard error. Dominated trials
-    are small, those outside the constraints hollow. The knee is ringed. Neighbours with the same accuracy within the
-    errors share one band. If the original is out of view, a note at the edge names it. In an SVG file every trial's
-    mark has the id ``trial-NUMBER``.
+    are small, those outside the constraints hollow; a linked sheet has only those that its page lists. The knee is
+    ringed. Neighbours with the same accuracy within the errors share one band. If the original is out of view, a note
+    at the edge names it. In an SVG file the mark of each listed trial has the id ``trial-NUMBER``.
 
     Args:
         results: the study.
@@ -81,7 +82,7 @@ def front_figure(
     if len(results.objectives) == 1:
         line = []
     shown = set(members) | set(line)
-    figure.note = _draw_trials(axes, drawn, scales, shown, linked=sheet.linked)
+    figure.note = _draw_trials(axes, drawn, scales, shown, listed=results.listed, linked=sheet.linked)
     path = _draw_line(axes, drawn.loc[line], scales)
     tied = _draw_ties(axes, results, drawn, scales)
     _draw_limits(axes, results, scales)
@@ -123,8 +124,10 @@ def _set_up(axes: Axes, results: StudyResults, scales: Scales, sheet: Sheet, *, 
     tidy(axes)
 
 
-def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[int], *, linked: bool) -> str:
-    """Draw all marks; return the note on their error bars."""
+def _draw_trials(
+    axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[int], *, listed: Collection[int], linked: bool
+) -> str:
+    """Draw the listed trials as marks of their own and the others together; return the note on the error bars."""
     bars: list[bool] = []
     styles = mode_style(drawn["mode"].fillna("unknown"))
     allowed = drawn["feasible"].fillna(False).astype(bool)
@@ -141,6 +144,10 @@ def _draw_trials(axes: Axes, drawn: pd.DataFrame, scales: Scales, members: set[i
         states = {"faint": group[feasible & ~member], "hollow": group[~feasible], "solid": group[member]}
         bars += _error_bars(axes, states["solid"], scales, color)
         for state, trials in states.items():
+            alone = trials.index.isin(list(listed))
+            if not linked and not alone.all():
+                axes.scatter(*in_units(trials[~alone], scales), marker=marker, **looks[state])
+            trials = trials[alone]
             for number, x, y in zip(trials.index, *in_units(trials, scales), strict=True):
                 mark = axes.scatter([x], [y], marker=marker, gid=f"trial-{number}", **looks[state])
                 if linked:

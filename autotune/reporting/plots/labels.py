@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from autotune.common.formatting import label
 from autotune.reporting.plots.style import DPI, GRID, INK, LIMIT, MUTED, Scale, Scales, in_units, limit_text
-from autotune.results.recommendation import recommend
+from autotune.results.front.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     Box = tuple[float, float, float, float]
 
+MOST_NUMBERS = 60
+"""Most trials whose numbers are written; a plot has no room for more."""
+
 POINT = 72 / DPI
 """Points in a pixel. Places are kept in points, which are right at every resolution."""
 
@@ -26,12 +31,12 @@ POINT = 72 / DPI
 class LabelPlacer:
     """Placement of texts in one axes so that they cover neither each other nor the points.
 
-    Limits and layout must be final. Boxes are in pixels: (left, bottom, right, top).
+    Limits and layout must be final. Boxes are in pixels: (left, bottom, right, top); `taken` is float [n, 4].
     """
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
-        self.taken: list[Box] = []
+        self.taken = np.empty((0, 4))
         frame = axes.get_window_extent()
         self.frame: Box = (frame.x0, frame.y0, frame.x1, frame.y1)
 
@@ -40,22 +45,25 @@ class LabelPlacer:
         across, up = self.axes.transData.transform((x, y))
         return float(across), float(up)
 
-    def avoid_points(self, points: Iterable[tuple[float, float]], radius: float = 11.0) -> None:
+    def avoid_points(self, points: Sequence[tuple[float, float]], radius: float = 11.0) -> None:
         """Keep texts off points, given in data coordinates."""
-        for x, y in points:
-            across, up = self.pixels(x, y)
-            if math.isfinite(across) and math.isfinite(up):
-                self.taken.append((across - radius, up - radius, across + radius, up + radius))
+        if points:
+            at = self.axes.transData.transform(np.array(points, dtype=float))
+            at = at[np.isfinite(at).all(axis=1)]
+            self._take(np.hstack([at - radius, at + radius]))
+
+    def _take(self, boxes: Any) -> None:
+        self.taken = np.vstack([self.taken, boxes])
 
     def avoid_path(self, points: Sequence[tuple[float, float]], width: float = 3.0) -> None:
         """Keep texts off the horizontal and vertical lines between consecutive points."""
         for (x0, y0), (x1, y1) in pairwise(points):
             (a, b), (c, d) = self.pixels(x0, y0), self.pixels(x1, y1)
-            self.taken.append((min(a, c) - width, min(b, d) - width, max(a, c) + width, max(b, d) + width))
+            self._take((min(a, c) - width, min(b, d) - width, max(a, c) + width, max(b, d) + width))
 
     def avoid_text(self, text: Any) -> None:
         """Keep further texts off an existing one."""
-        self.taken.append(_box(text.get_window_extent()))
+        self._take(_box(text.get_window_extent()))
 
     def place(
         self, x: float, y: float, text: str, directions: Sequence[tuple[int, int]], *, must: bool = False, **style: Any
@@ -125,7 +133,7 @@ class LabelPlacer:
                 break
         assert best is not None
         note.xy = note.xyann = (best[1][0] * POINT, best[1][1] * POINT)
-        self.taken.append(_box(note.get_window_extent()))
+        self._take(_box(note.get_window_extent()))
         return note
 
     def place_on_line(self, at: float, text: str, *, vertical: bool, **style: Any) -> Any:
@@ -199,13 +207,9 @@ class LabelPlacer:
         left, bottom, right, top = box
         outside = max(0.0, self.frame[0] - left) + max(0.0, right - self.frame[2])
         outside += max(0.0, self.frame[1] - bottom) + max(0.0, top - self.frame[3])
-        cost = outside * 1e3
-        for other in self.taken:
-            width = min(right + margin, other[2]) - max(left - margin, other[0])
-            height = min(top + margin, other[3]) - max(bottom - margin, other[1])
-            if width > 0 and height > 0:
-                cost += width * height
-        return cost
+        width = np.minimum(right + margin, self.taken[:, 2]) - np.maximum(left - margin, self.taken[:, 0])
+        height = np.minimum(top + margin, self.taken[:, 3]) - np.maximum(bottom - margin, self.taken[:, 1])
+        return outside * 1e3 + float((width.clip(0) * height.clip(0)).sum())
 
 
 def _box(extent: Bbox) -> Box:
@@ -230,7 +234,7 @@ def draw_labels(
         results: the study.
         drawn: the trials that are drawn.
         scales: of x and y.
-        members: the trials whose numbers are written if there is room.
+        members: the trials whose numbers are written if there is room; of many, evenly spaced ones.
         path: corners of the step line in data coordinates.
         small: leave out what a small figure has no room for.
         boxed: frame the note on the original; only if the font of the output is the one measured here.
@@ -238,7 +242,7 @@ def draw_labels(
     x, y = in_units(drawn, scales)
     at = {int(n): (float(a), float(b)) for n, a, b in zip(drawn.index, x, y, strict=True)}
     placer = LabelPlacer(axes)
-    placer.avoid_points(at.values())
+    placer.avoid_points(list(at.values()))
     placer.avoid_path(path)
     for number in members:
         for bar in _bars(results, number, at[number], scales):
@@ -261,7 +265,7 @@ def draw_labels(
     anchors = {number: mode for number, mode in first.items() if number != ringed}
     for number, mode in anchors.items():
         placer.place(*at[number], f"{mode} ({number})", around, must=True, fontsize=8.5, color=INK)
-    for number in members:
+    for number in members[:: math.ceil(len(members) / MOST_NUMBERS) or 1]:
         if number != ringed and number not in anchors:
             placer.place(*at[number], f"{number}", around[:5], fontsize=8, color=MUTED)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +24,7 @@ from autotune.reporting.plots.style import (
     tidy,
     top_heading,
 )
-from autotune.results.pareto import hypervolume, nondominated, unit_costs
+from autotune.results.front.pareto import hypervolume, unit_costs
 from autotune.results.records import StudyResults, TrialRecord
 
 if TYPE_CHECKING:
@@ -70,9 +72,10 @@ def progress(results: StudyResults) -> Progress:
     for record in finished:
         row = place.get(record.number)
         if row is not None:
-            front = np.vstack([front, unit[row]])
-            front = np.unique(front[nondominated(front)], axis=0)
-            last = hypervolume(front, reference)
+            point = unit[row]
+            if not (np.isnan(point).any() or (front <= point).all(axis=1).any()):
+                front = np.vstack([front[~(point <= front).all(axis=1)], point])
+                last = hypervolume(front, reference)
             if len(names) == 1:
                 better = np.nanmin if directions[0] == "minimize" else np.nanmax
                 best = float(better([best, values[row][0]]))
@@ -101,11 +104,14 @@ def _busy_minutes(finished: list[TrialRecord]) -> tuple[float, ...]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((start, end))
+    starts = [start for start, _ in merged]
+    before = [0.0, *accumulate(end - start for start, end in merged)]
     minutes, last = [], 0.0
     for record in finished:
         if record.finished is not None:
             now = (record.finished - origin).total_seconds()
-            last = sum(max(0.0, min(end, now) - start) for start, end in merged) / 60
+            place = bisect_right(starts, now) - 1
+            last = (before[place] + min(merged[place][1], now) - starts[place]) / 60 if place >= 0 else 0.0
         minutes.append(last)
     return tuple(minutes)
 
@@ -153,8 +159,9 @@ def _heading(results: StudyResults) -> str:
 
 def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Progress, title: str) -> None:
     x, y = np.asarray(across, dtype=float), np.asarray(course.quality, dtype=float)
-    axes.step(x, y, where="post", color="#0072B2", linewidth=1.8, zorder=4)
     moved = np.flatnonzero(np.diff(np.concatenate([[0.0], np.nan_to_num(y)])) != 0)
+    corners = np.unique([0, *moved, len(x) - 1])
+    axes.step(x[corners], y[corners], where="post", color="#0072B2", linewidth=1.8, zorder=4)
     axes.scatter(x[moved], y[moved], s=26, c="#0072B2", edgecolors="white", linewidths=0.8, zorder=5)
     finite = y[np.isfinite(y)]
     low, high = padded(list(finite), log=False, share=0.1)
@@ -164,9 +171,10 @@ def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Pro
     axes.set_xlim(0, max(x[-1] * 1.03, 1e-9))
     base = axes.get_xaxis_transform()
     failed = np.array([state == "FAIL" for state in course.states])
-    # One path for all ticks, not one each.
-    ticks = np.repeat(x[~failed], 3)
-    heights = np.tile([0.015, 0.055, np.nan], (~failed).sum())
+    # One path for all ticks, not one each; those that are closer than a thousandth of the axis are one.
+    _, apart = np.unique(np.round(x[~failed] / max(x[-1], 1e-9) * 1000), return_index=True)
+    ticks = np.repeat(x[~failed][apart], 3)
+    heights = np.tile([0.015, 0.055, np.nan], len(apart))
     axes.plot(ticks, heights, color="#8c959f", lw=0.9, transform=base, zorder=3)
     axes.scatter(
         x[failed], np.full(failed.sum(), 0.035), s=24, marker="x", color=LIMIT, lw=1.3, transform=base, zorder=4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,7 @@ SHORT = {
 def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTURE) -> NotebookFigure | None:
     """Draw a panel for each setting that varied: every scored trial, and the median of each value as a bar.
 
+    A linked sheet has the dots of the trials that its page lists.
     Return None if nothing varied, or fewer than three trials have the objective.
     """
     names = _varied(results, objective)
@@ -89,9 +91,9 @@ def settings_figure(results: StudyResults, objective: str, sheet: Sheet = PICTUR
         across = width * span + gap * (span - 1)
         box = (left + column * (width + gap)) / sheet.width, bottom / inches, across / sheet.width, 1.55 / inches
         axes = figure.add_axes(box)
-        _panel(axes, trials, name, scale, first=column == 0)
+        _panel(axes, trials, name, scale, dots=results.listed if sheet.linked else trials.index, first=column == 0)
         title = "sensitivity" if sheet.small and name == "sensitivity_metric" else label(name)
-        axes.set_title(title, loc="left", fontsize=9 if sheet.small else 10, fontweight="bold", pad=6)
+        axes.set_title(title, loc="left", fontsize=9 if sheet.small else 10, fontweight="bold", pad=6, y=1)
     return figure
 
 
@@ -128,7 +130,8 @@ def _compared(results: StudyResults, objective: str) -> tuple[pd.DataFrame, list
     return scored, left_out + ([f"{budgets} plan{'s' if budgets > 1 else ''} from budgets"] if budgets else [])
 
 
-def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: bool) -> None:
+def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, dots: Collection[int], first: bool) -> None:
+    """Draw the dots of some of the trials, and the medians of all."""
     categories = sorted(
         trials[name].unique(), key=lambda value: (0, float(value)) if _numeric(value) else (1, str(value))
     )
@@ -153,7 +156,8 @@ def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, first: 
         for position, text in enumerate(texts):
             _under(axes, position, text)
         axes.set_xlim(-0.6, len(categories) - 0.4)
-    _dots(axes, trials, across, heights)
+    drawn = trials.index.isin(list(dots))
+    _dots(axes, trials[drawn], across[drawn], heights[drawn])
     if scale.log:
         log_axis(axes.yaxis, *scale.limits)
     else:

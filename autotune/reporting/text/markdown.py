@@ -32,10 +32,11 @@ def report_markdown(report: Report, plots: Sequence[str] = ()) -> str:
         ["## The decision", markdown_text(report.decision), _cards(report.cards)],
         ["## The front", *fronts, *_front(report)] if report.front else [],
         ["## On held-out texts", _table(report.held_out), report.held_out_note],
+        ["## Runtime settings", _table(report.runtime), report.runtime_note if report.runtime else ""],
         ["## Budgets", *report.budgets, *_budgets(report)],
         ["## Effect of each setting", *settings, *_effects(report)],
         ["## Progress", *progress],
-        ["## Trials without scores", _table(report.failures)],
+        ["## Trials without scores", report.trials_note if report.failures else "", _table(report.failures)],
         ["## How to reproduce", *_commands(report)],
         ["## Metrics and configuration", _table(report.metrics), *_configuration(report)],
     ]

@@ -13,8 +13,8 @@ from autotune.common.formatting import DASH, label, markdown_table, markdown_tex
 from autotune.common.paths import HUB_ID, looks_like_path
 from autotune.common.yaml import dump_yaml
 from autotune.compression.settings import SETTINGS
-from autotune.results.decision import saving
 from autotune.results.frame import SIZE_COLUMNS, effective_settings
+from autotune.results.front.decision import saving
 from autotune.results.records import StudyResults
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from autotune.common.formatting import DASH, markdown_table, size
 from autotune.compression.settings import DATA_FREE_METRIC, INT8_MODES, Settings
 from autotune.reporting.text.commands import WEIGHT_FORMATS, optimum_command
-from autotune.results.recommendation import recommend
+from autotune.results.front.recommendation import recommend
 from autotune.results.records import StudyResults
 
 ORIGINS = ("candidate: optimum-intel's default", "enqueued: optimum-intel's 4-bit default")

@@ -11,7 +11,7 @@ from autotune.common.formatting import DASH, is_missing, label
 from autotune.evaluation import Measurement
 from autotune.reporting.front_table import front_cell
 from autotune.results.frame import SIZE_COLUMNS, TIME_COLUMNS
-from autotune.results.recommendation import recommend
+from autotune.results.front.recommendation import recommend
 from autotune.results.records import StudyResults
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ class Expected:
         calibration_tokens: tokens of the calibration; 0 without.
         measures_errors: the space has budgets, which wait for measured errors.
         scored_tokens: tokens of the evaluator perplexity; its reference gives the speed of a forward pass.
-        report: the evaluators that score the front on held-out texts; None if all of them may.
+        report: the evaluators that score the front on held-out texts; None if those of the trials may.
         evaluators: all of them; those that no trial has run by then score the front on the search text, too.
     """
 
@@ -278,7 +278,8 @@ class RunForecast:
         usual = sum(found.values())
         left_out = {name: self.references.get(name, usual) for name in expected.evaluators - set(found)}
         reported = {**found, **left_out}
-        again = sum(v for n, v in reported.items() if expected.report is None or not n or n in expected.report)
+        chosen = set(found) if expected.report is None else {"", *expected.report}
+        again = sum(value for name, value in reported.items() if name in chosen)
         return again + sum(left_out.values())
 
     def _seconds(self, tokens: int) -> float:

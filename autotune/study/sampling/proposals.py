@@ -121,14 +121,14 @@ class Proposer:
             if origin not in {trial.user_attrs.get("origin") for trial in history.current}:
                 return Proposal(Draft({}, {}, {}), origin, settings=settings)
         untried = [params for key, params in (self.points or {}).items() if key not in history.points]
-        mirror = Mirror(self.informative(history, untried), self.directions, self.space)
+        mirror = Mirror(self.informative(history, untried), self.directions, self.space, self.sampler)
         for anchor in self.anchors:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:
-                return Proposal(mirror.take(params, self.sampler), f"enqueued: {anchor.label}")
+                return Proposal(mirror.take(params), f"enqueued: {anchor.label}")
         if self.refines and is_late(history, self.budget):
             for point in distilled_front(history, self.directions):
-                return Proposal(mirror.take(point, self.sampler), "enqueued: distillation of a point of the front")
+                return Proposal(mirror.take(point), "enqueued: distillation of a point of the front")
         elif self.refines:
             untried = [params for params in untried if not params.get("distillation")] or untried
         return self.untried_or_sampled(history, mirror, untried)
@@ -155,17 +155,17 @@ class Proposer:
         if self.points is None and history.duplicates_in_a_row >= GIVE_UP:
             return None
         if self.listed:
-            return Proposal(mirror.take(untried[0], self.sampler), "enqueued: every point of the space")
+            return Proposal(mirror.take(untried[0]), "enqueued: every point of the space")
         for attempt in range(REDRAWS):
-            draft = mirror.draw(self.sampler, self.seed, history.position, attempt)
+            draft = mirror.draw(self.seed, history.position, attempt)
             if self.refines and draft.params.get("distillation"):
-                draft = mirror.take({**draft.params, "distillation": False}, self.sampler)
+                draft = mirror.take({**draft.params, "distillation": False})
             if point_key(draft.params) not in history.points:
                 break
         else:
             if untried:
                 neighbour = self.neighbour(draft.params, untried, history.position)
-                return Proposal(mirror.take(neighbour, self.sampler), "enqueued: unseen neighbour of a repeated point")
+                return Proposal(mirror.take(neighbour), "enqueued: unseen neighbour of a repeated point")
         return Proposal(draft)
 
     def neighbour(

@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.config.space.space import SearchSpace
 from autotune.evaluation import Direction
-from autotune.results.pareto import costs, nondominated
+from autotune.results.front.pareto import costs, nondominated
 from autotune.study.storage.history import History, point_key
 
 SHARE = 4

@@ -6,6 +6,7 @@ be drawn again without a trace, and a trial enters the storage in one step.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,15 @@ from autotune.config.space.space import (
     active_parameters,
 )
 from autotune.errors import ConfigError
+from autotune.results.front.pareto import costs, nondominated
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
+
+    from autotune.evaluation import Direction
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
 STARTUP_TRIALS = 10
@@ -36,6 +41,12 @@ STARTUP_TRIALS = 10
 
 POPULATION = 16
 """Size of an NSGA-II generation: Optuna's 50 would leave most studies in their first, random, generation."""
+
+LEARNED, LEARNED_BY_GP = 1000, 400
+"""Most trials that a sampler learns from; the time of a Gaussian process grows with the cube of their number."""
+
+BEST = 100
+"""Number of the trials learned from that are the best ones of a larger study; the others are the latest."""
 
 FIRST = (*BUDGET_PARAMETERS, "mode", "ratio")
 DRAW_ORDER = (*FIRST, *(name for name in DRAWN_PARAMETERS if name not in FIRST))
@@ -154,42 +165,107 @@ class Draft:
 
 
 class Mirror:
-    """Copy of a study in memory, as far as samplers use it."""
+    """Copy of a study in memory, as far as one sampler uses it."""
 
-    def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[str], space: SearchSpace) -> None:
-        """Copy the finished trials, which samplers learn from, and the running ones, which they should not repeat."""
+    def __init__(
+        self, trials: Sequence[FrozenTrial], directions: Sequence[Direction], space: SearchSpace, sampler: str
+    ) -> None:
+        """Copy the finished trials, which the sampler learns from, and the running ones, which it should not repeat.
+
+        Args:
+            trials: of the study; of more than `LEARNED` the sampler learns from the best and the latest.
+            directions: of the objectives.
+            space: the search space.
+            sampler: its name.
+        """
         import optuna
-        from optuna.trial import TrialState, create_trial
+        from optuna.trial import TrialState
 
         self.space = space
+        self.sampler = sampler
         self.concurrent = any(trial.state == TrialState.RUNNING for trial in trials)
         self.study = optuna.create_study(directions=list(directions))
-        for trial in trials:
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
-                kept = {
-                    "params": trial.params,
-                    "distributions": trial.distributions,
-                    "system_attrs": trial.system_attrs,
-                }
-                estimate = trial.user_attrs.get("estimate")  # of a trial that was stopped because it was dominated
-                state = TrialState.COMPLETE if estimate else trial.state
-                self.study.add_trial(create_trial(state=state, values=estimate or trial.values, **kept))
+        used = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)]
+        most = LEARNED_BY_GP if sampler == "gp" else LEARNED
+        best, latest = (list(map(scored, part)) for part in learned(used, directions, most))
+        fill(self.study, [*best, *latest])
+        if best and sampler == "nsga2":
+            begin_generations(self.study, best, latest)
 
-    def draw(self, sampler: str, *seed: int) -> Draft:
+    def draw(self, *seed: int) -> Draft:
         """Draw a point; equal seeds and studies give equal points."""
-        return self._ask(sampler, seed)
+        return self._ask(seed)
 
-    def take(self, params: Mapping[str, Any], sampler: str) -> Draft:
+    def take(self, params: Mapping[str, Any]) -> Draft:
         """Register a given point as if the sampler had drawn it."""
         self.study.enqueue_trial(dict(params))
-        return self._ask(sampler, (0,))
+        return self._ask((0,))
 
-    def _ask(self, sampler: str, seed: Sequence[int]) -> Draft:
-        self.study.sampler = make_sampler(sampler, seed_for(*seed), concurrent=self.concurrent)
+    def _ask(self, seed: Sequence[int]) -> Draft:
+        self.study.sampler = make_sampler(self.sampler, seed_for(*seed), concurrent=self.concurrent)
         trial = self.study.ask()
         _ = trial.relative_params  # even if nothing is left to draw: NSGA-II only breeds from trials that it has drawn
         draw(trial, self.space)
         return draft_of(self.study.get_trials(deepcopy=False)[-1])
+
+
+def scored(trial: FrozenTrial) -> FrozenTrial:
+    """Copy a trial; one that was stopped because it was dominated becomes complete, with its estimated values."""
+    from optuna.trial import TrialState
+
+    copied = copy.copy(trial)
+    if estimate := trial.user_attrs.get("estimate"):
+        copied.state, copied.values = TrialState.COMPLETE, estimate
+    return copied
+
+
+def learned(
+    trials: Sequence[FrozenTrial], directions: Sequence[Direction], most: int
+) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+    """Choose the trials that a sampler learns from, so that a study of any size takes the same time for a proposal.
+
+    Args:
+        trials: complete, pruned and running ones.
+        directions: of the objectives.
+        most: largest number.
+
+    Returns:
+        (the best trials before the latest ones, front by front; the latest ones). Without more than `most` trials,
+        all are the latest.
+    """
+    if len(trials) <= most:
+        return [], list(trials)
+    earlier, latest = trials[: len(trials) - most + BEST], trials[len(trials) - most + BEST :]
+    complete = [trial for trial in earlier if trial.state.name == "COMPLETE"]
+    allowed = [trial for trial in complete if all(over <= 0 for over in trial.constraints.values())]
+    best: list[FrozenTrial] = []
+    while allowed and len(best) < BEST:
+        members = nondominated(costs(np.array([trial.values for trial in allowed], np.float64), directions))
+        best += [trial for trial, member in zip(allowed, members, strict=True) if member]
+        allowed = [trial for trial, member in zip(allowed, members, strict=True) if not member]
+    return best[:BEST], list(latest)
+
+
+def fill(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+    """Put trials into an empty study in memory; `add_trials` would validate and copy each of them."""
+    storage: Any = study._storage
+    for number, trial in enumerate(trials):
+        trial.number = trial._trial_id = number
+        storage._trial_id_to_study_id_and_number[number] = (study._study_id, number)
+    storage._studies[study._study_id].trials = list(trials)
+    storage._max_trial_id = len(trials) - 1
+
+
+def begin_generations(study: optuna.Study, best: Sequence[FrozenTrial], latest: Sequence[FrozenTrial]) -> None:
+    """Let the best trials be the parents of the first whole generation of the latest; NSGA-II goes back to it."""
+    from optuna.samplers import NSGAIISampler
+
+    key = NSGAIISampler._get_generation_key()
+    generations = [trial.system_attrs[key] for trial in latest if key in trial.system_attrs]
+    if generations:
+        name = f"{NSGAIISampler._get_parent_cache_key_prefix()}{min(generations) + 1}"
+        parents = [trial._trial_id for trial in best[:POPULATION]]
+        study._storage.set_study_system_attr(study._study_id, name, parents)
 
 
 def draft_of(trial: FrozenTrial) -> Draft:

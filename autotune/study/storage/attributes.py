@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.files import fingerprint
 from autotune.common.validation import nearest
 from autotune.errors import ConfigError, StudyError
-from autotune.results.checksums import CHECKSUM
+from autotune.results.storage import CHECKSUM
 from autotune.study.storage.database import check_unchanged
 from autotune.study.trials.trial import PLAN_METRICS, RELATIVE_ERROR, RELATIVE_TO
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.formatting import problem_of
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import Direction
-from autotune.results.load import enabled_loggers
+from autotune.results.storage import open_storage
 from autotune.study.storage import coordination as sharing
 from autotune.study.storage.patience import repeat_lost_operations
 
@@ -196,9 +196,9 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     # A connection of the pool may have been closed by a server that was restarted.
     options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     try:
-        with warnings.catch_warnings(), enabled_loggers():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; accepted
-            storage = optuna.storages.RDBStorage(
+            storage = open_storage(
                 url,
                 engine_kwargs=options,
                 heartbeat_interval=math.ceil(sharing.INTERVAL),
@@ -221,7 +221,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
 
 
 def use_write_ahead_log(connection: Any, _: Any) -> None:
-    """Let commits append to a log: some forty a trial, each hundreds of times faster, and as safe from a kill.
+    """Let commits append to a log: some twenty a trial, each hundreds of times faster, and as safe from a kill.
 
     After a power cut the file is whole, and at most the latest trials are missing.
     """

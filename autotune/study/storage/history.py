@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from autotune.results.checksums import INTERRUPTED
+from autotune.results.storage import INTERRUPTED
 from autotune.study.trials.trial import TrialResult
 
 if TYPE_CHECKING:
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 def point_key(params: Mapping[str, Any]) -> str:
     """Convert a point of the space to text; floats are rounded like those of ranges with a step."""
-    return json.dumps({k: round(v, 10) if isinstance(v, float) else v for k, v in params.items()}, sort_keys=True)
+    return repr(sorted((k, round(float(v), 10) if isinstance(v, float) else v) for k, v in params.items()))
 
 
 class History:
     """Trials of a study, oldest first, in the views that the search decides by."""
 
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+    def __init__(self, trials: Sequence[FrozenTrial], keys: dict[int, str] | None = None) -> None:
+        """Take the trials, and the keys of finished trials' points by number, which histories of one study share."""
         self.trials = list(trials)
+        self._keys = {} if keys is None else keys
 
     @cached_property
     def current(self) -> list[FrozenTrial]:
@@ -34,7 +36,8 @@ class History:
     @cached_property
     def begun(self) -> list[FrozenTrial]:
         """Current trials that have begun, in the order of an uninterrupted study; a repeated one keeps its place."""
-        return sorted((trial for trial in self.current if trial.state.name != "WAITING"), key=self.rank)
+        begun = [trial for trial in self.current if trial.state.name != "WAITING"]
+        return sorted(begun, key=self.rank if self._again else attrgetter("number"))
 
     @cached_property
     def _again(self) -> dict[int, int]:
@@ -69,8 +72,15 @@ class History:
         """
         if lag is None:
             return self
-        finished = self._needed(lag)
-        return History([*finished, *map(as_running, self.begun[len(finished) : self.turn])])
+        if lag not in self._before:
+            finished = self._needed(lag)
+            last = self.begun[len(finished) : self.turn]
+            self._before[lag] = History([*finished, *map(as_running, last)], self._keys)
+        return self._before[lag]
+
+    @cached_property
+    def _before(self) -> dict[int, History]:
+        return {}
 
     def may_begin(self, lag: int | None) -> bool:
         """Test if all trials have finished that the next one depends on, see `before_next`."""
@@ -105,8 +115,14 @@ class History:
     @cached_property
     def points(self) -> set[str]:
         """Keys of all points that were tried or enqueued."""
-        of_space = [trial for trial in self.current if not is_candidate(trial)]
-        return {point_key(fixed_params(t) if t.state.name == "WAITING" else t.params) for t in of_space}
+        return {self._key(trial) for trial in self.current if not is_candidate(trial)}
+
+    def _key(self, trial: FrozenTrial) -> str:
+        if not trial.state.is_finished():  # the parameters of a running trial may be incomplete
+            return point_key(fixed_params(trial) if trial.state.name == "WAITING" else trial.params)
+        if trial.number not in self._keys:
+            self._keys[trial.number] = point_key(trial.params)
+        return self._keys[trial.number]
 
     @property
     def duplicates_in_a_row(self) -> int:
@@ -149,7 +165,7 @@ def as_running(trial: FrozenTrial) -> FrozenTrial:
 def is_interrupted(trial: FrozenTrial) -> bool:
     """Test if the trial's process ended before the trial."""
     error = trial.user_attrs.get("error")
-    return isinstance(error, Mapping) and error.get("type") == INTERRUPTED
+    return bool(error) and isinstance(error, Mapping) and error.get("type") == INTERRUPTED
 
 
 def is_candidate(trial: FrozenTrial) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.evaluation import Direction
 from autotune.results.frame import effective_settings
-from autotune.results.pareto import front_indices
+from autotune.results.front.pareto import front_indices
 from autotune.study.storage.history import History
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ Of many trials the best look better on the texts that selected them than they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 class ReportTexts:
     """The study's evaluators on other texts: those of `report` in model.yaml, else what the evaluators hold out.
 
+    Evaluators that decide nothing are left out unless `report` names them: their scores have no selection bias.
+
     Attributes:
         options: `report` of model.yaml.
         search: the evaluators of the search, by name.
+        deciding: the names of those that objectives and constraints need.
         references_of: evaluators -> their references.
         scorer_of: (evaluators, references, stage) -> their scorer.
         calibration: returns the calibration windows as lists of tokens; empty if there are none.
@@ -36,6 +39,7 @@ class ReportTexts:
 
     options: Mapping[str, Mapping[str, Any]] | Literal[False] | None
     search: Mapping[str, Evaluator]
+    deciding: Set[str]
     references_of: Callable[[Mapping[str, Evaluator]], Mapping[str, Reference]]
     scorer_of: Callable[[Mapping[str, Evaluator], Callable[[], Mapping[str, Reference]], Callable[[str], None]], Scorer]
     calibration: Callable[[], list[Any]]
@@ -52,7 +56,7 @@ class ReportTexts:
             if options is False:
                 continue
             other = create_evaluator(name, options[name]) if options and name in options else None
-            if other is None and isinstance(evaluator, HeldOut):
+            if other is None and name in self.deciding and isinstance(evaluator, HeldOut):
                 other = evaluator.held_out()
                 if other is None:
                     self.notes.append(

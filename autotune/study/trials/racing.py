@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FEWEST_PRECISE = 8
 """Least number of windows whose standard error counts."""
 
-ANCHOR_SHARE = 1 / 3
+ANCHOR_SHARE = 1 / 2
 """Precision of the first trials, in relation to that of the others, whose values on more windows they predict."""
 
 
@@ -111,13 +111,14 @@ class Race:
     def is_settled(self, partial: Mapping[str, Measurement]) -> bool:
         """Test if the scores are precise enough, and decide that the trial is on the front so far and keeps the limits.
 
-        A comparison that the common windows do not decide is settled after the last of them. If there is no earlier
-        trial to estimate values on more windows from, the scores need a third of the precision.
+        The precision is that of the estimate, see `comparable`. A comparison that the common windows do not decide is
+        settled after the last of them. If there is no earlier trial to estimate values on more windows from, the scores
+        need half of the precision.
         """
         raced = self._raced
         if self.precision is None or not raced or any(name not in partial for name in raced):
             return False
-        main = partial[raced[0]]
+        main = self._regressed(raced[0], partial[raced[0]])
         share = ANCHOR_SHARE if self._anchor(raced[0]) is None else 1.0
         if len(main.values) < FEWEST_PRECISE or not replace(self.precision, value=share * self.precision.value).is_met(
             main.value, main.stderr
@@ -136,8 +137,9 @@ class Race:
         """Estimate the values that decide on the windows of the trial that was scored on most, the anchor.
 
         The estimate is a regression on the anchor's values on the common windows, on the scale on which both are means
-        (Cochran, "Sampling Techniques", 1977, chapter 7). Its error is that of the residuals. So the scores of all
-        trials are for the same windows, and differences are nearly as precise as paired ones.
+        (Cochran, "Sampling Techniques", 1977, chapter 7). Its variance is that of a prediction by the regression, and
+        that of the anchor's mean. So the scores of all trials are for the same windows, and differences are nearly as
+        precise as paired ones.
         """
         return {
             name: self._regressed(name, m) if name in self.objectives or name in self.limits else m
@@ -154,7 +156,8 @@ class Race:
         slope = float(common @ own / (common @ common)) if common.any() else 0.0
         mean = own.mean() + slope * (every.mean() - every[:count].mean())
         residuals = own - own.mean() - slope * common
-        variance = float(residuals.var(ddof=2)) / count + slope**2 * float(every.var(ddof=1)) / len(every)
+        shift = float(every.mean() - every[:count].mean()) ** 2 / float(common @ common) if common.any() else 0.0
+        variance = float(residuals.var(ddof=2)) * (1 / count + shift) + slope**2 * float(every.var(ddof=1)) / len(every)
         share = math.sqrt(variance * count / float(own.var(ddof=1))) if own.std() else 1.0
         stderr = None if measured.stderr is None else share * measured.stderr
         return replace(measured, value=float(scale.inverse(mean)), stderr=stderr)

@@ -17,8 +17,8 @@ DIRECTIONS: Any = ["minimize"]
 
 def test_a_point_that_was_tried_is_drawn_again_with_another_seed() -> None:
     """If the points cannot be listed, only another draw leads away from a repeated one."""
-    mirror = Mirror([], DIRECTIONS, ENDLESS)
-    tried, other = (mirror.draw("random", 0, 1, attempt) for attempt in (0, 1))
+    mirror = Mirror([], DIRECTIONS, ENDLESS, "random")
+    tried, other = (mirror.draw(0, 1, attempt) for attempt in (0, 1))
     assert tried.params != other.params
     history = History([create_trial(value=1.0, params=dict(tried.params), distributions=dict(tried.distributions))])
     proposer = Proposer(ENDLESS, directions=DIRECTIONS, sampler="random", budget=9, seed=0)

@@ -84,11 +84,49 @@ def test_samplers_learn_from_a_stopped_trial_by_its_estimate() -> None:
         optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, user_attrs=stopped, **common),
         optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, **common),
     ]
-    copied = Mirror(trials, ["minimize", "minimize"], LARGE).study.get_trials()
+    copied = Mirror(trials, ["minimize", "minimize"], LARGE, "tpe").study.get_trials()
     assert [(trial.state.name, trial.values) for trial in copied] == [
         ("COMPLETE", [1.0, 2.0]),
         ("COMPLETE", [0.5, 7.0]),
     ]
+
+
+def many(count: int) -> list[Any]:
+    """Complete trials of NSGA-II, 16 a generation; the first 120 are the front, the later the worse the others."""
+    common: dict[str, Any] = {"params": {"x": 1}, "distributions": {"x": optuna.distributions.IntDistribution(1, 2)}}
+    trials = []
+    for number in range(count):
+        values = [float(number), float(-number)] if number < 120 else [float(number), float(number)]
+        generation = {"NSGAIISampler:generation": number // 16}
+        trials.append(optuna.trial.create_trial(values=values, system_attrs=generation, **common))
+        trials[-1].number = number
+    trials.append(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, **common))
+    trials[-1].number = count
+    return trials
+
+
+@pytest.mark.parametrize(("sampler", "learned"), [("tpe", 1000), ("nsga2", 1000), ("gp", 400)])
+def test_samplers_learn_from_a_bounded_number_of_trials(sampler: str, learned: int) -> None:
+    """They are the best and the latest, running ones included; of a smaller study all, in their order."""
+    trials = many(3000)
+    copied = Mirror(trials, ["minimize", "minimize"], LARGE, sampler).study.get_trials()
+    values = [trial.values for trial in copied]
+    assert values[:100] == [trial.values for trial in trials[:100]]
+    assert values[100:] == [trial.values for trial in trials[100 - learned :]]
+    assert [trial.number for trial in copied] == list(range(learned))
+    assert copied[-1].state.name == "RUNNING"
+    assert trials[0].number == 0
+    assert trials[-1].number == 3000
+    whole = Mirror(trials[-learned:], ["minimize", "minimize"], LARGE, sampler).study.get_trials()
+    assert [trial.values for trial in whole] == [trial.values for trial in trials[-learned:]]
+
+
+def test_generations_go_on_in_a_large_study() -> None:
+    """NSGA-II breeds the next generation of 8,000 trials from recent ones; it looked through all generations before."""
+    mirror = Mirror(many(8000), ["minimize", "minimize"], LARGE, "nsga2")
+    assert mirror.draw(0, 1).system_attrs["NSGAIISampler:generation"] == 500
+    stored = mirror.study._storage.get_study_system_attrs(mirror.study._study_id)
+    assert 0 < sum(name.startswith("NSGAIISampler:parent:") for name in stored) < 60
 
 
 def test_seeds_of_different_positions_differ_and_repeat() -> None:

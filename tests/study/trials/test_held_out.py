@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -13,8 +14,11 @@ from stored import trials_of
 from autotune.errors import ConfigError
 from autotune.results.load import load_results
 from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
+from autotune.study.trials.held_out import ReportTexts
 from autotune.study.workers.front import REPORT
 from autotune.study.workers.pool import Stopped
+from evaluators.perplexity import Perplexity
+from evaluators.similarity import Similarity
 
 
 def study(folder: Path, trials: int = 10) -> FakeConfig:
@@ -91,6 +95,19 @@ def test_deferred_metrics_are_those_of_the_front(tmp_path: Path) -> None:
     again = FakeSession(deferred=("similarity",))
     search(config, again)
     assert again.reported == []
+
+
+def test_report_texts_are_for_what_selects() -> None:
+    """Evaluators that decide nothing score none, unless `report` names them."""
+    search = {"similarity": Similarity(embedder="minilm"), "perplexity": Perplexity(texts=["a text"], samples=2)}
+
+    def chosen(options: dict[str, dict[str, str]] | None, *deciding: str) -> set[str]:
+        texts = ReportTexts(options, search, set(deciding), Mock(), Mock(), Mock(), Mock())
+        return set(texts.evaluators)
+
+    assert chosen(None, "perplexity") == {"perplexity"}
+    assert chosen(None, "perplexity", "similarity") == {"perplexity", "similarity"}
+    assert chosen({"similarity": {"prompts": "short", "embedder": "minilm"}}, "perplexity") == set(search)
 
 
 def by_workers(folder: Path, workers: int, trials: int = 4, **faults: object) -> FakeConfig:

@@ -151,6 +151,9 @@ def test_scores_on_fewer_windows_are_estimated_for_all() -> None:
     assert within >= 180
     complete = {"kl_divergence": measurement(own)}
     assert contest.comparable(complete) == complete
+    few = {"kl_divergence": measurement(own[:16])}  # an error of 12% by itself, of 4% for all windows
+    assert replace(contest, precision=parse_precision("6%")).is_settled(few)
+    assert not replace(contest, precision=parse_precision("2%")).is_settled(few)
 
 
 def test_a_study_with_a_precision_scores_fewer_texts(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from autotune.common.formatting import label, size
 from autotune.common.units import parse_bytes
 from autotune.errors import StudyError, UsageError
-from autotune.results.decision import broken_limits
 from autotune.results.frame import SIZE_COLUMNS
-from autotune.results.pareto import front_indices
-from autotune.results.recommendation import accuracy_metric, recommend, smallest_tied
+from autotune.results.front.decision import broken_limits
+from autotune.results.front.pareto import front_indices
+from autotune.results.front.recommendation import accuracy_metric, recommend, smallest_tied
 from autotune.results.records import StudyResults
 
 DROP_METRICS = (

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from autotune.common.formatting import DASH, label, score, size
 from autotune.results.frame import SIZE_COLUMNS
-from autotune.results.recommendation import acceptance, accuracy_metric, guard, most_accurate, recommend
+from autotune.results.front.recommendation import acceptance, accuracy_metric, guard, most_accurate, recommend
 from autotune.results.records import StudyResults, TrialRecord
 
 
@@ -229,9 +229,8 @@ OTHERWISE = "Run these settings alone with `autotune compress ... --debug` to se
 
 def failures(results: StudyResults) -> list[TrialRecord]:
     """Return the trials without scores, each plan once, without those that racing stopped or that were repeated."""
-    repeated = {record.retry_of for record in results.records.values()}
     without = (record for record in results.records.values() if not record.complete and record.duplicate_of is None)
-    return [r for r in without if r.scored_sequences is None and not (r.interrupted and r.number in repeated)]
+    return [r for r in without if r.scored_sequences is None and not (r.interrupted and r.number in results.retries)]
 
 
 def reason(results: StudyResults, record: TrialRecord) -> str:
@@ -257,8 +256,7 @@ def remedy(results: StudyResults, record: TrialRecord) -> str:
         return "None needed."
     if record.state in ("RUNNING", "WAITING"):
         return "If no search is running, run `autotune search` again."
-    again = [other.number for other in results.records.values() if other.retry_of == record.number]
-    if again:
-        return f"None needed: done again as trial {again[-1]}."
+    if record.number in results.retries:
+        return f"None needed: done again as trial {results.retries[record.number]}."
     text = reason(results, record).lower()
     return next((advice for pattern, advice in REMEDIES if re.search(pattern, text)), OTHERWISE)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from autotune.results import pareto
+from autotune.results.front import pareto
 
 GRID = st.integers(0, 6).map(float)
 POINTS = st.integers(1, 3).flatmap(

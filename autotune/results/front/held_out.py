@@ -9,8 +9,8 @@ import numpy as np
 
 from autotune.common.formatting import label
 from autotune.evaluation import Measurement
-from autotune.results.pareto import costs, dominators
-from autotune.results.recommendation import accuracy_metric
+from autotune.results.front.pareto import costs, dominators
+from autotune.results.front.recommendation import accuracy_metric
 from autotune.results.records import StudyResults
 
 

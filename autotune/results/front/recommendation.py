@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 from autotune.common.formatting import label
 from autotune.common.units import Constraint
@@ -116,11 +117,20 @@ def acceptance(results: StudyResults) -> Constraint | None:
     return None if has_own or not results.has_scores(guard(results)) else ACCEPTED
 
 
+_recommended: WeakKeyDictionary[StudyResults, Recommendation] = WeakKeyDictionary()
+
+
 def recommend(results: StudyResults) -> Recommendation:
     """Recommend the knee, or a smaller model that is tied with it; if the knee is not accepted, the smallest that is.
 
-    See `acceptance`.
+    See `acceptance`. Each row of a table needs it, so it is determined once for each study.
     """
+    if results not in _recommended:
+        _recommended[results] = _recommend(results)
+    return _recommended[results]
+
+
+def _recommend(results: StudyResults) -> Recommendation:
     if results.knee is None:
         return Recommendation(None, "No trial is on the front.", results.least_infeasible)
     limit, name = acceptance(results), guard(results)

@@ -1,8 +1,10 @@
-"""Checksums of a study and its trials: an Optuna storage that is damaged or was edited is found."""
+"""Open Optuna's storages, and find by checksums those that are damaged or were edited."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,48 @@ INTERRUPTED = "interrupted"
 
 CHECKSUM = "checksum"
 """Attribute of a trial with the checksum of everything else in it; databases have none of their own."""
+
+
+_newest: list[str] = []
+"""Version of the tables that this Optuna writes, once it was read from all of its migration scripts (0.05 s)."""
+
+
+def open_storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
+    """Open a relational storage, with its tables created where there are none.
+
+    Args:
+        url: an SQLAlchemy URL.
+        options: those of `optuna.storages.RDBStorage`.
+
+    Raises:
+        RuntimeError: another version of Optuna wrote the tables; with Optuna's remedy.
+        Exception: of SQLAlchemy, the driver or Optuna, for a wrong URL or a damaged file.
+    """
+    import optuna
+
+    with enabled_loggers():
+        storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True, **options)
+        if not _newest:
+            _newest.append(storage.get_head_version())
+        if storage.get_current_version() != _newest[0]:
+            storage._version_manager.check_table_schema_compatibility()
+    return storage
+
+
+@contextmanager
+def enabled_loggers() -> Iterator[None]:
+    """Keep existing loggers enabled while an Optuna storage opens.
+
+    Optuna's migrations configure `logging` from a file, which disables every logger that exists. Warnings of autotune
+    and of the user's program would be lost.
+    """
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    enabled = [logger for logger in loggers if not logger.disabled]
+    try:
+        yield
+    finally:
+        for logger in enabled:
+            logger.disabled = False
 
 
 def trial_checksum(params: Mapping[str, Any], values: Sequence[float] | None, attributes: Mapping[str, Any]) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from autotune.errors import StudyError, UsageError
-from autotune.results.decision import choices_by_size
-from autotune.results.recommendation import is_tied, most_accurate, recommend, ties
+from autotune.results.front.decision import choices_by_size
+from autotune.results.front.recommendation import is_tied, most_accurate, recommend, ties
+from autotune.results.front.selection import Wish, nondominated, parse_wish
+from autotune.results.front.selection import choose as select
 from autotune.results.records import StudyResults
-from autotune.results.selection import Wish, nondominated, parse_wish
-from autotune.results.selection import choose as select
 
 Make = Callable[..., StudyResults]
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from autotune.reporting.folder import write_report
+from autotune.reporting.report import build_report
 from autotune.reporting.tables import held_out_table
-from autotune.results.held_out import degradation, held_out_sentences, newly_dominated
+from autotune.reporting.text.markdown import report_markdown
+from autotune.results.front.held_out import degradation, held_out_sentences, newly_dominated
+from autotune.results.front.recommendation import ties
 from autotune.results.load import results_of
-from autotune.results.recommendation import ties
 from autotune.results.records import StudyResults
 
 Make = Callable[..., StudyResults]
@@ -82,7 +84,7 @@ def test_without_such_scores_there_is_no_such_section(make: Make, tmp_path: Path
     results = make(trials=8)
     assert held_out_table(results) is None
     assert held_out_sentences(results) == []
-    text = write_report(results, tmp_path).report_md.read_text(encoding="utf-8")
+    text = report_markdown(build_report(results, tmp_path), [])
     assert "There are no scores on held-out texts" in text
 
 

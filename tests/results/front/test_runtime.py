@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from autotune.common.units import Constraint
 from autotune.evaluation import Measurement
 from autotune.models.runtime.kv_cache import KVCache
+from autotune.reporting.html.page import report_html
+from autotune.reporting.report import build_report
+from autotune.reporting.text.markdown import report_markdown
 from autotune.reporting.text.runtime import runtime_csv, runtime_markdown
+from autotune.results.front.runtime import read_runtime, recommended_setting
 from autotune.results.load import results_of
-from autotune.results.records import StudyResults
-from autotune.results.runtime import RuntimeScores, RuntimeSearch, read_runtime, recommended_setting
+from autotune.results.records import RuntimeScores, RuntimeSearch, StudyResults
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +92,17 @@ def test_stored_settings_are_read_back_and_shown(results: StudyResults) -> None:
     assert "setting 1: bf16 was requested" in text
     row = next(line for line in text.splitlines() if "★ |" in line)
     assert [cell.strip() for cell in row.split("|")[2:5]] == ["f32", "u4", "0"]
+    report = build_report(timed)
+    assert report.runtime is not None
+    assert [row[0] for row in report.runtime.rows] == [trial]
+    assert 'id="runtime"' in report_html(timed, report)
+    assert "## Runtime settings" in report_markdown(report)
     csv = runtime_csv(timed)
     assert csv is not None
     assert csv.splitlines()[1].startswith(f"{trial},0,True,f32,u4,0,0.25,0.5,72")
     assert runtime_csv(results) is None
     assert runtime_markdown(results) is None
+    assert build_report(results).runtime is None
 
 
 @pytest.mark.parametrize(("precision", "bytes_"), [("f32", 2048), ("f16", 1024), ("u8", 576), ("u4", 320)])
