@@ -350,7 +350,7 @@ class Search:
 
 @contextmanager
 def imports_frozen() -> Iterator[None]:
-    """Let the collection after each trial skip every imported module: 0.2 s less a trial.
+    """Let the collection after each trial skip every imported module.
 
     A process that froze its objects by itself is left as it is.
     """
