@@ -265,6 +265,7 @@ def racing(argument: str) -> str:
     """Rows of `racing.json`: share of tokens, wrong stops and equal fronts by precision."""
     found = stored("racing")
     heads = [
+        "study",
         "`study.precision`",
         "tokens scored",
         "in single seeds",
@@ -274,6 +275,7 @@ def racing(argument: str) -> str:
     ]
     rows = [
         [
+            row["study"],
             (row["precision"] or "none") + (", trials shuffled" if row.get("trials_shuffled") else ""),
             f"{row['tokens']:.1f}%",
             f"{row['least']:.1f} to {row['most']:.1f}%",
