@@ -167,7 +167,14 @@ def search(argument: str) -> str:
     found = stored("search")
     refused = next(row["refused_settings"] for row in found["rows"] if "refused_settings" in row)
     cells = [[row["case"], f"{row['seconds']:,}"] for row in found["rows"]]
-    note = f"NNCF refuses {refused} of the 48 settings."
+    later = found["processor"]
+    machine, chosen = later["machine"], ", ".join(map(str, later["nncf_trials"]))
+    note = (
+        f"NNCF refuses {refused} of the 48 settings. A later version was measured in processor seconds of all cores, "
+        f"beside other work ({machine['cpu']}, {machine['cores']} cores, {later['date']}): {later['cold']} with an "
+        f"empty cache and {later['front']} models on the front. NNCF took {later['nncf']} for the settings of trials "
+        f"{chosen}, of which it refuses {later['nncf_refused']}."
+    )
     return f"{table(['48 trials of the preset `full`', 'seconds'], cells)}\n\n{note}\n\n{provenance(found)}"
 
 

@@ -264,7 +264,7 @@ class StudyResults:
 
     @cached_property
     def applicable(self) -> dict[str, pd.DataFrame]:
-        """The frames that `effects.applicable` has made, by setting: a report needs them some 200 times."""
+        """The frames that `effects.applicable` has made, by setting: each figure asks for all of them."""
         return {}
 
     @cached_property
