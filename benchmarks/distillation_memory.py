@@ -2,8 +2,9 @@
 
     python benchmarks/random_llama.py DIR
     python benchmarks/distillation_memory.py --model DIR --memory 8 --layers 11 --tokens 1024
-    python benchmarks/distillation_memory.py --memory 100 0    # the demo model; 0 is the least memory that is possible
 
+With a memory of 0 the blocks are as small as possible. Run the script once for each: memory that an earlier run has
+freed would hide the peak of the next.
 The weights of these layers are int4_asym g64, all others int8_asym: only those of 4 bits are rounded again.
 """
 
@@ -18,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common  # noqa: F401
 import numpy as np
-from common import DEMO
 from memory import peak_memory
 
 from autotune.compression.bank import Bank
@@ -37,8 +38,8 @@ def main() -> None:
     import openvino as ov
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=DEMO / "model")
-    parser.add_argument("--memory", type=float, nargs="+", required=True, help="in GB")
+    parser.add_argument("--model", type=Path, required=True, help="an OpenVINO folder")
+    parser.add_argument("--memory", type=float, required=True, help="in GB")
     parser.add_argument("--layers", type=int, nargs="*", help="default: all")
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--length", type=int, default=128)
@@ -59,9 +60,7 @@ def main() -> None:
     plan = engine.plan_of(chosen)
     vocabulary = next(weight.shape[0] for weight in engine.weights if weight.kind == "embedding")
     tokens = np.random.default_rng(0).integers(0, vocabulary, (options.windows, options.length), dtype=np.int64)
-    print(HEAD, RULE, sep="\n", flush=True)
-    for memory in options.memory:
-        print(row(engine, plan, tokens, round(memory * 1e9)), flush=True)
+    print(HEAD, RULE, row(engine, plan, tokens, round(options.memory * 1e9)), sep="\n")
 
 
 def row(engine: Engine, plan: Any, tokens: Any, memory: int) -> str:
