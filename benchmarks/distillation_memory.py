@@ -103,7 +103,7 @@ def row(engine: Engine, plan: Any, tokens: Any, memory: int) -> str:
     distil._rounded = rounded
     before, after = held_out[0]
     block = "all" if division.limit == math.inf else f"{division.limit / 1e9:.2f}"
-    stages = ", ".join(f"{name} {elapsed:.0f}" for name, elapsed in seconds.items() if name)
+    stages = ", ".join(f"{name} {used:.0f}" for name, used in seconds.items() if name)
     numbers = f"{memory / 1e9:g} | {block} | {division.needed / 1e9:.2f} | {peak.nbytes / 1e9:.2f}"
     return f"| {numbers} | {stages} | {before:.3g} -> {after:.3g} | {model_digest(compressed)[:8]} |"
 
