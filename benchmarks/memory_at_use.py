@@ -39,7 +39,7 @@ def rows(folder: Path, tokenizer: Any, lengths: list[int], scratch: Path) -> lis
         compressed[name] = SimpleNamespace(source=out / "openvino_model.xml", tokenizer=tokenizer)
     found = []
     for tokens in lengths:
-        evaluator = Memory(tokens=tokens)
+        evaluator = Memory(prompt_tokens=tokens)
         reference = evaluator.reference(original)
         measured = float(reference["memory"])
         found.append([folder.name, "original", str(tokens), "", mb(measured), ""])

@@ -12,6 +12,7 @@ import pytest
 import autotune
 from autotune.errors import EvaluationError, PrerequisiteError
 from autotune.evaluation import Evaluator
+from autotune.models.intake import window_length
 from evaluators.memory import Memory
 
 
@@ -36,7 +37,7 @@ def test_a_prompt_adds_the_same_memory_to_every_format(tiny_llama: Path, tokeniz
     import openvino as ov
 
     path = tiny_llama / "openvino_model.xml"
-    evaluator = Memory(tokens=2048)
+    evaluator = Memory(prompt_tokens=2048)
     assert isinstance(evaluator, Evaluator)
     original = At(path, tokenizer)
     reference = evaluator.reference(original)
@@ -53,7 +54,7 @@ def test_a_prompt_adds_the_same_memory_to_every_format(tiny_llama: Path, tokeniz
 
 def test_a_model_that_cannot_run_is_an_error(tiny_llama: Path, tokenizer: Any) -> None:
     """With the reason of OpenVINO, and the length."""
-    evaluator = Memory(tokens=16, ov_config={"KV_CACHE_PRECISION": "u2"})
+    evaluator = Memory(prompt_tokens=16, ov_config={"KV_CACHE_PRECISION": "u2"})
     with pytest.raises(EvaluationError, match=r"in OpenVINO GenAI with 16 tokens: .*KV_CACHE_PRECISION"):
         evaluator.reference(At(tiny_llama / "openvino_model.xml", tokenizer))
 
@@ -69,10 +70,11 @@ def test_a_limit_at_a_length_selects_the_evaluator(tiny_llama: Path) -> None:
     """With the default evaluators, or beside others; a second length is refused."""
     limits = {"memory": "<= 6 GB at 8192 tokens"}
     config = autotune.Config(model=str(tiny_llama), space="int4", constraints=limits)  # type: ignore[arg-type]
-    assert config.evaluators["memory"] == {"tokens": 8192}
+    assert config.evaluators["memory"] == {"prompt_tokens": 8192}
     assert "perplexity" in config.evaluators
+    assert window_length("evaluators.memory", Memory().options) == {}  # a length of no text, which a study looks for
     assert config.constraints["memory"].value == 6e9
     assert autotune.Config(**config.as_dict()) == config
-    evaluators = {"memory": {"tokens": 512}, "latency": None}
-    with pytest.raises(ValueError, match=r"at 8192 tokens, and evaluators.memory.tokens is 512"):
+    evaluators = {"memory": {"prompt_tokens": 512}, "latency": None}
+    with pytest.raises(ValueError, match=r"at 8192 tokens, and evaluators.memory.prompt_tokens is 512"):
         autotune.Config(model=str(tiny_llama), evaluators=evaluators, constraints=limits)  # type: ignore[arg-type]
