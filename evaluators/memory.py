@@ -44,10 +44,10 @@ class Options(BaseModel):
 class Memory:
     """Measures resident memory in a process that runs OpenVINO GenAI's `LLMPipeline` on the CPU.
 
-    It is the peak from loading to the end of a prompt of `prompt_tokens`: weights, KV cache and activations, above the memory
-    of a process that has only imported OpenVINO GenAI. What the prompt adds to the loaded model hardly depends on the
-    format of the weights. It is measured once, on the original, so that ``memory`` takes only the loading of a
-    compressed model. The prompt itself is run for ``memory_measured``.
+    It is the peak from loading to the end of a prompt of `prompt_tokens`: weights, KV cache and activations, above
+    the memory of a process that has only imported OpenVINO GenAI. What the prompt adds to the loaded model hardly
+    depends on the format of the weights. It is measured once, on the original, so that ``memory`` takes only the
+    loading of a compressed model. The prompt itself is run for ``memory_measured``.
     """
 
     Options = Options
