@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import psutil
 from chaos_lab import CONFIG, SUPPORT, Injection, Journal, Lab, finish, is_whole, start, trials_of
 from common import DEMO
@@ -113,8 +114,6 @@ def on_postgres(lab: Lab, trials: int, workers: int) -> str:
     log = folder / "log.txt"
 
     def history(url: str) -> History:
-        import optuna
-
         storage = connect(url)
         try:
             return History(optuna.load_study(study_name="autotune", storage=storage).get_trials(deepcopy=False))
@@ -295,6 +294,7 @@ def fill_bank(folder: Path, entries: int, seed: int) -> str:
 
 def main() -> None:
     sys.path.insert(0, str(SUPPORT))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     what, folder, count, *more = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     if what == "bank":
         print(fill_bank(folder, count, int(more[0])))

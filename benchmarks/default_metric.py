@@ -14,6 +14,7 @@ import argparse
 import tempfile
 from dataclasses import replace
 
+import common  # noqa: F401
 from peer import nncf_compress
 from quality import Bench, Scored, add_options, standard_error
 

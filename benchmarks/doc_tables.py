@@ -167,7 +167,14 @@ def search(argument: str) -> str:
     found = stored("search")
     refused = next(row["refused_settings"] for row in found["rows"] if "refused_settings" in row)
     cells = [[row["case"], f"{row['seconds']:,}"] for row in found["rows"]]
-    note = f"NNCF refuses {refused} of the 48 settings."
+    later = found["processor"]
+    machine, chosen = later["machine"], ", ".join(map(str, later["nncf_trials"]))
+    note = (
+        f"NNCF refuses {refused} of the 48 settings. A later version was measured in processor seconds of all cores, "
+        f"beside other work ({machine['cpu']}, {machine['cores']} cores, {later['date']}): {later['cold']} with an "
+        f"empty cache and {later['front']} models on the front. NNCF took {later['nncf']} for the settings of trials "
+        f"{chosen}, of which it refuses {later['nncf_refused']}; for all 48 this is about {later['nncf_all']:,}."
+    )
     return f"{table(['48 trials of the preset `full`', 'seconds'], cells)}\n\n{note}\n\n{provenance(found)}"
 
 
@@ -258,6 +265,7 @@ def racing(argument: str) -> str:
     """Rows of `racing.json`: share of tokens, wrong stops and equal fronts by precision."""
     found = stored("racing")
     heads = [
+        "study",
         "`study.precision`",
         "tokens scored",
         "in single seeds",
@@ -267,6 +275,7 @@ def racing(argument: str) -> str:
     ]
     rows = [
         [
+            row["study"],
             (row["precision"] or "none") + (", trials shuffled" if row.get("trials_shuffled") else ""),
             f"{row['tokens']:.1f}%",
             f"{row['least']:.1f} to {row['most']:.1f}%",

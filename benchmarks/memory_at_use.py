@@ -15,8 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import common  # noqa: F401  the import path
 from transformers import AutoTokenizer
 
 import autotune

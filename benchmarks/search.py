@@ -280,7 +280,11 @@ def table(options: argparse.Namespace) -> None:
     share = len(scored) + len(refused)
     print(f"NNCF and WhoWhatBench's way: {total:.0f} s ({cores:.0f} of cores): {parts}")
     print(f"these are {share} settings of {len(trials)}, {len(refused)} of them refused")
-    total, cores = (value * len(trials) / share for value in (total, cores))
+    once = next({"seconds": line["generate"], "cpu": line["cpu"]} for line in lines if "reference" in line)
+    total, cores = (
+        alone + (value - alone) * len(trials) / share
+        for value, alone in ((total, once["seconds"]), (cores, once["cpu"]))
+    )
     print(f"for as many settings as autotune's: {total:.0f} s ({cores:.0f} of cores)")
     for name, took in times(options.work).items():
         about = "" if took["finished"] else " (not finished)"

@@ -77,7 +77,7 @@ def learning_rate(step: int, steps: int) -> float:
     return 4e-3 * min((step + 1) / 20, 0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train(model: Any, tokens: torch.Tensor, steps: int, checkpoint: Path, seconds: float) -> bool:
+def train(model: Any, tokens: torch.Tensor, steps: int, checkpoint: Path, until: float) -> bool:
     """Train on random windows: Muon for matrices inside the layers, AdamW for the rest; False if time ran out."""
     inside = [p for name, p in model.named_parameters() if p.dim() == 2 and ("layers." in name or ".h." in name)]
     chosen = {id(p) for p in inside}
@@ -85,7 +85,7 @@ def train(model: Any, tokens: torch.Tensor, steps: int, checkpoint: Path, second
         torch.optim.Muon(inside, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW([p for p in model.parameters() if id(p) not in chosen], betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    first, started = 0, time.monotonic()
+    first = 0
     if checkpoint.is_file():
         state = torch.load(checkpoint)
         first = state["step"]
@@ -94,7 +94,7 @@ def train(model: Any, tokens: torch.Tensor, steps: int, checkpoint: Path, second
             optimizer.load_state_dict(saved)
     model.train()
     for step in range(first, steps):
-        if time.monotonic() - started > seconds:
+        if time.monotonic() > until:
             saved = [optimizer.state_dict() for optimizer in optimizers]
             torch.save({"step": step, "model": model.state_dict(), "optimizers": saved}, checkpoint)
             print(f"stopped at step {step} of {steps}; repeat the command", flush=True)
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help=f"of {ROWS * LENGTH} tokens")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop training after so long")
     options = parser.parse_args()
+    until = time.monotonic() + options.seconds
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     training, other = (path.read_text(encoding="utf-8") for path in options.texts)
@@ -158,7 +159,7 @@ def main() -> None:
             continue
         torch.manual_seed(0)
         model = FAMILIES[family]()
-        if not train(model, tokens, options.steps, checkpoint, options.seconds):
+        if not train(model, tokens, options.steps, checkpoint, until):
             return
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{family}: {parameters:,} parameters, perplexity {perplexity(model, report):.1f}", flush=True)

@@ -37,7 +37,7 @@ from autotune.errors import CompressionError, PlanError
 if TYPE_CHECKING:
     import openvino as ov
 
-ENGINE_VERSION = 10
+ENGINE_VERSION = 11
 """Part of every key in the bank; changes whenever a variant's bytes change."""
 
 

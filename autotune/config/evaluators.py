@@ -18,16 +18,11 @@ from autotune.common.units import Constraint, parse_constraint
 from autotune.common.validation import Finding, Invalid, from_validation, got, nearest
 from autotune.errors import AutotuneError, ConfigError
 from autotune.evaluation import Metric, registry
+from autotune.evaluation.scores import FOOTPRINT, RELATIVE_ERROR, RELATIVE_TO
 from autotune.models.tasks.task import Task
 
-STUDY_METRICS = {
-    "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
-    "relative_error": Metric("minimize", "%", "mean relative error of similarity and perplexity", 0.0),
-}
+STUDY_METRICS = {"footprint": FOOTPRINT, "relative_error": RELATIVE_ERROR}
 """The metrics that need no evaluator."""
-
-RELATIVE_TO = ("similarity", "perplexity")
-"""The metrics of which relative_error is the mean; at least one must be measured."""
 
 _SOURCE = frozenset(("path", "dataset", "name", "split", "column", "synthetic", "skip"))
 """The options that name a text; report texts that set one of them drop the others of the search."""

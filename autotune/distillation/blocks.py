@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from autotune.compression.calibration.segments import places_to_cut
 
 if TYPE_CHECKING:
     import openvino as ov
+    from torch import Tensor
 
     from autotune.distillation.graph import Graph
 
@@ -28,19 +28,17 @@ BLOCK_BYTES = 1 << 30
 NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class Block:
-    """Consecutive operations before the last MatMul.
-
-    Attributes:
-        steps: (number of a step, steps whose outputs are not needed after it), in topological order.
-        outputs: steps that later blocks or the head need.
-        constants: steps that are computed from constants when the block is loaded, and dropped with it.
-    """
-
-    steps: list[tuple[int, set[int]]]
-    outputs: tuple[int, ...]
-    constants: list[int] = field(default_factory=list)
+def prepare(
+    graph: Graph,
+    parameters: Mapping[int, Tensor],
+    windows: int,
+    length: int,
+    limit: float,
+    held: Mapping[int, int] = NOTHING,
+) -> None:
+    """Prepare a graph that is divided into blocks of a limited size; see `Graph.prepare` and `cut`."""
+    parts = cut(graph, windows * length, limit, trained=bool(parameters), held=held)
+    graph.prepare(parameters, windows, length, [steps for steps, _ in parts])
 
 
 def cut(
@@ -56,10 +54,9 @@ def cut(
         held: other bytes that are in memory with a step.
 
     Returns:
-        The steps and the bytes of each part: its constants in float32, and the activations for the gradient.
+        The steps and the bytes of each part: its constants in float32, and the activations with their gradients.
     """
-    after = graph.dependent([graph.hidden]) - {graph.hidden}
-    order = [i for i in sorted(graph.dynamic & graph.needed) if i not in after and graph.steps[i].apply is not None]
+    order = graph.inside
     sizes = nbytes(graph, tokens)
     threads, copies = cores(), 1 + trained * cores()
     costs = []
@@ -83,7 +80,7 @@ def nbytes(graph: Graph, tokens: int) -> dict[int, tuple[int, int]]:
     """Estimate the memory of each step that depends on tokens, from shapes.
 
     Returns:
-        Bytes of the constants that no step before reads, and of the activations for the gradient of `tokens`.
+        Bytes of the constants that no step before reads, and of activations and their gradients for `tokens`.
     """
     found, covered = {}, set[int]()
     outside = set(range(len(graph.steps))) - graph.dynamic
@@ -95,7 +92,7 @@ def nbytes(graph: Graph, tokens: int) -> dict[int, tuple[int, int]]:
         covered |= read
         constants = [graph.nodes[i] for i in read if graph.steps[i].kind == "Constant"]
         fixed = sum(4 * int(np.prod(node.get_output_shape(0), dtype=np.int64)) for node in constants)
-        found[index] = fixed, 0 if step.kind in VIEWS else 4 * tokens * elements(graph.nodes[index])
+        found[index] = fixed, 0 if step.kind in VIEWS else 2 * 4 * tokens * elements(graph.nodes[index])
     return found
 
 

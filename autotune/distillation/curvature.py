@@ -20,7 +20,7 @@ import torch
 
 from autotune.common.threads import cores
 from autotune.compression.formats.encoding import Array
-from autotune.distillation.blocks import BLOCK_BYTES
+from autotune.distillation.blocks import BLOCK_BYTES, prepare
 from autotune.distillation.graph import Graph
 from autotune.distillation.sweeps import Sweep, Values, in_threads
 from autotune.distillation.training import LOGITS_BYTES
@@ -83,7 +83,7 @@ def measure_curvature(
     held = {step: moment_bytes(graph, step) for step in products.values()}
     if sum(held.values()) > MOMENT_BYTES:
         limit = min(limit, BLOCK_BYTES)
-    graph.prepare({}, share, length, limit, held if limit < math.inf else {})
+    prepare(graph, {}, share, length, limit, held if limit < math.inf else {})
     starts = range(0, windows - share + 1, share)
     texts = [tokens[start : start + share] for start in starts]
 
@@ -105,6 +105,7 @@ def measure_curvature(
             def done(shares: int, place: str = place) -> None:
                 report(f"gradients of {shares * share} of {len(starts) * share} windows{place}")
 
+            done(0)
             found = _moments(graph, sweep, block, {name: products[name] for name in names}, len(starts), done)
             while found:
                 name, (inputs, outputs) = found.popitem()
@@ -258,7 +259,7 @@ def mean_square_gradients(
     graph = Graph(model)
     windows, length = tokens.shape
     count = max(1, min(windows, GRADIENT_TOKENS // length))
-    graph.prepare({}, 1, length, limit)
+    prepare(graph, {}, 1, length, limit)
     steps = {step.name: index for index, step in enumerate(graph.steps)}
     head = graph.dependent([graph.hidden]) - {graph.hidden}
     channels = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 from autotune.compression.calibration.segments import text_inputs
-from autotune.distillation.blocks import NOTHING, Block, cut
 from autotune.distillation.operations import Operation, operation, read_constant
 from autotune.errors import PlanError
 
@@ -41,6 +39,21 @@ class Step:
     inputs: tuple[tuple[int, int], ...]
     apply: Operation | None
     last: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Block:
+    """Consecutive operations before the last MatMul.
+
+    Attributes:
+        steps: (number of a step, steps whose outputs are not needed after it), in topological order.
+        outputs: steps that later blocks or the head need.
+        constants: steps that are computed from constants when the block is loaded, and dropped with it.
+    """
+
+    steps: list[tuple[int, set[int]]]
+    outputs: tuple[int, ...]
+    constants: list[int] = field(default_factory=list)
 
 
 class Graph:
@@ -124,6 +137,12 @@ class Graph:
         """The steps that the logits depend on."""
         return self.sources({self.result}, range(len(self.steps)))
 
+    @cached_property
+    def inside(self) -> list[int]:
+        """The steps before the last MatMul that depend on tokens, in topological order."""
+        after = self.dependent([self.hidden]) - {self.hidden}
+        return [i for i in sorted(self.dynamic & self.needed) if i not in after and self.steps[i].apply is not None]
+
     def sources(self, ends: Iterable[int], among: Container[int]) -> set[int]:
         """Return the steps that some steps depend on by way of steps that are `among` these; those ends included."""
         found = {step for step in ends if step in among}
@@ -140,8 +159,7 @@ class Graph:
         parameters: Mapping[int, Tensor],
         windows: int,
         length: int,
-        limit: float = math.inf,
-        held: Mapping[int, int] = NOTHING,
+        parts: Sequence[Sequence[int]] = (),
     ) -> None:
         """Compute everything that depends on neither tokens nor parameters, and divide the graph into blocks.
 
@@ -149,10 +167,10 @@ class Graph:
             parameters: values of the constants that are trained, by step.
             windows: windows of one forward pass.
             length: their tokens.
-            limit: bytes of a block; see `cut`.
-            held: see `cut`.
+            parts: the steps of `inside`, divided into blocks; one block if empty.
         """
-        prepared = (windows, length, limit, tuple(parameters), tuple(held.items()))
+        parts = parts or [self.inside]
+        prepared = (windows, length, tuple(parameters), tuple(map(tuple, parts)))
         if self._prepared == prepared:
             return
         self._prepared = prepared
@@ -162,7 +180,6 @@ class Graph:
         self.chunkable = all(self.steps[i].kind in POINTWISE for i in self._head)
         of_head = {source for i in self._head for source, _ in self.steps[i].inputs}
         self._head_inputs = sorted(of_head & variable - after - {self.hidden})
-        parts = [part for part, _ in cut(self, windows * length, limit, trained=bool(parameters), held=held)]
         self._divide(parts, variable)
         read = {source for block in self.blocks for i, _ in block.steps for source, _ in self.steps[i].inputs}
         kept = (read | of_head) - variable

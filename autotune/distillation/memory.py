@@ -81,5 +81,9 @@ def divide(original: ov.Model, shape: Sequence[int], memory: int) -> Division:
         largest = max(len(training) * between + max(training), max(rounding) + factoring)
         return Division(limit, always + largest)
 
-    found = [divided(limit) for limit in LIMITS]
-    return next((one for one in found if one.needed <= memory), min(found, key=lambda one: one.needed))
+    found = []
+    for limit in LIMITS:
+        found.append(divided(limit))
+        if found[-1].needed <= memory:
+            return found[-1]
+    return min(found, key=lambda one: one.needed)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from autotune.distillation.blocks import prepare
 from autotune.distillation.graph import Graph
 from autotune.distillation.parameters import Trainable
 from autotune.distillation.sweeps import Sweep, Values, forward, in_threads
@@ -89,8 +90,8 @@ class Student:
         """Compute the original's activations before its last MatMul on all windows."""
         with torch.no_grad():
             values = self._values(torch.zeros(self.size))
-            self._graph.prepare(values, self.share, self.length, self._limit)
-            self._original.prepare({}, self.share, self.length, self._limit)
+            prepare(self._graph, values, self.share, self.length, self._limit)
+            prepare(self._original, {}, self.share, self.length, self._limit)
         self._hidden = torch.empty(self.windows, self.length, self._original.width)
         shares = self._shares()
 

@@ -10,6 +10,11 @@ from autotune.evaluation.protocol import Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
+FOOTPRINT = Metric("minimize", "bytes", "size of openvino_model.bin")
+RELATIVE_ERROR = Metric("minimize", "%", "mean relative error of similarity and perplexity against the original", 0.0)
+RELATIVE_TO = ("similarity", "perplexity")
+"""The metrics of which relative_error is the mean; at least one must be measured."""
+
 
 class Scores(Mapping[str, Measurement]):
     """Measurements of one model by the name of the metric, in the order of the evaluators.

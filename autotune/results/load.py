@@ -13,6 +13,7 @@ from autotune.common.formatting import printable_data, problem_of, without_passw
 from autotune.common.units import Constraint
 from autotune.errors import AutotuneError, StudyError
 from autotune.evaluation import Direction, Measurement, Metric
+from autotune.evaluation.scores import FOOTPRINT
 from autotune.results.frame import (
     SIZE_COLUMNS,
     TIME_COLUMNS,
@@ -49,8 +50,6 @@ NUMBERS = (*SIZE_COLUMNS[1:], *TIME_COLUMNS, "variants_computed", "variants_reus
 
 COPIED = ("plan", "metrics", "sequences", "windows", *SIZE_COLUMNS)
 """The attributes that a repeat takes from the trial that it repeats."""
-
-FOOTPRINT = Metric("minimize", "bytes", "size of openvino_model.bin")
 
 
 def load_results(folder: Path, storage: str | BaseStorage | None = None) -> StudyResults:

@@ -17,8 +17,6 @@ from autotune.evaluation import Direction, Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.results.front.runtime import RuntimeSearch
-
 
 MOST_LISTED = 1000
 """Most trials that a page lists and draws one by one."""
@@ -165,6 +163,42 @@ class DeployedScores:
     cpu: tuple[str, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeScores:
+    """One model with one setting.
+
+    Attributes:
+        properties: as OpenVINO reports them; empty where the model cannot run so.
+        metrics: name -> score.
+        cache_bytes: of the KV cache, for one token.
+        first_token: seconds for a prompt of 256 tokens; None if not measured.
+        tokens_per_second: of the tokens after it; None if not measured.
+        error: reason why the model cannot run with this setting.
+    """
+
+    properties: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Measurement] = field(default_factory=dict)
+    cache_bytes: int = 0
+    first_token: float | None = None
+    tokens_per_second: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSearch:
+    """Scores of the front with every setting of `runtime.search`.
+
+    Attributes:
+        settings: as configured: property -> value, None for OpenVINO's default.
+        trials: trial number -> one entry for each of `settings`.
+        cpu: as `DeployedScores.cpu`.
+    """
+
+    settings: Sequence[Mapping[str, Any]]
+    trials: Mapping[int, Sequence[RuntimeScores]]
+    cpu: tuple[str, ...] | None
+
+
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """A study's results, independent of where the study is stored.
@@ -230,7 +264,7 @@ class StudyResults:
 
     @cached_property
     def applicable(self) -> dict[str, pd.DataFrame]:
-        """The frames that `effects.applicable` has made, by setting: a report needs them some 200 times."""
+        """The frames that `effects.applicable` has made, by setting: each figure asks for all of them."""
         return {}
 
     @cached_property

@@ -23,7 +23,7 @@ CHECKSUM = "checksum"
 
 
 _newest: list[str] = []
-"""Version of the tables that this Optuna writes, once it was read from all of its migration scripts (0.05 s)."""
+"""Version of the tables that this Optuna writes, once it was read from all of its migration scripts."""
 
 
 def open_storage(url: str, **options: Any) -> optuna.storages.RDBStorage:

@@ -28,7 +28,7 @@ from autotune.study.sampling.initial_points import Anchor, enqueued, from_front
 from autotune.study.sampling.proposals import Proposal, Proposer
 from autotune.study.storage.attributes import Description, all_metrics, describe_study, record_manifest
 from autotune.study.storage.coordination import Sharing
-from autotune.study.storage.history import History, is_interrupted, result_of
+from autotune.study.storage.history import History, Settled, is_interrupted, result_of
 from autotune.study.storage.rows import front_rows, front_trials, is_feasible, row_of
 from autotune.study.trial_writer import begin, finish_trial, mark_interrupted
 from autotune.study.trials.racing import rivals_of
@@ -134,12 +134,12 @@ class Search:
         self.signal: int | None = None
         self._at_work: dict[int, AtWork] = {}
         self._twins: dict[int, tuple[AtWork, int]] = {}  # with the number of the trial that works on the same plan
-        self._keys: dict[int, str] = {}
+        self._settled = Settled()
         self._started = time.monotonic()
 
     def history(self) -> History:
         """Read the trials from the storage."""
-        return History(self.study.get_trials(deepcopy=False), self._keys)
+        return History(self.study.get_trials(deepcopy=False), self._settled)
 
     def reason_without_work(self) -> Reason | None:
         """Return why a resumed study has no trial to run, found without a model; None if it may have one."""
@@ -350,7 +350,7 @@ class Search:
 
 @contextmanager
 def imports_frozen() -> Iterator[None]:
-    """Let the collection after each trial skip every imported module: 0.2 s less a trial.
+    """Let the collection after each trial skip every imported module.
 
     A process that froze its objects by itself is left as it is.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.files import fingerprint
 from autotune.errors import ConfigError
 from autotune.evaluation import Checking, Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
-from autotune.evaluation.scores import Scores
+from autotune.evaluation.scores import RELATIVE_TO, Scores
 from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
 from autotune.models.intake import window_length
 from autotune.study.model_session import ModelSession
@@ -19,7 +19,7 @@ from autotune.study.storage.manifest import manifest
 from autotune.study.trials.clock import StageClock
 from autotune.study.trials.held_out import ReportTexts
 from autotune.study.trials.scoring import Scorer
-from autotune.study.trials.trial import RELATIVE_TO, Candidate, as_data, describe, examples_of, shown_answers
+from autotune.study.trials.trial import Candidate, as_data, describe, examples_of, shown_answers
 
 if TYPE_CHECKING:
     from autotune.compression.plan import Plan

@@ -97,3 +97,11 @@ def test_a_subset_reaches_the_floor_or_is_the_largest_there_is() -> None:
     assert cheapest_subset([4, 6], [1.0, 5.0], 10, 7) == [1]
     assert cheapest_subset([4, 6], [1.0, 5.0], 6, 5) == [0]
     assert cheapest_subset([4, 6], [1.0, 5.0], 4, 3) == []
+
+
+def test_terabytes_take_no_more_memory() -> None:
+    """Sizes that are 10**12 times as large, and have no common divisor, give the same choice."""
+    sizes, costs = [[0, 3, 5], [0, 2, 4], [1, 6, 8]], [[9.0, 4.0, 0.5], [8.0, 5.0, 2.0], [7.0, 3.0, 1.0]]
+    large = [[size * 10**12 + index for index, size in enumerate(options)] for options in sizes]
+    assert cheapest_choices(large, costs, 9_500_000_000_000) == cheapest_choices(sizes, costs, 9)
+    assert cheapest_subset([3 * 10**12 + 1, 2 * 10**12, 4 * 10**12], [1.0, 5.0, 2.0], 6.5e12, 5e12) == [0, 1]

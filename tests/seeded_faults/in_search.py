@@ -33,9 +33,23 @@ SEARCH = [
     Fault(
         "history-duplicates",
         f"{STUDY}/storage/history.py",
-        't.state.is_finished() and "duplicate_of" not in t.user_attrs]',
-        "t.state.is_finished()]",
+        'if "duplicate_of" not in attributes and trial.state.is_finished():',
+        "if trial.state.is_finished():",
         f"{TESTS}/test_run.py::test_no_plan_is_evaluated_twice",
+    ),
+    Fault(
+        "history-settled",
+        f"{STUDY}/storage/history.py",
+        "            if not trial.state.is_finished():\n                break\n            self.add(trial)",
+        "            self.add(trial)",
+        f"{TESTS}/storage/test_history.py::test_what_is_read_once_gives_the_same_views",
+    ),
+    Fault(
+        "front-tail",
+        f"{STUDY}/storage/rows.py",
+        "best_of([*front, *history.finished[history.count :]], directions)",
+        "best_of(front, directions)",
+        f"{TESTS}/storage/test_history.py::test_what_is_read_once_gives_the_same_views",
     ),
     Fault(
         "history-twins",
@@ -131,8 +145,8 @@ SEARCH = [
     Fault(
         "sampler-estimate",
         f"{STUDY}/sampling/sampler.py",
-        "state = TrialState.COMPLETE if estimate else trial.state",
-        "state = trial.state",
+        "copied.state, copied.values = TrialState.COMPLETE, estimate",
+        "copied.values = estimate",
         f"{TESTS}/sampling/test_sampler.py::test_samplers_learn_from_a_stopped_trial_by_its_estimate",
     ),
     Fault(

@@ -60,7 +60,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 }
 """Modules and their tests, fastest first."""
 
-LONGEST = 120
+LONGEST = 60
 """Seconds after which the tests of a mutant count as hanging, which kills it."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import shlex
@@ -39,6 +40,7 @@ from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, StudyError, UsageError
 from autotune.evaluation import Measurement
 from autotune.results.front.pareto import hypervolume
+from autotune.study.loop import FEW_OBJECTS, imports_frozen
 from autotune.study.storage.database import close, connect, database_url
 from autotune.study.storage.history import History, is_interrupted, point_key
 
@@ -108,6 +110,20 @@ def test_a_continued_study_equals_one_that_never_stopped(tmp_path: Path, sampler
     for trials in (1, 11, 12, 16):
         assert search(parts, trials=trials).finished == trials
     assert current_trials(parts.output) == undisturbed(trials=16, sampler=sampler)
+
+
+def test_collections_after_trials_skip_what_was_imported() -> None:
+    """All objects are frozen meanwhile, except in a process that has frozen its own, as this one has."""
+    before = gc.get_freeze_count()
+    with imports_frozen():
+        assert gc.get_freeze_count() == before > FEW_OBJECTS
+    gc.unfreeze()
+    try:
+        with imports_frozen():
+            assert gc.get_freeze_count() > FEW_OBJECTS
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
 
 
 def test_another_seed_is_another_study(tmp_path: Path) -> None:

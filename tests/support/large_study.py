@@ -16,7 +16,7 @@ from search_fakes import FakeConfig, FakeEngine, FakePlan, FakeSession, StudyOpt
 
 from autotune.config.space.space import SearchSpace
 from autotune.evaluation import Measurement
-from autotune.results.checksums import CHECKSUM, trial_checksum
+from autotune.results.storage import CHECKSUM, trial_checksum
 from autotune.study.sampling.sampler import Draft, Mirror, point_of
 from autotune.study.trials import trial as trial_module
 from autotune.study.trials.trial import Candidate, Site, TrialResult, Workplace, run_trial

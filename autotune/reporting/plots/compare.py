@@ -13,13 +13,13 @@ from autotune.reporting.plots.style import (
     OTHERS,
     PICTURE,
     Sheet,
+    draw_grid,
     log_axis,
     new_figure,
     padded,
     plain_axis,
     sentence,
     styled,
-    tidy,
     top_heading,
 )
 from autotune.results.front.pareto import is_wide
@@ -83,7 +83,7 @@ def comparison_figure(
         "Compression rate, fp32 size over size   → higher is better" if sheet.headed else "Compression rate   → better",
         labelpad=8,
     )
-    tidy(axes)
+    draw_grid(axes)
     if sheet.headed:
         figure.text(0.02, 0.955, "The fronts", fontsize=13.5, fontweight="bold", color=INK, va="center")
         figure.legend(loc="upper left", bbox_to_anchor=(0.76, 0.86))

@@ -20,6 +20,7 @@ from autotune.reporting.plots.style import (
     Sheet,
     axis_scale,
     axis_text,
+    draw_grid,
     in_units,
     limit_text,
     log_axis,
@@ -28,7 +29,6 @@ from autotune.reporting.plots.style import (
     plain_axis,
     sentence,
     styled,
-    tidy,
     tint,
     top_heading,
 )
@@ -121,7 +121,7 @@ def _set_up(axes: Axes, results: StudyResults, scales: Scales, sheet: Sheet, *, 
         set_limits(low, high)
     axes.set_xlabel(axis_text(scales[0], vertical=False, small=sheet.small), labelpad=8)
     top_heading(axes, axis_text(scales[1], vertical=True, small=sheet.small), x=heading)
-    tidy(axes)
+    draw_grid(axes)
 
 
 def _draw_trials(

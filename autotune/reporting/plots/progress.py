@@ -17,11 +17,11 @@ from autotune.reporting.plots.style import (
     PICTURE,
     Sheet,
     axis_unit,
+    draw_grid,
     new_figure,
     padded,
     plain_axis,
     styled,
-    tidy,
     top_heading,
 )
 from autotune.results.front.pareto import hypervolume, unit_costs
@@ -182,4 +182,4 @@ def _course(axes: Axes, across: tuple[float, ...] | tuple[int, ...], course: Pro
     axes.set_xlabel(title, labelpad=6, color=INK)
     plain_axis(axes.xaxis, 8, whole=isinstance(across[0], int))
     plain_axis(axes.yaxis, 5)
-    tidy(axes)
+    draw_grid(axes)

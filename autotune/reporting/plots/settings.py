@@ -17,12 +17,12 @@ from autotune.reporting.plots.style import (
     Sheet,
     axis_scale,
     axis_text,
+    draw_grid,
     log_axis,
     mode_style,
     new_figure,
     plain_axis,
     styled,
-    tidy,
 )
 from autotune.results.effects import applicable, varying_settings
 from autotune.results.records import StudyResults
@@ -163,7 +163,7 @@ def _panel(axes: Axes, trials: pd.DataFrame, name: str, scale: Scale, *, dots: C
     else:
         plain_axis(axes.yaxis, 7)
     axes.set_ylim(*scale.limits)
-    tidy(axes, grid="y")
+    draw_grid(axes, grid="y")
     if not first:
         axes.tick_params(labelleft=False)
 
@@ -188,17 +188,11 @@ def _dots(axes: Axes, trials: pd.DataFrame, across: Any, heights: Any) -> None:
         color, marker = styles[mode]
         inside, outside = (modes == mode) & allowed, (modes == mode) & ~allowed
         weight = 1.3 if marker in "^v" else 1.0
-        axes.scatter(across[inside], heights[inside], s=26 * weight, c=color, marker=marker, linewidths=0, zorder=3)
-        axes.scatter(
-            across[outside],
-            heights[outside],
-            s=24 * weight,
-            facecolors="none",
-            edgecolors=color,
-            marker=marker,
-            lw=0.9,
-            zorder=3,
-        )
+        full: dict[str, Any] = {"s": 26 * weight, "c": color, "linewidths": 0}
+        hollow: dict[str, Any] = {"s": 24 * weight, "facecolors": "none", "edgecolors": color, "lw": 0.9}
+        for shown, style in ((inside, full), (outside, hollow)):
+            if shown.any():
+                axes.scatter(across[shown], heights[shown], marker=marker, zorder=3, **style)
 
 
 def _spread(trials: pd.DataFrame, name: str, categories: list[Any]) -> Any:

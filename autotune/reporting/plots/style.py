@@ -50,6 +50,9 @@ OTHERS = (
     *(("#444444", ">"), ("#b3446c", "d"), ("#1b7837", "*"), ("#2b4c7e", "8")),
 )
 
+TICKS = (("size", 0), ("pad", 5))
+"""Length of tick marks, and the distance from an axis to its labels, in points."""
+
 LOOK: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -61,7 +64,7 @@ LOOK: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.grid": True,
+    **{f"{axis}tick.{kind}.{what}": size for axis in "xy" for kind in ("major", "minor") for what, size in TICKS},
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "xtick.color": "#8c959f",
@@ -220,10 +223,8 @@ def limit_text(limit: Constraint) -> str:
     return limit.text.replace("<=", "≤").replace(">=", "≥")
 
 
-def tidy(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:
-    """Remove tick marks and minor grid lines."""
-    axes.tick_params(which="both", length=0, pad=5)
-    axes.grid(False)
+def draw_grid(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Draw the major grid lines."""
     axes.grid(True, axis=grid, which="major")
 
 

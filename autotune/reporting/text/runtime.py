@@ -5,8 +5,8 @@ from __future__ import annotations
 from autotune.common.formatting import DASH, markdown_table, number
 from autotune.evaluation import SCORING_CONFIG
 from autotune.reporting.text.deployed import cpu_sentence
-from autotune.results.front.runtime import TOLERANCE, RuntimeScores, recommended_setting, runtime_frame
-from autotune.results.records import StudyResults
+from autotune.results.front.runtime import TOLERANCE, recommended_setting, runtime_frame
+from autotune.results.records import RuntimeScores, StudyResults
 
 HEADINGS = ("setting", "precision", "KV cache", "dynamic quantization")
 

@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotune.common.formatting import csv_cell
 from autotune.evaluation import SCORING_CONFIG, Measurement
+from autotune.results.records import RuntimeScores, RuntimeSearch, StudyResults
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autotune.results.records import StudyResults
 
 TOLERANCE = 0.1
 """How much larger than with the most accurate setting a model's error may be, as a share of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeScores:
-    """One model with one setting.
-
-    Attributes:
-        properties: as OpenVINO reports them; empty where the model cannot run so.
-        metrics: name -> score.
-        cache_bytes: of the KV cache, for one token.
-        first_token: seconds for a prompt of 256 tokens; None if not measured.
-        tokens_per_second: of the tokens after it; None if not measured.
-        error: reason why the model cannot run with this setting.
-    """
-
-    properties: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, Measurement] = field(default_factory=dict)
-    cache_bytes: int = 0
-    first_token: float | None = None
-    tokens_per_second: float | None = None
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeSearch:
-    """Scores of the front with every setting of `runtime.search`.
-
-    Attributes:
-        settings: as configured: property -> value, None for OpenVINO's default.
-        trials: trial number -> one entry for each of `settings`.
-        cpu: as `DeployedScores.cpu`.
-    """
-
-    settings: Sequence[Mapping[str, Any]]
-    trials: Mapping[int, Sequence[RuntimeScores]]
-    cpu: tuple[str, ...] | None
 
 
 def read_runtime(

@@ -16,6 +16,7 @@ from autotune.study.sampling.initial_points import Anchor, anchors
 from autotune.study.sampling.refinement import chooses_distillation, distilled_front, is_late
 from autotune.study.sampling.sampler import Draft, Mirror, draft_of, is_fixed, params_of, seed_for
 from autotune.study.storage.history import History, is_candidate, point_key
+from autotune.study.storage.rows import front_trials
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -121,7 +122,8 @@ class Proposer:
             if origin not in {trial.user_attrs.get("origin") for trial in history.current}:
                 return Proposal(Draft({}, {}, {}), origin, settings=settings)
         untried = [params for key, params in (self.points or {}).items() if key not in history.points]
-        mirror = Mirror(self.informative(history, untried), self.directions, self.space, self.sampler)
+        front = front_trials(history, self.directions)
+        mirror = Mirror(self.informative(history, untried), self.directions, self.space, self.sampler, front)
         for anchor in self.anchors:
             params = params_of(self.space, anchor.point)
             if point_key(params) not in history.points:
@@ -143,8 +145,7 @@ class Proposer:
             done = {p.get("mode") for p in self.points.values()} - {p.get("mode") for p in untried}
         else:
             done = set(INT8_MODES)
-        own = (trial for trial in history.current if not is_candidate(trial))
-        return [trial for trial in own if trial.params.get("mode") not in done]
+        return [trial for trial in history.current if trial.params.get("mode") not in done and not is_candidate(trial)]
 
     def untried_or_sampled(
         self, history: History, mirror: Mirror, untried: Sequence[Mapping[str, Any]]

@@ -7,6 +7,7 @@ be drawn again without a trace, and a trial enters the storage in one step.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from autotune.config.space.space import (
     active_parameters,
 )
 from autotune.errors import ConfigError
-from autotune.results.front.pareto import costs, nondominated
 
 if TYPE_CHECKING:
     import optuna
@@ -46,7 +46,7 @@ LEARNED, LEARNED_BY_GP = 1000, 400
 """Most trials that a sampler learns from; the time of a Gaussian process grows with the cube of their number."""
 
 BEST = 100
-"""Number of the trials learned from that are the best ones of a larger study; the others are the latest."""
+"""Most trials learned from that are on the front of a larger study; the others are the latest."""
 
 FIRST = (*BUDGET_PARAMETERS, "mode", "ratio")
 DRAW_ORDER = (*FIRST, *(name for name in DRAWN_PARAMETERS if name not in FIRST))
@@ -168,15 +168,21 @@ class Mirror:
     """Copy of a study in memory, as far as one sampler uses it."""
 
     def __init__(
-        self, trials: Sequence[FrozenTrial], directions: Sequence[Direction], space: SearchSpace, sampler: str
+        self,
+        trials: Sequence[FrozenTrial],
+        directions: Sequence[Direction],
+        space: SearchSpace,
+        sampler: str,
+        front: Sequence[FrozenTrial] = (),
     ) -> None:
         """Copy the finished trials, which the sampler learns from, and the running ones, which it should not repeat.
 
         Args:
-            trials: of the study; of more than `LEARNED` the sampler learns from the best and the latest.
+            trials: of the study.
             directions: of the objectives.
             space: the search space.
             sampler: its name.
+            front: the best trials; of more than `LEARNED` trials the sampler learns from these and from the latest.
         """
         import optuna
         from optuna.trial import TrialState
@@ -187,7 +193,7 @@ class Mirror:
         self.study = optuna.create_study(directions=list(directions))
         used = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)]
         most = LEARNED_BY_GP if sampler == "gp" else LEARNED
-        best, latest = (list(map(scored, part)) for part in learned(used, directions, most))
+        best, latest = (list(map(scored, part)) for part in learned(used, front, most))
         fill(self.study, [*best, *latest])
         if best and sampler == "nsga2":
             begin_generations(self.study, best, latest)
@@ -220,30 +226,19 @@ def scored(trial: FrozenTrial) -> FrozenTrial:
 
 
 def learned(
-    trials: Sequence[FrozenTrial], directions: Sequence[Direction], most: int
-) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """Choose the trials that a sampler learns from, so that a study of any size takes the same time for a proposal.
-
-    Args:
-        trials: complete, pruned and running ones.
-        directions: of the objectives.
-        most: largest number.
+    trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial], most: int
+) -> tuple[list[FrozenTrial], Sequence[FrozenTrial]]:
+    """Choose the trials that a sampler learns from, so that a proposal takes the same time in a study of any size.
 
     Returns:
-        (the best trials before the latest ones, front by front; the latest ones). Without more than `most` trials,
-        all are the latest.
+        (trials of the front before the latest ones, at most `BEST`, evenly spaced; the latest ones). Of no more than
+        `most` trials, all are the latest.
     """
     if len(trials) <= most:
-        return [], list(trials)
-    earlier, latest = trials[: len(trials) - most + BEST], trials[len(trials) - most + BEST :]
-    complete = [trial for trial in earlier if trial.state.name == "COMPLETE"]
-    allowed = [trial for trial in complete if all(over <= 0 for over in trial.constraints.values())]
-    best: list[FrozenTrial] = []
-    while allowed and len(best) < BEST:
-        members = nondominated(costs(np.array([trial.values for trial in allowed], np.float64), directions))
-        best += [trial for trial, member in zip(allowed, members, strict=True) if member]
-        allowed = [trial for trial, member in zip(allowed, members, strict=True) if not member]
-    return best[:BEST], list(latest)
+        return [], trials
+    earlier = {trial.number for trial in trials[: BEST - most]}
+    best = [trial for trial in front if trial.number in earlier]
+    return best[:: math.ceil(len(best) / BEST) or 1], trials[BEST - most :]
 
 
 def fill(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:

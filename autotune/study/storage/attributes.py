@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from autotune.common.files import fingerprint
 from autotune.common.validation import nearest
 from autotune.errors import ConfigError, StudyError
+from autotune.evaluation.scores import RELATIVE_ERROR, RELATIVE_TO
 from autotune.results.storage import CHECKSUM
 from autotune.study.storage.database import check_unchanged
-from autotune.study.trials.trial import PLAN_METRICS, RELATIVE_ERROR, RELATIVE_TO
+from autotune.study.trials.trial import PLAN_METRICS
 
 if TYPE_CHECKING:
     import optuna

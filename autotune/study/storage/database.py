@@ -221,7 +221,7 @@ def connect(url: str) -> optuna.storages.RDBStorage:
 
 
 def use_write_ahead_log(connection: Any, _: Any) -> None:
-    """Let commits append to a log: some twenty a trial, each hundreds of times faster, and as safe from a kill.
+    """Let commits append to a log: some ten a trial, each hundreds of times faster, and as safe from a kill.
 
     After a power cut the file is whole, and at most the latest trials are missing.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from autotune.results.storage import INTERRUPTED
@@ -14,36 +13,91 @@ from autotune.study.trials.trial import TrialResult
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from autotune.evaluation import Direction
+
 
 def point_key(params: Mapping[str, Any]) -> str:
     """Convert a point of the space to text; floats are rounded like those of ranges with a step."""
     return repr(sorted((k, round(float(v), 10) if isinstance(v, float) else v) for k, v in params.items()))
 
 
-class History:
-    """Trials of a study, oldest first, in the views that the search decides by."""
+class Settled:
+    """Views of the finished trials that come before any other; finished trials never change, so each is read once."""
 
-    def __init__(self, trials: Sequence[FrozenTrial], keys: dict[int, str] | None = None) -> None:
-        """Take the trials, and the keys of finished trials' points by number, which histories of one study share."""
-        self.trials = list(trials)
-        self._keys = {} if keys is None else keys
+    def __init__(self) -> None:
+        self.trials: list[FrozenTrial] = []
+        self.current: list[FrozenTrial] = []
+        self.finished: list[FrozenTrial] = []
+        self.interrupted: list[FrozenTrial] = []
+        self.again: dict[int, int] = {}
+        self.points: set[str] = set()
+        self.fronts: dict[tuple[Direction, ...], tuple[int, list[FrozenTrial]]] = {}
 
     @cached_property
-    def current(self) -> list[FrozenTrial]:
-        """All trials that were not interrupted."""
-        return [trial for trial in self.trials if not is_interrupted(trial)]
+    def before(self) -> Settled:
+        """The same for the histories that the next trial depends on."""
+        return Settled()
+
+    def follow(self, trials: Sequence[FrozenTrial]) -> None:
+        """Read the trials that have become settled; read all again if these are not the trials of the last time."""
+        if trials[: len(self.trials)] != self.trials:  # compares identities first
+            self.__init__()  # type: ignore[misc]
+        for trial in trials[len(self.trials) :]:
+            if not trial.state.is_finished():
+                break
+            self.add(trial)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Read one trial."""
+        attributes = trial.user_attrs
+        self.trials.append(trial)
+        if attributes.get("retry_of") is not None:
+            self.again[trial.number] = attributes["retry_of"]
+        if is_interrupted(trial):
+            self.interrupted.append(trial)
+            return
+        self.current.append(trial)
+        if "duplicate_of" not in attributes and trial.state.is_finished():
+            self.finished.append(trial)
+        if not is_candidate(trial):
+            self.points.add(point_key(fixed_params(trial) if trial.state.name == "WAITING" else trial.params))
+
+
+class History:
+    """Trials of a study, oldest first, in the views that the search decides by.
+
+    Attributes:
+        trials: all trials.
+        current: all that were not interrupted.
+        finished: finished ones, failed ones included, without duplicates: those that a budget of trials counts.
+        waiting: those enqueued by hand or by a dashboard and not yet begun.
+        running: those that have begun and not ended.
+        points: keys of all points that were tried or enqueued.
+        settled: views that histories of one study share.
+        count: number of `finished` that are settled.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial], settled: Settled | None = None) -> None:
+        self.trials = list(trials)
+        self.settled = Settled() if settled is None else settled
+        self.settled.follow(self.trials)
+        first, last = self.settled, Settled()
+        for trial in self.trials[len(first.trials) :]:
+            last.add(trial)
+        self.count = len(first.finished)
+        self.current = first.current + last.current
+        self.finished = first.finished + last.finished
+        self.waiting = [trial for trial in last.trials if trial.state.name == "WAITING"]
+        self.running = [trial for trial in last.trials if trial.state.name == "RUNNING"]
+        self.points = first.points | last.points
+        self._interrupted = first.interrupted + last.interrupted
+        self._again = {**first.again, **last.again}
 
     @cached_property
     def begun(self) -> list[FrozenTrial]:
         """Current trials that have begun, in the order of an uninterrupted study; a repeated one keeps its place."""
-        begun = [trial for trial in self.current if trial.state.name != "WAITING"]
-        return sorted(begun, key=self.rank if self._again else attrgetter("number"))
-
-    @cached_property
-    def _again(self) -> dict[int, int]:
-        """Trial that repeats another one -> that one."""
-        retries = ((trial.number, trial.user_attrs.get("retry_of")) for trial in self.trials)
-        return {number: earlier for number, earlier in retries if earlier is not None}
+        begun = [trial for trial in self.current if trial.state.name != "WAITING"] if self.waiting else self.current
+        return sorted(begun, key=self.rank) if self._again else begun
 
     def rank(self, trial: FrozenTrial) -> int:
         """Return the number of the trial, or of the interrupted one that it repeats."""
@@ -75,7 +129,7 @@ class History:
         if lag not in self._before:
             finished = self._needed(lag)
             last = self.begun[len(finished) : self.turn]
-            self._before[lag] = History([*finished, *map(as_running, last)], self._keys)
+            self._before[lag] = History([*finished, *map(as_running, last)], self.settled.before)
         return self._before[lag]
 
     @cached_property
@@ -91,47 +145,21 @@ class History:
         return self.begun[: max(0, self.turn - lag + 1)]
 
     @cached_property
-    def waiting(self) -> list[FrozenTrial]:
-        """Trials enqueued by hand or by a dashboard and not yet begun."""
-        return [trial for trial in self.trials if trial.state.name == "WAITING"]
-
-    @cached_property
-    def running(self) -> list[FrozenTrial]:
-        """Trials that have begun and not ended."""
-        return [trial for trial in self.trials if trial.state.name == "RUNNING"]
-
-    @cached_property
     def to_retry(self) -> list[FrozenTrial]:
         """Interrupted trials with settings that were not repeated or enqueued yet, ordered as `begun`."""
-        repeated = {trial.user_attrs.get("retry_of") for trial in self.trials}
-        interrupted = (trial for trial in self.trials if is_interrupted(trial) and "settings" in trial.user_attrs)
+        repeated = set(self._again.values())
+        interrupted = (trial for trial in self._interrupted if "settings" in trial.user_attrs)
         return sorted((trial for trial in interrupted if trial.number not in repeated), key=self.rank)
-
-    @cached_property
-    def finished(self) -> list[FrozenTrial]:
-        """Finished trials, failed ones included, without duplicates: the trials that a budget of trials counts."""
-        return [t for t in self.current if t.state.is_finished() and "duplicate_of" not in t.user_attrs]
-
-    @cached_property
-    def points(self) -> set[str]:
-        """Keys of all points that were tried or enqueued."""
-        return {self._key(trial) for trial in self.current if not is_candidate(trial)}
-
-    def _key(self, trial: FrozenTrial) -> str:
-        if not trial.state.is_finished():  # the parameters of a running trial may be incomplete
-            return point_key(fixed_params(trial) if trial.state.name == "WAITING" else trial.params)
-        if trial.number not in self._keys:
-            self._keys[trial.number] = point_key(trial.params)
-        return self._keys[trial.number]
 
     @property
     def duplicates_in_a_row(self) -> int:
         """Number of the latest finished trials that only repeated a plan."""
         count = 0
-        for trial in reversed([t for t in self.current if t.state.is_finished()]):
-            if "duplicate_of" not in trial.user_attrs:
-                break
-            count += 1
+        for trial in reversed(self.current):
+            if trial.state.is_finished():
+                if "duplicate_of" not in trial.user_attrs:
+                    break
+                count += 1
         return count
 
     def earlier(self, plan: str) -> tuple[int, TrialResult] | None:
@@ -170,7 +198,8 @@ def is_interrupted(trial: FrozenTrial) -> bool:
 
 def is_candidate(trial: FrozenTrial) -> bool:
     """Test if the trial is of a candidate, which is no point of the space."""
-    return str(trial.user_attrs.get("origin", "")).startswith("candidate: ")
+    origin = trial.user_attrs.get("origin")
+    return isinstance(origin, str) and origin.startswith("candidate: ")
 
 
 def fixed_params(trial: FrozenTrial) -> dict[str, Any]:

@@ -105,9 +105,22 @@ def is_feasible(trial: FrozenTrial) -> bool:
 
 def front_trials(history: History, directions: Sequence[Direction]) -> list[FrozenTrial]:
     """Find the front of all complete trials so far, each plan once, best in the first objective first."""
-    complete = [trial for trial in history.finished if trial.state.name == "COMPLETE"]
+    ways, settled = tuple(directions), history.settled
+    count, front = settled.fronts.get(ways, (0, []))
+    if count > history.count:  # the settled trials are of a later history
+        return best_of(history.finished, directions)
+    if count < history.count:
+        front = best_of([*front, *settled.finished[count : history.count]], directions)
+        settled.fronts[ways] = history.count, front
+    return best_of([*front, *history.finished[history.count :]], directions)
+
+
+def best_of(trials: Sequence[FrozenTrial], directions: Sequence[Direction]) -> list[FrozenTrial]:
+    """Find the front of the complete trials among these, as `front_trials`."""
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if not complete:
         return []
+    complete.sort(key=lambda trial: trial.number)
     chosen = front_indices(
         np.array([trial.values for trial in complete], dtype=np.float64),
         directions,

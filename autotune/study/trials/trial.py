@@ -23,6 +23,7 @@ from autotune.common.units import Constraint, Precision
 from autotune.compression.settings import Settings
 from autotune.errors import ConfigError, EvaluationError, PrerequisiteError, StudyError
 from autotune.evaluation import Direction, Example, Measurement, Metric, is_english
+from autotune.evaluation.scores import FOOTPRINT, RELATIVE_TO
 from autotune.study.trials.racing import Dominated, Race, Rival
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from autotune.models.source import SourceModel
 
 PLAN_METRICS: Mapping[str, Metric] = {
-    "footprint": Metric("minimize", "bytes", "size of openvino_model.bin"),
+    "footprint": FOOTPRINT,
     "bits_per_weight": Metric(
         "minimize", "bits", "stored bits per compressible weight, scales and zero points included"
     ),
@@ -41,8 +42,6 @@ PLAN_METRICS: Mapping[str, Metric] = {
 }
 """Metrics that follow from the plan alone. A constraint on one of them is checked before compressing."""
 
-RELATIVE_ERROR = Metric("minimize", "%", "mean relative error of similarity and perplexity against the original", 0.0)
-RELATIVE_TO = ("similarity", "perplexity")
 TRACEBACK_CHARACTERS = 4000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ANSWER_CHARACTERS = 2000

@@ -16,9 +16,9 @@ from autotune.reporting.html.page import report_html
 from autotune.reporting.report import build_report
 from autotune.reporting.text.markdown import report_markdown
 from autotune.reporting.text.runtime import runtime_csv, runtime_markdown
-from autotune.results.front.runtime import RuntimeScores, RuntimeSearch, read_runtime, recommended_setting
+from autotune.results.front.runtime import read_runtime, recommended_setting
 from autotune.results.load import results_of
-from autotune.results.records import StudyResults
+from autotune.results.records import RuntimeScores, RuntimeSearch, StudyResults
 
 
 @pytest.fixture(scope="module")

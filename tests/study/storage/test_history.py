@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.study.storage.history import INTERRUPTED, History
+from autotune.study.storage.history import INTERRUPTED, History, Settled
+from autotune.study.storage.rows import front_trials
 
 
 def study(*trials: tuple[str, int | None]) -> History:
@@ -73,3 +76,47 @@ def test_a_plan_is_looked_up_among_running_and_finished_trials() -> None:
     assert found is not None
     assert (found[0], found[1].values) == (0, (1.0,))
     assert [history.earlier(plan) for plan in ("p1", "p2", "p3")] == [None, None, None]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_read_once_gives_the_same_views(seed: int) -> None:
+    """A study grows, trials are interrupted and repeated: the histories equal those that read every trial again."""
+    dice, settled, trials = random.Random(seed), Settled(), list[Any]()
+    earlier: list[tuple[History, History]] = []
+    for number in range(60):
+        for place, trial in enumerate(trials):
+            if trial.state.name == "RUNNING" and dice.random() < 0.5:
+                error = {"error": {"type": INTERRUPTED}} if dice.random() < 0.2 else {}
+                again = {"duplicate_of": 0} if dice.random() < 0.1 else {}
+                done = create_trial(
+                    values=[dice.randint(0, 9), dice.randint(0, 9)] if not error else None,
+                    state=TrialState.FAIL if error else TrialState.COMPLETE,
+                    user_attrs={**trial.user_attrs, **error, **again},
+                )
+                done.number = trial.number
+                trials[place] = done
+        attrs: dict[str, Any] = {"settings": {"number": number}, "plan": f"p{number}"}
+        attrs |= {"origin": "candidate: x"} if dice.random() < 0.1 else {}
+        lost = History(trials).to_retry
+        attrs |= {"retry_of": lost[0].number} if lost and dice.random() < 0.5 else {}
+        state = TrialState.WAITING if dice.random() < 0.05 else TrialState.RUNNING
+        begun = create_trial(state=state, user_attrs=attrs)
+        begun.number = number
+        trials.append(begun)
+        earlier.append((History(trials, settled), History(trials)))
+        pairs = [*earlier[-2:], (earlier[-1][0].before_next(3), earlier[-1][1].before_next(3))]
+        for once, fresh in pairs:
+            for view in (
+                "current",
+                "finished",
+                "waiting",
+                "running",
+                "points",
+                "begun",
+                "to_retry",
+                "turn",
+                "position",
+            ):
+                assert getattr(once, view) == getattr(fresh, view), view
+            fronts = [numbers(front_trials(each, ["minimize", "maximize"])) for each in (once, fresh)]
+            assert fronts[0] == fronts[1]
