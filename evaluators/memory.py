@@ -82,14 +82,14 @@ class Memory:
             )
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Measure the original: float64 ``growth``, bytes that the prompt adds, and ``memory``.
+        """Measure the original: int64 [1] ``growth``, bytes that the prompt adds, and ``memory``.
 
         Raises:
             EvaluationError: it cannot be run.
         """
         self.check(original.tokenizer)
         found = self._measured(original, self.options.prompt_tokens)
-        return {"growth": np.array(found["running"] - found["loaded"]), "memory": np.array(_peak(found))}
+        return {"growth": np.array([found["running"] - found["loaded"]]), "memory": np.array([_peak(found)])}
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Measure the loading of `candidate`, and the prompt; see `Evaluator.evaluate`.
@@ -110,7 +110,7 @@ class Memory:
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Return the original's memory, which is measured."""
-        return dict.fromkeys(METRICS, Measurement(float(reference["memory"])))
+        return dict.fromkeys(METRICS, Measurement(float(reference["memory"][0])))
 
     def _measured(self, model: LanguageModel, tokens: int) -> dict[str, Any]:
         with _folder(model) as folder:
@@ -133,12 +133,12 @@ class Memory:
 
 def _predicted(found: Mapping[str, Any], reference: Reference) -> dict[str, Measurement]:
     """Add what the prompt adds to the original to the memory of a loaded model."""
-    return {"memory": Measurement(_peak({**found, "running": found["loaded"] + float(reference["growth"])}))}
+    return {"memory": Measurement(_peak({**found, "running": found["loaded"] + int(reference["growth"][0])}))}
 
 
-def _peak(found: Mapping[str, Any]) -> float:
+def _peak(found: Mapping[str, Any]) -> int:
     """Return the larger of the peaks of loading and running."""
-    return float(max(found["loading"], found["running"]))
+    return max(int(found["loading"]), int(found["running"]))
 
 
 @contextmanager
