@@ -395,7 +395,7 @@ def test_named_objectives_exist(tmp_path: Path) -> None:
     assert len(names) >= 6
     make_texts(tmp_path)
     source = "model: my-model\nevaluators: {perplexity: {path: search.txt}, similarity: {prompts: prompts.txt}}\n"
-    source = source.replace("}}", "}, chat_similarity: {}}")
+    source = source.replace("}}", "}, chat_similarity: {}, memory: {}, latency: {}}")
     for name in names:
         problems = []
         for direction in ("minimize", "maximize"):
