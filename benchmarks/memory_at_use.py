@@ -38,9 +38,9 @@ def rows(folder: Path, tokenizer: Any, lengths: list[int], scratch: Path) -> lis
         compressed[name] = SimpleNamespace(source=out / "openvino_model.xml", tokenizer=tokenizer)
     found = []
     for tokens in lengths:
-        evaluator = Memory(tokens=tokens)
+        evaluator = Memory(prompt_tokens=tokens)
         reference = evaluator.reference(original)
-        measured = float(reference["memory"])
+        measured = float(reference["memory"][0])
         found.append([folder.name, "original", str(tokens), "", mb(measured), ""])
         for name, model in compressed.items():
             scores = evaluator.evaluate(model, reference)

@@ -25,7 +25,7 @@ __all__ = ["Memory", "Options"]
 _VERSION = 1  # increased when the same options give other scores
 
 METRICS: Mapping[str, Metric] = {
-    "memory": Metric("minimize", "bytes", "peak memory in OpenVINO GenAI with a prompt of `tokens` tokens, predicted"),
+    "memory": Metric("minimize", "bytes", "peak memory in OpenVINO GenAI with a prompt of `prompt_tokens`, predicted"),
     "memory_measured": Metric("minimize", "bytes", "the same, measured; of the final front"),
 }
 
@@ -35,7 +35,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tokens: int = Field(4096, ge=16, strict=True, description="Length of the prompt.")
+    prompt_tokens: int = Field(4096, ge=16, strict=True, description="Length of the prompt.")
     ov_config: dict[str, str | int] = Field(
         default_factory=dict, description="OpenVINO properties of the pipeline, e.g. {KV_CACHE_PRECISION: u8}."
     )
@@ -44,10 +44,10 @@ class Options(BaseModel):
 class Memory:
     """Measures resident memory in a process that runs OpenVINO GenAI's `LLMPipeline` on the CPU.
 
-    It is the peak from loading to the end of a prompt of `tokens` tokens: weights, KV cache and activations, above the
-    memory of a process that has only imported OpenVINO GenAI. What the prompt adds to the loaded model hardly depends
-    on the format of the weights. It is measured once, on the original, so that ``memory`` takes only the loading of a
-    compressed model. The prompt itself is run for ``memory_measured``.
+    It is the peak from loading to the end of a prompt of `prompt_tokens`: weights, KV cache and activations, above
+    the memory of a process that has only imported OpenVINO GenAI. What the prompt adds to the loaded model hardly
+    depends on the format of the weights. It is measured once, on the original, so that ``memory`` takes only the
+    loading of a compressed model. The prompt itself is run for ``memory_measured``.
     """
 
     Options = Options
@@ -82,14 +82,14 @@ class Memory:
             )
 
     def reference(self, original: LanguageModel) -> Reference:
-        """Measure the original: float64 ``growth``, bytes that the prompt adds, and ``memory``.
+        """Measure the original: int64 [1] ``growth``, bytes that the prompt adds, and ``memory``.
 
         Raises:
             EvaluationError: it cannot be run.
         """
         self.check(original.tokenizer)
-        found = self._measured(original, self.options.tokens)
-        return {"growth": np.array(found["running"] - found["loaded"]), "memory": np.array(_peak(found))}
+        found = self._measured(original, self.options.prompt_tokens)
+        return {"growth": np.array([found["running"] - found["loaded"]]), "memory": np.array([_peak(found)])}
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Measure the loading of `candidate`, and the prompt; see `Evaluator.evaluate`.
@@ -97,7 +97,7 @@ class Memory:
         Raises:
             EvaluationError: it cannot be run.
         """
-        found = self._measured(candidate, self.options.tokens)
+        found = self._measured(candidate, self.options.prompt_tokens)
         return {**_predicted(found, reference), "memory_measured": Measurement(_peak(found))}
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
@@ -110,7 +110,7 @@ class Memory:
 
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Return the original's memory, which is measured."""
-        return dict.fromkeys(METRICS, Measurement(float(reference["memory"])))
+        return dict.fromkeys(METRICS, Measurement(float(reference["memory"][0])))
 
     def _measured(self, model: LanguageModel, tokens: int) -> dict[str, Any]:
         with _folder(model) as folder:
@@ -133,12 +133,12 @@ class Memory:
 
 def _predicted(found: Mapping[str, Any], reference: Reference) -> dict[str, Measurement]:
     """Add what the prompt adds to the original to the memory of a loaded model."""
-    return {"memory": Measurement(_peak({**found, "running": found["loaded"] + float(reference["growth"])}))}
+    return {"memory": Measurement(_peak({**found, "running": found["loaded"] + int(reference["growth"][0])}))}
 
 
-def _peak(found: Mapping[str, Any]) -> float:
+def _peak(found: Mapping[str, Any]) -> int:
     """Return the larger of the peaks of loading and running."""
-    return float(max(found["loading"], found["running"]))
+    return max(int(found["loading"]), int(found["running"]))
 
 
 @contextmanager

@@ -57,10 +57,11 @@ def with_memory(data: Any, task: Callable[[], Task]) -> Any:
     if not isinstance(options, Mapping):
         return data
     tokens = int(match[2])
-    if options.get("tokens", tokens) != tokens:
-        message = f"is a limit at {tokens} tokens, and evaluators.memory.tokens is {got(options['tokens'])}; use one"
+    given = options.get("prompt_tokens", tokens)
+    if given != tokens:
+        message = f"is a limit at {tokens} tokens, and evaluators.memory.prompt_tokens is {got(given)}; use one"
         raise Invalid(Finding(("constraints", "memory"), message))
-    evaluators = {**evaluators, "memory": {**options, "tokens": tokens}}
+    evaluators = {**evaluators, "memory": {**options, "prompt_tokens": tokens}}
     return {**data, "constraints": {**limits, "memory": match[1]}, "evaluators": evaluators}
 
 

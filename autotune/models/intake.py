@@ -233,7 +233,8 @@ LENGTHS = ("sequence_length", "max_length", "max_new_tokens")
 
 def window_length(section: str, options: Any) -> dict[str, int]:
     """Return the key in model.yaml that sets the length of a text's sequences, and their tokens; empty if none does."""
-    if windows := getattr(options, "tokens", None):  # they have their own length
+    windows = getattr(options, "tokens", None)
+    if isinstance(windows, list) and windows:  # they have their own length
         return {f"{section}.tokens": max(map(len, windows))}
     found = {f"{section}.{name}": getattr(options, name, None) for name in LENGTHS}
     return {key: length for key, length in found.items() if isinstance(length, int)}

@@ -12,6 +12,8 @@ import pytest
 import autotune
 from autotune.errors import EvaluationError, PrerequisiteError
 from autotune.evaluation import Evaluator
+from autotune.evaluation.stores import ReferenceStore
+from autotune.models.intake import window_length
 from evaluators.memory import Memory
 
 
@@ -31,16 +33,16 @@ class At:
     tokenizer: Any
 
 
-def test_a_prompt_adds_the_same_memory_to_every_format(tiny_llama: Path, tokenizer: Any) -> None:
+def test_a_prompt_adds_the_same_memory_to_every_format(tiny_llama: Path, tokenizer: Any, tmp_path: Path) -> None:
     """The parts of the original predict the whole; a model in memory is measured without the prompt."""
     import openvino as ov
 
     path = tiny_llama / "openvino_model.xml"
-    evaluator = Memory(tokens=2048)
+    evaluator = Memory(prompt_tokens=2048)
     assert isinstance(evaluator, Evaluator)
     original = At(path, tokenizer)
-    reference = evaluator.reference(original)
-    assert float(reference["growth"]) > 2048 * 2 * 2 * 2 * 16 * 2  # the KV cache: 2 layers, 2 heads of 16, float16
+    reference, _ = ReferenceStore(tmp_path).get_or_create("it", lambda: evaluator.reference(original))
+    assert int(reference["growth"][0]) > 2048 * 2 * 2 * 2 * 16 * 2  # the KV cache: 2 layers, 2 heads of 16, float16
     whole = evaluator.original(reference)["memory"].value
     measured = {name: score.value for name, score in evaluator.evaluate(original, reference).items()}
     assert set(measured) == set(evaluator.metrics)
@@ -53,7 +55,7 @@ def test_a_prompt_adds_the_same_memory_to_every_format(tiny_llama: Path, tokeniz
 
 def test_a_model_that_cannot_run_is_an_error(tiny_llama: Path, tokenizer: Any) -> None:
     """With the reason of OpenVINO, and the length."""
-    evaluator = Memory(tokens=16, ov_config={"KV_CACHE_PRECISION": "u2"})
+    evaluator = Memory(prompt_tokens=16, ov_config={"KV_CACHE_PRECISION": "u2"})
     with pytest.raises(EvaluationError, match=r"in OpenVINO GenAI with 16 tokens: .*KV_CACHE_PRECISION"):
         evaluator.reference(At(tiny_llama / "openvino_model.xml", tokenizer))
 
@@ -69,10 +71,11 @@ def test_a_limit_at_a_length_selects_the_evaluator(tiny_llama: Path) -> None:
     """With the default evaluators, or beside others; a second length is refused."""
     limits = {"memory": "<= 6 GB at 8192 tokens"}
     config = autotune.Config(model=str(tiny_llama), space="int4", constraints=limits)  # type: ignore[arg-type]
-    assert config.evaluators["memory"] == {"tokens": 8192}
+    assert config.evaluators["memory"] == {"prompt_tokens": 8192}
     assert "perplexity" in config.evaluators
+    assert window_length("evaluators.memory", Memory().options) == {}  # a length of no text, which a study looks for
     assert config.constraints["memory"].value == 6e9
     assert autotune.Config(**config.as_dict()) == config
-    evaluators = {"memory": {"tokens": 512}, "latency": None}
-    with pytest.raises(ValueError, match=r"at 8192 tokens, and evaluators.memory.tokens is 512"):
+    evaluators = {"memory": {"prompt_tokens": 512}, "latency": None}
+    with pytest.raises(ValueError, match=r"at 8192 tokens, and evaluators.memory.prompt_tokens is 512"):
         autotune.Config(model=str(tiny_llama), evaluators=evaluators, constraints=limits)  # type: ignore[arg-type]

@@ -278,8 +278,8 @@ SEARCH = [
     Fault(
         "memory-growth",
         "evaluators/memory.py",
-        'np.array(found["running"] - found["loaded"])',
-        'np.array(found["running"])',
+        'np.array([found["running"] - found["loaded"]])',
+        'np.array([found["running"]])',
         "tests/evaluators/test_memory.py::test_a_prompt_adds_the_same_memory_to_every_format",
     ),
     Fault(
