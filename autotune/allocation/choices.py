@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.compression.engine import Engine
@@ -125,7 +125,7 @@ def make_menus(engine: Engine, settings: Sequence[Settings], *, runtime_compress
             variants[None] = engine.sizes.nbytes(weight)
             ordered = sorted(variants.items(), key=lambda item: item[1])
             choices[weight.name] = tuple(Choice(variant, nbytes) for variant, nbytes in ordered)
-    uniform = (_with_body(engine, one) for one in settings)
+    uniform = (_with_body(engine, one, choices) for one in settings)
     return Menus(choices, tuple(plan for plan in uniform if _from_menus(plan, choices)))
 
 
@@ -145,6 +145,8 @@ def _from_menus(plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> bool:
     return all(any(choice.variant == plan.variants.get(name) for choice in menu) for name, menu in choices.items())
 
 
-def _with_body(engine: Engine, settings: Settings) -> Plan:
-    """Make the usual uniform plan for comparison: embeddings and last layer at 8 bits."""
-    return engine.plan(settings if settings.mode in INT8_MODES else replace(settings, all_layers=False))
+def _with_body(engine: Engine, settings: Settings, names: Container[str]) -> Plan:
+    """Make the usual uniform plan of these weights for comparison: embeddings and last layer at 8 bits."""
+    plan = engine.plan(settings if settings.mode in INT8_MODES else replace(settings, all_layers=False))
+    variants = {name: variant for name, variant in plan.variants.items() if name in names}
+    return plan if len(variants) == len(plan.variants) else engine.plan_of(variants, notes=plan.notes)

@@ -60,3 +60,13 @@ def test_no_worse_than_any_uniform_setting(family: str, family_folder: Callable[
         least = min(value for other, value in measured.items() if plans[other].footprint <= plans[key].footprint)
         # The probe multiplies by float32 weights, the compressed model by packed ones: the same to some last bits.
         assert divergence(point.plan) <= least * 1.02 + 1e-7
+
+
+@pytest.mark.parametrize("family", ["granitemoehybrid", "lfm2"])
+def test_uniform_plans_leave_convolutions_too(family: str, family_folder: Callable[[str], Path]) -> None:
+    """Plans that are compared compress the same weights: only those of the menus are inputs of the probe."""
+    engine = Engine(ov.Core().read_model(family_folder(family) / "ov" / "openvino_model.xml"))
+    menus = make_menus(engine, default_settings(data_aware=False))
+    assert any(use.kind == "convolution" for weight in engine.weights for use in weight.uses)
+    assert menus.uniform
+    assert all(plan.variants.keys() <= menus.choices.keys() for plan in menus.uniform)
