@@ -32,6 +32,8 @@ from in_search import SEARCH
 FAULTS = (*COMPRESSION, *SEARCH, *RESULTS)
 ROOT = Path(__file__).parents[2]
 SLOW_IMPORTS = ("numpy", "scipy.linalg", "pandas", "openvino", "optuna", "torch")
+LIMIT_SECONDS = 120
+"""A test that takes longer with a fault does not end."""
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "reports", "site", "*_cache", "__pycache__", "*.egg-info")
 
 
@@ -92,15 +94,18 @@ def replace(path: Path, text: str) -> None:
 
 
 def is_found(tree: Path, fault: Fault) -> bool:
-    """Run the test with the fault applied. Errors before the test begins, such as of imports, do not count."""
+    """Run the test with the fault applied; one that does not end is found, too.
+
+    Errors before the test begins, such as of imports, do not count.
+    """
     path = tree / fault.file
     source = path.read_text(encoding="utf-8")
     replace(path, source.replace(fault.old, fault.new))
     try:
-        code, output = run_tests(tree, [fault.test])
+        code, output = run_tests(tree, [fault.test], LIMIT_SECONDS)
     finally:
         replace(path, source)
-    return code == pytest.ExitCode.TESTS_FAILED and "\nFAILED " in output
+    return code == -signal.SIGALRM or (code == pytest.ExitCode.TESTS_FAILED and "\nFAILED " in output)
 
 
 def main() -> int:
