@@ -345,9 +345,7 @@ def shown_answers(examples: Sequence[Example]) -> dict[str, Any]:
 
 def duplicate(number: int, earlier: TrialResult) -> TrialResult:
     """Make the result of a trial that repeats an earlier trial's plan: its values without its cost."""
-    attrs = {
-        key: value for key, value in earlier.attrs.items() if not key.startswith(("seconds_", "variants_", "tokens"))
-    }
+    attrs = {key: value for key, value in earlier.attrs.items() if not key.startswith(COSTS)}
     return TrialResult(earlier.state, earlier.values, {**attrs, "duplicate_of": number}, earlier.constraints)
 
 
