@@ -305,9 +305,9 @@ def run(folder: Path, work: Path) -> tuple[str, str]:
     exported: list[Path] = []
     export = source._export_float
 
-    def marked(model: str, files: Path, out: Path, trust: bool) -> None:
+    def marked(model: str, files: Path, out: Path, *others: Any) -> None:
         exported.append(out)
-        export(model, files, out, trust)
+        export(model, files, out, *others)
 
     source._export_float = marked
     try:
