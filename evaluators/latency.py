@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference, fingerprint
+from evaluators._child import child, last_line
 from evaluators._statistics import standard_error
 
 __all__ = ["Latency", "Options"]
@@ -113,13 +112,14 @@ class Latency:
         """Start a process that loads the model; yield a function that measures once, [3]."""
         options = self.options
         arguments = [str(path), options.device, str(options.prompt_tokens), str(options.new_tokens)]
+        command, environment = child("evaluators._latency_worker", *arguments)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "evaluators._latency_worker", *arguments],  # -P: no modules of this folder
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
+            command,
+            env=environment,
+            text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -127,8 +127,7 @@ class Latency:
         def line() -> str:
             text = process.stdout.readline()  # type: ignore[union-attr]
             if not text:
-                lines = process.communicate()[1].strip().splitlines()
-                problem = lines[-1] if lines else "the process ended"
+                problem = last_line(process.communicate()[1], "the process ended")
                 raise EvaluationError(f"{path} cannot be run as deployed on {options.device}: {problem}")
             return text
 

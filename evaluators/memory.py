@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.errors import EvaluationError, PrerequisiteError
 from autotune.evaluation import LanguageModel, Measurement, Metric, Reference, fingerprint
+from evaluators._child import child, last_line
 
 __all__ = ["Memory", "Options"]
 
@@ -115,17 +114,12 @@ class Memory:
     def _measured(self, model: LanguageModel, tokens: int) -> dict[str, Any]:
         with _folder(model) as folder:
             arguments = [str(folder), str(tokens), json.dumps(self.options.ov_config)]
+            command, environment = child("evaluators._memory_worker", *arguments)
             process = subprocess.run(
-                [sys.executable, "-P", "-m", "evaluators._memory_worker", *arguments],  # -P: no modules of this folder
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
+                command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
             )
         if process.returncode:
-            lines = process.stderr.strip().splitlines()
-            problem = lines[-1] if lines else f"the process ended with status {process.returncode}"
+            problem = last_line(process.stderr, f"the process ended with status {process.returncode}")
             raise EvaluationError(f"the model cannot be run in OpenVINO GenAI with {tokens or 'few'} tokens: {problem}")
         found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
         return found
