@@ -47,7 +47,6 @@ def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, Compresse
         weights: its compressed weights.
     """
     steps = {step.name: index for index, step in enumerate(graph.steps) if step.kind == "MatMul"}
-    head = graph.dependent([graph.hidden]) - {graph.hidden}
     constants = constants_by_name(model)
     copies = Counter(map(constant_digest, constants.values()))
     found = {}
@@ -55,7 +54,7 @@ def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, Compresse
         weight, variant = compressed.rows.weight, compressed.variant
         step = steps.get(weight.uses[0].node)
         matrix = weight.kind == "matmul" and len(weight.shape) == 2 and weight.uses[0].port == 1
-        if not matrix or len(weight.uses) > 1 or step is None or step in head or step not in graph.dynamic:
+        if not matrix or len(weight.uses) > 1 or step is None or step in graph.after or step not in graph.dynamic:
             continue
         if variant.format.bits > MOST_BITS or variant.lora_rank:
             continue

@@ -126,7 +126,7 @@ def input_axis(product: ov.Node) -> int:
 
 def products_of(graph: Graph) -> list[int]:
     """Return the MatMuls of activations and a matrix before the head, by step."""
-    inside = graph.dynamic - graph.dependent([graph.hidden]) | {graph.hidden}
+    inside = graph.dynamic - graph.after
     found = []
     for index in sorted(inside):
         step = graph.steps[index]
@@ -261,14 +261,13 @@ def mean_square_gradients(
     count = max(1, min(windows, GRADIENT_TOKENS // length))
     prepare(graph, {}, 1, length, limit)
     steps = {step.name: index for index, step in enumerate(graph.steps)}
-    head = graph.dependent([graph.hidden]) - {graph.hidden}
     channels = {
         steps[use.node]: weight.columns if use.kind == "embedding" else weight.rows
         for weight in weights
         for use in weight.uses
         if use.node in steps
     }
-    inside = {step for step in channels if step in graph.dynamic and step not in head}
+    inside = {step for step in channels if step in graph.dynamic and step not in graph.after}
     texts = torch.from_numpy(np.ascontiguousarray(tokens[:count]))
 
     total: dict[int, torch.Tensor] = {}
@@ -293,7 +292,7 @@ def mean_square_gradients(
         sweep.back(block, window, tapped(inside, keep))
         logits = ends.pop(window, None)
         if logits is not None:
-            found |= {step: logits for step in channels if step in head and channels[step] == len(logits)}
+            found |= {step: logits for step in channels if step in graph.after and channels[step] == len(logits)}
         return found
 
     sweep.forward()

@@ -31,14 +31,12 @@ class Step:
         kind: its type.
         inputs: (number of a step, its output) for each input.
         apply: its torch function; None for constants and inputs of the model.
-        last: steps whose outputs are not needed after this one.
     """
 
     name: str
     kind: str
     inputs: tuple[tuple[int, int], ...]
     apply: Operation | None
-    last: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -138,10 +136,14 @@ class Graph:
         return self.sources({self.result}, range(len(self.steps)))
 
     @cached_property
+    def after(self) -> set[int]:
+        """The last MatMul and the steps that depend on it."""
+        return self.dependent([self.hidden]) - {self.hidden}
+
+    @cached_property
     def inside(self) -> list[int]:
         """The steps before the last MatMul that depend on tokens, in topological order."""
-        after = self.dependent([self.hidden]) - {self.hidden}
-        return [i for i in sorted(self.dynamic & self.needed) if i not in after and self.steps[i].apply is not None]
+        return [i for i in sorted(self.dynamic & self.needed - self.after) if self.steps[i].apply is not None]
 
     def sources(self, ends: Iterable[int], among: Container[int]) -> set[int]:
         """Return the steps that some steps depend on by way of steps that are `among` these; those ends included."""
@@ -175,11 +177,10 @@ class Graph:
             return
         self._prepared = prepared
         variable = self.dependent(parameters) | self.dynamic
-        after = self.dependent([self.hidden]) - {self.hidden}
-        self._head = sorted(after & self.needed)
+        self._head = sorted(self.after & self.needed)
         self.chunkable = all(self.steps[i].kind in POINTWISE for i in self._head)
         of_head = {source for i in self._head for source, _ in self.steps[i].inputs}
-        self._head_inputs = sorted(of_head & variable - after - {self.hidden})
+        self._head_inputs = sorted(of_head & variable - self.after - {self.hidden})
         self._divide(parts, variable)
         read = {source for block in self.blocks for i, _ in block.steps for source, _ in self.steps[i].inputs}
         kept = (read | of_head) - variable

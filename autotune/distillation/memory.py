@@ -71,8 +71,7 @@ def divide(original: ov.Model, shape: Sequence[int], memory: int) -> Division:
     whole = always + max(2 * fixed + threads * (fixed + each), rounding)
     if whole <= memory:
         return Division(math.inf, whole)
-    head = graph.dependent([graph.hidden]) - {graph.hidden}
-    always += round(STORED * fixed / 4) + (2 + threads) * sum(sizes[step][0] for step in head & sizes.keys())
+    always += round(STORED * fixed / 4) + (2 + threads) * sum(sizes[step][0] for step in graph.after & sizes.keys())
     between = 4 * graph.width * max(Recipe().batch_tokens[1], tokens)
 
     def divided(limit: int) -> Division:
