@@ -64,14 +64,20 @@ class Journal:
         self.path = folder / "injections.jsonl"
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.all = [Injection(**json.loads(line)) for line in lines]
+        self._done = {(each.fault, each.seed) for each in self.all}
 
     def count(self, fault: str) -> int:
         """Return the number of injections of a fault so far."""
         return sum(each.fault == fault for each in self.all)
 
+    def has(self, fault: str, seed: int) -> bool:
+        """Test if a fault was injected with this seed."""
+        return (fault, seed) in self._done
+
     def add(self, injection: Injection) -> None:
         """Record an injection, and print it if it was not survived."""
         self.all.append(injection)
+        self._done.add((injection.fault, injection.seed))
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(injection)) + "\n")
         if injection.lost:
