@@ -53,8 +53,10 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
     while True:
         process, again, spared = lab.search(folder), time.monotonic(), workers == 0
         while len(kinds) < 10 and process.poll() is None:
+            if dice.random() < 0.8:  # most of the time of a short study passes before its first trial
+                wait_for_trials(lab, folder, process, dice.randint(0, 5))
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0.2, seconds_whole / 3))
+                process.wait(dice.uniform(0, seconds_whole / 10))
             if process.poll() is not None:
                 break
             children = psutil.Process(process.pid).children(recursive=True)
@@ -85,6 +87,13 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
         flush=True,
     )
     shutil.rmtree(folder)
+
+
+def wait_for_trials(lab: Lab, folder: Path, process: subprocess.Popen[bytes], count: int) -> None:
+    """Wait until a search has more trials by this number than now, or has ended."""
+    goal, until = lab.progress(folder) + count, time.monotonic() + 600
+    while lab.progress(folder) < goal and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def outputs(folder: Path, command: str, out: str) -> dict[str, bytes]:
@@ -171,9 +180,7 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
     workers = 2 if "worker" in name else dice.choice((0, 2))
     folder, seconds_whole = lab.prepare(f"signalled-{os.getpid()}", workers=workers, warm=True), lab.seconds
     process = lab.search(folder)
-    until = time.monotonic() + 120
-    while not lab.has_begun(folder) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)  # before, a signal ends the preparation at once
+    wait_for_trials(lab, folder, process, 1)  # before, a signal ends the preparation at once
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(dice.uniform(0, seconds_whole / 2))
     lost, repeated, seconds = "", 0, None

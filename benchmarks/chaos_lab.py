@@ -160,9 +160,9 @@ class Lab:
         """Start, or continue, the search of a folder."""
         return start(folder, "search", "model.yaml", **variables)
 
-    def has_begun(self, folder: Path) -> bool:
-        """Test if a trial of the search has a plan."""
-        return any(folder.glob("study/plans/*"))
+    def progress(self, folder: Path) -> int:
+        """Count the plans of the study so far."""
+        return len([*folder.glob("study/plans/*")])
 
     def is_clear(self, process: subprocess.Popen[bytes], stderr: str) -> bool:
         """Test if a command ended well, or with an error that is one paragraph."""
@@ -216,9 +216,10 @@ class MadeUp(Lab):
         last = (stderr.strip().splitlines() or [""])[-1]
         return process.returncode == 0 or (process.returncode == 1 and last.startswith("autotune.errors.StudyError"))
 
-    def has_begun(self, folder: Path) -> bool:
-        """Test if a trial of the search was scored."""
-        return (folder / "log.txt").exists()
+    def progress(self, folder: Path) -> int:
+        """Count the trials that were scored so far."""
+        log = folder / "log.txt"
+        return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 def start(
