@@ -179,6 +179,10 @@ def test_names_of_metrics_and_models_stay_in_the_studys_folder(
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(inside)]
     assert outside == []
     assert any("evil" in path.name for path in (inside / "plots").iterdir())
+    mask = os.umask(0o077)
+    os.umask(mask)
+    written = [path for path in inside.rglob("*") if path.is_file()]
+    assert os.name == "nt" or {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o666 & ~mask}
     for model in ("../..", "/", "..", "a/..", "~", "C:\\..\\x", "a\x00b"):
         assert "/" not in slug(model)
         assert not slug(model).startswith(".")

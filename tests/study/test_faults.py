@@ -32,7 +32,7 @@ def small_files() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: int) -> None:
-    """The search ends with one clear error; with room again, the study is the undisturbed one."""
+    """The search ends with one clear error; with room again, the study is the undisturbed one, and nothing else."""
     script = str(Path(__file__).parents[1] / "support" / "search_fakes.py")
     command = [sys.executable, script, str(tmp_path / "study"), str(tmp_path / "log.txt"), "30", "0", str(workers)]
     full = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, check=False)
@@ -41,7 +41,9 @@ def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: i
     assert "to continue" in full.stderr
     finished = [trial for trial in trials_of(tmp_path / "study") if trial.state.is_finished()]
     assert 0 < len(finished) < 30
+    (tmp_path / "study" / "plans" / ".of-a-killed-one.json.1.tmp").touch()
     subprocess.run(command, check=True, capture_output=True)
+    assert not [*(tmp_path / "study").rglob("*.tmp")]
     assert current_trials(tmp_path / "study") == undisturbed(trials=30)
 
 

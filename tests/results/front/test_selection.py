@@ -146,6 +146,7 @@ def test_a_drop_without_a_percent_sign_is_asked_back() -> None:
         parse_wish(max_drop="2")
     assert parse_wish(max_drop="2", metric="perplexity") == Wish(max_drop=2.0, relative=False, metric="perplexity")
     assert parse_wish(max_drop="2%") == Wish(max_drop=2.0)
+    assert parse_wish() == Wish()
 
 
 @pytest.mark.parametrize(
