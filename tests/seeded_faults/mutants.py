@@ -25,7 +25,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from run import LEFT_OUT, ROOT, preload, replace, run_tests
+from run import ENDLESS, LEFT_OUT, ROOT, preload, replace, run_tests
 
 RUN = "tests/study/test_run.py::test_"
 MODULES: dict[str, tuple[str, ...]] = {
@@ -61,7 +61,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 """Modules and their tests, fastest first."""
 
 LONGEST = 60
-"""Seconds after which the tests of a mutant count as hanging, which kills it."""
+"""Seconds of processor time after which the tests of a mutant count as hanging, which kills it."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     one: other
@@ -183,7 +183,9 @@ def main() -> int:
                 code, output = run_tests(tree, tests, seconds=LONGEST)
                 replace(path, source)
                 entry = {"module": module, "mutant": words, "line": line, "survived": code == pytest.ExitCode.OK}
-                if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, -14):
+                if code in ENDLESS:
+                    entry["note"] = "does not end"
+                elif code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
                     entry["note"] = output[-200:]
                 journal[module, words] = entry
                 with options.journal.open("a", encoding="utf-8") as stream:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from autotune.common.formatting import size
 from autotune.errors import StudyError, UsageError
 from autotune.results.front.decision import choices_by_size
 from autotune.results.front.recommendation import is_tied, most_accurate, recommend, ties
@@ -47,6 +48,10 @@ def test_a_drop_gives_the_smallest_model_that_keeps_it(study: StudyResults, perc
     chosen = choose(study, Wish(max_drop=percent))
     kept = [n for n in sizes(study) if (study.value(n, "perplexity_increase") or 0) <= percent]
     assert sizes(study)[chosen] == min(sizes(study)[n] for n in kept)
+    assert " on the front whose " in select(study, Wish(max_drop=percent)).reason
+    limit = int(sizes(study)[chosen])
+    also = select(study, Wish(max_drop=percent, max_size=limit))
+    assert f" on the front of at most {size(limit)} whose " in also.reason
 
 
 def test_a_drop_of_a_named_metric_is_relative_to_the_original(study: StudyResults) -> None:
