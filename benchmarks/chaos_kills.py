@@ -22,7 +22,7 @@ COMMANDS = {
     "report": ("report", "study"),
     "distillation": (
         *("compress", str(DEMO / "model"), "OUT", "--mode", "int4_asym", "--group-size", "32", "--distillation"),
-        *("--calibration", str(DEMO / "calibration.txt"), "--samples", "4", "--sequence-length", "32"),
+        *("--calibration", str(DEMO / "calibration.txt"), "--samples", "32", "--sequence-length", "64"),
     ),
 }
 

@@ -37,7 +37,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "autotune/evaluation/sequential.py": ("tests/evaluation/test_sequential.py",),
     "evaluators/_divergence.py": ("tests/evaluators/test_divergence.py",),
     "autotune/study/trials/racing.py": ("tests/study/trials/test_racing.py",),
-    "autotune/results/storage.py": ("tests/study/test_faults.py::test_a_storage_that_changed_is_refused",),
+    "autotune/results/storage.py": (
+        "tests/results/test_load.py",
+        "tests/study/test_faults.py::test_a_storage_that_changed_is_refused",
+    ),
     "autotune/study/storage/history.py": (
         "tests/study/storage/test_history.py",
         f"{RUN}ctrl_c_ends_with_a_report_and_leaves_no_trace_after_continuing",

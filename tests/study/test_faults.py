@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from failing_disk import failing
 from search_fakes import FakeConfig, StudyOptions, open_faulty, search, undisturbed
@@ -20,6 +21,8 @@ from stored import current_trials, trials_of
 
 from autotune.errors import StudyError
 from autotune.reporting.folder import rebuild_report
+from autotune.results.storage import CHECKSUM
+from autotune.study.storage.database import STUDY_NAME, close, connect, database_url
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 
@@ -96,8 +99,13 @@ CHANGES = {
 def test_a_storage_that_changed_is_refused(tmp_path: Path) -> None:
     """By report and search, with the name of what changed; --fresh starts again."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=6))
-    search(config, trials=5)
+    for trials in (3, 5):
+        search(config, trials=trials)
     database = config.output / "study.db"
+    storage = connect(database_url(database))
+    stored = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[CHECKSUM]
+    close(storage)
+    assert set(stored["states"]) <= set("CPF"), "later versions read these letters"
     whole = database.read_bytes()
     for change, named in CHANGES.items():
         database.write_bytes(whole)
