@@ -40,6 +40,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "autotune/results/storage.py": (
         "tests/results/test_load.py",
         "tests/study/test_faults.py::test_a_storage_that_changed_is_refused",
+        "tests/study/storage/test_storages.py::test_opening_a_storage_disables_no_logger",
     ),
     "autotune/study/storage/history.py": (
         "tests/study/storage/test_history.py",
