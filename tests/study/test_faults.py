@@ -86,7 +86,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
 
 
 CHANGES = {
-    "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 3": "trial 2",
+    "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id > 1": "trial 1, trial 2, trial 3 and 1 more",
     "UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 3 AND key = 'plan'": "trial 2",
     "DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'plan'": "trial 2",
     "UPDATE trials SET state = 'FAIL' WHERE trial_id = 3": "the state of trial 2",
@@ -115,7 +115,7 @@ def test_a_storage_that_changed_is_refused(tmp_path: Path) -> None:
             assert list(connection.iterdump()) != before
         connection.close()
         for read in (lambda: rebuild_report(config.output), lambda: search(config)):
-            with pytest.raises(StudyError, match=f"{named}.*changed since the search"):
+            with pytest.raises(StudyError, match=f": {named} changed since the search"):
                 read()
     assert search(config, fresh=True).finished == 6
 

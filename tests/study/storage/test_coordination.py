@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from stored import trials_of
 
 from autotune.errors import StudyError
 from autotune.study.run import run_worker
-from autotune.study.storage.coordination import identity, is_alive
+from autotune.study.storage.coordination import identity, is_alive, machine
 from autotune.study.storage.database import close, connect
 from autotune.study.storage.history import History, is_interrupted
 
@@ -148,6 +149,9 @@ def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
     assert is_alive(identity_now) is False
     assert is_alive({**identity_now, "machine": "elsewhere"}) is None
     assert is_alive(None) is None
+    if sys.platform == "linux":  # the boot and the container count
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert machine().split()[1:] == [boot, os.readlink("/proc/self/ns/pid")]
 
 
 def test_optuna_dashboard_opens_the_storage(tmp_path: Path) -> None:
