@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
+from autotune.evaluation.drafts import answers_along
 from autotune.models.runtime.compile import (
+    check_finite,
     check_precision,
     compile_model,
     effective_properties,
@@ -32,7 +34,7 @@ from autotune.models.runtime.kv_cache import KVCache
 if TYPE_CHECKING:
     import openvino as ov
 
-    from autotune.evaluation import Choose, FloatArray, IntArray
+    from autotune.evaluation import Choose, FloatArray, IntArray, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class OpenVINOLanguageModel:
         if tokens.ndim != 2 or tokens.size == 0:
             raise ValueError(f"tokens must be a non-empty array [B, T], got shape {tokens.shape}")
         self._check_tokens(tokens)
-        return np.array(finite(self._fresh(tokens), self._name), dtype=np.float32)
+        return np.array(check_finite(self._fresh(tokens), self._name), dtype=np.float32)
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
@@ -185,7 +187,7 @@ class OpenVINOLanguageModel:
                 for row, index in enumerate(batch):
                     begin, end = max(start, first[index]), min(stop, len(sequences[index]))
                     if begin < end:
-                        yield index, begin, finite(logits[row, begin - start : end - start], self._name)
+                        yield index, begin, check_finite(logits[row, begin - start : end - start], self._name)
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> IntArray:
         """Sequences as rows of one array, int64 [B, T]."""
@@ -228,7 +230,7 @@ class OpenVINOLanguageModel:
             positions = np.arange(length, length + tokens.shape[1])[None]
             length += tokens.shape[1]
             logits = self._infer(tokens, np.ones((1, length), np.int64), positions, fresh=not answer)
-            token = int(finite(logits[0, -1], self._name).argmax())
+            token = int(check_finite(logits[0, -1], self._name).argmax())
             if token in self.end_token_ids:
                 break
             answer.append(token)
@@ -240,6 +242,7 @@ class OpenVINOLanguageModel:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         drafts: Sequence[Sequence[int]] | None = None,
+        visit: Visit | None = None,
     ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
 
@@ -248,9 +251,14 @@ class OpenVINOLanguageModel:
         """
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt needs at least one token")
-        if self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
-            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+        drafts = [()] * len(prompts) if drafts is None else drafts
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
+        longest += max(map(len, drafts), default=0) if visit else 0
+        alone = self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs
+        if visit and (alone or (self._window is not None and longest > self._window)):
+            return answers_along(self, prompts, max_new_tokens, drafts, visit)
+        if alone:
+            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
         batches = max(1, -(-len(prompts) // most))
         rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one
@@ -264,10 +272,11 @@ class OpenVINOLanguageModel:
                 self._checked_infer,
                 [prompts[index] for index in chosen],
                 [max_new_tokens[index] for index in chosen],
-                [drafts[index] if drafts is not None else () for index in chosen],
+                [drafts[index] for index in chosen],
                 self.end_token_ids,
                 prefill_tokens=self._limits.logits_bytes // (4 * self.vocabulary_size),
                 window=self._window,
+                visit=None if visit is None else visit_chosen(visit, chosen),
             )
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer
@@ -302,7 +311,7 @@ class OpenVINOLanguageModel:
         fresh = mask.shape == tokens.shape
         logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
         visible = mask[:, -tokens.shape[1] :] > 0
-        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
+        check_finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
         return logits
 
     def close(self) -> None:
@@ -379,16 +388,6 @@ class OpenVINOLanguageModel:
         )
 
 
-def finite(logits: FloatArray, name: str) -> FloatArray:
-    """Return the logits unchanged after checking them.
-
-    Raises:
-        EvaluationError: a logit is NaN or infinite.
-    """
-    # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
-    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
-        raise EvaluationError(
-            f"{name} returned NaN or infinite logits: the quantization error of a weight is too large, or the model "
-            "overflows in the precision of runtime.ov_config."
-        )
-    return logits
+def visit_chosen(visit: Visit, chosen: Sequence[int]) -> Visit:
+    """Return the visitor of some of the prompts, by their indices among all."""
+    return lambda row, position, logits: visit(chosen[row], position, logits)
