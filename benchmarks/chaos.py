@@ -106,6 +106,7 @@ def results(journal: Journal, options: argparse.Namespace) -> dict[str, Any]:
     names, rows = ("openvino", "numpy", "optuna"), journal.summary()
     before = json.loads(options.json.read_text(encoding="utf-8"))["rows"] if options.json.exists() else []
     faults = {row["fault"] for row in rows}
+    rows += [row for row in before if row["fault"] not in faults]
     return {
         "model": "the demo model (2 million parameters)",
         "measured": f"studies of {options.trials} trials, disturbed and continued, compared with an undisturbed one",
@@ -113,7 +114,7 @@ def results(journal: Journal, options: argparse.Namespace) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
-        "rows": rows + [row for row in before if row["fault"] not in faults],
+        "rows": sorted(rows, key=lambda row: str(row["fault"])),
     }
 
 
