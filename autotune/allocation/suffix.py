@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from autotune.compression.calibration.segments import BYTES_PER_ELEMENT, Segment, cut, extract, text_inputs
 from autotune.compression.ir.constants import FLOAT_TYPES, type_name
-from autotune.models.runtime.compile import compile_model, scoring_properties
-from autotune.models.runtime.language_model import OpenVINOLanguageModel, finite
+from autotune.models.runtime.compile import compile_model, finite, scoring_properties
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
 if TYPE_CHECKING:
     import openvino as ov

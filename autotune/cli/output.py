@@ -233,7 +233,7 @@ def print_forecast(planned: DryRun) -> None:
 
 
 def _forecast(forecast: Forecast) -> str:
-    """Format the time, memory and disk space of a study in two lines."""
+    """Format the time, memory and disk space of a study."""
     from autotune.common.formatting import duration, size
 
     workers = "one worker" if forecast.workers == 1 else f"{forecast.workers} workers"
@@ -244,8 +244,15 @@ def _forecast(forecast: Forecast) -> str:
     )
     if forecast.not_measured:
         text += f" (without the time of {', '.join(forecast.not_measured)})"
-    disk = f"disk of cache and study: {size(forecast.disk)}"
-    return f"{text}\nmemory of a worker: up to {size(forecast.memory)}; {disk}"
+    lines = [text, f"memory of a worker: up to {size(forecast.memory)}; disk of cache and study: {size(forecast.disk)}"]
+    if forecast.deployment is not None:
+        found = forecast.deployment
+        kinds = f"with {found.settings} runtime settings" if found.settings else "as deployed"
+        lines.append(
+            f"of that time, about {duration(found.seconds)} to score the final front {kinds}, if it has {found.models} "
+            "models"
+        )
+    return "\n".join(lines)
 
 
 def _measuring(measuring: Measuring) -> str:

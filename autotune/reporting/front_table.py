@@ -280,7 +280,7 @@ def front_legend(results: StudyResults) -> list[str]:
         lines.append("bits: stored bits per weight, scales and zero points included, over all compressible weights.")
     lines.append("average relative error: mean of the scored metrics' relative differences to the original.")
     lines.append(
-        "footprint: size of `openvino_model.bin`, 1 MB = 1,000,000 bytes; compression rate: fp32 size over that."
+        "footprint: size of the weight files (.bin), 1 MB = 1,000,000 bytes; compression rate: fp32 size over that."
     )
     if any(f"{name}_stderr" in results.trials.columns for name in results.objectives):
         lines.append("±: one standard error, from the differences to the original on the same texts.")

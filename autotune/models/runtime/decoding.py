@@ -31,6 +31,7 @@ def decode(
     ends: Collection[int],
     *,
     prefill_tokens: int,
+    whole_prompts: bool = False,
     window: int | None = None,
 ) -> list[list[int]]:
     """Return the greedy answers to prompts that share one KV cache.
@@ -44,6 +45,7 @@ def decode(
         drafts: texts to propose from, as token ids; may be empty.
         ends: tokens that end an answer and are not part of it.
         prefill_tokens: largest number of prompt tokens in one pass (at least one column of all rows).
+        whole_prompts: all prompts are one pass, however many tokens they have.
         window: columns of the cache that the model looks back. Masked columns of rejected proposals would push others
             out of it, so there are proposals only while all columns stay within it.
     """
@@ -52,7 +54,8 @@ def decode(
     if not order:
         return answers
     rows = [_Row(prompts[row], drafts[row], limits[row], answers[row]) for row in order]
-    last, mask = _prefill(infer, [prompts[row] for row in order], prefill_tokens)
+    columns = len(prompts[order[0]]) if whole_prompts else min(_PREFILL_COLUMNS, prefill_tokens // len(order))
+    last, mask = _prefill(infer, [prompts[row] for row in order], max(1, columns))
     chosen = last.argmax(axis=-1)[:, None]
     fed = np.ones((len(rows), 0), np.int64)  # mask of the last step's columns: 1 if accepted
     while True:
@@ -77,8 +80,8 @@ def decode(
         chosen = infer(tokens, np.concatenate([mask, fed], axis=1), positions, kept).argmax(axis=-1)
 
 
-def _prefill(infer: Infer, prompts: Sequence[Sequence[int]], prefill_tokens: int) -> tuple[FloatArray, IntArray]:
-    """Fill the cache with prompts, the longest first.
+def _prefill(infer: Infer, prompts: Sequence[Sequence[int]], columns: int) -> tuple[FloatArray, IntArray]:
+    """Fill the cache with prompts, the longest first, in passes of so many columns.
 
     The prompts end in the same column. A shorter one enters at the column where it begins, as a copy of the first row
     with all earlier columns masked, so that no time is spent on padding.
@@ -93,7 +96,6 @@ def _prefill(infer: Infer, prompts: Sequence[Sequence[int]], prefill_tokens: int
         mask[row, longest - len(prompt) :] = 1
         tokens[row, longest - len(prompt) :] = prompt
     positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-    columns = max(1, min(_PREFILL_COLUMNS, prefill_tokens // len(prompts)))
     before = 0
     for start in range(0, longest, columns):
         stop = min(start + columns, longest)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "cache_position", "beam_idx"})
 """Inputs that scoring feeds."""
 
+IMAGE_INPUTS = frozenset({"token_type_ids"})
+"""Further inputs of language models in parts, which come from `Embeddings`."""
+
 _EXPORT = "optimum-cli export openvino --task text-generation-with-past"
 
 

@@ -19,6 +19,7 @@ from autotune.models.runtime.compile import (
     compile_model,
     effective_properties,
     end_token_ids,
+    finite,
     last_line,
     read_model,
     scoring_properties,
@@ -26,7 +27,7 @@ from autotune.models.runtime.compile import (
 )
 from autotune.models.runtime.decoding import decode
 from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
-from autotune.models.runtime.graph import INPUTS, attention_window, why_not_scorable
+from autotune.models.runtime.graph import IMAGE_INPUTS, INPUTS, attention_window, why_not_scorable
 from autotune.models.runtime.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ class OpenVINOLanguageModel:
         graph = model if path is None else read_model(path, self._name)
         self._window = attention_window(graph)
         compiled = compile_model(graph, self._name, device, config)
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()} & INPUTS
+        names = {name for port in compiled.inputs for name in port.get_names()}
+        self._inputs = names & INPUTS
+        self._image_inputs = names & {"inputs_embeds", *IMAGE_INPUTS} if embeddings is not None else frozenset()
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
         check_precision(self.properties, device, config)
@@ -134,7 +137,8 @@ class OpenVINOLanguageModel:
 
     def _check_ports(self, compiled: Any) -> None:
         tokens = "input_ids" if self.embeddings is None else "inputs_embeds"
-        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys(), tokens=tokens)
+        fed = {*self._constants, *self._image_inputs}
+        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=fed, tokens=tokens)
         if problem is not None:
             raise EvaluationError(f"{self._name} {problem}")
 
@@ -172,11 +176,12 @@ class OpenVINOLanguageModel:
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
         lengths = [len(sequence) for sequence in sequences]
-        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self.kv_cache.recurrent else 64):
+        whole = self.kv_cache.recurrent or self._keeps_images_whole(sequences)
+        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if whole else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
             columns = min(columns, self._limits.columns or columns)
-            columns = tokens.shape[1] if self.kv_cache.recurrent else columns
+            columns = tokens.shape[1] if whole else columns
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]
@@ -186,6 +191,12 @@ class OpenVINOLanguageModel:
                     begin, end = max(start, first[index]), min(stop, len(sequences[index]))
                     if begin < end:
                         yield index, begin, finite(logits[row, begin - start : end - start], self._name)
+
+    def _keeps_images_whole(self, sequences: Sequence[Sequence[int]]) -> bool:
+        """Return True if an image among the sequences must be in one inference; see `Embeddings.inputs`."""
+        if not IMAGE_INPUTS & self._image_inputs:
+            return False
+        return any(max(sequence, default=0) >= IMAGE_ROWS for sequence in sequences)
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> IntArray:
         """Sequences as rows of one array, int64 [B, T]."""
@@ -252,6 +263,11 @@ class OpenVINOLanguageModel:
             return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
+        prefill_tokens, whole = (
+            self._limits.logits_bytes // (4 * self.vocabulary_size),
+            self._keeps_images_whole(prompts),
+        )
+        most = max(1, min(most, prefill_tokens // max(map(len, prompts)))) if whole else most
         batches = max(1, -(-len(prompts) // most))
         rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -266,7 +282,8 @@ class OpenVINOLanguageModel:
                 [max_new_tokens[index] for index in chosen],
                 [drafts[index] if drafts is not None else () for index in chosen],
                 self.end_token_ids,
-                prefill_tokens=self._limits.logits_bytes // (4 * self.vocabulary_size),
+                prefill_tokens=prefill_tokens,
+                whole_prompts=whole,
                 window=self._window,
             )
             for index, answer in zip(chosen, decoded, strict=True):
@@ -357,7 +374,8 @@ class OpenVINOLanguageModel:
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
         if self.embeddings is not None:
-            feed["inputs_embeds"] = self.embeddings(tokens)
+            of_images = self.embeddings.inputs(tokens, mask.shape[1] - tokens.shape[1])
+            feed |= {name: value for name, value in of_images.items() if name in self._image_inputs}
         try:
             result = request.infer(feed, share_inputs=True, share_outputs=True)["logits"]
         except RuntimeError as error:
@@ -377,18 +395,3 @@ class OpenVINOLanguageModel:
             f"{self._name} knows {self.vocabulary_size} tokens, but its tokenizer gave token id {wrong}: the tokenizer "
             "belongs to another model. Use the tokenizer files that were saved with this model."
         )
-
-
-def finite(logits: FloatArray, name: str) -> FloatArray:
-    """Return the logits unchanged after checking them.
-
-    Raises:
-        EvaluationError: a logit is NaN or infinite.
-    """
-    # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
-    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
-        raise EvaluationError(
-            f"{name} returned NaN or infinite logits: the quantization error of a weight is too large, or the model "
-            "overflows in the precision of runtime.ov_config."
-        )
-    return logits

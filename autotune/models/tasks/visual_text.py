@@ -12,7 +12,8 @@ from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation.texts.prompts import read_images, read_prompts
 from autotune.models.checkpoint import quantization
 from autotune.models.companions import LANGUAGE_MODEL_FILE
-from autotune.models.runtime.graph import why_not_scorable
+from autotune.models.runtime.graph import IMAGE_INPUTS, why_not_scorable
+from autotune.models.runtime.images import FAMILIES
 from autotune.models.tasks.task import WIKITEXT
 from autotune.models.tasks.text_generation import TextGeneration
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from autotune.evaluation.texts.sources import TextSource
     from autotune.models.runtime.embeddings import Embeddings
 
-TESTED: tuple[str, ...] = ("llava",)
+TESTED: tuple[str, ...] = tuple(FAMILIES)
 """Types whose embeddings `runtime.embeddings` computes as optimum-intel does."""
 
 OPTIMUM = """\
@@ -91,7 +92,7 @@ class VisualText(TextGeneration):
         self, inputs: Iterable[Any], outputs: Iterable[Any], *, states: int | None = None, fed: Collection[str] = ()
     ) -> str | None:
         """See `Task`."""
-        return why_not_scorable(inputs, outputs, states=states, fed=fed, tokens="inputs_embeds")
+        return why_not_scorable(inputs, outputs, states=states, fed={*fed, *IMAGE_INPUTS}, tokens="inputs_embeds")
 
     def windows(
         self,

@@ -39,7 +39,7 @@ class PlannedPoint:
     Attributes:
         label: why it is tried.
         settings: its settings.
-        footprint: bytes of `openvino_model.bin`; None where the settings cannot be planned.
+        footprint: bytes of the weight files; None where the settings cannot be planned.
         exact: False where the choice of layers waits for the calibration, and the size stands for the choice that
             weights alone would give; and where AWQ may have to insert operations.
         compression_rate, bits_per_weight: see `compression.plan.Plan`.
@@ -63,7 +63,7 @@ class DryRun:
 
     Attributes:
         model: what the configuration names.
-        original_footprint: bytes of the original's `openvino_model.bin`.
+        original_footprint: bytes of the original's weight files.
         weights: how many compressible weights there are.
         elements: how many elements they have.
         distinct_settings: points of the space; None where it is continuous or has more than 100,000.

@@ -35,6 +35,7 @@ def run(folder: Path, limits: dict[str, Constraint], kl: float = 0.5) -> TrialRe
     place = Workplace(
         site=Site(folder, {"kl_divergence": "minimize", "footprint": "minimize"}, limits, {}),
         plan=engine.plan,
+        bounds=lambda plan: {},
         engine=engine,
         score=score,
         status=lambda plan: None,
