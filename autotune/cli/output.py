@@ -177,7 +177,8 @@ def print_plan(planned: DryRun, space: str) -> None:
     print(
         f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
     )
-    print(f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study\n")
+    print(f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study")
+    print(f"limits: {'; '.join(planned.limits)}\n" if planned.limits else "")
     if planned.devices:
         print("\n".join([*planned.devices, *(f"left out of the space: {each}" for each in planned.left_out), ""]))
     print("\n".join(_points(planned)))

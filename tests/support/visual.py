@@ -87,20 +87,26 @@ def _gemma3(tokenizer: Any, kind: str) -> tuple[Any, Any]:
     import transformers
 
     names = ("<start_of_image>", "<image_soft_token>", "<end_of_image>")
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": dict(zip(("boi_token", "image_token", "eoi_token"), names, strict=True))}
-    )
+    tokenizer.add_tokens(list(names), special_tokens=True)
+    for key, name in zip(("boi_token", "image_token", "eoi_token"), names, strict=True):
+        tokenizer._set_model_specific_special_tokens({key: name})
     begin, marker, end = map(tokenizer.convert_tokens_to_ids, names)
     vision = transformers.SiglipVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
     )
     text = transformers.Gemma3TextConfig(
-        vocab_size=VOCABULARY + 3, head_dim=16, sliding_window=24, layer_types=LAYERS, **TEXT_SHAPE
+        vocab_size=VOCABULARY + 3,
+        head_dim=16,
+        sliding_window=24,
+        layer_types=LAYERS,
+        tie_word_embeddings=False,
+        **TEXT_SHAPE,
     )
     config = transformers.Gemma3Config(
         text_config=text,
         vision_config=vision,
         mm_tokens_per_image=4,
+        tie_word_embeddings=False,
         boi_token_index=begin,
         eoi_token_index=end,
         image_token_index=marker,

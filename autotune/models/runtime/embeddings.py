@@ -54,15 +54,13 @@ class Embeddings:
         path = self.folder / name
         return compile_model(read_model(path, str(path)), str(path), self._device, self._properties)
 
-    def inputs(self, ids: IntArray, past: int = 0) -> dict[str, Any]:
-        """Return the inputs of a language model for ids, int64 [B, T], after `past` columns of its cache, by name.
+    def inputs(self, ids: IntArray) -> dict[str, Any]:
+        """Return the inputs of a language model for ids, int64 [B, T], by name.
 
-        Besides ``inputs_embeds`` there is ``token_type_ids``, int64 [B, past + T], 1 for vectors of images: models such
-        as Gemma 3 let the tokens of an image attend to all of it. An image must be in one inference.
+        Besides ``inputs_embeds`` there is ``token_type_ids``, int64 [B, T], 1 for vectors of images: in models such as
+        Gemma 3 they attend to all vectors of their image. All images must be in the first inference of a sequence.
         """
-        types = np.zeros((len(ids), past + ids.shape[1]), np.int64)
-        types[:, past:] = ids >= IMAGE_ROWS
-        return {"inputs_embeds": self(ids), "token_type_ids": types}
+        return {"inputs_embeds": self(ids), "token_type_ids": (ids >= IMAGE_ROWS).astype(np.int64)}
 
     def __call__(self, ids: IntArray) -> FloatArray:
         """Return the embeddings of ids, int64 [B, T] -> float32 [B, T, D]."""

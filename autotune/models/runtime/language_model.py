@@ -193,7 +193,7 @@ class OpenVINOLanguageModel:
                         yield index, begin, finite(logits[row, begin - start : end - start], self._name)
 
     def _keeps_images_whole(self, sequences: Sequence[Sequence[int]]) -> bool:
-        """Return True if an image among the sequences must be in one inference; see `Embeddings.inputs`."""
+        """Return True if there are images, which must be in the first inference; see `Embeddings.inputs`."""
         if not IMAGE_INPUTS & self._image_inputs:
             return False
         return any(max(sequence, default=0) >= IMAGE_ROWS for sequence in sequences)
@@ -374,7 +374,7 @@ class OpenVINOLanguageModel:
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
         if self.embeddings is not None:
-            of_images = self.embeddings.inputs(tokens, mask.shape[1] - tokens.shape[1])
+            of_images = self.embeddings.inputs(tokens)
             feed |= {name: value for name, value in of_images.items() if name in self._image_inputs}
         try:
             result = request.infer(feed, share_inputs=True, share_outputs=True)["logits"]
