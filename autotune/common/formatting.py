@@ -184,8 +184,7 @@ def score(value: float | None, stderr: float | None = None, *, name: str = "", m
     if value is None or is_missing(value):
         return DASH
     if name == "footprint" or (metric is not None and metric.unit == "bytes"):
-        known = stderr is not None and not is_missing(stderr) and float(stderr) > 0
-        return f"{size(value)} ± {size(stderr)}" if known else size(value)
+        return size(value) if stderr is None or is_missing(stderr) else f"{size(value)} ± {size(stderr)}"
     suffix = "%" if metric is not None and metric.unit in ("%", "percent") else ""
     if stderr is None or is_missing(stderr) or float(stderr) <= 0:
         return number(value) + suffix

@@ -189,8 +189,8 @@ def trials_table(results: StudyResults) -> TrialsTable:
     """Return the listed trials: settings, sizes, every metric that was scored, times."""
     names = ["footprint", "compression_rate", "bits_per_weight"]
     scored = [name for name in results.metrics if name not in (*names, "int4_percent", "int8_percent")]
-    objectives = [name for name in results.objectives if name in scored]
-    names += dict.fromkeys((*objectives, *scored, "seconds_compress", "seconds_evaluate"))
+    deciding = [name for name in results.deciding if name in scored]
+    names += dict.fromkeys((*deciding, *scored, "seconds_compress", "seconds_evaluate"))
     names = [n for n in names if n in results.trials.columns and results.trials[n].notna().any()]
     titles = {"seconds_compress": "compressing", "seconds_evaluate": "scoring", "compression_rate": "rate"}
     columns = [("trial", "", True), ("state", "", False), ("settings", "", False)]

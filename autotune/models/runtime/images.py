@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What differs from one family to the next.
+    """Layout of prompts and images of a family.
 
     Attributes:
         vectors: (vision IR as a function, the processor's outputs for an image, config.json) -> float32 [n, D].

@@ -35,8 +35,8 @@ def objective_pairs(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def context_metrics(results: StudyResults) -> list[str]:
-    """Return the metrics to print with each choice: the objectives that are no sizes, and the usual ones."""
-    names = [name for name in results.objectives if name not in SIZE_COLUMNS]
+    """Return the metrics to print with each choice: those of objectives and constraints, no sizes; the usual ones."""
+    names = [name for name in results.deciding if name not in SIZE_COLUMNS]
     names += ["similarity", "perplexity_increase", "kl_divergence"]
     return [name for name in dict.fromkeys(names) if results.has_scores(name)]
 

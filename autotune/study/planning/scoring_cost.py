@@ -42,7 +42,7 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What scoring costs.
+    """Costs of scoring a model.
 
     Attributes:
         evaluators: by name.
