@@ -333,4 +333,4 @@ def print_studies(found: Sequence[StudySummary]) -> None:
             best = f"trial {summary.trial}: {summary.settings}, {size(summary.footprint)}"
             if summary.metric is not None:
                 best += f", {label(summary.metric)} {score(summary.value, summary.stderr, name=summary.metric)}"
-        print(f"  {summary.model}: {best}")
+        print("\n".join(_wrapped(f"{summary.model}: {best}", "  ")))

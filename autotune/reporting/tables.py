@@ -76,7 +76,7 @@ def runtime_table(results: StudyResults) -> Table | None:
     header = ["trial", "settings", "precision", "KV cache", "dynamic quantization", *map(results.heading, names)]
     rows = [
         [
-            *(str(trial), results.records[trial].describe()),
+            *(str(trial), results.records[trial].describe(short=True)),
             *(each.properties.get(name, DASH) for name in SCORING_CONFIG),
             *(results.measurement_text(each.metrics.get(name), name) for name in names),
             *(f"{each.cache_bytes:,}", number(each.tokens_per_second, 1)),

@@ -263,10 +263,8 @@ class OpenVINOLanguageModel:
             return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
-        prefill_tokens, whole = (
-            self._limits.logits_bytes // (4 * self.vocabulary_size),
-            self._keeps_images_whole(prompts),
-        )
+        prefill_tokens = self._limits.logits_bytes // (4 * self.vocabulary_size)
+        whole = self._keeps_images_whole(prompts)
         most = max(1, min(most, prefill_tokens // max(map(len, prompts)))) if whole else most
         batches = max(1, -(-len(prompts) // most))
         rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one

@@ -206,9 +206,10 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] | No
         attrs |= {name: getattr(plan, name) for name in PLAN_METRICS}
         limits = place.site.limits
         violations = {name: limits[name].violation(attrs[name]) for name in limits if name in PLAN_METRICS}
-        bounds = {} if any(violation > 0 for violation in violations.values()) else place.bounds(plan)
+        over = any(violation > 0 for violation in violations.values())
+        bounds = {} if over else place.bounds(plan)
         certain = {name: beyond for name in bounds if (beyond := limits[name].violation(bounds[name])) > 0}
-        if certain or any(violation > 0 for violation in violations.values()):
+        if over or certain:
             return TrialResult("pruned", attrs=attrs, constraints={**violations, **certain})
         return scored(Candidate(place.engine, plan, place.stage), planning, attrs, violations, place, rivals)
     except (ConfigError, PrerequisiteError):
