@@ -9,6 +9,8 @@ covariance, with larger fourth moments where tokens of low probability are drawn
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from autotune.common.files import fingerprint
 from autotune.common.threads import cores
 from autotune.compression.formats.encoding import Array
 from autotune.distillation.blocks import BLOCK_BYTES, prepare
 from autotune.distillation.graph import Graph
-from autotune.distillation.sweeps import Sweep, Values, in_threads
+from autotune.distillation.sweeps import Store, Sweep, Values, in_threads
 from autotune.distillation.training import LOGITS_BYTES
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ GRADIENT_TOKENS = 2048
 
 MOMENT_BYTES = 1 << 30
 """Limit on the second moments that are in memory at once; for the others a block is computed again."""
+
+SAVED_EVERY = 60.0
+"""Seconds between two checkpoints of second moments: to write `MOMENT_BYTES` takes some of them."""
 
 Pair = tuple["torch.Tensor", "torch.Tensor"]
 """Inputs [n, K] and gradients of the outputs [n, R] of one product, for the same n tokens."""
@@ -63,6 +69,7 @@ def measure_curvature(
     *,
     limit: float = math.inf,
     folder: Path | None = None,
+    finished: Container[str] = (),
 ) -> Iterator[tuple[str, Curvature]]:
     """Measure the second moments of weights, and yield them with the weight's name; the last layers come first.
 
@@ -77,7 +84,10 @@ def measure_curvature(
         share: windows that run on one thread at a time.
         report: receives progress messages.
         limit: bytes of a block; see `blocks.cut`.
-        folder: for activations between blocks; None for memory.
+        folder: activations between blocks, and second moments of a part of the windows, are kept in a temporary folder
+            beside this one. It is left behind if the process ends before, and a later call continues from it. None:
+            they are kept in memory.
+        finished: names of weights whose second moments are not needed any more.
     """
     windows, length = tokens.shape
     held = {step: moment_bytes(graph, step) for step in products.values()}
@@ -90,14 +100,17 @@ def measure_curvature(
     def end(number: int, leaves: Values) -> None:
         propagate_noise(graph, leaves, starts[number])
 
-    sweep = Sweep(graph, texts, {}, end, folder)
-    count, left = len(graph.blocks), len(products)
-    sweep.forward(lambda block: report(f"activations, block {block + 1} of {count}"))
-    for block in range(count)[::-1]:
-        inside = {step for step, _ in graph.blocks[block].steps}
-        of_block = {name: step for name, step in products.items() if step in inside}
-        if not left:
-            return
+    count, left = len(graph.blocks), {name: step for name, step in products.items() if name not in finished}
+    if not left:
+        remove_between(folder)
+        return
+    store = Store(None if folder is None else _between(folder, graph))
+    sweep = Sweep(graph, texts, {}, end, store)
+    place_of = {step: number for number, block in enumerate(graph.blocks) for step, _ in block.steps}
+    last = max(place_of[step] for step in left.values())
+    start = sweep.forward(last, lambda block: report(f"activations, block {block + 1} of {count}"))
+    for block in range(start + 1)[::-1]:
+        of_block = {name: step for name, step in left.items() if place_of[step] == block}
         graph.load(block)
         for names in _passes(of_block, held):
             place = f", block {block + 1} of {count}" if count > 1 else ""
@@ -105,13 +118,31 @@ def measure_curvature(
             def done(shares: int, place: str = place) -> None:
                 report(f"gradients of {shares * share} of {len(starts) * share} windows{place}")
 
-            done(0)
-            found = _moments(graph, sweep, block, {name: products[name] for name in names}, len(starts), done)
+            of_pass = {name: products[name] for name in names}
+            found = _moments(graph, sweep, block, of_pass, len(starts), store, done)
             while found:
                 name, (inputs, outputs) = found.popitem()
                 yield name, Curvature(inputs.numpy(), outputs.numpy())
-        left -= len(of_block)
+                store.drop(f"moments-{left.pop(name)}")
+        if not left:
+            break
         sweep.leave(block)
+    remove_between(folder)
+
+
+def _between(folder: Path, graph: Graph) -> Path:
+    """Name the temporary folder of a graph that is divided into these blocks; delete those of other divisions."""
+    division = fingerprint([[step for step, _ in block.steps] for block in graph.blocks])
+    chosen = folder.with_name(f".{folder.name}-{division}.tmp")
+    remove_between(folder, chosen)
+    return chosen
+
+
+def remove_between(folder: Path | None, kept: Path | None = None) -> None:
+    """Delete what `measure_curvature` has left for a folder, except one temporary folder."""
+    for path in [] if folder is None else folder.parent.glob(f".{folder.name}-*.tmp"):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def moment_bytes(graph: Graph, product: int) -> int:
@@ -154,20 +185,40 @@ def _passes(products: Mapping[str, int], held: Mapping[int, int]) -> Iterator[li
 
 
 def _moments(
-    graph: Graph, sweep: Sweep, block: int, products: Mapping[str, int], shares: int, report: Callable[[int], None]
+    graph: Graph,
+    sweep: Sweep,
+    block: int,
+    products: Mapping[str, int],
+    shares: int,
+    store: Store,
+    report: Callable[[int], None],
 ) -> dict[str, Pair]:
-    """Add up the second moments of some weights of the block that is loaded."""
+    """Add up the second moments of some weights of the block that is loaded; continue from those in the store."""
     found: dict[str, Pair] = {}
+    added = dict.fromkeys(products, 0)
+    for name, step in products.items():
+        if store.has(f"moments-{step}"):
+            kept = store.get(f"moments-{step}")
+            found[name], added[name] = (kept[0], kept[1]), int(kept[2])
+    start = min([sweep.passed(block), *added.values()])
+    report(start)
+    saved = time.monotonic()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for first in range(0, shares, cores()):
+            for first in range(start, shares, cores()):
                 some = range(first, min(first + cores(), shares))
-                pairs = list(pool.map(partial(_pairs, graph, sweep, block, products), some))
-                by_weight = [[each[name] for each in pairs] for name in products]
+                pairs = dict(zip(some, pool.map(partial(_pairs, graph, sweep, block, products), some), strict=True))
+                by_weight = [[pairs[i][name] for i in some if i >= added[name]] for name in products]
                 sums = pool.map(_add, [found.get(name) for name in products], by_weight)
                 found = dict(zip(products, sums, strict=True))
+                added = {name: max(count, some[-1] + 1) for name, count in added.items()}
+                if store.folder is not None and time.monotonic() - saved > SAVED_EVERY:
+                    for name, step in products.items():
+                        inputs, outputs = found[name]
+                        store.put(f"moments-{step}", {0: inputs, 1: outputs, 2: torch.tensor(added[name])})
+                    saved = time.monotonic()
                 report(some[-1] + 1)
     finally:
         torch.set_num_threads(threads)

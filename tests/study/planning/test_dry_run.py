@@ -14,6 +14,7 @@ from families import FAMILIES
 from autotune.common.machine import check_memory
 from autotune.compression.engine import Engine
 from autotune.config.config import Config
+from autotune.distillation.memory import divide
 from autotune.errors import ConfigError
 from autotune.evaluation import Measurement
 from autotune.study.planning.dry_run import dry_run
@@ -69,7 +70,7 @@ def test_told_sizes_are_those_of_the_files(family: str, family_folder: Callable[
 
 def test_the_forecast_counts_everything_and_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     """More trials and more text take longer; what was measured to find out is gone; data for --json."""
-    space = {**SPACE, "awq": [False, True], "gptq": [False, True]}
+    space = {**SPACE, "awq": [False, True], "gptq": [False, True], "distillation": [False, True]}
     config = configuration(tiny_llama, tmp_path, space=space, study={"trials": 20})
     plan = dry_run(config, lambda text: None, measure=True)
     forecast = plan.forecast
@@ -77,7 +78,8 @@ def test_the_forecast_counts_everything_and_leaves_nothing(tiny_llama: Path, tmp
     assert 0 < forecast.trial_seconds < forecast.seconds
     assert 0 < forecast.preparation_seconds < forecast.seconds
     assert forecast.memory > 50_000_000
-    assert forecast.disk > plan.original_footprint / 4
+    temporary = divide(ov.Core().read_model(tiny_llama / "openvino_model.xml"), (128, 32), 1 << 40).disk
+    assert forecast.disk > plan.original_footprint / 4 + forecast.workers * temporary
     assert forecast.not_measured == ()
     assert plan.as_dict()["forecast"]["seconds"] == forecast.seconds
     assert not any((tmp_path / "cache" / room).exists() for room in ("statistics", "references"))
