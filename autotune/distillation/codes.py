@@ -18,7 +18,7 @@ from autotune.compression.ir.constants import constant_digest
 from autotune.compression.ir.layout import unpacked
 from autotune.compression.ir.weights import rows_to_shape
 from autotune.compression.variants import CompressedWeight
-from autotune.distillation.curvature import MOMENT_BYTES, Curvature, measure_curvature, moment_bytes, scaled
+from autotune.distillation.curvature import MOMENT_BYTES, Curvature, measure_curvature, moment_bytes, scaled, shrunk
 from autotune.distillation.graph import Graph
 from autotune.distillation.rounding import ROWS, round_both_sides
 from autotune.distillation.sweeps import Store
@@ -124,9 +124,10 @@ def round_again(
 def _rounded(compressed: CompressedWeight, measured: Curvature) -> Codes:
     weight, variant = compressed.rows.weight, compressed.variant
     _, scale, zero, fmt = unpacked(compressed.packed(), weight, variant)
-    inputs, outputs = scaled(measured, compressed.input_scale, compressed.output_scale)
+    measured = scaled(shrunk(measured), compressed.input_scale, compressed.output_scale)
     rows = compressed.rows.whole().reshape(weight.rows, variant.groups(weight), -1)
-    codes = round_both_sides(rows, scale, zero, propagation(inputs), propagation(outputs, damping=DAMPING), fmt)
+    across, down = propagation(measured.inputs), propagation(measured.outputs, damping=DAMPING)
+    codes = round_both_sides(rows, scale, zero, across, down, fmt)
     return pack(np.ascontiguousarray(rows_to_shape(codes, weight)[0]).reshape(-1), fmt.bits)
 
 

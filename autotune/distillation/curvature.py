@@ -42,8 +42,14 @@ MOMENT_BYTES = 1 << 30
 SAVED_EVERY = 60.0
 """Seconds between two checkpoints of second moments: to write `MOMENT_BYTES` takes some of them."""
 
+MOST_SHRUNK = 0.999
+"""Largest share of the identity in shrunk second moments."""
+
 Pair = tuple["torch.Tensor", "torch.Tensor"]
 """Inputs [n, K] and gradients of the outputs [n, R] of one product, for the same n tokens."""
+
+Sums = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]
+"""The first three values of a `Curvature`, as far as they are added up."""
 
 
 class Curvature(NamedTuple):
@@ -54,10 +60,14 @@ class Curvature(NamedTuple):
     Attributes:
         inputs: float32 [K, K], of the inputs; each token weighted by the square of its gradient.
         outputs: float32 [R, R], of the gradients; each token weighted by the square of its input.
+        squares: sum of the squared Frobenius norms of the tokens' terms, which are the same in both sums.
+        tokens: number of terms.
     """
 
     inputs: Array
     outputs: Array
+    squares: float
+    tokens: int
 
 
 def measure_curvature(
@@ -121,8 +131,8 @@ def measure_curvature(
             of_pass = {name: products[name] for name in names}
             found = _moments(graph, sweep, block, of_pass, len(starts), store, done)
             while found:
-                name, (inputs, outputs) = found.popitem()
-                yield name, Curvature(inputs.numpy(), outputs.numpy())
+                name, (inputs, outputs, squares) = found.popitem()
+                yield name, Curvature(inputs.numpy(), outputs.numpy(), float(squares), len(starts) * share * length)
                 store.drop(f"moments-{left.pop(name)}")
         if not left:
             break
@@ -192,14 +202,14 @@ def _moments(
     shares: int,
     store: Store,
     report: Callable[[int], None],
-) -> dict[str, Pair]:
+) -> dict[str, Sums]:
     """Add up the second moments of some weights of the block that is loaded; continue from those in the store."""
-    found: dict[str, Pair] = {}
+    found: dict[str, Sums] = {}
     added = dict.fromkeys(products, 0)
     for name, step in products.items():
         if store.has(f"moments-{step}"):
             kept = store.get(f"moments-{step}")
-            found[name], added[name] = (kept[0], kept[1]), int(kept[2])
+            found[name], added[name] = (kept[0], kept[1], kept[2]), int(kept[3])
     start = min([sweep.passed(block), *added.values()])
     report(start)
     saved = time.monotonic()
@@ -216,8 +226,7 @@ def _moments(
                 added = {name: max(count, some[-1] + 1) for name, count in added.items()}
                 if store.folder is not None and time.monotonic() - saved > SAVED_EVERY:
                     for name, step in products.items():
-                        inputs, outputs = found[name]
-                        store.put(f"moments-{step}", {0: inputs, 1: outputs, 2: torch.tensor(added[name])})
+                        store.put(f"moments-{step}", dict(enumerate((*found[name], torch.tensor(added[name])))))
                     saved = time.monotonic()
                 report(some[-1] + 1)
     finally:
@@ -225,11 +234,14 @@ def _moments(
     return found
 
 
-def _add(total: Pair | None, pairs: Sequence[Pair]) -> Pair:
+def _add(total: Sums | None, pairs: Sequence[Pair]) -> Sums:
     for x, gradient in pairs:
-        inputs = x.T @ (x * gradient.square().sum(1, keepdim=True))
-        outputs = gradient.T @ (gradient * x.square().sum(1, keepdim=True))
-        total = (inputs, outputs) if total is None else (total[0] + inputs, total[1] + outputs)
+        of_inputs, of_gradients = x.square().sum(1, keepdim=True), gradient.square().sum(1, keepdim=True)
+        inputs = x.T @ (x * of_gradients)
+        outputs = gradient.T @ (gradient * of_inputs)
+        squares = (of_inputs.double() * of_gradients.double()).square().sum()
+        terms = (inputs, outputs, squares)
+        total = terms if total is None else (total[0] + inputs, total[1] + outputs, total[2] + squares)
     assert total is not None
     return total
 
@@ -357,11 +369,31 @@ def mean_square_gradients(
     return {graph.steps[step].name: (squares / (count * length)).numpy() for step, squares in total.items()}
 
 
+def shrunk(curvature: Curvature) -> Curvature:
+    """Shrink both second moments towards multiples of the identity, by as much as few tokens make them uncertain.
+
+    The share of the identity is the estimate of Ledoit and Wolf, "A well-conditioned estimator for large-dimensional
+    covariance matrices" (2004): the variance of the mean of the tokens' terms, divided by the squared distance of that
+    mean from the identity. The sum is not scaled down, since factors do not change what is rounded.
+    """
+
+    def one(moment: Array) -> Array:
+        square, mean = float(np.einsum("ij,ij->", moment, moment, dtype=np.float64)), float(np.diagonal(moment).mean())
+        variance = max(0.0, curvature.squares - square / curvature.tokens)
+        distance = square - len(moment) * mean**2
+        share = min(MOST_SHRUNK, variance / distance) if distance > 0 else MOST_SHRUNK
+        moment = moment.copy()
+        moment.flat[:: len(moment) + 1] += share / (1 - share) * mean
+        return moment
+
+    return curvature._replace(inputs=one(curvature.inputs), outputs=one(curvature.outputs))
+
+
 def scaled(curvature: Curvature, columns: Array | None, rows: Array | None) -> Curvature:
     """Return the second moments of a weight whose columns are multiplied by [K] and rows divided by [R]; None: not."""
-    inputs, outputs = curvature
+    inputs, outputs = curvature.inputs, curvature.outputs
     if columns is not None:
         inputs = inputs / np.outer(columns, columns)
     if rows is not None:
         outputs = outputs * np.outer(rows, rows)
-    return Curvature(inputs, outputs)
+    return curvature._replace(inputs=inputs, outputs=outputs)

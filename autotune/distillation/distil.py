@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.compression.ir.weights import Weight
     from autotune.compression.variants import CompressedWeight
 
-VERSION = 3
+VERSION = 4
 """Part of every key in the bank; changes whenever a trained model's bytes change."""
 
 LEAST_WINDOWS = 16

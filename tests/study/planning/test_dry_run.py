@@ -15,10 +15,11 @@ from autotune.common.machine import check_memory
 from autotune.compression.engine import Engine
 from autotune.config.config import Config
 from autotune.distillation.memory import divide
-from autotune.errors import ConfigError
+from autotune.errors import ConfigError, PlanError
 from autotune.evaluation import Measurement
 from autotune.study.planning.dry_run import dry_run
 from autotune.study.planning.scoring_cost import share_needed
+from autotune.study.session import Session
 from evaluators.perplexity import Perplexity
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
@@ -96,6 +97,14 @@ def test_a_memory_limit_that_will_not_do_is_refused_in_planning(tiny_llama: Path
         check_memory(1_000_000, 44_000_000)
     check_memory(None, 44_000_000)
     check_memory(45_000_000, 44_000_000)
+
+
+def test_a_distillation_that_cannot_run_is_refused_before_the_first_trial(tiny_llama: Path, tmp_path: Path) -> None:
+    """Distilled trials come last: without this, hours of a search could pass before they fail."""
+    text = {"path": str(DEMO / "calibration.txt"), "sequence_length": 32, "samples": 2}
+    config = configuration(tiny_llama, tmp_path, space={**SPACE, "distillation": [False, True]}, calibration=text)
+    with pytest.raises(PlanError, match="at least 16 windows"):
+        Session(config, lambda text: None).describe()
 
 
 def test_a_precision_needs_windows_in_proportion_to_the_variance() -> None:
