@@ -30,10 +30,13 @@ MOST_BITS = 4
 """Formats of more bits are left alone: their errors are hundreds of times smaller."""
 
 MOST_TOKENS = 32_768
-"""Tokens of the training windows whose gradients are used."""
+"""Tokens of the training windows whose gradients are used: with 2.5 times as many, KL of a Qwen3 was 5% lower."""
 
 DAMPING = 0.1
-"""Share of the mean diagonal that is added to the second moments of gradients; on the demo model better than 0.4."""
+"""Share of the mean diagonal that is added to the shrunk second moments of gradients.
+
+On the demo model 0.3 and 0.03 are worse, with 32,768 tokens and with 2,048.
+"""
 
 
 def find_products(graph: Graph, model: ov.Model, weights: Mapping[str, CompressedWeight]) -> dict[str, int]:
