@@ -245,6 +245,8 @@ def _forecast(forecast: Forecast) -> str:
     if forecast.not_measured:
         text += f" (without the time of {', '.join(forecast.not_measured)})"
     disk = f"disk of cache and study: {size(forecast.disk)}"
+    if forecast.temporary:
+        disk += f", of which {size(forecast.temporary)} for temporary files of distillation"
     return f"{text}\nmemory of a worker: up to {size(forecast.memory)}; {disk}"
 
 

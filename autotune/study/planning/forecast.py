@@ -72,7 +72,8 @@ class Forecast:
         preparation_seconds: calibration and references.
         trial_seconds: a trial that is not stopped, on average, by a worker with its share of the cores.
         memory: peak private memory of a worker in bytes.
-        disk: bytes of cache and study, and of temporary files of distillation.
+        disk: bytes of cache and study, temporary files included.
+        temporary: bytes of the temporary files, of distillation.
         not_measured: evaluators whose time is not included because they cannot be timed on a few texts; and the
             calibration on synthetic texts.
     """
@@ -83,6 +84,7 @@ class Forecast:
     trial_seconds: float
     memory: int
     disk: int
+    temporary: int
     not_measured: tuple[str, ...]
 
 
@@ -134,6 +136,7 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         trial_seconds=full + compressing / config.study.trials,
         memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + left * rounds),
         disk=round(kept + statistics_bytes + references + plans + PAGE + workers * temporary),
+        temporary=workers * temporary,
         not_measured=(*(["the calibration"] if synthetic else []), *missing),
     )
 
