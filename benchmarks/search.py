@@ -114,24 +114,31 @@ def times(work: Path) -> dict[str, Any]:
 
 
 def trials_of(folder: Path) -> list[dict[str, Any]]:
-    """The study's trials that did work of their own: settings, plan, values, state, similarity."""
+    """The study's trials that did work of their own: settings, state, values, similarity, held-out KL."""
     import optuna
 
     from autotune.study.storage.database import DATABASE, STUDY_NAME, close, connect, database_url
     from autotune.study.storage.history import History
-    from autotune.study.workers.front import FRONT
+    from autotune.study.workers.front import FRONT, REPORT
 
     storage = connect(database_url(folder / DATABASE))
     study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
-    history, of_front = History(study.get_trials(deepcopy=False)), study.user_attrs.get(FRONT, {"trials": {}})["trials"]
+    history = History(study.get_trials(deepcopy=False))
+    of_front, of_report = (study.user_attrs.get(name, {}).get("trials", {}) for name in (FRONT, REPORT))
     close(storage)
+
+    def value(stored: dict[str, Any], trial: optuna.trial.FrozenTrial, metric: str) -> float | None:
+        found: float | None = stored.get(str(trial.number), {}).get("metrics", {}).get(metric, {}).get("value")
+        return found
+
     return [
         {
             "trial": trial.number,
             "settings": trial.user_attrs["settings"],
             "state": trial.state.name,
             "values": trial.values,
-            "similarity": of_front.get(str(trial.number), {}).get("metrics", {}).get("similarity", {}).get("value"),
+            "similarity": value(of_front, trial, "similarity"),
+            "held_out": value(of_report, trial, "kl_divergence"),
         }
         for trial in history.finished
     ]
@@ -163,6 +170,9 @@ class Peer:
         self.prompts: list[str] = similarity._prompts
         self.limit = similarity.options.max_new_tokens
         self.perplexity = Perplexity(**config["evaluators"]["perplexity"])
+        held_out = self.perplexity.held_out()
+        assert held_out is not None, "model.yaml gives samples"
+        self.held_out = held_out
         self.embed: Callable[[Sequence[str]], Any] = lambda texts: embed(similarity.options.embedder, texts)
 
     def answers(self, model: Any) -> list[str]:
@@ -184,6 +194,7 @@ class Peer:
         seconds, cpu = time.perf_counter() - started, cpu_seconds(resource.RUSAGE_SELF) - cores
         with self.compiled(self.source.path) as original:
             self.divergences = self.perplexity.reference(original)
+            self.of_held_out = self.held_out.reference(original)
         return {"reference": True, "generate": seconds, "cpu": cpu}
 
     def compiled(self, model: Any) -> Any:
@@ -224,6 +235,7 @@ class Peer:
         ended, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF) - cores
         with self.compiled(model) as candidate:
             divergence = self.perplexity.evaluate(candidate, self.divergences)["kl_divergence"].value
+            held_out = self.held_out.evaluate(candidate, self.of_held_out)["kl_divergence"].value
         return {
             "compress": compressed - started,
             "save": saved - compressed,
@@ -233,6 +245,7 @@ class Peer:
             "cpu": cpu,
             "similarity": similarity,
             "kl_divergence": divergence,
+            "held_out": held_out,
             "footprint": (folder / "openvino_model.bin").stat().st_size,
         }
 
@@ -293,23 +306,33 @@ def table(options: argparse.Namespace) -> None:
         print(f"autotune search, {name}{about}: {seconds:.1f} s ({cpu:.0f} of cores), {times_faster}")
     both = [trials[line["trial"]] for line in lines if "trial" in line]  # settings that NNCF ran, too
     points = {
-        "autotune": np.array([t["values"] for t in both if t["state"] == "COMPLETE"], np.float64),
-        "NNCF": np.array([[line["kl_divergence"], line["footprint"]] for line in scored], np.float64),
+        "autotune": np.array([[*t["values"], t["held_out"]] for t in both if t["state"] == "COMPLETE"], np.float64),
+        "NNCF": np.array([[line["kl_divergence"], line["footprint"], line["held_out"]] for line in scored], np.float64),
     }
-    fronts = {name: values[nondominated(values)] for name, values in points.items()}
-    on_front = [t for t in trials.values() if t["values"] and list(t["values"]) in fronts["autotune"].tolist()]
+    fronts = {name: values[nondominated(values[:, :2])] for name, values in points.items()}
+    ours_values = fronts["autotune"][:, :2].tolist()
+    on_front = [t for t in trials.values() if t["values"] and list(t["values"]) in ours_values]
     similar = sum(trial["similarity"] is not None for trial in on_front)
     print(f"front of autotune: {len(on_front)} trials, {similar} of them with a similarity")
-    for name, scale in (
-        ("KL", lambda values: values),
-        ("log KL", lambda values: np.column_stack([np.log(np.maximum(values[:, 0], 1e-6)), values[:, 1]])),
-    ):
-        every = scale(np.concatenate(list(points.values())))
-        low, spread = every.min(axis=0), np.ptp(every, axis=0)
-        volumes = {side: hypervolume((scale(front) - low) / spread, np.full(2, 1.1)) for side, front in fronts.items()}
-        print(f"hypervolume by {name} and bytes: " + ", ".join(f"{side} {v:.4f}" for side, v in volumes.items()))
+    compare_volumes("KL", {name: values[:, :2] for name, values in fronts.items()})
+    known = {name: values[np.isfinite(values[:, 2])][:, [2, 1]] for name, values in fronts.items()}
+    print(
+        "with held-out scores: " + ", ".join(f"{len(known[side])} of {len(fronts[side])} of {side}" for side in known)
+    )
+    compare_volumes("held-out KL", known)
     for line in refused:
         print(f"refused: {line['settings']['mode']} {line['refused'][:120]}")
+
+
+def compare_volumes(name: str, fronts: dict[str, np.ndarray]) -> None:
+    """Print the hypervolumes of fronts [[divergence, bytes]], each axis between its least and 1.1 of its spread."""
+    scales = {name: lambda values: values, f"log {name}": lambda values: np.log(np.maximum(values, 1e-6))}
+    for title, scale in scales.items():
+        scaled = {side: np.column_stack([scale(front[:, 0]), front[:, 1]]) for side, front in fronts.items()}
+        every = np.concatenate(list(scaled.values()))
+        low, spread = every.min(axis=0), np.ptp(every, axis=0)
+        volumes = {side: hypervolume((front - low) / spread, np.full(2, 1.1)) for side, front in scaled.items()}
+        print(f"hypervolume by {title} and bytes: " + ", ".join(f"{side} {v:.4f}" for side, v in volumes.items()))
 
 
 def main() -> None:
