@@ -21,6 +21,7 @@ from autotune.evaluation import (
     Measurement,
     Metric,
     Reference,
+    complete_answers,
     fingerprint,
     read_conversations,
 )
@@ -212,7 +213,7 @@ class ChatSimilarity:
                 ([], False) if owner in diverged else verified[turn] for owner, turn in zip(owners, turns, strict=True)
             ]
             expected = [drafts[turn] for turn in turns]
-            found = _answers.complete(candidate, prompts, begun, expected, self.options.max_new_tokens)
+            found = complete_answers(candidate, prompts, begun, expected, [self.options.max_new_tokens] * len(turns))
             diverged.update(owner for owner, a, b in zip(owners, found, expected, strict=True) if a != b)
             return found
 

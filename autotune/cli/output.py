@@ -250,7 +250,10 @@ def _forecast(forecast: Forecast) -> list[str]:
         text += f"; {duration(found.seconds)} for scores {kinds}, if {found.models} models are on the front"
     if forecast.not_measured:
         text += f" (without the time of {', '.join(forecast.not_measured)})"
-    return [text, f"memory of a worker: up to {size(forecast.memory)}; disk of cache and study: {size(forecast.disk)}"]
+    disk = f"disk of cache and study: {size(forecast.disk)}"
+    if forecast.temporary:
+        disk += f", of which {size(forecast.temporary)} for temporary files of distillation"
+    return [text, f"memory of a worker: up to {size(forecast.memory)}; {disk}"]
 
 
 def _measuring(measuring: Measuring) -> str:

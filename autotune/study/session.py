@@ -189,8 +189,10 @@ class Session(ModelSession):
         from autotune.compression.calibration.calibrate import native_precision
         from autotune.compression.calibration.statistics import VERSION
         from autotune.compression.engine import ENGINE_VERSION
+        from autotune.distillation.distil import VERSION as DISTILLATION_VERSION
 
         calibration = [VERSION, native_precision(), self.calibration_fingerprint] if plan.depends_on_calibration else []
+        calibration += [DISTILLATION_VERSION] if plan.distilled else []
         parts = [] if self.source.parts is None else [self.source.parts.name]
         return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key, *parts)
 
@@ -296,7 +298,12 @@ class Session(ModelSession):
         Args:
             original: also score the original model.
             report: also score the original model on the report texts.
+
+        Raises:
+            PlanError: the space has distillation, and this model or machine does not allow it.
         """
+        if not (original or report) and True in self.config.space.values("distillation"):
+            self.check_distillation()
         clock, before = StageClock(self.stage), self.stage
         self.stage = clock
         try:

@@ -296,4 +296,32 @@ SEARCH = [
         "alone.value",
         "tests/reporting/test_deployed.py::test_parts_are_differences_from_the_score_of_the_search",
     ),
+    Fault(
+        "leftovers-of-running",
+        "autotune/common/files.py",
+        "    temporary.touch()\n    lock = _lock_temporary(temporary)",
+        "    temporary.touch()\n    lock = None",
+        "tests/common/test_cache.py::test_what_a_killed_process_left_is_found_by_its_lock",
+    ),
+    Fault(
+        "leftovers-kept",
+        "autotune/study/storage/database.py",
+        'remove_leftovers(folder.rglob(".*.tmp"))',
+        "remove_leftovers(())",
+        "tests/study/test_faults.py::test_a_disk_that_fills_up_loses_no_finished_trial[0]",
+    ),
+    Fault(
+        "foreign-database-changed",
+        "autotune/results/load.py",
+        ", skip_table_creation=True",
+        "",
+        "tests/security/test_files.py::test_a_report_changes_the_studys_folder_only",
+    ),
+    Fault(
+        "link-in-a-study-followed",
+        "autotune/reporting/folder.py",
+        ".resolve()).parent != folder.resolve()",
+        ".resolve()).parent == folder",
+        "tests/security/test_files.py::test_a_report_changes_the_studys_folder_only",
+    ),
 ]

@@ -141,16 +141,16 @@ def last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def finite(logits: FloatArray, name: str) -> FloatArray:
-    """Return the logits unchanged after checking them.
+def check_finite(outputs: FloatArray, name: str, kind: str = "logits") -> FloatArray:
+    """Return the outputs of a model unchanged after checking them.
 
     Raises:
-        EvaluationError: a logit is NaN or infinite.
+        EvaluationError: a number is NaN or infinite.
     """
     # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
-    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
+    if not (np.isfinite(outputs.min()) and np.isfinite(outputs.max())):
         raise EvaluationError(
-            f"{name} returned NaN or infinite logits: the quantization error of a weight is too large, or the model "
+            f"{name} returned NaN or infinite {kind}: the quantization error of a weight is too large, or the model "
             "overflows in the precision of runtime.ov_config."
         )
-    return logits
+    return outputs

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
+from autotune.evaluation.drafts import answers_along
 from autotune.models.runtime.compile import (
+    check_finite,
     check_precision,
     compile_model,
     effective_properties,
     end_token_ids,
-    finite,
     last_line,
     read_model,
     scoring_properties,
     xml_path,
 )
-from autotune.models.runtime.decoding import decode
+from autotune.models.runtime.decoding import decode, visit_chosen
 from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
 from autotune.models.runtime.graph import IMAGE_INPUTS, INPUTS, attention_window, why_not_scorable
 from autotune.models.runtime.kv_cache import KVCache
@@ -33,7 +34,7 @@ from autotune.models.runtime.kv_cache import KVCache
 if TYPE_CHECKING:
     import openvino as ov
 
-    from autotune.evaluation import Choose, FloatArray, IntArray
+    from autotune.evaluation import Choose, FloatArray, IntArray, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class OpenVINOLanguageModel:
         if tokens.ndim != 2 or tokens.size == 0:
             raise ValueError(f"tokens must be a non-empty array [B, T], got shape {tokens.shape}")
         self._check_tokens(tokens)
-        return np.array(finite(self._fresh(tokens), self._name), dtype=np.float32)
+        return np.array(check_finite(self._fresh(tokens), self._name), dtype=np.float32)
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
@@ -190,7 +191,7 @@ class OpenVINOLanguageModel:
                 for row, index in enumerate(batch):
                     begin, end = max(start, first[index]), min(stop, len(sequences[index]))
                     if begin < end:
-                        yield index, begin, finite(logits[row, begin - start : end - start], self._name)
+                        yield index, begin, check_finite(logits[row, begin - start : end - start], self._name)
 
     def _keeps_images_whole(self, sequences: Sequence[Sequence[int]]) -> bool:
         """Return True if there are images, which must be in the first inference; see `Embeddings.inputs`."""
@@ -239,7 +240,7 @@ class OpenVINOLanguageModel:
             positions = np.arange(length, length + tokens.shape[1])[None]
             length += tokens.shape[1]
             logits = self._infer(tokens, np.ones((1, length), np.int64), positions, fresh=not answer)
-            token = int(finite(logits[0, -1], self._name).argmax())
+            token = int(check_finite(logits[0, -1], self._name).argmax())
             if token in self.end_token_ids:
                 break
             answer.append(token)
@@ -251,6 +252,7 @@ class OpenVINOLanguageModel:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         drafts: Sequence[Sequence[int]] | None = None,
+        visit: Visit | None = None,
     ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
 
@@ -259,30 +261,36 @@ class OpenVINOLanguageModel:
         """
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt needs at least one token")
-        if self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
-            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+        drafts = [()] * len(prompts) if drafts is None else drafts
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
+        longest += max(map(len, drafts), default=0) if visit else 0
+        alone = self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs
+        if visit and (alone or (self._window is not None and longest > self._window)):
+            return answers_along(self, prompts, max_new_tokens, drafts, visit)
+        if alone:
+            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
         prefill_tokens = self._limits.logits_bytes // (4 * self.vocabulary_size)
         whole = self._keeps_images_whole(prompts)
-        most = max(1, min(most, prefill_tokens // max(map(len, prompts)))) if whole else most
+        most = max(1, min(most, prefill_tokens // longest)) if whole else most
         batches = max(1, -(-len(prompts) // most))
         rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), rows):
             chosen = order[start : start + rows]
-            for index in chosen:
-                self._check_tokens(np.asarray(prompts[index], np.int64))
+            fed = [token for index in chosen for token in (*prompts[index], *(drafts[index] if visit else ()))]
+            self._check_tokens(np.asarray(fed, np.int64))
             decoded = decode(
                 self._checked_infer,
                 [prompts[index] for index in chosen],
                 [max_new_tokens[index] for index in chosen],
-                [drafts[index] if drafts is not None else () for index in chosen],
+                [drafts[index] for index in chosen],
                 self.end_token_ids,
                 prefill_tokens=prefill_tokens,
                 whole_prompts=whole,
                 window=self._window,
+                visit=None if visit is None else visit_chosen(visit, chosen),
             )
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer
@@ -317,7 +325,7 @@ class OpenVINOLanguageModel:
         fresh = mask.shape == tokens.shape
         logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
         visible = mask[:, -tokens.shape[1] :] > 0
-        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
+        check_finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
         return logits
 
     def close(self) -> None:
@@ -337,11 +345,6 @@ class OpenVINOLanguageModel:
     ) -> None:
         self.close()
 
-    def _open_request(self) -> Any:
-        if self._request is None:
-            raise RuntimeError("the language model is closed")
-        return self._request
-
     def _fresh(self, tokens: IntArray) -> FloatArray:
         positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int64), tokens.shape)
         return self._infer(tokens, np.ones_like(tokens), positions, fresh=True)
@@ -359,7 +362,9 @@ class OpenVINOLanguageModel:
 
         Row i continues row ``rows[i]`` of the cache (row i by default). With `fresh` the cache is emptied first.
         """
-        request = self._open_request()
+        request = self._request
+        if request is None:
+            raise RuntimeError("the language model is closed")
         self.tokens += tokens.size
         if fresh:
             request.reset_state()

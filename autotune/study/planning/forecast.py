@@ -88,7 +88,8 @@ class Forecast:
         preparation_seconds: calibration and references.
         trial_seconds: a trial that is not stopped, on average, by a worker with its share of the cores.
         memory: peak private memory of a worker in bytes.
-        disk: bytes of cache and study.
+        disk: bytes of cache and study, temporary files included.
+        temporary: bytes of the temporary files, of distillation.
         deployment: part of `seconds`, after the trials; None if the study does not score models as deployed.
         not_measured: evaluators whose time is not included because they cannot be timed on a few texts; and the
             calibration on synthetic texts.
@@ -100,6 +101,7 @@ class Forecast:
     trial_seconds: float
     memory: int
     disk: int
+    temporary: int
     deployment: Deployment | None
     not_measured: tuple[str, ...]
 
@@ -124,7 +126,7 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         with limited_to(share(workers)):
             compression = Compression(engine)
             seconds = {}
-            training, training_memory = distillation(config, session)
+            training, training_memory, temporary = distillation(config, session)
             for place, settings in enumerate(tried := list(dict.fromkeys([*first, *drawn]))):
                 session.stage(f"forecast: compressing a layer of each shape, {place + 1} of {len(tried)} settings")
                 seconds[settings] = compression.seconds(settings) + (training if settings.distillation else 0.0)
@@ -154,7 +156,8 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         preparation_seconds=preparation,
         trial_seconds=full + compressing / config.study.trials,
         memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + costs.left * rounds),
-        disk=round(kept + statistics_bytes + references + plans + PAGE),
+        disk=round(kept + statistics_bytes + references + plans + PAGE + workers * temporary),
+        temporary=workers * temporary,
         deployment=deployment,
         not_measured=(*(["the calibration"] if synthetic else []), *costs.missing),
     )
@@ -175,13 +178,13 @@ def without_budget(settings: Settings) -> Settings:
     return settings if settings.budget is None else replace(settings, allocation="ratio", budget=None)
 
 
-def distillation(config: Config, session: Session) -> tuple[float, float]:
-    """Estimate the seconds and bytes of training one compressed model; zero if the space has no distillation.
+def distillation(config: Config, session: Session) -> tuple[float, int, int]:
+    """Estimate seconds, memory and temporary files of training one compressed model; zeros if the space has none.
 
     The seconds follow from one product of the model's own size.
     """
     if True not in config.space.values("distillation") or config.calibration.synthetic:
-        return 0.0, 0.0
+        return 0.0, 0, 0
     from autotune.distillation.distil import STEP_SECONDS, work
     from autotune.distillation.memory import divide
 
@@ -189,9 +192,10 @@ def distillation(config: Config, session: Session) -> tuple[float, float]:
     try:
         division = divide(session.model, shape, available_memory(config.study.memory_limit))
     except PlanError:  # a finding of the dry run
-        return 0.0, 0.0
+        return 0.0, 0, 0
     operations, steps = work(session.engine.weights, windows, length, divided=division.limit < math.inf)
-    return operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps, division.needed
+    seconds = operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps
+    return seconds, division.needed, division.disk
 
 
 def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:
