@@ -341,11 +341,7 @@ class ModelSession:
         self.distillation_notes = (outcome.describe(),)
 
     def check_distillation(self) -> None:
-        """Refuse a model that cannot be distilled, on this machine or without calibration texts.
-
-        Raises:
-            PlanError: with the reason.
-        """
+        """Raise PlanError if the model cannot be distilled, on this machine or without calibration texts."""
         from autotune.distillation.distil import check
 
         if not self.source.task.distillable:
