@@ -3,7 +3,10 @@
     python benchmarks/distillation.py                                  # the demo model, int4_asym g64 GPTQ SE
     python benchmarks/distillation.py --model DIR --calibration FILE --report FILE --other FILE
     python benchmarks/distillation.py --sizes 11.83 13.79 --text FILE  # MB; formats are chosen for each weight
+    python benchmarks/distillation.py --sizes 9.5 --allow int2 int3    # formats of fewer bits as well
+    python benchmarks/distillation.py --mode int3_sym                  # one of them for all weights
     python benchmarks/distillation.py --rounding                       # stop before the training
+    python benchmarks/distillation.py --rounding --gradient-tokens 2048
 
 A run that is killed continues where it was if `--cache` is the same. Each row has a second line with the scores on
 `--other`, a text of another kind than the calibration text.
@@ -24,11 +27,11 @@ import numpy as np
 from common import DEMO
 
 import autotune
-from autotune.distillation import distil, training
+from autotune.distillation import codes, distil, training
 
 HEAD = "| model | bytes | KL, 1e-3 nats/token | perplexity | similarity | s | peak GB |"
 RULE = "|---|---:|---:|---:|---:|---:|---:|"
-INT4: dict[str, Any] = {"mode": "int4_asym", "group_size": 64, "gptq": True, "scale_estimation": True}
+BEST: dict[str, Any] = {"gptq": True, "scale_estimation": True}
 
 
 def main() -> None:
@@ -44,9 +47,18 @@ def main() -> None:
     parser.add_argument(
         "--similarity", action="store_true", help="also score answers, to 160 prompts of the report text"
     )
+    parser.add_argument("--mode", default="int4_asym")
+    parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--all-layers", action="store_true")
+    parser.add_argument("--allow", nargs="*", default=(), help="for --sizes: int2, int3")
     parser.add_argument("--rounding", action="store_true", help="only round again, without training")
+    parser.add_argument(
+        "--gradient-tokens", type=int, help="tokens whose gradients the rounding uses; with a new cache"
+    )
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
+    if options.gradient_tokens:
+        codes.MOST_TOKENS = options.gradient_tokens
     if options.rounding:
         # Another recipe has another key in the bank, so that no training is taken for done.
         training.Recipe = partial(training.Recipe, checks=0)  # type: ignore[assignment, misc]
@@ -75,9 +87,12 @@ def main() -> None:
 def plans(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the label and the arguments of each compression."""
     if not options.sizes:
-        yield "int4_asym g64 GPTQ SE", INT4
+        setting = {"mode": options.mode, "group_size": options.group_size, "all_layers": options.all_layers}
+        layers = " all_layers" * options.all_layers
+        yield f"{options.mode} g{options.group_size}{layers} GPTQ SE", {**setting, **BEST}
+    small = {"allow": tuple(options.allow), "runtime_compressed": False} if options.allow else {}
     for size in options.sizes:
-        yield f"at most {size} MB", {"max_size": round(size * 1e6), "evaluation": options.text}
+        yield f"at most {size} MB", {"max_size": round(size * 1e6), "evaluation": options.text, **small}
 
 
 def row(name: str, model: Any, seconds: float, options: argparse.Namespace, cache: Path) -> str:

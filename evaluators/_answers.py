@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.evaluation import Measurement, Reference
 from evaluators._embedder import embed
 from evaluators._statistics import mean, ratio
 
 __all__ = [
+    "AnswerOptions",
     "chat_tokens",
     "cosines",
     "divergence_tokens",
@@ -23,6 +25,19 @@ __all__ = [
     "token_metrics",
     "tokens",
 ]
+
+
+class AnswerOptions(BaseModel):
+    """The options of evaluators that compare answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
+    embedder: str = Field(
+        "sentence-transformers/all-mpnet-base-v2",
+        min_length=1,
+        description="Hub id or folder of a sentence-transformers model or encoder, or `minilm`.",
+    )
 
 
 def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], **switches: Any) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import (
@@ -36,6 +36,7 @@ __all__ = ["Options", "Similarity", "prompt_sets", "prompt_tokens"]
 
 _VERSION = 3  # increased when the same options give other scores
 _SETS = Path(__file__).parent / "prompts"
+_NO_TEMPLATE = "the model's tokenizer has no chat template; leave it at auto"
 
 ANSWER_METRICS: Mapping[str, Metric] = {
     "answer_kl_divergence": Metric(
@@ -66,22 +67,14 @@ def prompt_sets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_SETS.iterdir())}
 
 
-class Options(BaseModel):
+class Options(_answers.AnswerOptions):
     """The options of `similarity` in model.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
         "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts. "
         "Lines {image: FILE, text: TEXT} of a jsonl file are prompts about images.",
-    )
-    max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
-    embedder: str = Field(
-        "sentence-transformers/all-mpnet-base-v2",
-        min_length=1,
-        description="Hub id or folder of a sentence-transformers model or encoder, or `minilm`.",
     )
     use_chat_template: Literal["auto"] | StrictBool = Field(
         "auto", description="Put prompts into the tokenizer's chat template; `auto`: where it has one."
@@ -104,6 +97,13 @@ class Options(BaseModel):
             sets = ", ".join(prompt_sets())
             raise ValueError(f"unknown prompt set {str(prompts)!r}; use one of {sets}, or a file")
         return prompts
+
+    @field_validator("use_chat_template")
+    @classmethod
+    def _has_template(cls, required: bool | str, info: ValidationInfo) -> bool | str:
+        if required is True and info.context and info.context.get("chat_template") is False:
+            raise ValueError(f"is true, but {_NO_TEMPLATE}")
+        return required
 
 
 class Similarity:
@@ -284,10 +284,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: str | bool) ->
     """
     template = getattr(tokenizer, "chat_template", None)
     if use_chat_template is True and not template:
-        raise EvaluationError(
-            "evaluators.similarity.use_chat_template is true, but the model's tokenizer has no chat template; leave it "
-            "at auto."
-        )
+        raise EvaluationError(f"evaluators.similarity.use_chat_template is true, but {_NO_TEMPLATE}.")
     if use_chat_template is not False and template:
         tokens = _answers.chat_tokens(tokenizer, [{"role": "user", "content": prompt}])
     else:

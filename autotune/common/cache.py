@@ -88,7 +88,7 @@ class Cache:
 
     def sizes(self) -> dict[str, int]:
         """Measure the bytes of files in each subfolder."""
-        return {room: _size(self.directory / room) for room in ROOMS}
+        return {room: folder_size(self.directory / room) for room in ROOMS}
 
     def remove_leftovers(self) -> None:
         """Delete temporary files and folders that are a day old, of processes that were killed; looks once a day.
@@ -137,7 +137,7 @@ class Cache:
         return before - sum(self.sizes().values())
 
 
-def _size(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Measure the bytes of the files in a folder; a file that another process deletes meanwhile counts as zero."""
     total = 0
     for path in folder.rglob("*"):

@@ -76,6 +76,12 @@ def cut(
     return parts(max(limit, least))
 
 
+def passed_between(graph: Graph, parts: Sequence[tuple[list[int], int]]) -> list[int]:
+    """Return the bytes for one token that each part from `cut` passes on to the next ones."""
+    widths = dict(zip(graph.inside, _widths(graph, graph.inside), strict=True))
+    return [4 * (widths[steps[-1]] or 0) for steps, _ in parts[:-1]]
+
+
 def nbytes(graph: Graph, tokens: int) -> dict[int, tuple[int, int]]:
     """Estimate the memory of each step that depends on tokens, from shapes.
 

@@ -9,6 +9,8 @@ covariance, with larger fourth moments where tokens of low probability are drawn
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from autotune.common.files import fingerprint
 from autotune.common.threads import cores
 from autotune.compression.formats.encoding import Array
 from autotune.distillation.blocks import BLOCK_BYTES, prepare
 from autotune.distillation.graph import Graph
-from autotune.distillation.sweeps import Sweep, Values, in_threads
+from autotune.distillation.sweeps import Store, Sweep, Values, in_threads
 from autotune.distillation.training import LOGITS_BYTES
 
 if TYPE_CHECKING:
@@ -36,8 +39,17 @@ GRADIENT_TOKENS = 2048
 MOMENT_BYTES = 1 << 30
 """Limit on the second moments that are in memory at once; for the others a block is computed again."""
 
+SAVED_EVERY = 60.0
+"""Seconds between two checkpoints of second moments: to write `MOMENT_BYTES` takes some of them."""
+
+MOST_SHRUNK = 0.999
+"""Largest share of the identity in shrunk second moments."""
+
 Pair = tuple["torch.Tensor", "torch.Tensor"]
 """Inputs [n, K] and gradients of the outputs [n, R] of one product, for the same n tokens."""
+
+Sums = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]
+"""The first three values of a `Curvature`, as far as they are added up."""
 
 
 class Curvature(NamedTuple):
@@ -48,10 +60,14 @@ class Curvature(NamedTuple):
     Attributes:
         inputs: float32 [K, K], of the inputs; each token weighted by the square of its gradient.
         outputs: float32 [R, R], of the gradients; each token weighted by the square of its input.
+        squares: sum of the squared Frobenius norms of the tokens' terms, which are the same in both sums.
+        tokens: number of terms.
     """
 
     inputs: Array
     outputs: Array
+    squares: float
+    tokens: int
 
 
 def measure_curvature(
@@ -63,6 +79,7 @@ def measure_curvature(
     *,
     limit: float = math.inf,
     folder: Path | None = None,
+    finished: Container[str] = (),
 ) -> Iterator[tuple[str, Curvature]]:
     """Measure the second moments of weights, and yield them with the weight's name; the last layers come first.
 
@@ -77,7 +94,10 @@ def measure_curvature(
         share: windows that run on one thread at a time.
         report: receives progress messages.
         limit: bytes of a block; see `blocks.cut`.
-        folder: for activations between blocks; None for memory.
+        folder: activations between blocks, and second moments of a part of the windows, are kept in a temporary folder
+            beside this one. It is left behind if the process ends before, and a later call continues from it. None:
+            they are kept in memory.
+        finished: names of weights whose second moments are not needed any more.
     """
     windows, length = tokens.shape
     held = {step: moment_bytes(graph, step) for step in products.values()}
@@ -90,14 +110,17 @@ def measure_curvature(
     def end(number: int, leaves: Values) -> None:
         propagate_noise(graph, leaves, starts[number])
 
-    sweep = Sweep(graph, texts, {}, end, folder)
-    count, left = len(graph.blocks), len(products)
-    sweep.forward(lambda block: report(f"activations, block {block + 1} of {count}"))
-    for block in range(count)[::-1]:
-        inside = {step for step, _ in graph.blocks[block].steps}
-        of_block = {name: step for name, step in products.items() if step in inside}
-        if not left:
-            return
+    count, left = len(graph.blocks), {name: step for name, step in products.items() if name not in finished}
+    if not left:
+        remove_between(folder)
+        return
+    store = Store(None if folder is None else _between(folder, graph))
+    sweep = Sweep(graph, texts, {}, end, store)
+    place_of = {step: number for number, block in enumerate(graph.blocks) for step, _ in block.steps}
+    last = max(place_of[step] for step in left.values())
+    start = sweep.forward(last, lambda block: report(f"activations, block {block + 1} of {count}"))
+    for block in range(start + 1)[::-1]:
+        of_block = {name: step for name, step in left.items() if place_of[step] == block}
         graph.load(block)
         for names in _passes(of_block, held):
             place = f", block {block + 1} of {count}" if count > 1 else ""
@@ -105,13 +128,31 @@ def measure_curvature(
             def done(shares: int, place: str = place) -> None:
                 report(f"gradients of {shares * share} of {len(starts) * share} windows{place}")
 
-            done(0)
-            found = _moments(graph, sweep, block, {name: products[name] for name in names}, len(starts), done)
+            of_pass = {name: products[name] for name in names}
+            found = _moments(graph, sweep, block, of_pass, len(starts), store, done)
             while found:
-                name, (inputs, outputs) = found.popitem()
-                yield name, Curvature(inputs.numpy(), outputs.numpy())
-        left -= len(of_block)
+                name, (inputs, outputs, squares) = found.popitem()
+                yield name, Curvature(inputs.numpy(), outputs.numpy(), float(squares), len(starts) * share * length)
+                store.drop(f"moments-{left.pop(name)}")
+        if not left:
+            break
         sweep.leave(block)
+    remove_between(folder)
+
+
+def _between(folder: Path, graph: Graph) -> Path:
+    """Name the temporary folder of a graph that is divided into these blocks; delete those of other divisions."""
+    division = fingerprint([[step for step, _ in block.steps] for block in graph.blocks])
+    chosen = folder.with_name(f".{folder.name}-{division}.tmp")
+    remove_between(folder, chosen)
+    return chosen
+
+
+def remove_between(folder: Path | None, kept: Path | None = None) -> None:
+    """Delete what `measure_curvature` has left for a folder, except one temporary folder."""
+    for path in [] if folder is None else folder.parent.glob(f".{folder.name}-*.tmp"):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def moment_bytes(graph: Graph, product: int) -> int:
@@ -154,31 +195,53 @@ def _passes(products: Mapping[str, int], held: Mapping[int, int]) -> Iterator[li
 
 
 def _moments(
-    graph: Graph, sweep: Sweep, block: int, products: Mapping[str, int], shares: int, report: Callable[[int], None]
-) -> dict[str, Pair]:
-    """Add up the second moments of some weights of the block that is loaded."""
-    found: dict[str, Pair] = {}
+    graph: Graph,
+    sweep: Sweep,
+    block: int,
+    products: Mapping[str, int],
+    shares: int,
+    store: Store,
+    report: Callable[[int], None],
+) -> dict[str, Sums]:
+    """Add up the second moments of some weights of the block that is loaded; continue from those in the store."""
+    found: dict[str, Sums] = {}
+    added = dict.fromkeys(products, 0)
+    for name, step in products.items():
+        if store.has(f"moments-{step}"):
+            kept = store.get(f"moments-{step}")
+            found[name], added[name] = (kept[0], kept[1], kept[2]), int(kept[3])
+    start = min([sweep.passed(block), *added.values()])
+    report(start)
+    saved = time.monotonic()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for first in range(0, shares, cores()):
+            for first in range(start, shares, cores()):
                 some = range(first, min(first + cores(), shares))
-                pairs = list(pool.map(partial(_pairs, graph, sweep, block, products), some))
-                by_weight = [[each[name] for each in pairs] for name in products]
+                pairs = dict(zip(some, pool.map(partial(_pairs, graph, sweep, block, products), some), strict=True))
+                by_weight = [[pairs[i][name] for i in some if i >= added[name]] for name in products]
                 sums = pool.map(_add, [found.get(name) for name in products], by_weight)
                 found = dict(zip(products, sums, strict=True))
+                added = {name: max(count, some[-1] + 1) for name, count in added.items()}
+                if store.folder is not None and time.monotonic() - saved > SAVED_EVERY:
+                    for name, step in products.items():
+                        store.put(f"moments-{step}", dict(enumerate((*found[name], torch.tensor(added[name])))))
+                    saved = time.monotonic()
                 report(some[-1] + 1)
     finally:
         torch.set_num_threads(threads)
     return found
 
 
-def _add(total: Pair | None, pairs: Sequence[Pair]) -> Pair:
+def _add(total: Sums | None, pairs: Sequence[Pair]) -> Sums:
     for x, gradient in pairs:
-        inputs = x.T @ (x * gradient.square().sum(1, keepdim=True))
-        outputs = gradient.T @ (gradient * x.square().sum(1, keepdim=True))
-        total = (inputs, outputs) if total is None else (total[0] + inputs, total[1] + outputs)
+        of_inputs, of_gradients = x.square().sum(1, keepdim=True), gradient.square().sum(1, keepdim=True)
+        inputs = x.T @ (x * of_gradients)
+        outputs = gradient.T @ (gradient * of_inputs)
+        squares = (of_inputs.double() * of_gradients.double()).square().sum()
+        terms = (inputs, outputs, squares)
+        total = terms if total is None else (total[0] + inputs, total[1] + outputs, total[2] + squares)
     assert total is not None
     return total
 
@@ -306,11 +369,31 @@ def mean_square_gradients(
     return {graph.steps[step].name: (squares / (count * length)).numpy() for step, squares in total.items()}
 
 
+def shrunk(curvature: Curvature) -> Curvature:
+    """Shrink both second moments towards multiples of the identity, by as much as few tokens make them uncertain.
+
+    The share of the identity is the estimate of Ledoit and Wolf, "A well-conditioned estimator for large-dimensional
+    covariance matrices" (2004): the variance of the mean of the tokens' terms, divided by the squared distance of that
+    mean from the identity. The sum is not scaled down, since factors do not change what is rounded.
+    """
+
+    def one(moment: Array) -> Array:
+        square, mean = float(np.einsum("ij,ij->", moment, moment, dtype=np.float64)), float(np.diagonal(moment).mean())
+        variance = max(0.0, curvature.squares - square / curvature.tokens)
+        distance = square - len(moment) * mean**2
+        share = min(MOST_SHRUNK, variance / distance) if distance > 0 else MOST_SHRUNK
+        moment = moment.copy()
+        moment.flat[:: len(moment) + 1] += share / (1 - share) * mean
+        return moment
+
+    return curvature._replace(inputs=one(curvature.inputs), outputs=one(curvature.outputs))
+
+
 def scaled(curvature: Curvature, columns: Array | None, rows: Array | None) -> Curvature:
     """Return the second moments of a weight whose columns are multiplied by [K] and rows divided by [R]; None: not."""
-    inputs, outputs = curvature
+    inputs, outputs = curvature.inputs, curvature.outputs
     if columns is not None:
         inputs = inputs / np.outer(columns, columns)
     if rows is not None:
         outputs = outputs * np.outer(rows, rows)
-    return Curvature(inputs, outputs)
+    return curvature._replace(inputs=inputs, outputs=outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotune.common.files import DAMAGE, fingerprint, locked, read_tensors, temporary_folder, write_tensors
-from autotune.common.formatting import duration
+from autotune.common.cache import folder_size
+from autotune.common.files import DAMAGE, fingerprint, locked, read_tensors, write_tensors
+from autotune.common.formatting import duration, size
 from autotune.common.threads import cores
 from autotune.compression.bank import Bank, Entry
 from autotune.compression.ir.constants import constant, model_digest, raw_bytes, type_name
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from autotune.compression.ir.weights import Weight
     from autotune.compression.variants import CompressedWeight
 
-VERSION = 3
+VERSION = 4
 """Part of every key in the bank; changes whenever a trained model's bytes change."""
 
 LEAST_WINDOWS = 16
@@ -65,15 +67,15 @@ class Outcome:
         )
 
 
-def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> None:
+def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int, scratch: Path) -> None:
     """Refuse what cannot be distilled, before any work.
 
     Args:
-        original, tokens: as for `distil`.
+        original, tokens, scratch: as for `distil`.
         memory: bytes that may be used.
 
     Raises:
-        PlanError: the graph is not supported, there are too few windows, or the memory does not suffice.
+        PlanError: the graph is not supported, there are too few windows, or the memory or the disk does not suffice.
     """
     windows, length = tokens.shape
     if windows < LEAST_WINDOWS or windows * length < LEAST_TOKENS:
@@ -84,13 +86,26 @@ def check(original: ov.Model, tokens: npt.NDArray[np.int64], memory: int) -> Non
         )
     from autotune.distillation.memory import divide
 
-    needed = divide(original, tokens.shape, memory).needed
-    if needed > memory:
+    division = divide(original, tokens.shape, memory)
+    if division.needed > memory:
         raise PlanError(
-            f"distillation needs about {needed / 1e9:.1f} GB of memory with {cores()} threads, and {memory / 1e9:.1f} "
-            "GB can be used; use a machine with more memory or a larger study.memory_limit, fewer threads "
-            "(AUTOTUNE_THREADS=1), or no distillation"
+            f"distillation needs about {division.needed / 1e9:.1f} GB of memory with {cores()} threads, and "
+            f"{memory / 1e9:.1f} GB can be used; use a machine with more memory or a larger study.memory_limit, fewer "
+            "threads (AUTOTUNE_THREADS=1), or no distillation"
         )
+    free = free_space(scratch)
+    if division.disk > free:
+        raise PlanError(
+            f"distillation needs about {size(division.disk)} for temporary files in {scratch}, and {size(free)} are "
+            "free there; free disk space, choose another folder by cache.directory or AUTOTUNE_CACHE, or use no "
+            "distillation"
+        )
+
+
+def free_space(scratch: Path) -> int:
+    """Measure the bytes that are free for temporary files, with those that a killed run has left to continue from."""
+    place = next(path for path in (scratch, *scratch.parents) if path.is_dir())
+    return shutil.disk_usage(place).free + folder_size(scratch)
 
 
 def work(weights: Iterable[Weight], windows: int, length: int, *, divided: bool) -> tuple[float, int]:
@@ -198,9 +213,13 @@ def distil(
         models = [model_digest(original), model_digest(compressed)]
         return fingerprint(what, VERSION, *settings, models, *inputs)
 
-    rounding = bank.get_or_compute(
-        key("rounding"), lambda: _rounded(original, compressed, weights, tokens, scratch, limit, stage)
-    )
+    rounded = key("rounding")
+    folder = scratch / rounded
+    with locked(folder):
+        rounding = bank.get_or_compute(
+            rounded, lambda: _rounded(original, compressed, weights, tokens, folder, limit, stage)
+        )
+    shutil.rmtree(folder, ignore_errors=True)
     changed = len(rounding) > 1
     if changed:
         nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
@@ -224,15 +243,20 @@ def _rounded(
     compressed: ov.Model,
     weights: Mapping[str, CompressedWeight],
     tokens: npt.NDArray[np.int64],
-    scratch: Path,
+    folder: Path,
     limit: float,
     stage: Callable[[str], None],
 ) -> Entry:
-    """Round the codes again: their new bytes by the constant's name if they are better, with ``held_out``."""
+    """Round the codes again: their new bytes by the constant's name if they are better, with ``held_out``.
+
+    What a killed process has left in `folder` is not computed again.
+    """
     import torch
 
     from autotune.distillation.codes import find_products, round_again
+    from autotune.distillation.curvature import remove_between
     from autotune.distillation.graph import Graph
+    from autotune.distillation.sweeps import Store
     from autotune.distillation.training import Student, is_better
 
     stage("distillation: reading the models")
@@ -245,13 +269,19 @@ def _rounded(
         student.prepare()
         return student.divergences(torch.zeros(0), range(count))
 
-    before = divergences()
+    store = Store(folder)
+    if not store.has("before"):
+        store.put("before", {0: torch.from_numpy(divergences())})
+    before = store.get("before")[0].numpy()
     products = find_products(reference, compressed, weights)
     if not products:
         return {HELD_OUT_KEY: np.stack([before, before])}
-    with temporary_folder(scratch / "activations") as folder:
-        training = tokens[: len(tokens) - count]
+    training = tokens[: len(tokens) - count]
+    try:
         found = round_again(reference, products, weights, training, share, stage, limit=limit, folder=folder)
+    except OSError:
+        remove_between(folder)  # a study whose disk is full has to write its report
+        raise
     nodes = {node.get_friendly_name(): node for node in compressed.get_ordered_ops()}
     old = {name: raw_bytes(nodes[name]).copy() for name in found}
     _replace((nodes[name], data) for name, data in found.items())

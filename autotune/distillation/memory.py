@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune.common.threads import cores
-from autotune.distillation.blocks import BLOCK_BYTES, cut, nbytes
+from autotune.distillation.blocks import BLOCK_BYTES, cut, nbytes, passed_between
+from autotune.distillation.codes import MOST_BITS, MOST_TOKENS
 from autotune.distillation.curvature import MOMENT_BYTES, moment_bytes, products_of
 from autotune.distillation.graph import Graph
 from autotune.distillation.training import LOGITS_BYTES, SHARE_TOKENS, Recipe
@@ -36,10 +37,12 @@ class Division:
     Attributes:
         limit: bytes of a block; infinite if the graphs are not divided.
         needed: estimate of the memory in all, in bytes.
+        disk: estimate of the temporary files, in bytes.
     """
 
     limit: float
     needed: int
+    disk: int
 
 
 def divide(original: ov.Model, shape: Sequence[int], memory: int) -> Division:
@@ -47,7 +50,8 @@ def divide(original: ov.Model, shape: Sequence[int], memory: int) -> Division:
 
     If the graphs are not divided, the constants of both models are held in float32. A thread holds its dequantized
     weights, the activations that its gradient needs, and logits. Otherwise this holds for one block and the last
-    MatMul, and the activations between the blocks are held for a batch.
+    MatMul, and the activations between the blocks are held for a batch. The rounding has those of all its tokens in
+    files, the gradients behind one block, and checkpoints of codes and second moments.
 
     Args:
         original: the model before compression.
@@ -69,8 +73,15 @@ def divide(original: ov.Model, shape: Sequence[int], memory: int) -> Division:
     always = BASE_BYTES + threads * 4 * LOGITS_BYTES + hidden
     rounding = fixed + threads * each + min(MOMENT_BYTES, sum(held.values())) + factoring
     whole = always + max(2 * fixed + threads * (fixed + each), rounding)
+    checkpoints: int = min(MOMENT_BYTES, sum(held.values())) + fixed // 4 * MOST_BITS // 8
+
+    def on_disk(limit: float) -> int:
+        parts = cut(graph, tokens, limit, trained=False, held=held)
+        passed = passed_between(graph, parts)
+        return checkpoints + min(windows * length, MOST_TOKENS) * (sum(passed) + max(passed, default=0))
+
     if whole <= memory:
-        return Division(math.inf, whole)
+        return Division(math.inf, whole, on_disk(BLOCK_BYTES if sum(held.values()) > MOMENT_BYTES else math.inf))
     always += round(STORED * fixed / 4) + (2 + threads) * sum(sizes[step][0] for step in graph.after & sizes.keys())
     between = 4 * graph.width * max(Recipe().batch_tokens[1], tokens)
 
@@ -78,7 +89,7 @@ def divide(original: ov.Model, shape: Sequence[int], memory: int) -> Division:
         training = [nbytes for _, nbytes in cut(graph, tokens, limit, trained=True)]
         rounding = [nbytes for _, nbytes in cut(graph, tokens, limit, trained=False, held=held)]
         largest = max(len(training) * between + max(training), max(rounding) + factoring)
-        return Division(limit, always + largest)
+        return Division(limit, always + largest, on_disk(limit))
 
     found = []
     for limit in LIMITS:

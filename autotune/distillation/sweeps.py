@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from autotune.common.files import read_tensors, write_tensors
+from autotune.common.files import DAMAGE, read_tensors, write_tensors
 from autotune.common.threads import cores
 from autotune.distillation.graph import Graph
 
@@ -75,40 +75,52 @@ def forward(graph: Graph, texts: Sequence[Tensor], values: Values, end: Callable
 
 
 class Store:
-    """Activations and gradients between blocks, in memory or as files in a folder."""
+    """Activations, gradients and other tensors, in memory or as files in a folder.
+
+    Files that a killed process left in the folder are there again, unless they are damaged.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Keep nothing yet."""
-        self._folder = folder
+        """Open the folder, and delete its damaged and temporary files; None for memory."""
+        self.folder = folder
         self._kept: dict[str, Values] = {}
+        for path in [] if folder is None or not folder.is_dir() else sorted(folder.iterdir()):
+            try:
+                read_tensors(path)
+            except DAMAGE:
+                path.unlink()
+
+    def has(self, name: str) -> bool:
+        """Return True if tensors of this name were kept."""
+        return name in self._kept if self.folder is None else (self.folder / name).is_file()
 
     def put(self, name: str, values: Values) -> None:
         """Keep tensors by step."""
-        if self._folder is None:
+        if self.folder is None:
             self._kept[name] = values
         else:
             arrays = {str(step): value.numpy() for step, value in values.items()}
-            write_tensors(self._folder / name, arrays, durable=False)
+            write_tensors(self.folder / name, arrays, durable=False)
 
     def get(self, name: str) -> Values:
         """Return tensors that were kept."""
-        if self._folder is None:
+        if self.folder is None:
             return self._kept[name]
-        arrays = read_tensors(self._folder / name, mapped=False)
+        arrays = read_tensors(self.folder / name, mapped=False)
         return {int(step): torch.from_numpy(array.copy()) for step, array in arrays.items()}
 
     def drop(self, name: str) -> None:
         """Forget tensors, if there are any of this name."""
         self._kept.pop(name, None)
-        if self._folder is not None:
-            (self._folder / name).unlink(missing_ok=True)
+        if self.folder is not None:
+            (self.folder / name).unlink(missing_ok=True)
 
 
 class Sweep:
     """Gradients of shares of windows on their way back through the blocks.
 
-    First `forward` is called once. Then, from the last block to the first: the block is loaded, `back` is called for
-    each share, on any thread and as often as the gradients in the block are wanted, and `leave` once.
+    First `forward` is called once. Then, from the block that it returns to the first: the block is loaded, `back` is
+    called for each share, on any thread and as often as the gradients in the block are wanted, and `leave` once.
     """
 
     def __init__(
@@ -117,7 +129,7 @@ class Sweep:
         texts: Sequence[Tensor],
         values: Values,
         end: Callable[[int, Values], None],
-        folder: Path | None = None,
+        store: Store | None = None,
     ) -> None:
         """Compute nothing yet.
 
@@ -126,18 +138,36 @@ class Sweep:
             texts: tokens of each share of windows, int64 [B, T].
             values: of the parameters, by step.
             end: called with the number of a share and the outputs of the last block as leaves; adds gradients to them.
-            folder: where activations between blocks are kept; None for memory.
+            store: keeps what passes between blocks, for graphs that are divided in the same way; None for memory.
         """
         self._graph, self._texts, self._values, self._end = graph, texts, values, end
-        self._store = Store(folder)
+        self._store = store or Store()
 
-    def forward(self, report: Callable[[int], None] = lambda block: None) -> None:
-        """Compute what enters each block; `report` is called with its number."""
-        graph = self._graph
-        for block in range(len(graph.blocks) - 1):
-            report(block)
-            graph.load(block)
-            in_threads(partial(self._through, block), range(len(self._texts)))
+    def forward(self, block: int = 0, report: Callable[[int], None] = lambda block: None) -> int:
+        """Compute what enters each block, unless the store has it.
+
+        Args:
+            block: the last one whose gradients are wanted.
+            report: called with the number of a block that is computed.
+
+        Returns:
+            The block to start from on the way back: the last one, or one behind which the store has all gradients.
+        """
+        graph, last = self._graph, len(self._graph.blocks) - 1
+        start = next((each for each in range(block, last) if not self._missing("gradients", each)), last)
+        for number in range(start):
+            if missing := self._missing("inputs", number + 1):
+                report(number)
+                graph.load(number)
+                in_threads(partial(self._through, number), missing)
+        return start
+
+    def passed(self, block: int) -> int:
+        """Return how many shares, the first ones, have passed back through a block already."""
+        return min(self._missing("gradients", block - 1), default=len(self._texts)) if block else len(self._texts)
+
+    def _missing(self, what: str, block: int) -> list[int]:
+        return [share for share in range(len(self._texts)) if not self._store.has(f"{what}-{block}-{share}")]
 
     def _through(self, block: int, share: int) -> None:
         with torch.no_grad():

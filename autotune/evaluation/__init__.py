@@ -2,8 +2,8 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and
-  `StagedEvaluator` are optional extensions.
+- `Evaluator` is what to implement; `Bounding`, `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing`
+  and `StagedEvaluator` are optional extensions.
 - `LanguageModel`, or `Encoder` for tasks without generation, is what an evaluator scores; `Reference` is what it keeps
   of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.evaluation.drafts import answers_along, complete_answers, follow_draft
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
+    Bounding,
     Checking,
     Describing,
     Direction,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORING_CONFIG",
+    "Bounding",
     "Checking",
     "Describing",
     "Direction",

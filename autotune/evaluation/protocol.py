@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORING_CONFIG",
+    "Bounding",
     "Checking",
     "Direction",
     "Encoder",
@@ -310,6 +311,14 @@ class Previewing(Protocol):
 
     def preview(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Measure exactly the metrics `previewed`, with the same values as `evaluate`."""
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """An evaluator with metrics that the size of a model bounds, so that a model over a limit need not be built."""
+
+    def bounds(self, footprint: int, reference: Reference) -> Mapping[str, float]:
+        """Return the best values that a model of `footprint` bytes can have, for some of `metrics`."""
 
 
 @runtime_checkable

@@ -332,12 +332,16 @@ def _judge(
 
 
 def _least_infeasible(records: Iterable[TrialRecord], constraints: Mapping[str, Constraint]) -> int | None:
-    """Return the trial with the smallest sum of violations, each relative to its limit; of equals a scored one."""
+    """Return the trial with the smallest sum of violations, each relative to its limit; of equals a scored one.
+
+    Trials of which only a bound is known follow the others: their values are further away.
+    """
     scale = {name: abs(limit.value) or 1.0 for name, limit in constraints.items()}
 
-    def rank(record: TrialRecord) -> tuple[float, bool, int]:
-        excess = sum(max(0.0, value) / scale.get(name, 1.0) for name, value in record.violations.items())
-        return excess, not record.complete, record.number
+    def rank(record: TrialRecord) -> tuple[bool, float, bool, int]:
+        excess = {name: value / scale.get(name, 1.0) for name, value in record.violations.items() if value > 0}
+        has_bound = bool(excess.keys() - {*SIZE_COLUMNS, *record.values, *record.metrics, *record.partial})
+        return has_bound, sum(excess.values()), not record.complete, record.number
 
     broken = [r for r in records if r.state in ("COMPLETE", "PRUNED") and any(v > 0 for v in r.violations.values())]
     return min(broken, key=rank).number if broken else None

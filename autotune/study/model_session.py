@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from autotune.allocation.planner import BudgetPlanner
     from autotune.allocation.probe import MeasuringInputs
+    from autotune.compression.bank import Bank
     from autotune.compression.calibration.calibrate import Depth
     from autotune.compression.calibration.statistics import Statistics, StatisticsCache
     from autotune.compression.engine import Engine
@@ -293,13 +294,12 @@ class ModelSession:
     @cached_property
     def engine(self) -> Engine:
         """The compression engine over the layer bank."""
-        from autotune.compression.bank import Bank
         from autotune.compression.engine import Engine
 
         with self.shared():
             engine = Engine(
                 self.model,
-                bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
+                bank=self._bank(weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 gradients=self._gradients if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
@@ -310,19 +310,21 @@ class ModelSession:
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
+    def _bank(self, *, weights_in_memory: bool = True) -> Bank:
+        from autotune.compression.bank import Bank
+
+        return Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=weights_in_memory)
+
     def _gradients(self) -> Mapping[str, Any]:
         """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
-        from autotune.compression.bank import Bank
         from autotune.distillation.distil import output_gradients
 
-        inputs = (self.model, self.engine.weights, self.calibration_windows)
+        inputs, memory = (self.model, self.engine.weights, self.calibration_windows), self.config.study.memory_limit
         with self.shared():
-            bank = Bank(self.cache.bank, limit=self.cache.limit)
-            return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
+            return output_gradients(*inputs, bank=self._bank(), memory=available_memory(memory))
 
     def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
-        from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
 
         limit = self.config.study.memory_limit
@@ -331,7 +333,7 @@ class ModelSession:
             compressed,
             weights,
             self.training_windows,
-            bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=False),
+            bank=self._bank(weights_in_memory=False),
             scratch=self.cache.distillation,
             memory=available_memory(None if limit is None else limit - own_memory()),
             stage=self.stage,
@@ -339,11 +341,7 @@ class ModelSession:
         self.distillation_notes = (outcome.describe(),)
 
     def check_distillation(self) -> None:
-        """Refuse a model that cannot be distilled, on this machine or without calibration texts.
-
-        Raises:
-            PlanError: with the reason.
-        """
+        """Raise PlanError if the model cannot be distilled, on this machine or without calibration texts."""
         from autotune.distillation.distil import check
 
         if not self.source.task.distillable:
@@ -353,7 +351,8 @@ class ModelSession:
             )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        check(self.model, self.training_windows, available_memory(self.config.study.memory_limit))
+        memory = available_memory(self.config.study.memory_limit)
+        check(self.model, self.training_windows, memory, self.cache.distillation)
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.

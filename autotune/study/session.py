@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
 from autotune.errors import ConfigError
-from autotune.evaluation import Checking, Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
+from autotune.evaluation import (
+    Bounding,
+    Checking,
+    Describing,
+    Evaluator,
+    Measurement,
+    Metric,
+    PartedEvaluator,
+    Reference,
+)
 from autotune.evaluation.scores import RELATIVE_TO, Scores
 from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
 from autotune.models.intake import window_length
@@ -119,6 +128,14 @@ class Session(ModelSession):
             finally:
                 self._original = None
 
+    def bounds(self, plan: Plan) -> dict[str, float]:
+        """Return the best value that a plan's model can have, for each metric with a limit that a size bounds."""
+        found: dict[str, float] = {}
+        for name, evaluator in self.evaluators.items():
+            if isinstance(evaluator, Bounding) and set(self.config.constraints) & set(evaluator.metrics):
+                found |= evaluator.bounds(plan.footprint, self.references[name])
+        return {name: value for name, value in found.items() if name in self.config.constraints}
+
     def score(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
         """Score a trial's model with the study's evaluators; see `Scorer.candidate`."""
         return self.scorer.candidate(candidate, race)
@@ -172,8 +189,10 @@ class Session(ModelSession):
         from autotune.compression.calibration.calibrate import native_precision
         from autotune.compression.calibration.statistics import VERSION
         from autotune.compression.engine import ENGINE_VERSION
+        from autotune.distillation.distil import VERSION as DISTILLATION_VERSION
 
         calibration = [VERSION, native_precision(), self.calibration_fingerprint] if plan.depends_on_calibration else []
+        calibration += [DISTILLATION_VERSION] if plan.distilled else []
         parts = [] if self.source.parts is None else [self.source.parts.name]
         return fingerprint("scores", reference_key, ENGINE_VERSION, calibration, plan.key, *parts)
 
@@ -279,7 +298,12 @@ class Session(ModelSession):
         Args:
             original: also score the original model.
             report: also score the original model on the report texts.
+
+        Raises:
+            PlanError: the space has distillation, and this model or machine does not allow it.
         """
+        if not (original or report) and True in self.config.space.values("distillation"):
+            self.check_distillation()
         clock, before = StageClock(self.stage), self.stage
         self.stage = clock
         try:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from autotune.common.threads import limited_to
+from autotune.common.cache import folder_size
+from autotune.common.threads import cores, limited_to
 from autotune.compression.bank import Bank
 from autotune.compression.ir.constants import model_digest, raw_bytes, type_name
 from autotune.compression.ir.sizes import Sizes
+from autotune.distillation import codes, curvature, memory
 from autotune.distillation import distil as module
-from autotune.distillation import memory
 from autotune.distillation.distil import check, distil
 from autotune.distillation.graph import Graph
 from autotune.distillation.parameters import find_trainable
+from autotune.distillation.sweeps import Sweep
 from autotune.distillation.training import Student
 from autotune.errors import PlanError
 
@@ -68,13 +73,23 @@ def test_same_bytes_with_any_threads_and_from_the_bank(trained: Callable[..., An
     assert messages == []
 
 
-def test_limited_memory_changes_no_byte(trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are computed one at a time, and once more for the gradients; nothing is left on the disk."""
+def test_limited_memory_changes_no_byte(
+    trained: Callable[..., Any], llama: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Blocks are computed one at a time, and once more for the gradients; the disk holds what is forecast."""
     whole, expected = trained()
     monkeypatch.setattr(memory, "LIMITS", (0,))
-    messages: list[str] = []
-    divided, outcome = trained(memory=0, stage=messages.append)
+    monkeypatch.setattr(curvature, "SAVED_EVERY", 0.0)
+    messages, on_disk = list[str](), list[int]()
+
+    def stage(message: str) -> None:
+        messages.append(message)
+        on_disk.append(folder_size(tmp_path / "scratch"))
+
+    divided, outcome = trained(memory=0, stage=stage)
     assert any("block 2 of " in message for message in messages)
+    forecast = memory.divide(llama, tokens.shape, 0).disk
+    assert 0.5 * forecast < max(on_disk) < forecast
     assert outcome == expected
     assert model_digest(divided) == model_digest(whole)
 
@@ -98,6 +113,58 @@ def test_a_killed_run_continues_to_the_same_bytes(
     assert model_digest(resumed) == model_digest(expected)
     assert not any(re.search(r"\b4 of \d+ steps", message) for message in messages)
     assert list((tmp_path / "scratch").glob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize("allowed", [1 << 40, 0])
+def test_a_killed_rounding_continues_to_the_same_codes(
+    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, allowed: int
+) -> None:
+    """Undivided and in blocks. No piece of work is done twice but what was in flight, and what was damaged."""
+    work: Counter[str] = Counter()
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            work[name.strip("_")] += 1
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for place, name in [(Sweep, "_through"), (curvature, "_pairs"), (codes, "round_both_sides")]:
+        counted(place, name)
+    counted(Student, "divergences")
+    monkeypatch.setattr(module, "_trained", lambda *_: {module.HELD_OUT_KEY: np.zeros((2, 1))})
+    monkeypatch.setattr(module, "CONFIDENCE", -1e6)
+    monkeypatch.setattr(memory, "LIMITS", (0,))
+    monkeypatch.setattr(curvature, "SAVED_EVERY", 0.0)
+    expected, _ = trained(memory=allowed)
+    once, work = +work, Counter()
+
+    def killed(at: str) -> None:
+        def die(message: str) -> None:
+            if re.search(at, message):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            trained(memory=allowed, stage=die)
+
+    for at in [*(["activations, block 3 "] if not allowed else []), r"gradients of 8 of \d+ windows", "rounding 5 of"]:
+        killed(at)
+    resumed, _ = trained(memory=allowed)
+    assert model_digest(resumed) == model_digest(expected)
+    assert work["round_both_sides"] == once["round_both_sides"]
+    assert work["through"] == once["through"]
+    assert work["divergences"] == once["divergences"]
+    assert work["pairs"] <= once["pairs"] + 2 * cores()
+    assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_dir()]
+
+    killed("rounding 5 of")
+    damaged = [path for path in sorted((tmp_path / "scratch").rglob("*")) if path.is_file() and path.stat().st_size]
+    for path in damaged[::2]:
+        path.write_bytes(path.read_bytes()[:-1])
+    again, _ = trained(memory=allowed)
+    assert model_digest(again) == model_digest(expected)
 
 
 def test_what_does_not_help_changes_nothing(
@@ -151,11 +218,19 @@ def test_gradient_is_that_of_the_divergence(llama: Any, compressed: Callable[...
     assert (ends[0] - ends[1]) / 2 == pytest.approx(float(gradient @ step), rel=0.05)
 
 
-def test_refused_before_work(llama: Any, tokens: Any) -> None:
+def test_refused_before_work(llama: Any, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "cache" / "scratch"
     with pytest.raises(PlanError, match="at least 16 windows"):
-        check(llama, tokens[:4], 1 << 40)
+        check(llama, tokens[:4], 1 << 40, scratch)
     texts = np.tile(tokens, (2, 1))
-    least = memory.divide(llama, texts.shape, 0).needed
+    least = memory.divide(llama, texts.shape, 0)
     with pytest.raises(PlanError, match=r"needs about .* GB of memory.*study\.memory_limit"):
-        check(llama, texts, least - 1)
-    check(llama, texts, least)
+        check(llama, texts, least.needed - 1, scratch)
+    check(llama, texts, least.needed, scratch)
+    free = least.disk - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(PlanError, match=rf"temporary files in {scratch}.*cache\.directory"):
+        check(llama, texts, least.needed, scratch)
+    scratch.mkdir(parents=True)
+    (scratch / "left by a killed run").write_bytes(b"x")
+    check(llama, texts, least.needed, scratch)

@@ -25,6 +25,7 @@ from autotune.distillation.curvature import (
     moment_bytes,
     products_of,
     scaled,
+    shrunk,
 )
 from autotune.distillation.graph import Graph
 from autotune.distillation.rounding import round_both_sides
@@ -91,13 +92,32 @@ def test_scaled_weights_have_scaled_curvature() -> None:
     """An error costs the same if columns are multiplied (AWQ), rows divided, and the curvature is changed with them."""
     rng = np.random.default_rng(0)
     error, columns, rows = rng.standard_normal((6, 8)), rng.uniform(0.5, 2, 8), rng.uniform(0.5, 2, 6)
-    curvature = Curvature(moments(8, 1), moments(6, 2))
+    curvature = Curvature(moments(8, 1), moments(6, 2), 0.0, 1)
 
     def cost(error: Any, curvature: Curvature) -> float:
         return float(np.einsum("rk,rs,sl,kl->", error, curvature.outputs, error, curvature.inputs))
 
     changed = scaled(curvature, columns, rows)
     assert cost(error * columns / rows[:, None], changed) == pytest.approx(cost(error, curvature))
+
+
+@pytest.mark.parametrize(("tokens", "least", "most"), [(32, 0.2, 0.6), (512, 0.8, 0.95), (131_072, 0.99, 1.0)])
+def test_shrunk_second_moments_are_nearer_to_the_true_ones(tokens: int, least: float, most: float) -> None:
+    """Those of few tokens change most; uncorrelated channels become the identity."""
+    rng = np.random.default_rng(0)
+    mixing = np.eye(64) + 0.1 * rng.standard_normal((64, 64))
+    x, gradients = rng.standard_normal((tokens, 64)) @ mixing, rng.standard_normal((tokens, 16))
+    pair = torch.from_numpy(x).float(), torch.from_numpy(gradients).float()
+    inputs, outputs, squares = module._add(None, [pair])
+    measured = Curvature(inputs.numpy(), outputs.numpy(), float(squares), tokens)
+
+    def distances(curvature: Curvature) -> Array:
+        pairs = [(curvature.inputs, mixing.T @ mixing), (curvature.outputs, np.eye(16))]
+        return np.array([np.linalg.norm(m / np.trace(m) - true / np.trace(true)) for m, true in pairs])
+
+    ratios = distances(shrunk(measured)) / distances(measured)
+    assert least < ratios[0] < most
+    assert ratios[1] < 0.01
 
 
 @pytest.mark.parametrize("family", ["lfm2", "granitemoehybrid"])
@@ -108,7 +128,7 @@ def test_every_matrix_of_hybrids(family_folder: Callable[[str], Path], family: s
     tokens = torch.from_numpy(np.random.default_rng(1).integers(3, 256, (4, 24)))
     found = dict(measure_curvature(graph, products, tokens, 2))
     assert found.keys() == products.keys()
-    for name, (inputs, outputs) in found.items():
+    for name, (inputs, outputs, *_) in found.items():
         shape = graph.nodes[products[name]].input_value(1).get_shape()
         assert sorted(shape) == sorted([len(inputs), len(outputs)])
         assert np.trace(inputs) == pytest.approx(np.trace(outputs), rel=1e-4)

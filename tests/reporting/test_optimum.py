@@ -12,10 +12,13 @@ import pytest
 from autotune.common.validation import Invalid
 from autotune.compression.settings import Settings
 from autotune.config.candidates import settings_of
+from autotune.config.config import Config
 from autotune.reporting.text.commands import optimum_command
 from autotune.reporting.text.optimum import optimum_entry, optimum_markdown
 from autotune.results.records import StudyResults
-from autotune.study.sampling.optimum_default import hub_id, optimum_default
+from autotune.study.sampling.optimum_default import hub_id, optimum_default, with_optimum_default
+from autotune.study.sampling.proposals import Proposer
+from autotune.study.storage.history import History
 
 Make = Callable[..., StudyResults]
 
@@ -69,6 +72,26 @@ def test_the_id_of_a_model(tmp_path: Path) -> None:
     assert found is not None
     expected = Settings("int4_sym", group_size=128, ratio=0.6, sensitivity_metric="weight_quantization_error")
     assert settings_of(found) == expected
+
+
+def test_optimums_default_is_the_first_trial(tmp_path: Path) -> None:
+    """Before the usual first trials, and before the candidates that the user names; other ids have no such trial."""
+    (tmp_path / "config.json").write_text('{"_name_or_path": "meta-llama/Llama-2-7b-hf"}')
+    notes: list[str] = []
+    default = optimum_default("meta-llama/Llama-2-7b-hf")
+    assert default is not None
+    for model, first in ((str(tmp_path), settings_of(default)), ("nobody/has-this-model", Settings("int8_sym"))):
+        given = {"model": model, "candidates": [{"name": "mine", "config": {"mode": "int8_sym"}}]}
+        config = with_optimum_default(Config.model_validate(given), notes.append)
+        proposer = Proposer(
+            config.space, directions=["minimize"], sampler="tpe", budget=5, seed=0, candidates=config.candidates
+        )
+        proposal = proposer.next(History([]))
+        assert proposal is not None
+        assert proposal.settings is not None
+        assert replace(proposal.settings, candidate="") == first
+        assert with_optimum_default(config, notes.append) == config
+    assert not notes
 
 
 def test_the_page_has_an_entry_of_the_front_and_scores_before_and_after(make: Make) -> None:

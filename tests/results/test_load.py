@@ -155,6 +155,18 @@ def test_all_infeasible_names_the_nearest(make: Make) -> None:
         assert results.least_infeasible == min(present, key=lambda number: (present[number], number))
 
 
+def test_a_bound_is_not_the_nearest(fake: ModuleType) -> None:
+    """Of a trial that was excluded by a bound, the value itself is not known, and it may be far away."""
+    import optuna
+
+    limit = {"perplexity_increase": {"op": "<=", "value": -5.0, "text": "<= -5%"}}
+    study = fake.build(trials=3, constraints=limit)
+    attributes = {"settings": fake.settings_of({"mode": "int8_sym"}), "footprint": 22_000_000}
+    bound = {"user_attrs": attributes, "constraints": {"perplexity_increase": 0.001}}
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, **bound))
+    assert results_of(study).least_infeasible in range(3)
+
+
 def test_unfinished_trials_are_rows_too(fake: ModuleType) -> None:
     """A running trial and a waiting one do not disturb anything."""
     study = fake.build(trials=6)

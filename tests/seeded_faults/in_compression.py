@@ -283,6 +283,20 @@ COMPRESSION = [
         "tests/distillation/test_distil.py::test_limited_memory_changes_no_byte",
     ),
     Fault(
+        "rounding-checkpoint",
+        "autotune/distillation/curvature.py",
+        "start = min([sweep.passed(block), *added.values()])",
+        "start = max([0, *added.values()])",
+        "tests/distillation/test_distil.py::test_a_killed_rounding_continues_to_the_same_codes",
+    ),
+    Fault(
+        "curvature-shrinkage",
+        "autotune/distillation/curvature.py",
+        "curvature.squares - square / curvature.tokens",
+        "curvature.squares / curvature.tokens",
+        "tests/distillation/test_rounding.py::test_shrunk_second_moments_are_nearer_to_the_true_ones",
+    ),
+    Fault(
         "distillation-held-out",
         "autotune/distillation/distil.py",
         "if is_better(state.held_out, CONFIDENCE):",

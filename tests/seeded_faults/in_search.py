@@ -166,9 +166,16 @@ SEARCH = [
     Fault(
         "trial-limit-met",
         f"{STUDY}/trials/trial.py",
-        "if any(violation > 0 for violation in violations.values()):",
-        "if any(violation >= 0 for violation in violations.values()):",
+        "over = any(violation > 0 for violation in violations.values())",
+        "over = any(violation >= 0 for violation in violations.values())",
         f"{TESTS}/trials/test_trial.py::test_a_limit_that_is_just_kept_is_kept",
+    ),
+    Fault(
+        "trial-bound",
+        f"{STUDY}/trials/trial.py",
+        "if over or certain:",
+        "if over:",
+        f"{TESTS}/trials/test_trial.py::test_a_bound_over_a_limit_is_no_score",
     ),
     Fault(
         "trial-relative-error",

@@ -1,4 +1,4 @@
-"""Compilation of a model for a device, with a check that it runs in the requested precision."""
+"""Compilation of a model for a device, with checks of its precision and of its logits."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ def decode(
     ends: Collection[int],
     *,
     prefill_tokens: int,
+    whole_prompts: bool = False,
     window: int | None = None,
     visit: Visit | None = None,
 ) -> list[list[int]]:
@@ -46,6 +47,7 @@ def decode(
         drafts: texts to propose from, as token ids; may be empty.
         ends: tokens that end an answer and are not part of it.
         prefill_tokens: largest number of prompt tokens in one pass (at least one column of all rows).
+        whole_prompts: all prompts, with their drafts, are one pass, however many tokens they have.
         window: columns of the cache that the model looks back. Masked columns of rejected proposals would push others
             out of it, so there are proposals only while all columns stay within it.
         visit: feed each draft, up to its limit, with its prompt, and call this with (index of the prompt, t, logits
@@ -67,7 +69,8 @@ def decode(
             visit(order[index], position, logits)
 
     firsts = [len(prompts[row]) - 1 for row in order]
-    mask = _prefill(infer, [[*prompts[row], *along[row]] for row in order], firsts, prefill_tokens, read)
+    columns = length[order[0]] if whole_prompts else max(1, min(_PREFILL_COLUMNS, prefill_tokens // len(order)))
+    mask = _prefill(infer, [[*prompts[row], *along[row]] for row in order], firsts, columns, read)
     for index, (row, choices) in enumerate(zip(rows, preferred, strict=True)):
         rejected = len(along[order[index]]) - row.accept(choices, ends)
         mask[index, mask.shape[1] - rejected :] = 0
@@ -92,10 +95,17 @@ def decode(
         mask = np.concatenate([mask, fed], axis=1)
 
 
+def visit_chosen(visit: Visit, chosen: Sequence[int]) -> Visit:
+    """Return the visitor of some of the prompts, by their indices among all."""
+    return lambda row, position, logits: visit(chosen[row], position, logits)
+
+
 def _prefill(
-    infer: Infer, sequences: Sequence[Sequence[int]], firsts: Sequence[int], prefill_tokens: int, read: Visit
+    infer: Infer, sequences: Sequence[Sequence[int]], firsts: Sequence[int], columns: int, read: Visit
 ) -> IntArray:
     """Fill the cache with sequences, the longest first, and read the logits of each from a position on.
+
+    Each pass has so many columns.
 
     The sequences end in the same column. A shorter one enters at the column where it begins, as a copy of the first row
     with all earlier columns masked, so that no time is spent on padding.
@@ -110,7 +120,6 @@ def _prefill(
         mask[row, longest - len(sequence) :] = 1
         tokens[row, longest - len(sequence) :] = sequence
     positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-    columns = max(1, min(_PREFILL_COLUMNS, prefill_tokens // len(sequences)))
     before = 0
     for start in range(0, longest, columns):
         stop = min(start + columns, longest)

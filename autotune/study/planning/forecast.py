@@ -30,11 +30,12 @@ from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError, PlanError
-from autotune.study.planning.scoring_cost import scored
+from autotune.study.planning.scoring_cost import Costs, scored
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
 from autotune.study.trials.budget_planner import allowed_menus, text_options
+from autotune.study.trials.deployed import PARTS
 from autotune.study.workers.memory import worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
@@ -63,6 +64,21 @@ TEXT_OF_PLAN = 300
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """Scores of the final front as deployed, and with the settings of `runtime.search`.
+
+    Attributes:
+        models: number of models on the front, roughly.
+        settings: number of combinations of `runtime.search`.
+        seconds: all of it, speed included.
+    """
+
+    models: int
+    settings: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """Cost of a study of a configuration, with an empty cache.
 
@@ -72,7 +88,9 @@ class Forecast:
         preparation_seconds: calibration and references.
         trial_seconds: a trial that is not stopped, on average, by a worker with its share of the cores.
         memory: peak private memory of a worker in bytes.
-        disk: bytes of cache and study.
+        disk: bytes of cache and study, temporary files included.
+        temporary: bytes of the temporary files, of distillation.
+        deployment: part of `seconds`, after the trials; None if the study does not score models as deployed.
         not_measured: evaluators whose time is not included because they cannot be timed on a few texts; and the
             calibration on synthetic texts.
     """
@@ -83,6 +101,8 @@ class Forecast:
     trial_seconds: float
     memory: int
     disk: int
+    temporary: int
+    deployment: Deployment | None
     not_measured: tuple[str, ...]
 
 
@@ -106,12 +126,13 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
         with limited_to(share(workers)):
             compression = Compression(engine)
             seconds = {}
-            training, training_memory = distillation(config, session)
+            training, training_memory, temporary = distillation(config, session)
             for place, settings in enumerate(tried := list(dict.fromkeys([*first, *drawn]))):
                 session.stage(f"forecast: compressing a layer of each shape, {place + 1} of {len(tried)} settings")
                 seconds[settings] = compression.seconds(settings) + (training if settings.distillation else 0.0)
-            scoring, compiling, left, missing = scored(session, engine)
+            costs = scored(session, engine)
         kept = bank_bytes(config, engine, rng)
+    scoring, compiling = costs.evaluators, costs.compiling
     deferred = [scoring[name] for name in session.deferred if name in scoring]
     full = compiling + sum(one.candidate for name, one in scoring.items() if name not in session.deferred)
     stopped = STOPPED if config.study.racing else 0.0
@@ -127,15 +148,29 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
     rounds = min(config.study.trials, WorkerPool.TRIALS_A_WORKER)
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in [*scoring.values(), *reported])
+    deployment = deployed(config, costs, workers)
+    later_seconds = sum(one.reference for one in reported) + (0.0 if deployment is None else deployment.seconds)
     return Forecast(
         workers=workers,
-        seconds=STARTED + preparation + trials / workers + sum(one.reference for one in reported),
+        seconds=STARTED + preparation + trials / workers + later_seconds,
         preparation_seconds=preparation,
         trial_seconds=full + compressing / config.study.trials,
-        memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + left * rounds),
-        disk=round(kept + statistics_bytes + references + plans + PAGE),
-        not_measured=(*(["the calibration"] if synthetic else []), *missing),
+        memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + costs.left * rounds),
+        disk=round(kept + statistics_bytes + references + plans + PAGE + workers * temporary),
+        temporary=workers * temporary,
+        deployment=deployment,
+        not_measured=(*(["the calibration"] if synthetic else []), *costs.missing),
     )
+
+
+def deployed(config: Config, costs: Costs, workers: int) -> Deployment | None:
+    """Forecast the scores of the front as deployed; the workers share them, but speed is measured one by one."""
+    settings, parts = len(config.runtime.settings), len(PARTS) if config.runtime.deployed else 0
+    if not settings + parts:
+        return None
+    models = max(1, round(FRONT * config.study.trials))
+    each = (settings + parts) * costs.deployed / workers + settings * costs.timed
+    return Deployment(models, settings, models * each)
 
 
 def without_budget(settings: Settings) -> Settings:
@@ -143,13 +178,13 @@ def without_budget(settings: Settings) -> Settings:
     return settings if settings.budget is None else replace(settings, allocation="ratio", budget=None)
 
 
-def distillation(config: Config, session: Session) -> tuple[float, float]:
-    """Estimate the seconds and bytes of training one compressed model; zero if the space has no distillation.
+def distillation(config: Config, session: Session) -> tuple[float, int, int]:
+    """Estimate seconds, memory and temporary files of training one compressed model; zeros if the space has none.
 
     The seconds follow from one product of the model's own size.
     """
     if True not in config.space.values("distillation") or config.calibration.synthetic:
-        return 0.0, 0.0
+        return 0.0, 0, 0
     from autotune.distillation.distil import STEP_SECONDS, work
     from autotune.distillation.memory import divide
 
@@ -157,9 +192,10 @@ def distillation(config: Config, session: Session) -> tuple[float, float]:
     try:
         division = divide(session.model, shape, available_memory(config.study.memory_limit))
     except PlanError:  # a finding of the dry run
-        return 0.0, 0.0
+        return 0.0, 0, 0
     operations, steps = work(session.engine.weights, windows, length, divided=division.limit < math.inf)
-    return operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps, division.needed
+    seconds = operations / (EFFICIENCY * _speed(session.engine)) + STEP_SECONDS * steps
+    return seconds, division.needed, division.disk
 
 
 def random_point(config: Config, rng: np.random.Generator) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from families import FAMILIES
 from autotune.common.machine import check_memory
 from autotune.compression.engine import Engine
 from autotune.config.config import Config
-from autotune.errors import ConfigError
+from autotune.distillation.memory import divide
+from autotune.errors import ConfigError, PlanError
 from autotune.evaluation import Measurement
 from autotune.study.planning.dry_run import dry_run
 from autotune.study.planning.scoring_cost import share_needed
+from autotune.study.session import Session
 from evaluators.perplexity import Perplexity
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
@@ -69,15 +71,21 @@ def test_told_sizes_are_those_of_the_files(family: str, family_folder: Callable[
 
 def test_the_forecast_counts_everything_and_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     """More trials and more text take longer; what was measured to find out is gone; data for --json."""
-    space = {**SPACE, "awq": [False, True], "gptq": [False, True]}
-    config = configuration(tiny_llama, tmp_path, space=space, study={"trials": 20})
+    space = {**SPACE, "awq": [False, True], "gptq": [False, True], "distillation": [False, True]}
+    runtime = {"deployed": True, "search": {"KV_CACHE_PRECISION": ["f16", "u8"]}}
+    config = configuration(tiny_llama, tmp_path, space=space, study={"trials": 20}, runtime=runtime)
     plan = dry_run(config, lambda text: None, measure=True)
     forecast = plan.forecast
     assert forecast is not None
+    assert forecast.deployment is not None
+    assert (forecast.deployment.models, forecast.deployment.settings) == (8, 2)
+    assert 0 < forecast.deployment.seconds < forecast.seconds
     assert 0 < forecast.trial_seconds < forecast.seconds
     assert 0 < forecast.preparation_seconds < forecast.seconds
     assert forecast.memory > 50_000_000
-    assert forecast.disk > plan.original_footprint / 4
+    temporary = divide(ov.Core().read_model(tiny_llama / "openvino_model.xml"), (128, 32), 1 << 40).disk
+    assert forecast.temporary == forecast.workers * temporary
+    assert forecast.disk > plan.original_footprint / 4 + forecast.temporary
     assert forecast.not_measured == ()
     assert plan.as_dict()["forecast"]["seconds"] == forecast.seconds
     assert not any((tmp_path / "cache" / room).exists() for room in ("statistics", "references"))
@@ -94,6 +102,14 @@ def test_a_memory_limit_that_will_not_do_is_refused_in_planning(tiny_llama: Path
         check_memory(1_000_000, 44_000_000)
     check_memory(None, 44_000_000)
     check_memory(45_000_000, 44_000_000)
+
+
+def test_a_distillation_that_cannot_run_is_refused_before_the_first_trial(tiny_llama: Path, tmp_path: Path) -> None:
+    """Distilled trials come last: without this, hours of a search could pass before they fail."""
+    text = {"path": str(DEMO / "calibration.txt"), "sequence_length": 32, "samples": 2}
+    config = configuration(tiny_llama, tmp_path, space={**SPACE, "distillation": [False, True]}, calibration=text)
+    with pytest.raises(PlanError, match="at least 16 windows"):
+        Session(config, lambda text: None).describe()
 
 
 def test_a_precision_needs_windows_in_proportion_to_the_variance() -> None:
