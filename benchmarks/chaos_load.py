@@ -175,7 +175,8 @@ def one_worker(lab: Lab, trials: int) -> str:
     longest = max(used.values(), key=len)  # of the worker, not of a process that ends soon
     parts = [float(np.max(part)) for part in np.array_split(np.array(longest), 10)]
     spread = float(np.std(np.diff(parts)[1:]))
-    assert parts[-2] - parts[1] < max(3 * spread, 0.05 * parts[1]), f"the memory of the worker grows: {parts}"
+    grown = f"from {parts[1]:.0f} MB in the second tenth of the time to {parts[-2]:.0f} MB"
+    assert parts[-2] - parts[1] < max(3 * spread, 0.05 * parts[1]), f"the peak of a tenth grows {grown}"
     return (
         f"peak in the second tenth of the time {parts[1]:.0f} MB, in the last but one {parts[-2]:.0f} MB; "
         f"standard deviation between tenths {spread:.0f} MB"
