@@ -141,7 +141,8 @@ def prose(source: str) -> str:
     """Blank out everything in a Python file but strings and comments; lines stay where they are."""
     lines = [" " * len(line) for line in source.split("\n")]
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in (tokenize.STRING, tokenize.COMMENT):
+        # Since Python 3.12 an f-string is several tokens.
+        if token.type in (tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING), tokenize.COMMENT):
             (first, start), _ = token.start, token.end
             for offset, part in enumerate(token.string.split("\n")):
                 line, at = lines[first - 1 + offset], start if offset == 0 else 0

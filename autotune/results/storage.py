@@ -37,14 +37,23 @@ def open_storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
         RuntimeError: another version of Optuna wrote the tables; with Optuna's remedy.
         Exception: of SQLAlchemy, the driver or Optuna, for a wrong URL or a damaged file.
     """
-    import optuna
+    from optuna.storages import RDBStorage
 
-    with enabled_loggers():
-        storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True, **options)
-        if not _newest:
-            _newest.append(storage.get_head_version())
-        if storage.get_current_version() != _newest[0]:
-            storage._version_manager.check_table_schema_compatibility()
+    storage = RDBStorage.__new__(RDBStorage)
+    try:
+        with enabled_loggers():
+            RDBStorage.__init__(storage, url, skip_compatibility_check=True, **options)
+            if not _newest:
+                _newest.append(storage.get_head_version())
+            if storage.get_current_version() != _newest[0]:
+                storage._version_manager.check_table_schema_compatibility()
+    except BaseException:
+        # A constructor that fails leaves its connection open, until it is collected as garbage.
+        if hasattr(storage, "scoped_session"):
+            storage.remove_session()
+        if hasattr(storage, "engine"):
+            storage.engine.dispose()
+        raise
     return storage
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import optuna
+import psutil
 import pytest
 
 from autotune.errors import StudyError
@@ -211,8 +212,9 @@ def test_no_study_says_what_to_do(tmp_path: Path) -> None:
         load_results(tmp_path)
     assert not (tmp_path / "study.db").exists()
     (tmp_path / "study.db").write_text("this is no database, but long enough to be looked at " * 40)
-    with pytest.raises(StudyError, match="not a readable Optuna storage"):
+    with pytest.raises(StudyError, match="not a readable Optuna storage") as raised:
         load_results(tmp_path)
+    assert str(tmp_path / "study.db") not in {file.path for file in psutil.Process().open_files()}, raised
     other = f"sqlite:///{tmp_path / 'other.db'}"
     optuna.create_study(study_name="somebody-else", storage=other)
     with pytest.raises(StudyError, match="holds no study named 'autotune'"):

@@ -118,7 +118,7 @@ class Shared:
 
         engine = backend(self._storage).engine
         if engine.dialect.name == "postgresql":
-            with repeated(locked_connection)(engine) as connection:
+            with repeated(locked_connection)(engine.url) as connection:
                 try:
                     yield
                 finally:
@@ -172,9 +172,11 @@ class Shared:
                     self._storage.record_heartbeat(trial_id)
 
 
-def locked_connection(engine: Any) -> Any:
-    """Open a connection that holds PostgreSQL's advisory lock."""
-    connection = engine.connect()
+def locked_connection(url: Any) -> Any:
+    """Open a connection that holds PostgreSQL's advisory lock; no pool keeps it, for a server has only so many."""
+    from sqlalchemy import NullPool, create_engine
+
+    connection = create_engine(url, poolclass=NullPool).connect()
     try:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
     except BaseException:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 DATABASE = "study.db"
 STUDY_NAME = "autotune"
-CONNECTIONS = 3
-"""Connections to a server that a process has at the same time: for the lock, the trials and the heartbeats."""
+CONNECTIONS = 2
+"""Connections to a server that a process has at the same time: one for the trials, and one for the lock in its turn."""
 
 SQLITE_TIMEOUT = 60
 """Seconds to wait for another process that reads or writes the same SQLite file (a dashboard, a report)."""
@@ -197,8 +197,9 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     from sqlalchemy import event
 
     sqlite = url.startswith("sqlite")
-    # A connection of the pool may have been closed by a server that was restarted.
-    options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
+    # A connection of the pool may have been closed by a server that was restarted. One is kept: a server has a hundred.
+    server = {"pool_pre_ping": True, "pool_size": 1}
+    options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else server
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; accepted

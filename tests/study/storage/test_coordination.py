@@ -17,15 +17,17 @@ from typing import Any
 from urllib.request import urlopen
 from wsgiref.simple_server import make_server
 
+import optuna
 import psutil
 import pytest
 from postgres import server
 from search_fakes import FakeConfig, FakeSession, Recorder, StudyOptions, search, space
+from sqlalchemy import NullPool, create_engine, text
 from stored import trials_of
 
 from autotune.errors import StudyError
 from autotune.study.run import run_worker
-from autotune.study.storage.coordination import Alone, identity, is_alive, machine
+from autotune.study.storage.coordination import Alone, Shared, identity, is_alive, machine
 from autotune.study.storage.database import close, connect
 from autotune.study.storage.history import History, is_interrupted
 
@@ -37,6 +39,29 @@ def url() -> Iterator[str]:
     """A database on a server of its own."""
     with server() as address:
         yield address
+
+
+def test_a_process_keeps_one_connection(url: str) -> None:
+    """A server has a hundred; the second one, for the lock, is closed after the turn."""
+    storage = connect(url)
+    sharing = Shared(optuna.create_study(storage=storage, study_name="connections"))
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    outside = create_engine(url, poolclass=NullPool)
+    try:
+        counts = []
+        for _ in range(2):
+            with sharing.claim(), outside.connect() as connection:
+                storage.get_all_studies()
+                counts.append(connection.execute(query).scalar())
+            with outside.connect() as connection:
+                counts.append(connection.execute(query).scalar())
+    finally:
+        sharing.close()
+        optuna.delete_study(study_name="connections", storage=storage)
+        close(storage)
+    assert counts == [2, 1, 2, 1]
 
 
 def start(folder: Path, role: str, url: str, *, trials: int = 16, workers: int = 1) -> subprocess.Popen[bytes]:
