@@ -82,7 +82,7 @@ def compress(
         mode, group_size, ..., group_size_fallback: settings of the compression.
         effort: ``"best"``: GPTQ and scale estimation; ``"extreme"``: distillation as well. Both need `calibration`.
         calibration, samples, sequence_length: texts for settings that look at activations; windows, tokens of each.
-        max_size: largest size of `openvino_model.bin`, in bytes or as ``"90 MB"``.
+        max_size: largest footprint, in bytes or as ``"90 MB"``.
         evaluation: other texts, on which divergences from the original are measured; needed with `max_size`.
         allow: with `max_size`, formats of fewer than 4 bits that may be used: ``"int2"``, ``"int3"``.
         runtime_compressed: with `max_size`, use only formats that the CPU keeps compressed after loading.

@@ -17,10 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
-from autotune.evaluation import Evaluator, HeldOut, Measurement, Metric, Previewing, ReferenceStore, StagedEvaluator
+from autotune.evaluation import (
+    Evaluator,
+    HeldOut,
+    Measurement,
+    Metric,
+    Previewing,
+    ReferenceStore,
+    StagedEvaluator,
+    answers_along,
+)
 
 if TYPE_CHECKING:
-    from autotune.evaluation import Choose, FloatArray, IntArray, Reference
+    from autotune.evaluation import Choose, FloatArray, IntArray, Reference, Visit
 
 __all__ = ["EvaluatorConformance", "FakeEncoder", "FakeLanguageModel", "FakeTokenizer"]
 
@@ -145,8 +154,12 @@ class FakeLanguageModel:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         drafts: Sequence[Sequence[int]] | None = None,
+        visit: Visit | None = None,
     ) -> list[list[int]]:
         """See `LanguageModel.greedy_batch`."""
+        if visit is not None:
+            assert drafts is not None, "passes along drafts need drafts"
+            return answers_along(self, prompts, max_new_tokens, drafts, visit)
         self.calls["greedy_batch"] += 1
         return [self._greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
 

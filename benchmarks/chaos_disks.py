@@ -30,11 +30,11 @@ def disks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     for seed in range(lab.count(5)):
         for state in STATES:
             for place, part in ((made_up, "study"), *((lab, part) for part in PARTS if not lab.options.made_up)):
-                if journal.count(f"disk {state} under the {part}{place.suffix}") <= seed:
+                if not journal.has(f"disk {state} under the {part}{place.suffix}", seed):
                     yield lambda place=place, part=part, state=state, seed=seed: interrupted(
                         journal, place, part, state, seed
                     )
-        if journal.count("disk full under stdout") <= seed and not lab.options.made_up:
+        if not lab.options.made_up and not journal.has("disk full under stdout", seed):
             yield lambda seed=seed: full_stdout(journal, lab, seed)
 
 
@@ -42,8 +42,9 @@ def clocks(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield clocks that jump during a search."""
     made_up = MadeUp(lab.folder, lab.options)
     for place in (made_up,) if lab.options.made_up else (made_up, lab):
-        for seed in range(journal.count(f"the wall clock jumps{place.suffix}"), lab.count(5)):
-            yield lambda place=place, seed=seed: jumping(journal, place, seed)
+        for seed in range(lab.count(5)):
+            if not journal.has(f"the wall clock jumps{place.suffix}", seed):
+                yield lambda place=place, seed=seed: jumping(journal, place, seed)
 
 
 def interrupted(journal: Journal, lab: Lab, part: str, state: str, seed: int) -> None:

@@ -22,7 +22,7 @@ COMMANDS = {
     "report": ("report", "study"),
     "distillation": (
         *("compress", str(DEMO / "model"), "OUT", "--mode", "int4_asym", "--group-size", "32", "--distillation"),
-        *("--calibration", str(DEMO / "calibration.txt"), "--samples", "4", "--sequence-length", "32"),
+        *("--calibration", str(DEMO / "calibration.txt"), "--samples", "32", "--sequence-length", "64"),
     ),
 }
 
@@ -53,8 +53,10 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
     while True:
         process, again, spared = lab.search(folder), time.monotonic(), workers == 0
         while len(kinds) < 10 and process.poll() is None:
+            if dice.random() < 0.8:  # most of the time of a short study passes before its first trial
+                wait_for_trials(lab, folder, process, dice.randint(0, 5))
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0.2, seconds_whole / 3))
+                process.wait(dice.uniform(0, seconds_whole / 10))
             if process.poll() is not None:
                 break
             children = psutil.Process(process.pid).children(recursive=True)
@@ -87,6 +89,13 @@ def killed_study(journal: Journal, lab: Lab, dice: random.Random, seed: int) -> 
     shutil.rmtree(folder)
 
 
+def wait_for_trials(lab: Lab, folder: Path, process: subprocess.Popen[bytes], count: int) -> None:
+    """Wait until a search has more trials by this number than now, or has ended."""
+    goal, until = lab.progress(folder) + count, time.monotonic() + 600
+    while lab.progress(folder) < goal and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+
+
 def outputs(folder: Path, command: str, out: str) -> dict[str, bytes]:
     """The files that a command writes, but those with a date in them."""
     root = folder / ("study" if command == "report" else out)
@@ -112,16 +121,23 @@ def killed_command(journal: Journal, lab: Lab, command: str, dice: random.Random
         whole.write_text(str(time.monotonic() - started))
         if command != "report":
             out.rename(folder / f"{command}-whole")
-    for room in ("bank", "distillation", "statistics"):
-        shutil.rmtree(cache / room, ignore_errors=True)
     expected = outputs(folder, command, f"{command}-whole")
-    process = start(folder, *words, cache=cache)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(dice.uniform(0.2, float(whole.read_text())))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    while True:
+        for room in ("bank", "distillation", "statistics"):
+            shutil.rmtree(cache / room, ignore_errors=True)
+        process = start(folder, *words, cache=cache)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(dice.uniform(0.2, float(whole.read_text())))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            break  # otherwise it had ended before: nothing was injected
+        shutil.rmtree(out, ignore_errors=True)
     lost, started = "", time.monotonic()
-    if command != "report" and out.exists() and outputs(folder, command, out.name) != expected:
+    found = outputs(folder, command, out.name)
+    if command == "report":  # it replaces files one by one; each is whole
+        found = {**expected, **found}
+    if (out.exists() or command == "report") and found != expected:
         lost = f"a part of {out.name} is left"
     shutil.rmtree(out, ignore_errors=True)
     try:
@@ -152,10 +168,8 @@ def signals(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     made_up = MadeUp(lab.folder, lab.options)
     for seed in range(lab.count(10)):
         for name in SIGNALS:
-            place, before = (lab, seed // 5) if seed % 5 == 0 else (made_up, seed - seed // 5 - 1)
-            if lab.options.made_up:
-                place, before = made_up, seed
-            if journal.count(f"{name}{place.suffix}") <= before:
+            place = lab if seed % 5 == 0 and not lab.options.made_up else made_up
+            if not journal.has(f"{name}{place.suffix}", seed):
                 dice = random.Random(f"{name} {seed}")
                 yield lambda name=name, place=place, dice=dice, seed=seed: signalled(journal, place, name, dice, seed)
 
@@ -166,9 +180,7 @@ def signalled(journal: Journal, lab: Lab, name: str, dice: random.Random, seed: 
     workers = 2 if "worker" in name else dice.choice((0, 2))
     folder, seconds_whole = lab.prepare(f"signalled-{os.getpid()}", workers=workers, warm=True), lab.seconds
     process = lab.search(folder)
-    until = time.monotonic() + 120
-    while not lab.has_begun(folder) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)  # before, a signal ends the preparation at once
+    wait_for_trials(lab, folder, process, 1)  # before, a signal ends the preparation at once
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(dice.uniform(0, seconds_whole / 2))
     lost, repeated, seconds = "", 0, None

@@ -64,14 +64,20 @@ class Journal:
         self.path = folder / "injections.jsonl"
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.all = [Injection(**json.loads(line)) for line in lines]
+        self._done = {(each.fault, each.seed) for each in self.all}
 
     def count(self, fault: str) -> int:
         """Return the number of injections of a fault so far."""
         return sum(each.fault == fault for each in self.all)
 
+    def has(self, fault: str, seed: int) -> bool:
+        """Test if a fault was injected with this seed."""
+        return (fault, seed) in self._done
+
     def add(self, injection: Injection) -> None:
         """Record an injection, and print it if it was not survived."""
         self.all.append(injection)
+        self._done.add((injection.fault, injection.seed))
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(injection)) + "\n")
         if injection.lost:
@@ -154,9 +160,9 @@ class Lab:
         """Start, or continue, the search of a folder."""
         return start(folder, "search", "model.yaml", **variables)
 
-    def has_begun(self, folder: Path) -> bool:
-        """Test if a trial of the search has a plan."""
-        return any(folder.glob("study/plans/*"))
+    def progress(self, folder: Path) -> int:
+        """Count the plans of the study so far."""
+        return len([*folder.glob("study/plans/*")])
 
     def is_clear(self, process: subprocess.Popen[bytes], stderr: str) -> bool:
         """Test if a command ended well, or with an error that is one paragraph."""
@@ -210,9 +216,10 @@ class MadeUp(Lab):
         last = (stderr.strip().splitlines() or [""])[-1]
         return process.returncode == 0 or (process.returncode == 1 and last.startswith("autotune.errors.StudyError"))
 
-    def has_begun(self, folder: Path) -> bool:
-        """Test if a trial of the search was scored."""
-        return (folder / "log.txt").exists()
+    def progress(self, folder: Path) -> int:
+        """Count the trials that were scored so far."""
+        log = folder / "log.txt"
+        return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 def start(

@@ -22,22 +22,25 @@ import psutil
 from chaos_lab import CONFIG, SUPPORT, Injection, Journal, Lab, finish, is_whole, start, trials_of
 from common import DEMO
 
-SIZES = ((5000, 50), (400, 40), (8, 4), (200, 30))
-"""Full and least sizes: trials of a large study, trials and processes on PostgreSQL, trials of one worker."""
+SIZES = ((5000, 50), (400, 40), (8, 4), (200, 30), (40, 16))
+"""Full and least sizes: trials of a large study, trials and processes on PostgreSQL, trials of one worker, trials of
+each of two searches on one cache."""
 
 
 def load(journal: Journal, lab: Lab) -> Iterator[Callable[[], None]]:
     """Yield each measurement once; their sizes are the share `--scale` of the full ones."""
     scale = lab.options.scale
-    many, shared, workers, one = (max(least, round(full * scale)) for full, least in SIZES)
+    many, shared, workers, one, few = (max(least, round(full * scale)) for full, least in SIZES)
     restarts = f"{shared} trials by {workers} processes on PostgreSQL; server restarted, one process stopped"
     kinds: dict[str, Callable[[], str]] = {
-        f"a search of {many} trials": lambda: measured("search", lab, many),
-        f"the report of {many} trials": lambda: measured("report", lab, many),
         restarts: lambda: on_postgres(lab, shared, workers),
         f"{one} trials of one worker": lambda: one_worker(lab, one),
-        "two searches, reports, exports and `cache clear` on one cache": lambda: one_cache(lab, shared, limit=None),
-        "two searches on a bank of 3 MB": lambda: one_cache(lab, shared, limit="3MB"),
+        f"a search of {many} trials": lambda: measured("search", lab, many),
+        f"the report of {many} trials": lambda: measured("report", lab, many),
+        f"two searches of {few} trials, reports, exports and `cache clear` on one cache": lambda: one_cache(
+            lab, few, limit=None
+        ),
+        f"two searches of {few} trials on a bank of 3 MB": lambda: one_cache(lab, few, limit="3MB"),
         "four processes on a bank of 200 MB": lambda: full_bank(lab, 4, 10 * one),
     }
     for name, measure in kinds.items():

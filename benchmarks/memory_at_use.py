@@ -3,6 +3,7 @@
     python benchmarks/memory_at_use.py MODEL [MODEL ...] --tokens 512 2048 8192
 
 MODEL is an OpenVINO folder; one without a tokenizer, as `random_llama.py` writes it, gets the one of `--tokenizer`.
+With `--from int8_asym` that model takes the place of the original: it is the reference, and predicts the others.
 Every measurement is a process of its own. Memory is in MB above a process that has imported OpenVINO GenAI.
 """
 
@@ -28,20 +29,20 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def rows(folder: Path, tokenizer: Any, lengths: list[int], scratch: Path) -> list[list[str]]:
-    """Measure the original and its compressed models at all lengths."""
-    original = SimpleNamespace(source=folder / "openvino_model.xml", tokenizer=tokenizer)
-    compressed = {}
+def rows(folder: Path, tokenizer: Any, lengths: list[int], scratch: Path, first: str) -> list[list[str]]:
+    """Measure a model and the others at all lengths; `first` is the one that predicts them."""
+    compressed = {"original": SimpleNamespace(source=folder / "openvino_model.xml", tokenizer=tokenizer)}
     for name, settings in MODES.items():
         out = scratch / name.replace(" ", "-")
         autotune.compress(folder, **settings, output=out, progress=False)
         compressed[name] = SimpleNamespace(source=out / "openvino_model.xml", tokenizer=tokenizer)
+    original = compressed.pop(first)
     found = []
     for tokens in lengths:
         evaluator = Memory(prompt_tokens=tokens)
         reference = evaluator.reference(original)
         measured = float(reference["memory"][0])
-        found.append([folder.name, "original", str(tokens), "", mb(measured), ""])
+        found.append([folder.name, first, str(tokens), "", mb(measured), ""])
         for name, model in compressed.items():
             scores = evaluator.evaluate(model, reference)
             predicted, measured = scores["memory"].value, scores["memory_measured"].value
@@ -61,12 +62,13 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--tokens", nargs="+", type=int, default=[512, 2048, 8192])
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--from", dest="first", choices=["original", *MODES], default="original")
     options = parser.parse_args()
     table = []
     for folder in options.models:
         tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or folder)
         with tempfile.TemporaryDirectory() as scratch:
-            table += rows(folder, tokenizer, options.tokens, Path(scratch))
+            table += rows(folder, tokenizer, options.tokens, Path(scratch), options.first)
     print(markdown_table(["model", "weights", "tokens", "predicted (MB)", "measured (MB)", "error"], table, "llrrrr"))
 
 

@@ -315,11 +315,10 @@ def table(options: argparse.Namespace) -> None:
     similar = sum(trial["similarity"] is not None for trial in on_front)
     print(f"front of autotune: {len(on_front)} trials, {similar} of them with a similarity")
     compare_volumes("KL", {name: values[:, :2] for name, values in fronts.items()})
-    known = {name: values[np.isfinite(values[:, 2])][:, [2, 1]] for name, values in fronts.items()}
-    print(
-        "with held-out scores: " + ", ".join(f"{len(known[side])} of {len(fronts[side])} of {side}" for side in known)
-    )
-    compare_volumes("held-out KL", known)
+    reported = {name: values[np.isfinite(values[:, 2])][:, [2, 1]] for name, values in fronts.items()}
+    counts = (f"{len(reported[side])} of {len(front)} of {side}" for side, front in fronts.items())
+    print(f"with held-out scores: {', '.join(counts)}")
+    compare_volumes("held-out KL", reported)
     for line in refused:
         print(f"refused: {line['settings']['mode']} {line['refused'][:120]}")
 

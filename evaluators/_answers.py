@@ -1,4 +1,4 @@
-"""Greedy answers: chat prompts, completion along drafts, cosines of embeddings, divergent tokens."""
+"""Greedy answers: chat prompts, cosines of embeddings, divergent tokens."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
-from autotune.evaluation import LanguageModel, Measurement, Reference
+from autotune.evaluation import Measurement, Reference
 from evaluators._embedder import embed
 from evaluators._statistics import mean, ratio
 
 __all__ = [
+    "AnswerOptions",
     "chat_tokens",
-    "complete",
     "cosines",
     "divergence_tokens",
     "embed",
@@ -26,38 +27,23 @@ __all__ = [
 ]
 
 
+class AnswerOptions(BaseModel):
+    """The options of evaluators that compare answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
+    embedder: str = Field(
+        "sentence-transformers/all-mpnet-base-v2",
+        min_length=1,
+        description="Hub id or folder of a sentence-transformers model or encoder, or `minilm`.",
+    )
+
+
 def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], **switches: Any) -> list[int]:
     """Put messages into the tokenizer's chat template, up to where the answer begins; token ids."""
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **switches)
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]  # the template adds its own
-
-
-def complete(
-    candidate: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    begun: Sequence[tuple[Sequence[int], bool]],
-    drafts: Sequence[Sequence[int]],
-    limit: int,
-) -> list[list[int]]:
-    """Decode the rests of greedy answers, all together.
-
-    Args:
-        candidate: the model.
-        prompts: token ids, at least one each.
-        begun: the begin of each answer, and whether it is complete.
-        drafts: texts that the answers may share passages with.
-        limit: longest answer in tokens.
-    """
-    answers = [list(answer) for answer, _ in begun]
-    unfinished = [index for index, (_, finished) in enumerate(begun) if not finished]
-    rests = candidate.greedy_batch(
-        [[*prompts[index], *answers[index]] for index in unfinished],
-        [limit - len(answers[index]) for index in unfinished],
-        [drafts[index] for index in unfinished],
-    )
-    for index, rest in zip(unfinished, rests, strict=True):
-        answers[index] += rest
-    return answers
 
 
 def split(reference: Reference) -> list[list[int]]:

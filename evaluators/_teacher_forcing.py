@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from autotune.evaluation import LanguageModel, Measurement, Reference, follow_dr
 from evaluators import _divergence
 from evaluators._statistics import mean, ratio
 
-__all__ = ["Decisions", "lay_out", "original_ties", "reference_arrays", "verify"]
+__all__ = ["Decisions", "Verified", "answer", "lay_out", "original_ties", "reference_arrays", "verify"]
 
 _NOISE_ANSWERS = 2  # answers that are run again in another batch, to measure the effect of its shape
 _WIDER = 5  # tokens by which that batch is longer than the answer's sequence
@@ -73,36 +73,70 @@ def reference_arrays(original: LanguageModel, path: Decisions) -> dict[str, npt.
     return {**arrays, "margins": margins, "noise": np.asarray(np.max(found, axis=0), np.float64)}
 
 
+class Comparison:
+    """Compares a candidate with the original at the decisions of `path`, piece by piece, in any order."""
+
+    def __init__(self, reference: Reference, path: Decisions) -> None:
+        total = path.starts[-1]
+        self._reference, self._path = reference, path
+        self.best = np.empty(total, np.int64)
+        self._agree, self._ties = np.empty(total, np.bool_), np.empty(total, np.bool_)
+        self._divergence = np.empty(total, np.float64)
+
+    def add(self, answer: int, start: int, logits: npt.NDArray[np.float32]) -> None:
+        """Add the candidate's logits, float32 [n, V], from position `start` of a sequence on."""
+        begin = self._path.decision(answer, start)
+        span = slice(begin, begin + len(logits))
+        compared = _divergence.compare(self._reference, begin, logits)
+        self._divergence[span], self._agree[span], self.best[span] = compared
+        self._ties[span] = _divergence.margins(logits) <= self._reference["noise"][0]
+
+    def metrics(self) -> dict[str, Measurement]:
+        """Return the metrics of all decisions."""
+        _, divergence_noise, disagreement = self._reference["noise"].tolist()
+        parts = [slice(begin, end) for begin, end in pairwise(self._path.starts)]
+        counts = [part.stop - part.start for part in parts]
+        same = [int(np.argmin(np.append(self._agree[part], False))) for part in parts]
+        ties = [float(self._ties[part][: agreed + 1].any()) for part, agreed in zip(parts, same, strict=True)]
+        divergences = [self._divergence[part].sum() for part in parts]
+        agreements = [self._agree[part].sum() for part in parts]
+        return {
+            "answer_kl_divergence": ratio(divergences, counts, divergence_noise),
+            "answer_top1_agreement": ratio(agreements, counts, disagreement),
+            "answer_prefix": ratio(same, counts),
+            "answer_ties": mean(ties),
+        }
+
+
+Verified: TypeAlias = tuple[list[tuple[list[int], bool]], dict[str, Measurement]]
+"""The result of `follow_draft` for each answer (the candidate's own answer up to the first disagreement), and the
+metrics that the pass along the original's answers gives."""
+
+
 def verify(
     candidate: LanguageModel, reference: Reference, path: Decisions, drafts: Sequence[Sequence[int]]
-) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
-    """Run the candidate along the original's answers in one pass.
-
-    Returns:
-        For each answer the result of `follow_draft` (the candidate's own answer up to the first disagreement), and the
-        metrics that this pass gives.
-    """
-    total = path.starts[-1]
-    best, agree = np.empty(total, np.int64), np.empty(total, np.bool_)
-    divergence, ties = np.empty(total, np.float64), np.empty(total, np.bool_)
-    logit_noise, divergence_noise, disagreement = reference["noise"].tolist()
+) -> Verified:
+    """Run the candidate along the original's answers in one pass."""
+    compared = Comparison(reference, path)
     for answer, start, logits in candidate.scan(path.sequences, path.first):
-        begin = path.decision(answer, start)
-        span = slice(begin, begin + len(logits))
-        divergence[span], agree[span], best[span] = _divergence.compare(reference, begin, logits)
-        ties[span] = _divergence.margins(logits) <= logit_noise
-    parts = [slice(begin, end) for begin, end in pairwise(path.starts)]
-    counts = [part.stop - part.start for part in parts]
-    same = [int(np.argmin(np.append(agree[part], False))) for part in parts]
+        compared.add(answer, start, logits)
     return [
-        follow_draft(best[part].tolist(), draft, path.limit, candidate.end_token_ids)
-        for part, draft in zip(parts, drafts, strict=True)
-    ], {
-        "answer_kl_divergence": ratio([divergence[part].sum() for part in parts], counts, divergence_noise),
-        "answer_top1_agreement": ratio([agree[part].sum() for part in parts], counts, disagreement),
-        "answer_prefix": ratio(same, counts),
-        "answer_ties": mean([float(ties[part][: agreed + 1].any()) for part, agreed in zip(parts, same, strict=True)]),
-    }
+        follow_draft(compared.best[begin:end].tolist(), draft, path.limit, candidate.end_token_ids)
+        for (begin, end), draft in zip(pairwise(path.starts), drafts, strict=True)
+    ], compared.metrics()
+
+
+def answer(
+    candidate: LanguageModel, reference: Reference, path: Decisions, drafts: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], dict[str, Measurement]]:
+    """Run the candidate along the original's answers, and let it go on with its own; its answers and the metrics.
+
+    The prompts are in the cache when the decoding begins. So this costs less than `verify` and the decoding.
+    """
+    compared = Comparison(reference, path)
+    prompts = [sequence[: first + 1] for sequence, first in zip(path.sequences, path.first, strict=True)]
+    answers = candidate.greedy_batch(prompts, [path.limit] * len(prompts), drafts, compared.add)
+    return answers, compared.metrics()
 
 
 def original_ties(reference: Reference, path_starts: Sequence[int]) -> Measurement:

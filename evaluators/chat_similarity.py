@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation import (
@@ -21,6 +21,7 @@ from autotune.evaluation import (
     Measurement,
     Metric,
     Reference,
+    complete_answers,
     fingerprint,
     read_conversations,
 )
@@ -32,6 +33,10 @@ __all__ = ["ChatSimilarity", "Options", "conversation_sets"]
 
 _VERSION = 1  # increased when the same options give other scores
 _SETS = Path(__file__).parent / "conversations"
+_NO_TEMPLATE = (
+    "chats need a chat template, and the model's tokenizer has none. Use the evaluator similarity instead, or add "
+    "chat_template.jinja to the model's folder"
+)
 _SWITCHES = ("enable_thinking", "thinking")  # variables of chat templates that turn reasoning on and off
 
 Decode = Callable[[Sequence[int], Sequence[Sequence[int]]], list[list[int]]]
@@ -63,25 +68,23 @@ def conversation_sets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_SETS.iterdir())}
 
 
-class Options(BaseModel):
+class Options(_answers.AnswerOptions):
     """The options of `chat_similarity` in model.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     conversations: Literal["default", "report"] | Path | tuple[tuple[str, ...], ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), a file (jsonl or yaml, each conversation a list "
         "of user turns), or a list of such lists.",
     )
-    max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer of a turn, in tokens.")
-    embedder: str = Field(
-        "sentence-transformers/all-mpnet-base-v2",
-        min_length=1,
-        description="Hub id or folder of a sentence-transformers model or encoder, or `minilm`.",
-    )
     thinking: Literal["auto"] | StrictBool = Field(
         "auto", description="Turn thinking of the chat template on or off; `auto`: the template's default."
     )
+
+    @model_validator(mode="after")
+    def _has_template(self, info: ValidationInfo) -> Options:
+        if info.context and info.context.get("chat_template") is False:
+            raise ValueError(_NO_TEMPLATE)
+        return self
 
     @field_validator("conversations", mode="before")
     @classmethod
@@ -138,11 +141,7 @@ class ChatSimilarity:
             ConfigError: with the remedy.
         """
         if not getattr(tokenizer, "chat_template", None):
-            raise ConfigError(
-                "chats need a chat template, and the model's tokenizer has none. Use the evaluator similarity instead, "
-                "or add chat_template.jinja to the model's folder",
-                key="evaluators.chat_similarity",
-            )
+            raise ConfigError(_NO_TEMPLATE, key="evaluators.chat_similarity")
         if self.options.thinking != "auto":
             message = [{"role": "user", "content": self._conversations[0][0]}]
             on, off = (_answers.chat_tokens(tokenizer, message, **dict.fromkeys(_SWITCHES, to)) for to in (True, False))
@@ -214,7 +213,7 @@ class ChatSimilarity:
                 ([], False) if owner in diverged else verified[turn] for owner, turn in zip(owners, turns, strict=True)
             ]
             expected = [drafts[turn] for turn in turns]
-            found = _answers.complete(candidate, prompts, begun, expected, self.options.max_new_tokens)
+            found = complete_answers(candidate, prompts, begun, expected, [self.options.max_new_tokens] * len(turns))
             diverged.update(owner for owner, a, b in zip(owners, found, expected, strict=True) if a != b)
             return found
 

@@ -107,6 +107,10 @@ class Memory:
         """
         return _predicted(self._measured(candidate, 0), reference)
 
+    def bounds(self, footprint: int, reference: Reference) -> Mapping[str, float]:
+        """Return the weights, which are in memory at least once, and what the prompt adds; see `Bounding`."""
+        return dict.fromkeys(METRICS, float(footprint + int(reference["growth"][0])))
+
     def original(self, reference: Reference) -> Mapping[str, Measurement]:
         """Return the original's memory, which is measured."""
         return dict.fromkeys(METRICS, Measurement(float(reference["memory"][0])))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import (
@@ -21,6 +21,7 @@ from autotune.evaluation import (
     Measurement,
     Metric,
     Reference,
+    complete_answers,
     fingerprint,
     fingerprint_file,
     is_english,
@@ -35,6 +36,7 @@ __all__ = ["Options", "Similarity", "prompt_sets", "prompt_tokens"]
 
 _VERSION = 3  # increased when the same options give other scores
 _SETS = Path(__file__).parent / "prompts"
+_NO_TEMPLATE = "the model's tokenizer has no chat template; leave it at auto"
 
 ANSWER_METRICS: Mapping[str, Metric] = {
     "answer_kl_divergence": Metric(
@@ -65,22 +67,14 @@ def prompt_sets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_SETS.iterdir())}
 
 
-class Options(BaseModel):
+class Options(_answers.AnswerOptions):
     """The options of `similarity` in model.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: Literal["default", "report", "short", "long", "languages"] | Path | tuple[str, ...] = Field(
         "default",
         description="`default`, `report` (others of the same kinds), `short`, `long` (a thousand tokens and more), "
         "`languages` (other than English), a file (txt with one per line, csv, yaml, jsonl), or a list of prompts. "
         "Lines {image: FILE, text: TEXT} of a jsonl file are prompts about images.",
-    )
-    max_new_tokens: int = Field(128, ge=1, strict=True, description="Longest answer, in tokens.")
-    embedder: str = Field(
-        "sentence-transformers/all-mpnet-base-v2",
-        min_length=1,
-        description="Hub id or folder of a sentence-transformers model or encoder, or `minilm`.",
     )
     use_chat_template: Literal["auto"] | StrictBool = Field(
         "auto", description="Put prompts into the tokenizer's chat template; `auto`: where it has one."
@@ -104,13 +98,20 @@ class Options(BaseModel):
             raise ValueError(f"unknown prompt set {str(prompts)!r}; use one of {sets}, or a file")
         return prompts
 
+    @field_validator("use_chat_template")
+    @classmethod
+    def _has_template(cls, required: bool | str, info: ValidationInfo) -> bool | str:
+        if required is True and info.context and info.context.get("chat_template") is False:
+            raise ValueError(f"is true, but {_NO_TEMPLATE}")
+        return required
+
 
 class Similarity:
     """Compares greedy answers to the same prompts.
 
     The candidate verifies the original's answers as drafts, all in one pass. After the first disagreement it decodes
-    its own answer, all prompts together, with the original's answer as draft. The same pass gives the divergence at
-    each position of the original's answer, its end-of-text decision included. Standard errors are over prompts.
+    its own answer from the same KV cache, all prompts together. The same pass gives the divergence at each position of
+    the original's answer, its end-of-text decision included. Standard errors are over prompts.
 
     Attributes:
         previewed: the metrics that `preview` measures, without any decoding.
@@ -126,7 +127,7 @@ class Similarity:
         self.options = Options(**options)
         if self.options.decode == "never":
             self.metrics = ANSWER_METRICS
-        self._verified: tuple[Any, Reference, Any] | None = None
+        self._verified: tuple[Any, Reference, _teacher_forcing.Verified] | None = None
         self.previewed = frozenset(METRICS if self.options.decode == "always" else ANSWER_METRICS)
 
     @cached_property
@@ -195,8 +196,16 @@ class Similarity:
 
     def evaluate(self, candidate: LanguageModel, reference: Reference) -> Mapping[str, Measurement]:
         """Score `candidate`'s answers against those of the reference; see `Evaluator.evaluate`."""
-        verified, measured = self._verify(candidate, reference)
-        return measured if self.options.decode == "never" else self._decode(candidate, reference, verified) | measured
+        drafts = _answers.split(reference)
+        if self.options.decode == "never":
+            return self._verify(candidate, reference)[1]
+        if self._is_verified(candidate, reference):
+            begun, measured = self._verify(candidate, reference)
+            limits = [self.options.max_new_tokens] * len(drafts)
+            answers = complete_answers(candidate, self._tokenised(candidate), begun, drafts, limits)
+        else:
+            answers, measured = _teacher_forcing.answer(candidate, reference, self._path(candidate, drafts), drafts)
+        return self._compare(candidate.tokenizer, reference, answers) | measured
 
     def shrunk(self, original: LanguageModel) -> tuple[Similarity, float]:
         """Return the evaluator on every second prompt, and the ratio of all prompts to these, that of the times."""
@@ -240,36 +249,31 @@ class Similarity:
             for prompt, image in zip(self._prompts, self._images, strict=True)
         ]
 
-    def _verify(
-        self, candidate: LanguageModel, reference: Reference
-    ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
-        """Run the pass along the original's answers; its result is kept for an `evaluate` after `preview`."""
-        verified = self._verified
-        if verified is None or verified[0]() is not candidate or verified[1] is not reference:
-            answers = _answers.split(reference)
-            path = _teacher_forcing.lay_out(self._tokenised(candidate), answers, self.options.max_new_tokens)
-            verified = (weakref.ref(candidate), reference, _teacher_forcing.verify(candidate, reference, path, answers))
-            self._verified = verified
-        return verified[2]
+    def _path(self, candidate: LanguageModel, drafts: Sequence[Sequence[int]]) -> _teacher_forcing.Decisions:
+        return _teacher_forcing.lay_out(self._tokenised(candidate), drafts, self.options.max_new_tokens)
 
-    def _decode(
-        self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
+    def _is_verified(self, candidate: LanguageModel, reference: Reference) -> bool:
+        kept = self._verified
+        return kept is not None and kept[0]() is candidate and kept[1] is reference
+
+    def _verify(self, candidate: LanguageModel, reference: Reference) -> _teacher_forcing.Verified:
+        """Run the pass along the original's answers; its result is kept for an `evaluate` after `preview`."""
+        if not self._is_verified(candidate, reference):
+            drafts = _answers.split(reference)
+            found = _teacher_forcing.verify(candidate, reference, self._path(candidate, drafts), drafts)
+            self._verified = (weakref.ref(candidate), reference, found)
+        assert self._verified is not None
+        return self._verified[2]
+
+    def _compare(
+        self, tokenizer: Any, reference: Reference, answers: Sequence[Sequence[int]]
     ) -> dict[str, Measurement]:
-        """Complete the candidate's answers and compare them with the original's as texts."""
-        tokenizer = candidate.tokenizer
-        texts = _answers.texts(tokenizer, self._completed(candidate, reference, verified))
-        originals = _answers.texts(tokenizer, _answers.split(reference))
+        """Compare the candidate's answers with the original's as texts."""
+        texts, originals = (_answers.texts(tokenizer, side) for side in (answers, _answers.split(reference)))
         cosines = _answers.cosines(self.options.embedder, texts, originals, reference["embeddings"])
         tokens = [[_answers.tokens(tokenizer, text) for text in side] for side in (originals, texts)]
         examples = tuple(map(Example, self._prompts, originals, texts, cosines.tolist()))
         return {"similarity": replace(mean(cosines, 1.0), examples=examples), **_answers.token_metrics(*tokens)}
-
-    def _completed(
-        self, candidate: LanguageModel, reference: Reference, verified: Sequence[tuple[list[int], bool]]
-    ) -> list[list[int]]:
-        """Complete the candidate's answers, which `_verify` gives up to the first disagreement."""
-        limit, drafts = self.options.max_new_tokens, _answers.split(reference)
-        return _answers.complete(candidate, self._tokenised(candidate), verified, drafts, limit)
 
 
 def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: str | bool) -> list[int]:
@@ -280,10 +284,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, use_chat_template: str | bool) ->
     """
     template = getattr(tokenizer, "chat_template", None)
     if use_chat_template is True and not template:
-        raise EvaluationError(
-            "evaluators.similarity.use_chat_template is true, but the model's tokenizer has no chat template; leave it "
-            "at auto."
-        )
+        raise EvaluationError(f"evaluators.similarity.use_chat_template is true, but {_NO_TEMPLATE}.")
     if use_chat_template is not False and template:
         tokens = _answers.chat_tokens(tokenizer, [{"role": "user", "content": prompt}])
     else:

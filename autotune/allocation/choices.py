@@ -25,7 +25,7 @@ class Choice:
 
     Attributes:
         variant: None leaves the weight uncompressed.
-        nbytes: its bytes in `openvino_model.bin`.
+        nbytes: its bytes in the weight file.
     """
 
     variant: Variant | None

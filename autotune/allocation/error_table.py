@@ -241,7 +241,7 @@ REFINEMENTS = 2
 
 
 def solve(engine: Engine, table: ErrorTable, limit: int) -> Plan:
-    """Find the plan of least predicted divergence whose `openvino_model.bin` has at most `limit` bytes.
+    """Find the plan of least predicted divergence whose footprint is at most `limit` bytes.
 
     Pairs of weights make the problem quadratic. It is solved as a sequence of linear problems, each with the pairs of
     the previous solution; the best solution is returned.

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from autotune.compression.calibration.segments import BYTES_PER_ELEMENT, Segment, cut, extract, text_inputs
 from autotune.compression.ir.constants import FLOAT_TYPES, type_name
-from autotune.models.runtime.compile import compile_model, scoring_properties
-from autotune.models.runtime.language_model import OpenVINOLanguageModel, finite
+from autotune.models.runtime.compile import check_finite, compile_model, scoring_properties
+from autotune.models.runtime.language_model import OpenVINOLanguageModel
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -158,7 +158,7 @@ class _Suffix(OpenVINOLanguageModel):
             logits = self._fresh(tokens)
             for row, index in enumerate(batch):
                 if first[index] < lengths[index]:
-                    yield index, first[index], finite(logits[row, first[index] : lengths[index]], self._name)
+                    yield index, first[index], check_finite(logits[row, first[index] : lengths[index]], self._name)
 
 
 def _input_names(model: ov.Model) -> set[str]:

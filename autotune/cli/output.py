@@ -157,7 +157,8 @@ def print_paths(results: StudyResults, paths: ReportPaths) -> None:
         print(f"plots:  {', '.join(short(plot) for plot in paths.plots)}")
     chosen = recommend(results).trial
     if chosen is None:
-        print(f"next:   {decision_sentence(results).replace('**', '').replace('`', '')}")
+        sentence = decision_sentence(results).replace("**", "").replace("`", "")
+        print("\n".join(_wrapped(f"next:   {sentence}")))
     else:
         print(f"next:   {export_command(results, chosen, here=here)}")
 
@@ -172,14 +173,16 @@ def print_plan(planned: DryRun, space: str) -> None:
         if planned.distinct_settings is None
         else f"{planned.distinct_settings:,}"
     )
-    if planned.intake is not None:
-        print("\n".join(planned.intake.lines()))
-    print(
-        f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {size(planned.original_footprint)}"
-    )
-    print(f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study\n")
-    if planned.devices:
-        print("\n".join([*planned.devices, *(f"left out of the space: {each}" for each in planned.left_out), ""]))
+    lines = [] if planned.intake is None else list(planned.intake.lines())
+    original = size(planned.original_footprint)
+    lines += [
+        f"{planned.model}: {planned.weights} weights, {planned.elements:,} elements, {original}",
+        f"space {space}: {points} different settings{_plans(planned)}; {planned.trials} trials in the study",
+        *([f"limits: {'; '.join(planned.limits)}"] if planned.limits else []),
+        *(planned.devices and ["", *planned.devices, *(f"left out of the space: {each}" for each in planned.left_out)]),
+    ]
+    print("\n".join(wrapped for line in lines for wrapped in _wrapped(line) or [""]))
+    print()
     print("\n".join(_points(planned)))
     for impossible, title in ((True, "impossible with this model"), (False, "adjusted or left out")):
         found = [finding for finding in planned.findings if finding.impossible == impossible]
@@ -226,14 +229,14 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 def print_forecast(planned: DryRun) -> None:
     """Print the time, memory and disk space that the study takes."""
-    if planned.forecast is not None:
-        print(f"\n{_forecast(planned.forecast)}")
-    if planned.measuring is not None:
-        print(_measuring(planned.measuring))
+    lines = [] if planned.forecast is None else ["", *_forecast(planned.forecast)]
+    lines += [] if planned.measuring is None else [_measuring(planned.measuring)]
+    for line in lines:
+        print("\n".join(_wrapped(line)))
 
 
-def _forecast(forecast: Forecast) -> str:
-    """Format the time, memory and disk space of a study in two lines."""
+def _forecast(forecast: Forecast) -> list[str]:
+    """Format the time, memory and disk space of a study."""
     from autotune.common.formatting import duration, size
 
     workers = "one worker" if forecast.workers == 1 else f"{forecast.workers} workers"
@@ -242,12 +245,15 @@ def _forecast(forecast: Forecast) -> str:
         f"{duration(forecast.preparation_seconds)} for calibration and the scores of the original; up to "
         f"{duration(forecast.trial_seconds)} a trial"
     )
+    if (found := forecast.deployment) is not None:
+        kinds = f"with {found.settings} runtime settings" if found.settings else "as deployed"
+        text += f"; {duration(found.seconds)} for scores {kinds}, if {found.models} models are on the front"
     if forecast.not_measured:
         text += f" (without the time of {', '.join(forecast.not_measured)})"
     disk = f"disk of cache and study: {size(forecast.disk)}"
     if forecast.temporary:
         disk += f", of which {size(forecast.temporary)} for temporary files of distillation"
-    return f"{text}\nmemory of a worker: up to {size(forecast.memory)}; {disk}"
+    return [text, f"memory of a worker: up to {size(forecast.memory)}; {disk}"]
 
 
 def _measuring(measuring: Measuring) -> str:
@@ -330,4 +336,4 @@ def print_studies(found: Sequence[StudySummary]) -> None:
             best = f"trial {summary.trial}: {summary.settings}, {size(summary.footprint)}"
             if summary.metric is not None:
                 best += f", {label(summary.metric)} {score(summary.value, summary.stderr, name=summary.metric)}"
-        print(f"  {summary.model}: {best}")
+        print("\n".join(_wrapped(f"{summary.model}: {best}", "  ")))

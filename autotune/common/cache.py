@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.common.files import lock_path
 from autotune.errors import UsageError
 
 ENVIRONMENT = "AUTOTUNE_CACHE"
@@ -110,7 +111,7 @@ class Cache:
         """Keep other processes from clearing the cache as long as `owner` exists; on POSIX systems."""
         with suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
-        if (lock := self._lock(exclusive=False)) is not None:
+        if (lock := lock_path(self.directory, exclusive=False)) is not None:
             weakref.finalize(owner, os.close, lock)
 
     def clear(self) -> int:
@@ -121,7 +122,7 @@ class Cache:
         """
         before = sum(self.sizes().values())
         try:
-            lock = self._lock(exclusive=True)
+            lock = lock_path(self.directory, exclusive=True)
         except BlockingIOError:
             raise UsageError(
                 f"the cache {self.directory} is in use by a search, or by another process of autotune; clear it when "
@@ -134,26 +135,6 @@ class Cache:
             if lock is not None:
                 os.close(lock)
         return before - sum(self.sizes().values())
-
-    def _lock(self, *, exclusive: bool) -> int | None:
-        """Lock the folder until the returned file descriptor is closed; None where there are no such locks.
-
-        Raises:
-            BlockingIOError: `exclusive`, and another process has locked it.
-        """
-        if os.name != "posix" or not self.directory.is_dir():
-            return None
-        import fcntl
-
-        folder = os.open(self.directory, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-        except OSError as error:
-            os.close(folder)
-            if isinstance(error, BlockingIOError):
-                raise
-            return None  # some network file systems lock no folders
-        return folder
 
 
 def folder_size(folder: Path) -> int:

@@ -10,7 +10,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,6 +51,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
+    temporary.touch()
+    lock = _lock_temporary(temporary)
     try:
         yield temporary
         if durable:
@@ -58,6 +61,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager
@@ -89,13 +94,59 @@ def get_or_create_directory(path: Path, create: Callable[[Path], None]) -> tuple
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Create a folder with a temporary name beside `path`; it is deleted at the end."""
+    """Create a folder with a temporary name beside `path`; it is deleted at the end, if it still has that name.
+
+    Folders that killed processes left for the same `path` are deleted.
+    """
+    remove_leftovers(path.parent.glob(f".{escape(path.name)}.*.tmp"))
     temporary = _temporary(path)
     temporary.mkdir(parents=True)
+    lock = _lock_temporary(temporary)
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_leftovers(temporary: Iterable[Path]) -> None:
+    """Delete the temporary files and folders that killed processes left: those that can be locked."""
+    for path in list(temporary):
+        with suppress(OSError):
+            if (lock := lock_path(path, exclusive=True)) is not None:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                os.close(lock)
+
+
+def _lock_temporary(path: Path) -> int | None:
+    try:
+        return lock_path(path, exclusive=True)
+    except BlockingIOError:  # another process takes it for a leftover
+        return None
+
+
+def lock_path(path: Path, *, exclusive: bool) -> int | None:
+    """Lock a file or folder until the returned descriptor is closed; None if there is none, or if there are no locks.
+
+    A lock that is not exclusive waits for one that is.
+
+    Raises:
+        BlockingIOError: `exclusive`, and another process has locked it.
+    """
+    if os.name != "posix" or not path.exists():
+        return None
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None  # some network file systems have no locks
+    return descriptor
 
 
 def _temporary(path: Path) -> Path:

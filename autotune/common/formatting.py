@@ -178,13 +178,13 @@ def score(value: float | None, stderr: float | None = None, *, name: str = "", m
 
     Args:
         value, stderr: the measurement; None if there is none.
-        name: the metric's name; a footprint is formatted as a size.
-        metric: anything with a unit; percent is appended to the value.
+        name: the metric's name.
+        metric: anything with a unit; percent is appended to the value, and bytes are formatted as a size.
     """
     if value is None or is_missing(value):
         return DASH
-    if name == "footprint":
-        return size(value)
+    if name == "footprint" or (metric is not None and metric.unit == "bytes"):
+        return size(value) if stderr is None or is_missing(stderr) else f"{size(value)} ± {size(stderr)}"
     suffix = "%" if metric is not None and metric.unit in ("%", "percent") else ""
     if stderr is None or is_missing(stderr) or float(stderr) <= 0:
         return number(value) + suffix

@@ -53,6 +53,7 @@ from autotune.config.space.presets import read_space
 from autotune.config.space.restrict import restrict
 from autotune.config.space.space import SearchSpace
 from autotune.errors import ConfigError, PlanError
+from autotune.models.companions import has_chat_template
 from autotune.models.tasks.registry import find_task, task_named
 from autotune.models.tasks.task import WIKITEXT, Task
 
@@ -196,7 +197,8 @@ class Config(Section):
     def _known_evaluators(cls, value: Any, info: ValidationInfo) -> dict[str, dict[str, Any]]:
         if info.context is not None:
             info.context["evaluators"] = known_evaluators(value)
-        return read_evaluators(value, base_dir(info), _task(info.data))
+        template = has_chat_template(Path(info.data.get("model", "")).expanduser())
+        return read_evaluators(value, base_dir(info), _task(info.data), chat_template=template)
 
     @field_validator("objectives", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,10 +33,16 @@ BETTER = {"minimize": "smaller", "maximize": "larger"}
 
 
 AT_TOKENS = re.compile(r"(.*\S)\s+at\s+(\d+)\s+tokens", re.DOTALL)
+"""A limit at a length, such as ``<= 6 GB at 8192 tokens``."""
+
+AT_A_LENGTH = ("memory", "memory_measured")
+"""The metrics that have such limits, of the evaluator memory."""
 
 
 def with_memory(data: Any, task: Callable[[], Task]) -> Any:
-    """Move the length of ``constraints: {memory: "<= 6 GB at 8192 tokens"}`` into the options of the evaluator memory.
+    """Give limits of memory and the evaluator memory one length: ``constraints: {memory: "<= 6 GB at 8192 tokens"}``.
+
+    The length of a limit becomes the evaluator's `prompt_tokens`. A limit without a length gets that of the evaluator.
 
     Args:
         data: content of a model.yaml, not validated.
@@ -45,27 +52,38 @@ def with_memory(data: Any, task: Callable[[], Task]) -> Any:
         `data`, or a changed copy.
 
     Raises:
-        Invalid: the evaluator has another length.
+        Invalid: the evaluator, or another limit, has another length.
     """
     limits: Any = data.get("constraints") if isinstance(data, Mapping) else None
-    limit = limits.get("memory") if isinstance(limits, Mapping) else None
-    match = AT_TOKENS.fullmatch(limit.strip()) if isinstance(limit, str) else None
-    if match is None:
+    named = {name: limits[name] for name in AT_A_LENGTH if name in limits} if isinstance(limits, Mapping) else {}
+    if not all(isinstance(limit, str) for limit in named.values()):
         return data
-    evaluators: Any = data.get("evaluators") or task().evaluators
-    options: Any = (evaluators.get("memory") or {}) if isinstance(evaluators, Mapping) else None
+    matches = {name: match for name, limit in named.items() if (match := AT_TOKENS.fullmatch(limit.strip()))}
+    evaluators: Any = data.get("evaluators") or task().evaluators if named else None
+    if not isinstance(evaluators, Mapping) or not (matches or "memory" in evaluators):
+        return data
+    options: Any = evaluators.get("memory") or {}
     if not isinstance(options, Mapping):
         return data
-    tokens = int(match[2])
-    given = options.get("prompt_tokens", tokens)
-    if given != tokens:
-        message = f"is a limit at {tokens} tokens, and evaluators.memory.prompt_tokens is {got(given)}; use one"
-        raise Invalid(Finding(("constraints", "memory"), message))
+    tokens = options.get("prompt_tokens") or next((int(each[2]) for each in matches.values()), _default_length())
+    for name, match in matches.items():
+        if int(match[2]) != tokens:
+            message = f"is a limit at {match[2]} tokens, and evaluators.memory.prompt_tokens is {got(tokens)}; use one"
+            raise Invalid(Finding(("constraints", name), message))
+    texts = {name: limit if name in matches else f"{limit.strip()} at {tokens} tokens" for name, limit in named.items()}
     evaluators = {**evaluators, "memory": {**options, "prompt_tokens": tokens}}
-    return {**data, "constraints": {**limits, "memory": match[1]}, "evaluators": evaluators}
+    return {**data, "constraints": {**limits, **texts}, "evaluators": evaluators}
 
 
-def read_evaluators(raw: Any, base_dir: Path, task: Task | None = None) -> dict[str, dict[str, Any]]:
+def _default_length() -> Any:
+    """Return the default of the evaluator memory's `prompt_tokens`."""
+    options = registry.evaluator_options("memory")
+    return None if options is None else options.model_fields["prompt_tokens"].default
+
+
+def read_evaluators(
+    raw: Any, base_dir: Path, task: Task | None = None, *, chat_template: bool | None = None
+) -> dict[str, dict[str, Any]]:
     """Validate evaluators and return their options as plain data with absolute paths.
 
     If an evaluator class has an attribute `Options` (a pydantic model), it validates the options.
@@ -74,6 +92,7 @@ def read_evaluators(raw: Any, base_dir: Path, task: Task | None = None) -> dict[
         raw: the value in the file.
         base_dir: the folder that relative paths start from.
         task: of the model; None is not known yet.
+        chat_template: whether the model's folder has a chat template; None is not known yet.
 
     Raises:
         Invalid: an unknown evaluator, or one of another task; a wrong option, a missing or empty text file.
@@ -94,7 +113,7 @@ def read_evaluators(raw: Any, base_dir: Path, task: Task | None = None) -> dict[
             if task is not None and task.name not in (scored := registry.evaluator_tasks(name)):
                 findings.append(Finding((name,), wrong_task(scored, task)))
                 continue
-            options, problems = _options(name, dict(given or {}), base_dir)
+            options, problems = _options(name, dict(given or {}), base_dir, chat_template)
         except AutotuneError as error:
             problem = error.problem if isinstance(error, ConfigError) else str(error)
             findings.append(Finding((name,), problem.removesuffix(".")))
@@ -232,7 +251,10 @@ def read_constraints(raw: Any, evaluators: Iterable[str] | None) -> dict[str, Co
                 if isinstance(limit, Constraint):
                     limit = limit.text
                 share = metric is not None and metric.perfect == 1.0 and not metric.unit
-                read[name] = parse_constraint(limit, unit=None if metric is None else metric.unit, share=share)
+                match = AT_TOKENS.fullmatch(limit.strip()) if name in AT_A_LENGTH and isinstance(limit, str) else None
+                quantity, length = (limit, "") if match is None else (match[1], f" at {match[2]} tokens")
+                found = parse_constraint(quantity, unit=None if metric is None else metric.unit, share=share)
+                read[name] = replace(found, text=found.text + length)
             except ValueError as error:
                 problem = str(error)
                 if "not a percentage" in problem and f"{name}_increase" in metrics:
@@ -268,8 +290,10 @@ def _metrics(evaluators: Iterable[str]) -> dict[str, Metric]:
     return found
 
 
-def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """Return an evaluator's options with absolute paths, and their problems."""
+def _options(
+    name: str, options: dict[str, Any], base_dir: Path, chat_template: bool | None = None
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Return an evaluator's options with absolute paths, and their problems; arguments as `read_evaluators`."""
     findings: list[Finding] = []
     for key in ("path", "prompts", "conversations"):
         value = options.get(key)
@@ -296,7 +320,7 @@ def _options(name: str, options: dict[str, Any], base_dir: Path) -> tuple[dict[s
     if model is not None:
         reported = {finding.path for finding in findings}
         try:
-            model.model_validate(options, context={"base_dir": base_dir})
+            model.model_validate(options, context={"base_dir": base_dir, "chat_template": chat_template})
         except ValidationError as error:
             findings += [finding for finding in from_validation(error, model) if finding.path not in reported]
     return options, findings

@@ -2,14 +2,15 @@
 
 The protocol:
 
-- `Evaluator` is what to implement; `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing` and
-  `StagedEvaluator` are optional extensions.
+- `Evaluator` is what to implement; `Bounding`, `Checking`, `Describing`, `HeldOut`, `PartedEvaluator`, `Previewing`
+  and `StagedEvaluator` are optional extensions.
 - `LanguageModel`, or `Encoder` for tasks without generation, is what an evaluator scores; `Reference` is what it keeps
   of the original model.
 - `Metric`, `Measurement` and `Example` describe and hold scores.
-- `follow_draft` reads a greedy answer off one forward pass along a draft.
+- `follow_draft` reads a greedy answer off one forward pass along a draft; `complete_answers` decodes the rest;
+  `answers_along` does both.
 - `SCORING_CONFIG` has the OpenVINO properties under which models are scored.
-- `FloatArray`, `IntArray` and `Choose` are types for annotations; import them under ``TYPE_CHECKING``.
+- `FloatArray`, `IntArray`, `Choose` and `Visit` are types for annotations; import them under ``TYPE_CHECKING``.
 
 Texts (imported when first used, as they need NumPy and pydantic):
 
@@ -38,8 +39,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from autotune.evaluation.drafts import answers_along, complete_answers, follow_draft
 from autotune.evaluation.protocol import (
     SCORING_CONFIG,
+    Bounding,
     Checking,
     Describing,
     Direction,
@@ -54,7 +57,6 @@ from autotune.evaluation.protocol import (
     Previewing,
     Reference,
     StagedEvaluator,
-    follow_draft,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from autotune.evaluation.protocol import Choose as Choose
     from autotune.evaluation.protocol import FloatArray as FloatArray
     from autotune.evaluation.protocol import IntArray as IntArray
+    from autotune.evaluation.protocol import Visit as Visit
     from autotune.evaluation.sequential import looks, scoring_order
     from autotune.evaluation.stores import ReferenceStore
     from autotune.evaluation.texts.evaluator import TextEvaluator, TextOptions
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCORING_CONFIG",
+    "Bounding",
     "Checking",
     "Describing",
     "Direction",
@@ -90,6 +94,8 @@ __all__ = [
     "TextEvaluator",
     "TextOptions",
     "TextSource",
+    "answers_along",
+    "complete_answers",
     "describe_source",
     "fingerprint",
     "fingerprint_file",

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
     Choose = Callable[[IntArray, int, FloatArray], IntArray]
+    Visit = Callable[[int, int, FloatArray], None]
 
 __all__ = [
     "SCORING_CONFIG",
+    "Bounding",
     "Checking",
     "Direction",
     "Encoder",
@@ -31,7 +33,6 @@ __all__ = [
     "Previewing",
     "Reference",
     "StagedEvaluator",
-    "follow_draft",
 ]
 
 SCORING_CONFIG: Mapping[str, Any] = {
@@ -174,6 +175,7 @@ class LanguageModel(Protocol):
         prompts: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         drafts: Sequence[Sequence[int]] | None = None,
+        visit: Visit | None = None,
     ) -> list[list[int]]:
         """Return the greedy continuations of many prompts, decoded together if the model allows it.
 
@@ -181,6 +183,9 @@ class LanguageModel(Protocol):
             prompts: token ids, at least one each.
             max_new_tokens: one limit for each prompt.
             drafts: for each prompt a text that may share passages with the answer. Drafts change only the cost.
+            visit: run along each prompt and its draft (without the last token of a draft as long as the limit) first,
+                and go on from where the answer leaves the draft. It is called with what `scan` yields for these
+                sequences from the last token of each prompt on.
 
         Returns:
             The result of `greedy` for each prompt, up to ties within float32 rounding.
@@ -309,6 +314,14 @@ class Previewing(Protocol):
 
 
 @runtime_checkable
+class Bounding(Protocol):
+    """An evaluator with metrics that the size of a model bounds, so that a model over a limit need not be built."""
+
+    def bounds(self, footprint: int, reference: Reference) -> Mapping[str, float]:
+        """Return the best values that a model of `footprint` bytes can have, for some of `metrics`."""
+
+
+@runtime_checkable
 class HeldOut(Protocol):
     """An evaluator that can also score a front on held-out texts of the same kind.
 
@@ -321,36 +334,6 @@ class HeldOut(Protocol):
 
     def passages(self, tokenizer: Any) -> Sequence[Sequence[int]]:
         """Return the texts that are scored, as token ids; empty for texts that the model generates."""
-
-
-def follow_draft(
-    best: Sequence[int], draft: Sequence[int], max_new_tokens: int, end_token_ids: Collection[int]
-) -> tuple[list[int], bool]:
-    """Derive a greedy answer from the tokens that a model prefers along a draft, up to the first disagreement.
-
-    Args:
-        best: the preferred tokens, len(draft) + 1; ``best[i]`` after the prompt and ``draft[:i]``.
-        draft: token ids without an end-of-text token.
-        max_new_tokens: largest length of the answer, at least that of the draft.
-        end_token_ids: the tokens that end an answer.
-
-    Returns:
-        The answer (the draft up to the disagreement, then the token preferred there, without an end-of-text token),
-        and True if it is complete. If False, the model has to continue from prompt + answer.
-
-    Raises:
-        ValueError: the draft is longer than `max_new_tokens`.
-    """
-    if len(draft) > max_new_tokens:
-        raise ValueError(f"a draft of {len(draft)} tokens is longer than max_new_tokens={max_new_tokens}")
-    answer: list[int] = []
-    for row, token in enumerate(best):
-        if len(answer) == max_new_tokens or token in end_token_ids:
-            return answer, True
-        answer.append(token)
-        if row == len(draft) or token != draft[row]:
-            break
-    return answer, len(answer) == max_new_tokens
 
 
 @runtime_checkable

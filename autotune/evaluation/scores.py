@@ -10,7 +10,7 @@ from autotune.evaluation.protocol import Measurement, Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-FOOTPRINT = Metric("minimize", "bytes", "size of openvino_model.bin")
+FOOTPRINT = Metric("minimize", "bytes", "size of the weight files: openvino_model.bin, or those of all IRs")
 RELATIVE_ERROR = Metric("minimize", "%", "mean relative error of similarity and perplexity against the original", 0.0)
 RELATIVE_TO = ("similarity", "perplexity")
 """The metrics of which relative_error is the mean; at least one must be measured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def part_files(folder: Path) -> list[Path]:
 def ir_files(folder: Path) -> list[Path]:
     """Return the .xml and .bin files of a model's IRs, those of the compressed one first."""
     return [file for xml in (main_file(folder), *part_files(folder)) for file in (xml, xml.with_suffix(".bin"))]
+
+
+def has_chat_template(folder: Path) -> bool | None:
+    """Test if the files of a local model have a chat template, without loading its tokenizer; None if it is not known.
+
+    A tokenizer without tokenizer_config.json may have a template in its code.
+    """
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        data = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return bool(data.get("chat_template")) or any(folder.glob("additional_chat_templates/*.jinja"))
 
 
 def companions(folder: Path) -> Iterator[Path]:

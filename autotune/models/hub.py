@@ -138,10 +138,11 @@ def check_upload(folder: Path) -> None:
         raise StudyError(f"{folder}: not a complete model for the hub; missing: {', '.join(missing)}")
 
 
-_SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
-_OF_PARTS = ["additional_chat_templates/*.jinja", "[0-9]*_*/config.json"]
+SMALL = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.jinja", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+"""Configuration, tokenizer and processor, code and licence."""
+OF_PARTS = ["additional_chat_templates/*.jinja", "[0-9]*_*/config.json"]
 """Small files in folders: templates, and modules of sentence-transformers."""
-_SUBFOLDERS = ["*/*"]
+SUBFOLDERS = ["*/*"]
 """Other formats of the same weights, such as ``onnx/`` and ``original/``."""
 
 
@@ -161,12 +162,12 @@ def download(model: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=_SMALL, ignore_patterns=_SUBFOLDERS))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=SMALL, ignore_patterns=SUBFOLDERS))
         if not weights:
-            snapshot_download(model, revision=revision, allow_patterns=_OF_PARTS)
+            snapshot_download(model, revision=revision, allow_patterns=OF_PARTS)
         for pattern in ("*.safetensors", "pytorch_model*.bin") if weights else ():
             snapshot_download(
-                model, revision=revision, allow_patterns=[pattern], ignore_patterns=[*_SUBFOLDERS, "consolidated*"]
+                model, revision=revision, allow_patterns=[pattern], ignore_patterns=[*SUBFOLDERS, "consolidated*"]
             )
             if any(folder.glob(pattern)):
                 break

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.files import fingerprint, get_or_create_directory
+from autotune.common.files import fingerprint, get_or_create_directory, temporary_folder
 from autotune.errors import CompressionError
 from autotune.models.companions import LANGUAGE_MODEL_FILE, MODEL_FILE, companions, part_files
 from autotune.models.source import SourceModel
@@ -39,21 +38,18 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists() and any(out.iterdir()):
         raise CompressionError(f"{out} is not empty; name a folder that does not exist yet")
     place = out.absolute()
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if place.exists():  # it may be the current folder, which must stay
-            for file in temporary.iterdir():
-                file.replace(place / file.name)
-        else:
-            temporary.replace(place)
+        with temporary_folder(place) as temporary:
+            yield temporary
+            if place.exists():  # it may be the current folder, which must stay
+                for file in temporary.iterdir():
+                    file.replace(place / file.name)
+            else:
+                temporary.replace(place)
     except OSError as error:
         raise CompressionError(
             f"{out} could not be written ({error}); free some disk space or name another folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_model(model: ov.Model, source: SourceModel, out: Path, *, record: Mapping[str, Any]) -> None:

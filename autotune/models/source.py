@@ -14,7 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory
+from autotune.common.files import (
+    atomic_write,
+    fingerprint,
+    fingerprint_file,
+    get_or_create_directory,
+    temporary_folder,
+)
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.architecture import check_tensors, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some
@@ -328,12 +334,12 @@ def _export(model: str, revision: str | None, out: Path, trust_remote_code: bool
         _export_float(model, folder, out, trust_remote_code, task)
         check_logits(model, folder, out, config, task, trust_remote_code=trust_remote_code)
     else:
-        with TemporaryDirectory(dir=out.parent, prefix="float-") as files:
-            write_float_copy(checkpoint, Path(files))
-            config = load_config(Path(files), trust_remote_code=trust_remote_code)
-            check_tensors(Path(files), config, check_folder(Path(files)), task, trust_remote_code=trust_remote_code)
-            _export_float(model, Path(files), out, trust_remote_code, task)
-            check_logits(model, Path(files), out, config, task, trust_remote_code=trust_remote_code)
+        with temporary_folder(out.parent / "float") as files:  # its name shows what a killed process left
+            write_float_copy(checkpoint, files)
+            config = load_config(files, trust_remote_code=trust_remote_code)
+            check_tensors(files, config, check_folder(files), task, trust_remote_code=trust_remote_code)
+            _export_float(model, files, out, trust_remote_code, task)
+            check_logits(model, files, out, config, task, trust_remote_code=trust_remote_code)
         _keep_codes(checkpoint, out)
     for file in companions(folder):
         target = out / file.relative_to(folder)

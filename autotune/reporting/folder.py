@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.common.files import atomic_write
+from autotune.common.files import atomic_write, remove_leftovers
 from autotune.common.paths import file_name
 from autotune.common.yaml import dump_yaml
-from autotune.errors import UsageError
+from autotune.errors import StudyError, UsageError
 from autotune.reporting.front_table import front_csv, front_latex, front_markdown, trials_csv
 from autotune.reporting.html.page import report_html
 from autotune.reporting.report import build_report
@@ -60,7 +60,7 @@ def rebuild_report(folder: Path, storage: str | BaseStorage | None = None) -> Re
 
 
 def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[str] = ()) -> ReportPaths:
-    """Write all files, each atomically; the same study gives the same bytes.
+    """Write all files, each atomically; the same study gives the same bytes. What killed processes left is deleted.
 
     Args:
         results: the study.
@@ -69,11 +69,18 @@ def write_report(results: StudyResults, folder: Path, figure_formats: Sequence[s
 
     Raises:
         UsageError: an unknown format.
+        StudyError: ``plots`` is a link to another place, whose files would be replaced.
     """
     from autotune.reporting.plots.style import COLUMN, save_figure
 
     check_formats(figure_formats)
     folder = Path(folder)
+    if (place := (folder / "plots").resolve()).parent != folder.resolve():
+        raise StudyError(
+            f"{folder / 'plots'}: this is a link to {place}, and a report is written into the study's folder only. "
+            "Remove the link."
+        )
+    remove_leftovers(folder.rglob(".*.tmp"))
     plots = tuple(save_figure(fig, folder / "plots" / f"{file_name(name)}.png") for name, fig in figures(results))
     for kind in figure_formats:
         for name, figure in figures(results, COLUMN):

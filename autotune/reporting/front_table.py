@@ -70,7 +70,7 @@ def _csv(results: StudyResults, frame: pd.DataFrame) -> str:
 def csv_columns(results: StudyResults) -> list[str]:
     """Return the columns of trials.csv: what a reader compares first, each standard error beside its metric."""
     names = list(results.trials.columns)
-    first = ["trial", "settings", "state", "on_front", "knee", "feasible", *SIZE_COLUMNS, *results.objectives]
+    first = ["trial", "settings", "state", "on_front", "knee", "feasible", *SIZE_COLUMNS, *results.deciding]
     metrics = [name for name in (*MEASURE_COLUMNS, *results.metrics) if name in names]
     ordered: dict[str, None] = {}
     for name in (*first, *metrics, *names):
@@ -85,7 +85,7 @@ def front_table(results: StudyResults, metrics: list[str] | None = None, columns
 
     Args:
         results: the study; without a front its least infeasible trial is shown.
-        metrics: the scores; None is the objectives that have no column of their own, and the similarity.
+        metrics: the scores; None is those of `front_metrics`.
         columns: some of `OPTIONAL`; None is those that differ.
     """
     metrics = front_metrics(results) if metrics is None else metrics
@@ -98,8 +98,9 @@ def front_table(results: StudyResults, metrics: list[str] | None = None, columns
 
 
 def front_metrics(results: StudyResults) -> list[str]:
-    """Return the scores that a table of the front shows: the objectives, and the similarity if it was scored."""
-    names = [name for name in results.objectives if name not in {**LEADING, **OPTIONAL}]
+    """Return the scores that a table of the front shows: objectives, limited metrics, and the similarity, if scored."""
+    names = [name for name in results.deciding if name not in {**LEADING, **OPTIONAL}]
+    names = [name for name in names if name in results.objectives or results.has_scores(name)]
     return names + ["similarity"] * ("similarity" not in names and results.has_scores("similarity"))
 
 
@@ -280,7 +281,7 @@ def front_legend(results: StudyResults) -> list[str]:
         lines.append("bits: stored bits per weight, scales and zero points included, over all compressible weights.")
     lines.append("average relative error: mean of the scored metrics' relative differences to the original.")
     lines.append(
-        "footprint: size of `openvino_model.bin`, 1 MB = 1,000,000 bytes; compression rate: fp32 size over that."
+        "footprint: size of the weight files (.bin), 1 MB = 1,000,000 bytes; compression rate: fp32 size over that."
     )
     if any(f"{name}_stderr" in results.trials.columns for name in results.objectives):
         lines.append("±: one standard error, from the differences to the original on the same texts.")

@@ -76,7 +76,7 @@ def runtime_table(results: StudyResults) -> Table | None:
     header = ["trial", "settings", "precision", "KV cache", "dynamic quantization", *map(results.heading, names)]
     rows = [
         [
-            *(str(trial), results.records[trial].describe()),
+            *(str(trial), results.records[trial].describe(short=True)),
             *(each.properties.get(name, DASH) for name in SCORING_CONFIG),
             *(results.measurement_text(each.metrics.get(name), name) for name in names),
             *(f"{each.cache_bytes:,}", number(each.tokens_per_second, 1)),
@@ -189,8 +189,8 @@ def trials_table(results: StudyResults) -> TrialsTable:
     """Return the listed trials: settings, sizes, every metric that was scored, times."""
     names = ["footprint", "compression_rate", "bits_per_weight"]
     scored = [name for name in results.metrics if name not in (*names, "int4_percent", "int8_percent")]
-    objectives = [name for name in results.objectives if name in scored]
-    names += dict.fromkeys((*objectives, *scored, "seconds_compress", "seconds_evaluate"))
+    deciding = [name for name in results.deciding if name in scored]
+    names += dict.fromkeys((*deciding, *scored, "seconds_compress", "seconds_evaluate"))
     names = [n for n in names if n in results.trials.columns and results.trials[n].notna().any()]
     titles = {"seconds_compress": "compressing", "seconds_evaluate": "scoring", "compression_rate": "rate"}
     columns = [("trial", "", True), ("state", "", False), ("settings", "", False)]

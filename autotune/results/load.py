@@ -75,15 +75,18 @@ def load_results(folder: Path, storage: str | BaseStorage | None = None) -> Stud
         results = _read(f"sqlite:///{path}" if storage is None else storage, where)
         url = storage if isinstance(storage, str) else None
         return replace(results, folder=Path(folder).absolute(), storage=url)
-    except KeyError as error:
-        raise StudyError(
-            f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its first "
-            "trial, run `autotune search` again; otherwise check the folder or the --storage URL."
-        ) from error
     except AutotuneError:
         raise
     except Exception as error:  # of the driver, SQLAlchemy, Optuna, or Python's: damage shows in many ways
-        reason = problem_of(error, where if storage is None else str(storage))
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # Optuna's and SQLAlchemy's own texts say less
+            cause = cause.__cause__
+        reason = problem_of(cause, where if storage is None else str(storage))
+        if isinstance(error, KeyError) or "version_info" in reason:
+            raise StudyError(
+                f"{where}: this Optuna storage holds no study named {STUDY_NAME!r}. If the search died before its "
+                "first trial, run `autotune search` again; otherwise check the folder or the --storage URL."
+            ) from error
         raise StudyError(
             f"{where}: this is not a readable Optuna storage ({reason}). Check the path or URL and that the "
             "study was written by Optuna 5; a damaged file can only be restored from a copy."
@@ -96,7 +99,8 @@ def _read(storage: str | BaseStorage, where: str) -> StudyResults:
     if not isinstance(storage, str):
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=storage), where=where)
     engine_kwargs = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    database_storage = open_storage(storage, engine_kwargs=engine_kwargs)
+    # Without tables it is another program's database, which reading must not change.
+    database_storage = open_storage(storage, engine_kwargs=engine_kwargs, skip_table_creation=True)
     try:
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=database_storage), where=where)
     finally:

@@ -297,6 +297,11 @@ class StudyResults:
             return self.front
         return (self.least_infeasible,)
 
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The metrics of objectives and constraints."""
+        return tuple(dict.fromkeys((*self.objectives, *self.constraints)))
+
     def has_scores(self, name: str) -> bool:
         """Return True if a complete trial has a value of this metric."""
         return name in self.trials.columns and bool(self.complete[name].notna().any())

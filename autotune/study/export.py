@@ -47,7 +47,7 @@ class SavedModel:
     Attributes:
         folder: the complete model folder.
         plan: variant of every weight.
-        original_footprint: bytes of the original's `openvino_model.bin`.
+        original_footprint: bytes of the original's weight files.
         trial: the trial whose model it is, None without a study.
         settings: of the trial, defaults resolved.
         reason: why this trial was chosen; empty without a study.

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.common.files import fingerprint
 from autotune.errors import ConfigError
-from autotune.evaluation import Checking, Describing, Evaluator, Measurement, Metric, PartedEvaluator, Reference
+from autotune.evaluation import (
+    Bounding,
+    Checking,
+    Describing,
+    Evaluator,
+    Measurement,
+    Metric,
+    PartedEvaluator,
+    Reference,
+)
 from autotune.evaluation.scores import RELATIVE_TO, Scores
 from autotune.evaluation.stores import ScoreStore, reference_key, stored_reference
 from autotune.models.intake import window_length
@@ -118,6 +127,14 @@ class Session(ModelSession):
                 yield self._original
             finally:
                 self._original = None
+
+    def bounds(self, plan: Plan) -> dict[str, float]:
+        """Return the best value that a plan's model can have, for each metric with a limit that a size bounds."""
+        found: dict[str, float] = {}
+        for name, evaluator in self.evaluators.items():
+            if isinstance(evaluator, Bounding) and set(self.config.constraints) & set(evaluator.metrics):
+                found |= evaluator.bounds(plan.footprint, self.references[name])
+        return {name: value for name, value in found.items() if name in self.config.constraints}
 
     def score(self, candidate: Candidate, race: Race | None = None) -> dict[str, Measurement]:
         """Score a trial's model with the study's evaluators; see `Scorer.candidate`."""

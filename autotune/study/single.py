@@ -43,7 +43,7 @@ class CompressedModel:
         model: the compressed `ov.Model`; constants that did not change are shared with the original.
         settings: settings of the compression, defaults resolved; with a size, how the plan was found.
         source: the original model.
-        original_footprint: bytes of the original's `openvino_model.bin`.
+        original_footprint: bytes of the original's weight files.
         saved: the folder it was written to; None if no `output` was given.
         targets: the devices that it must run on.
 
@@ -68,7 +68,7 @@ class CompressedModel:
 
     @property
     def footprint(self) -> int:
-        """Bytes of `openvino_model.bin`."""
+        """Bytes of the weight files: `openvino_model.bin`, or those of all IRs."""
         return self._plan.footprint
 
     @property
@@ -151,7 +151,7 @@ def compress_to_size(
 
     Args:
         session: the opened model. Without calibration texts, weights are rounded plainly.
-        max_size: of `openvino_model.bin`, in bytes.
+        max_size: largest footprint, in bytes.
         text: on which divergences from the original are measured, as options of the evaluator of the task's loss;
             not the calibration text.
         options: settings of which `ignored_scope` and `distillation` count.

@@ -81,7 +81,7 @@ class Study:
         """Choose a trial within limits: the smallest one within `max_drop`, or the most accurate within `max_size`.
 
         Args:
-            max_size: bytes of `openvino_model.bin`, or ``"90 MB"``.
+            max_size: largest footprint, in bytes or as ``"90 MB"``.
             max_drop: how much worse than the original `metric` may be: ``"2%"``, or a number in the unit of `metric`,
                 which must then be given.
             metric: for `max_drop`; by default perplexity_increase.

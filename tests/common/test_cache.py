@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autotune.common.cache import DEFAULT_LIMIT, ENVIRONMENT, ROOMS, Cache
+from autotune.common.files import atomic_write, remove_leftovers, temporary_folder
 from autotune.errors import UsageError
 
 
@@ -72,6 +73,30 @@ def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> No
     os.utime(tmp_path / ".leftovers-removed", (0, 0))
     cache.remove_leftovers()
     assert not young.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_what_a_killed_process_left_is_found_by_its_lock(tmp_path: Path) -> None:
+    """Its unfinished file and folder; those of a process that goes on are kept."""
+    path, plan = tmp_path / "model [a]", tmp_path / "plans" / "key.json"
+    code = """import os, sys
+from pathlib import Path
+from autotune.common.files import atomic_write, temporary_folder
+with temporary_folder(Path(sys.argv[1])), atomic_write(Path(sys.argv[2])) as part:
+    part.write_text("unfinished")
+    os.kill(os.getpid(), 9)"""
+    assert subprocess.run([sys.executable, "-c", code, str(path), str(plan)], check=False).returncode == -9
+    assert len([*tmp_path.rglob(".*.tmp")]) == 2
+    other = tmp_path / ".model [b].12345678.tmp"
+    other.mkdir()
+    with temporary_folder(path) as running, temporary_folder(path) as second, atomic_write(plan) as part:
+        part.write_text("whole")
+        assert {*tmp_path.glob(".*.tmp")} == {running, second, other}
+        remove_leftovers(tmp_path.rglob(".*.tmp"))
+        assert {*tmp_path.rglob(".*.tmp")} == {running, second, part}
+        second.replace(path)
+    assert {*tmp_path.rglob("*")} == {path, plan.parent, plan}
+    assert plan.read_text() == "whole"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs flock")

@@ -13,12 +13,14 @@ import numpy.typing as npt
 import openvino as ov
 import pytest
 from families import TEXT
-from visual import IMAGE_TOKENS, write_images, write_llava
+from visual import IMAGE_TOKENS, write_images, write_visual
 
 import autotune
 from autotune.errors import ConfigError, EvaluationError
+from autotune.models.runtime import decoding
 from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
 from autotune.models.tasks.registry import find_task, task_named
+from autotune.models.tasks.visual_text import EXPORTED_UP_TO, TESTED
 from evaluators import _answers, similarity
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
@@ -41,7 +43,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(similarity, "embedder_fingerprint", str)
     write_images(tmp_path, 3)
     (tmp_path / "search.txt").write_text(TEXT * 2)
-    return write_llava(tmp_path / "model")
+    return write_visual(tmp_path / "model")
 
 
 def search(model: Path, **changes: Any) -> Any:
@@ -74,12 +76,16 @@ class Peer:
         self.processor = AutoProcessor.from_pretrained(folder)
         self.tokenizer = self.processor.tokenizer
 
-    def answer(self, text: str, image: Path) -> str:
-        """Answer a question as WhoWhatBench lets optimum-intel do it."""
+    def inputs(self, text: str, image: Path) -> Any:
+        """Lay out a prompt."""
         from PIL import Image
 
         picture = Image.open(image).convert("RGB")
-        inputs = self.model.preprocess_inputs(text, picture, self.processor, config=self.model.config)
+        return self.model.preprocess_inputs(text, picture, self.processor, config=self.model.config)
+
+    def answer(self, text: str, image: Path) -> str:
+        """Answer a question as WhoWhatBench lets optimum-intel do it."""
+        inputs = self.inputs(text, image)
         found = self.model.generate(**inputs, max_new_tokens=ANSWER, do_sample=False)
         return str(self.tokenizer.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
@@ -93,13 +99,13 @@ class Peer:
 
 
 def genai_answer(folder: Path, text: str, image: Path) -> str:
-    """Answer a question by OpenVINO GenAI; the model has no chat template."""
+    """Answer a question by OpenVINO GenAI, in the chat template if there is one."""
     import openvino_genai
     from PIL import Image
 
     pipeline = openvino_genai.VLMPipeline(str(folder), "CPU", **EXACT)
     config = pipeline.get_generation_config()
-    config.apply_chat_template, config.max_new_tokens = False, ANSWER
+    config.apply_chat_template, config.max_new_tokens = (folder / "chat_template.jinja").is_file(), ANSWER
     picture = ov.Tensor(np.array(Image.open(image))[None])
     return str(pipeline.generate(text, images=[picture], generation_config=config).texts[0])
 
@@ -154,18 +160,51 @@ def test_scores_and_answers_are_those_of_optimum(model: Path) -> None:
 
     embeddings = Embeddings(folder)
     prompt = embeddings.prompt(*pairs[0])
-    assert sum(token >= IMAGE_ROWS for token in prompt) == IMAGE_TOKENS
+    assert sum(token >= IMAGE_ROWS for token in prompt) == IMAGE_TOKENS["llava"]
     assert Embeddings(folder).prompt(*pairs[0]) == prompt != embeddings.prompt(pairs[0][0], pairs[1][1])
     with pytest.raises(EvaluationError, match="cannot be read as an image"):
         embeddings.prompt("What?", model / "config.json")
 
 
+@pytest.mark.parametrize("kind", ["llava_next", "gemma3"])
+def test_other_families_run_as_in_optimum(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed by calibration on images: logits and answers, one by one and together; those of GenAI, too.
+
+    Passes have three positions, where an image need not be in one.
+    """
+    monkeypatch.setattr(decoding, "_PREFILL_COLUMNS", 3)
+    options: dict[str, Any] = {"mode": "int4_asym", "group_size": 32, "gptq": True, "progress": False}
+    texts = {"calibration": {"path": str(write_images(tmp_path, 3))}, "samples": 2, "sequence_length": WINDOW}
+    original = write_visual(tmp_path / "model", kind)
+    folder = tmp_path / "out"
+    autotune.compress(original, output=folder, cache=tmp_path / "cache", **options, **texts)
+    peer, image = Peer(folder), tmp_path / "0.png"
+    inputs = peer.inputs("How many?", image)
+    with find_task(folder).compiled(folder, peer.tokenizer, folder=folder, columns=3) as model:
+        prompt = model.prompt("How many?", image)
+        assert sum(token >= IMAGE_ROWS for token in prompt) == IMAGE_TOKENS[kind]
+        logits = model.logits(np.array([prompt]))
+        assert np.abs(logits - peer.model(**inputs).logits.numpy()).max() < 1e-5
+        pieces = [piece.copy() for _, _, piece in model.scan([prompt], [0])]
+        assert np.abs(np.concatenate(pieces) - logits[0]).max() < 1e-5
+        prompts = [prompt, model.prompt("What?", None), model.prompt("Why?", tmp_path / "1.png")]
+        answers = model.greedy_batch(prompts, [ANSWER] * 3, [[]] * 3)
+        assert answers == [model.greedy(each, ANSWER) for each in prompts]
+        assert answers[0] != model.greedy(model.prompt("How many?", tmp_path / "1.png"), ANSWER)
+    text = peer.tokenizer.decode(answers[0], skip_special_tokens=True)
+    assert peer.answer("How many?", image) == text
+    assert genai_answer(folder, "How many?", image) == text
+
+
 def test_other_types_are_refused_with_what_works() -> None:
-    """The message names the type; compressing a language model alone is tried above."""
+    """The message names the type and the reason; compressing a language model alone is tried above."""
     task = task_named("visual-text")
     config = {"model_type": "qwen2_vl", "vision_config": {}, "architectures": ["Qwen2VLForConditionalGeneration"]}
     assert task.matches(config, ())
-    assert "Its language model alone can be compressed" in str(task.why_not_served(config))
-    assert task.why_not_served({**config, "model_type": "llava"}) is None
+    refused = str(task.why_not_served(config))
+    assert "exports with transformers up to 5.0 only" in refused
+    assert "Its language model alone can be compressed" in refused
+    assert not set(EXPORTED_UP_TO) & set(TESTED)
+    assert all(task.why_not_served({**config, "model_type": kind}) is None for kind in TESTED)
     quantized = {"model_type": "llava", "quantization_config": {"quant_method": "gptq"}}
     assert "name the float model" in str(task.why_not_served(quantized))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import autotune
+from autotune.config.config import config_from
 from autotune.errors import ConfigError
 from autotune.evaluation import SCORING_CONFIG, Evaluator, read_conversations
 from autotune.testing import EvaluatorConformance, FakeLanguageModel, FakeTokenizer
@@ -163,17 +163,28 @@ def test_models_without_chats_are_refused() -> None:
         ChatSimilarity(thinking=True).check(tokenizer)
 
 
-def test_a_search_refuses_such_a_model_before_its_export(tiny_llama_hf: Path, tmp_path: Path) -> None:
-    """A dry run names the evaluator, and nothing was exported into the cache."""
-    config = {
-        "model": str(tiny_llama_hf),
-        "evaluators": {"evaluators.chat_similarity:ChatSimilarity": {"conversations": [["Hi"]]}},
-        "space": {"mode": "int8_asym"},
-        "cache": {"directory": str(tmp_path)},
-    }
-    with pytest.raises(ConfigError, match=r"^evaluators.chat_similarity: chats need a chat template"):
-        autotune.plan(config, forecast=False, progress=False)
-    assert not list(tmp_path.rglob("*.xml"))
+@pytest.mark.parametrize(
+    ("evaluators", "message"),
+    [
+        ({"chat_similarity": None}, r"^evaluators.chat_similarity: chats need a chat template"),
+        (
+            {"similarity": {"use_chat_template": True}},
+            r"^evaluators.similarity.use_chat_template: is true, but the mod",
+        ),
+    ],
+)
+def test_a_configuration_of_a_model_without_template_is_refused(
+    evaluators: dict[str, Any], message: str, tiny_llama_hf: Path, tmp_path: Path
+) -> None:
+    """By the files alone, without its tokenizer; with a template, and where the files do not say it, it is read."""
+    model = shutil.copytree(tiny_llama_hf, tmp_path / "model")
+    with pytest.raises(ConfigError, match=message):
+        config_from({"model": str(model), "evaluators": evaluators})
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert config_from({"model": str(model), "evaluators": evaluators})
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (model / name).unlink()
+    assert config_from({"model": str(model), "evaluators": evaluators})
 
 
 def test_conversations_from_files(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_large_vocabularies_are_kept_in_part() -> None:
     reference = _reference(original)
     assert reference["kept_tokens"].shape == (300, 320)
     assert reference["kept_tokens"].dtype == np.int32
+    kept = np.take_along_axis(original, reference["kept_tokens"][:, :256].astype(np.int64), axis=1)
+    assert (np.sort(kept) == np.sort(np.partition(original, -256)[:, -256:])).all()
     mean = compare(reference, 0, candidate).divergence.mean()
     assert mean == pytest.approx(_kl64(original, candidate).mean(), rel=0.01)
 

@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune.errors import EvaluationError, PrerequisiteError
-from autotune.evaluation import Evaluator
+from autotune.evaluation import Bounding, Evaluator
 from autotune.evaluation.stores import ReferenceStore
 from autotune.models.intake import window_length
 from evaluators.memory import Memory
@@ -44,6 +44,10 @@ def test_a_prompt_adds_the_same_memory_to_every_format(tiny_llama: Path, tokeniz
     reference, _ = ReferenceStore(tmp_path).get_or_create("it", lambda: evaluator.reference(original))
     assert int(reference["growth"][0]) > 2048 * 2 * 2 * 2 * 16 * 2  # the KV cache: 2 layers, 2 heads of 16, float16
     whole = evaluator.original(reference)["memory"].value
+    assert isinstance(evaluator, Bounding)
+    bounds = evaluator.bounds(path.with_suffix(".bin").stat().st_size, reference)
+    assert set(bounds) == set(evaluator.metrics)
+    assert int(reference["growth"][0]) < bounds["memory"] < whole
     measured = {name: score.value for name, score in evaluator.evaluate(original, reference).items()}
     assert set(measured) == set(evaluator.metrics)
     assert measured["memory_measured"] == pytest.approx(whole, rel=0.05)
@@ -68,14 +72,19 @@ def test_without_genai_the_evaluator_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_limit_at_a_length_selects_the_evaluator(tiny_llama: Path) -> None:
-    """With the default evaluators, or beside others; a second length is refused."""
+    """With the default evaluators, or beside others; a second length is refused, and none is that of the evaluator."""
     limits = {"memory": "<= 6 GB at 8192 tokens"}
     config = autotune.Config(model=str(tiny_llama), space="int4", constraints=limits)  # type: ignore[arg-type]
     assert config.evaluators["memory"] == {"prompt_tokens": 8192}
     assert "perplexity" in config.evaluators
     assert window_length("evaluators.memory", Memory().options) == {}  # a length of no text, which a study looks for
-    assert config.constraints["memory"].value == 6e9
+    assert (config.constraints["memory"].value, config.constraints["memory"].text) == (6e9, "<= 6 GB at 8192 tokens")
     assert autotune.Config(**config.as_dict()) == config
     evaluators = {"memory": {"prompt_tokens": 512}, "latency": None}
     with pytest.raises(ValueError, match=r"at 8192 tokens, and evaluators.memory.prompt_tokens is 512"):
         autotune.Config(model=str(tiny_llama), evaluators=evaluators, constraints=limits)  # type: ignore[arg-type]
+    for options, length in ({"prompt_tokens": 512}, 512), (None, 4096):
+        limits = {"memory_measured": "<=6 GB"}
+        config = autotune.Config(model=str(tiny_llama), evaluators={"memory": options}, constraints=limits)  # type: ignore[arg-type]
+        assert config.constraints["memory_measured"].text == f"<= 6 GB at {length} tokens"
+        assert autotune.Config(**config.as_dict()) == config

@@ -10,7 +10,17 @@ import pytest
 
 from autotune.common.cache import Cache
 from autotune.errors import ConfigError, PrerequisiteError, StudyError, UsageError
-from autotune.models.hub import check_repository, check_upload, download, hub_advice, is_hub_problem
+from autotune.models.companions import COPIED_FILES
+from autotune.models.hub import (
+    OF_PARTS,
+    SMALL,
+    SUBFOLDERS,
+    check_repository,
+    check_upload,
+    download,
+    hub_advice,
+    is_hub_problem,
+)
 from autotune.models.source import resolve_model
 
 
@@ -62,6 +72,15 @@ def test_a_downloaded_model_is_checked_like_a_folder(tiny_llama_hf: Path, tmp_pa
         shutil.rmtree(place)
     with pytest.raises(PrerequisiteError, match=r"the model autotune/tiny is neither a local folder nor"):
         download("autotune/tiny", commit, weights=False)
+
+
+def test_every_small_file_of_a_model_is_downloaded() -> None:
+    """All that a compressed folder has of the original, the processor of images included."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    names = [name.replace("[0-9]*_*", "1_Pooling").replace("*", "a") for name in COPIED_FILES]
+    found = {*filter_repo_objects(names, allow_patterns=SMALL, ignore_patterns=SUBFOLDERS)}
+    assert {*found, *filter_repo_objects(names, allow_patterns=OF_PARTS)} == set(names)
 
 
 CARD = """\

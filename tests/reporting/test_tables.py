@@ -55,11 +55,12 @@ def test_front_csv_is_the_front_in_order(make: Make) -> None:
 
 
 def test_front_md_begins_with_what_is_compared(make: Make) -> None:
-    """Trial, settings, size, score; the original first, the recommended trial marked; columns that differ follow."""
+    """Sizes, scores, limited scores; the original first, the recommended trial marked; columns that differ follow."""
     results = make()
     header, original, *rows = table(front_markdown(results))
-    assert header[:5] == ["trial", "settings", "footprint", "KL divergence (1e-3 nats/token)", "similarity"]
-    assert header[5:] == ["compression rate", "%int4", "%int8", "average relative error"]
+    assert header[:4] == ["trial", "settings", "footprint", "KL divergence (1e-3 nats/token)"]
+    assert header[4:6] == ["perplexity increase", "similarity"]
+    assert header[6:] == ["compression rate", "%int4", "%int8", "average relative error"]
     assert original[:4] == ["–", "original", "44.04 MB", "0"]
     assert [int(row[0].strip("*★ ")) for row in rows] == list(results.front)
     assert [row[0] for row in rows if "★" in row[0]] == [f"**{results.knee}** ★"]

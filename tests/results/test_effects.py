@@ -147,15 +147,19 @@ def test_a_pruned_trial_names_its_limit(fake: ModuleType) -> None:
     """A trial that was stopped before scoring because of its size says so."""
     import optuna
 
-    study = fake.build(trials=2, constraints={"footprint": {"op": "<=", "value": 16e6, "text": "<= 16 MB"}})
+    limits = {
+        "footprint": {"op": "<=", "value": 16e6, "text": "<= 16 MB"},
+        "perplexity": {"op": "<=", "value": 40.0, "text": "<= 40"},  # a bound, as memory has one by the size
+    }
+    study = fake.build(trials=2, constraints=limits)
     attributes = {"settings": fake.settings_of({"mode": "int8_sym"}), "footprint": 22_000_000}
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=optuna.trial.TrialState.PRUNED, user_attrs=attributes, constraints={"footprint": 6_000_000.0}
+    for beyond in ({"footprint": 6e6}, {"footprint": 0.0, "perplexity": 2.0}):
+        study.add_trial(
+            optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, user_attrs=attributes, constraints=beyond)
         )
-    )
     results = results_of(study)
     assert reason(results, results.records[2]) == "stopped before scoring: footprint 22.00 MB (limit <= 16 MB)"
+    assert reason(results, results.records[3]) == "stopped before scoring: perplexity at least 42.00 (limit <= 40)"
 
 
 def options_of(command: str) -> dict[str, str]:

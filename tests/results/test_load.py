@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -214,6 +216,18 @@ def test_foreign_and_future_studies_are_refused() -> None:
     study.set_user_attr("objectives", {})
     with pytest.raises(StudyError, match="schema version 99"):
         results_of(study)
+
+
+def test_the_tables_of_a_newer_optuna_are_refused(tmp_path: Path) -> None:
+    """With Optuna's own words; those of this version are read."""
+    database = tmp_path / "study.db"
+    optuna.create_study(study_name="autotune", storage=f"sqlite:///{database}")
+    with pytest.raises(StudyError, match="schema_version"):
+        load_results(tmp_path)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
+    with pytest.raises(StudyError, match=r"not a readable Optuna storage.*Optuna"):
+        load_results(tmp_path)
 
 
 def test_storage_object_and_url_give_the_same(folder: Path) -> None:

@@ -166,7 +166,10 @@ def test_the_current_folder_is_no_place_for_modules(tmp_path: Path, tiny_llama: 
 def test_a_studys_folder_chooses_no_code(
     tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, fake: Any
 ) -> None:
-    """`report` does not read model.yaml; `export` reads it without importing its evaluators; `search` imports them."""
+    """`report` does not read model.yaml; `export` reads it without importing its evaluators; `search` imports them.
+
+    A task, which `export` needs, is imported by both.
+    """
     marker, study = tmp_path / "ran", tmp_path / "study"
     study.mkdir()
     canary(tmp_path, marker, "evil_evaluator.py")
@@ -181,6 +184,13 @@ def test_a_studys_folder_chooses_no_code(
     with pytest.raises(ConfigError, match="cannot be imported"):
         load_config(study / "model.yaml")
     assert marker.exists()
+    canary(tmp_path, tmp_path / "task", "evil_task.py")
+    (study / "model.yaml").write_text(f"model: {tiny_llama}\ntask: evil_task:TASK\n")
+    api.load_study(study).to_html(tmp_path / "report.html")
+    assert not (tmp_path / "task").exists()
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        load_model_config(study / "model.yaml")
+    assert (tmp_path / "task").exists()
 
 
 def test_arrays_of_the_cache_are_no_pickles(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import pytest
 from autotune.common.cache import Cache
 from autotune.common.files import DAMAGE, read_tensors, write_tensors
 from autotune.common.paths import slug
-from autotune.errors import ConfigError, UsageError
+from autotune.errors import ConfigError, StudyError, UsageError
 from autotune.models.checkpoint import check_json, check_openvino, read_header, weight_files
 from autotune.models.companions import companions
-from autotune.reporting.folder import write_report, write_text
+from autotune.reporting.folder import rebuild_report, write_report, write_text
 from autotune.results.plans import plan_file, read_plan
 
 HUGE = 2**63
@@ -177,9 +179,36 @@ def test_names_of_metrics_and_models_stay_in_the_studys_folder(
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(inside)]
     assert outside == []
     assert any("evil" in path.name for path in (inside / "plots").iterdir())
+    mask = os.umask(0o077)
+    os.umask(mask)
+    written = [path for path in inside.rglob("*") if path.is_file()]
+    assert os.name == "nt" or {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o666 & ~mask}
     for model in ("../..", "/", "..", "a/..", "~", "C:\\..\\x", "a\x00b"):
         assert "/" not in slug(model)
         assert not slug(model).startswith(".")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
+def test_a_report_changes_the_studys_folder_only(tmp_path: Path, fake: Any) -> None:
+    """A folder from elsewhere may hold a link in place of ``plots``, or another program's database as study.db."""
+    study, outside = tmp_path / "study", tmp_path / "outside"
+    study.mkdir()
+    outside.mkdir()
+    fake.build(f"sqlite:///{study / 'study.db'}", trials=3)
+    (study / "plots").symlink_to(outside)
+    with pytest.raises(StudyError, match="plots: this is a link"):
+        rebuild_report(study)
+    assert not any(outside.iterdir())
+    (tmp_path / "foreign").mkdir()
+    database = tmp_path / "foreign" / "study.db"
+    for statement in ("CREATE TABLE bookmarks (url TEXT)", "DROP TABLE bookmarks"):
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(statement)
+        before = database.read_bytes()
+        with pytest.raises(StudyError, match="holds no study"):
+            rebuild_report(database.parent)
+        assert database.read_bytes() == before
+        assert [path.name for path in database.parent.iterdir()] == ["study.db"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")

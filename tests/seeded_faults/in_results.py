@@ -157,9 +157,30 @@ RESULTS = [
     Fault(
         "recurrent-pieces",
         "autotune/models/runtime/language_model.py",
-        "columns = tokens.shape[1] if self.kv_cache.recurrent else columns",
+        "columns = tokens.shape[1] if whole else columns",
         "columns = max(1, columns)",
         "tests/models/runtime/test_language_model.py::test_recurrent_states_get_whole_sequences_and_single_tokens",
+    ),
+    Fault(
+        "image-attention",
+        "autotune/models/runtime/embeddings.py",
+        "(ids >= IMAGE_ROWS).astype(np.int64)",
+        "np.zeros_like(ids)",
+        "tests/end_to_end/test_visual_text.py::test_other_families_run_as_in_optimum[gemma3]",
+    ),
+    Fault(
+        "image-in-pieces",
+        "autotune/models/runtime/language_model.py",
+        "whole = self._keeps_images_whole(prompts)",
+        "whole = False",
+        "tests/end_to_end/test_visual_text.py::test_other_families_run_as_in_optimum[gemma3]",
+    ),
+    Fault(
+        "image-padding",
+        "autotune/models/runtime/images.py",
+        "if width / height > columns / rows:",
+        "if width / height < columns / rows:",
+        "tests/end_to_end/test_visual_text.py::test_other_families_run_as_in_optimum[llava_next]",
     ),
     Fault(
         "texts-overlap",

@@ -166,9 +166,16 @@ SEARCH = [
     Fault(
         "trial-limit-met",
         f"{STUDY}/trials/trial.py",
-        "if any(violation > 0 for violation in violations.values()):",
-        "if any(violation >= 0 for violation in violations.values()):",
+        "over = any(violation > 0 for violation in violations.values())",
+        "over = any(violation >= 0 for violation in violations.values())",
         f"{TESTS}/trials/test_trial.py::test_a_limit_that_is_just_kept_is_kept",
+    ),
+    Fault(
+        "trial-bound",
+        f"{STUDY}/trials/trial.py",
+        "if over or certain:",
+        "if over:",
+        f"{TESTS}/trials/test_trial.py::test_a_bound_over_a_limit_is_no_score",
     ),
     Fault(
         "trial-relative-error",
@@ -288,5 +295,33 @@ SEARCH = [
         "alone.value - float(scored)",
         "alone.value",
         "tests/reporting/test_deployed.py::test_parts_are_differences_from_the_score_of_the_search",
+    ),
+    Fault(
+        "leftovers-of-running",
+        "autotune/common/files.py",
+        "    temporary.touch()\n    lock = _lock_temporary(temporary)",
+        "    temporary.touch()\n    lock = None",
+        "tests/common/test_cache.py::test_what_a_killed_process_left_is_found_by_its_lock",
+    ),
+    Fault(
+        "leftovers-kept",
+        "autotune/study/storage/database.py",
+        'remove_leftovers(folder.rglob(".*.tmp"))',
+        "remove_leftovers(())",
+        "tests/study/test_faults.py::test_a_disk_that_fills_up_loses_no_finished_trial[0]",
+    ),
+    Fault(
+        "foreign-database-changed",
+        "autotune/results/load.py",
+        ", skip_table_creation=True",
+        "",
+        "tests/security/test_files.py::test_a_report_changes_the_studys_folder_only",
+    ),
+    Fault(
+        "link-in-a-study-followed",
+        "autotune/reporting/folder.py",
+        ".resolve()).parent != folder.resolve()",
+        ".resolve()).parent == folder",
+        "tests/security/test_files.py::test_a_report_changes_the_studys_folder_only",
     ),
 ]

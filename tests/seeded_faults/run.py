@@ -14,6 +14,7 @@ import argparse
 import importlib
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -33,7 +34,9 @@ FAULTS = (*COMPRESSION, *SEARCH, *RESULTS)
 ROOT = Path(__file__).parents[2]
 SLOW_IMPORTS = ("numpy", "scipy.linalg", "pandas", "openvino", "optuna", "torch")
 LIMIT_SECONDS = 120
-"""A test that takes longer with a fault does not end."""
+"""A test that takes more processor time with a fault does not end."""
+ENDLESS = (-signal.SIGXCPU, -signal.SIGALRM)
+"""Exit codes of tests that do not end."""
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "reports", "site", "*_cache", "__pycache__", "*.egg-info")
 
 
@@ -64,14 +67,16 @@ def preload() -> None:
 def run_tests(tree: Path, tests: Sequence[str], seconds: int = 0) -> tuple[int, str]:
     """Run tests in a forked process, on the packages of a copy; return exit code and output.
 
-    After `seconds`, SIGALRM ends them; 0 is no limit.
+    After `seconds` of processor time, or ten times as many in all, a signal of `ENDLESS` ends them; 0 is no limit.
     """
     with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if child == 0:
             code = 99
             try:
-                signal.alarm(seconds)
+                if seconds:
+                    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
+                    signal.alarm(10 * seconds)
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
                 os.chdir(tree)
@@ -105,7 +110,7 @@ def is_found(tree: Path, fault: Fault) -> bool:
         code, output = run_tests(tree, [fault.test], LIMIT_SECONDS)
     finally:
         replace(path, source)
-    return code == -signal.SIGALRM or (code == pytest.ExitCode.TESTS_FAILED and "\nFAILED " in output)
+    return code in ENDLESS or (code == pytest.ExitCode.TESTS_FAILED and "\nFAILED " in output)
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from failing_disk import failing
 from search_fakes import FakeConfig, StudyOptions, open_faulty, search, undisturbed
@@ -20,6 +21,8 @@ from stored import current_trials, trials_of
 
 from autotune.errors import StudyError
 from autotune.reporting.folder import rebuild_report
+from autotune.results.storage import CHECKSUM
+from autotune.study.storage.database import STUDY_NAME, close, connect, database_url
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 
@@ -32,7 +35,7 @@ def small_files() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: int) -> None:
-    """The search ends with one clear error; with room again, the study is the undisturbed one."""
+    """The search ends with one clear error; with room again, the study is the undisturbed one, and nothing else."""
     script = str(Path(__file__).parents[1] / "support" / "search_fakes.py")
     command = [sys.executable, script, str(tmp_path / "study"), str(tmp_path / "log.txt"), "30", "0", str(workers)]
     full = subprocess.run(command, preexec_fn=small_files, capture_output=True, text=True, check=False)
@@ -41,7 +44,9 @@ def test_a_disk_that_fills_up_loses_no_finished_trial(tmp_path: Path, workers: i
     assert "to continue" in full.stderr
     finished = [trial for trial in trials_of(tmp_path / "study") if trial.state.is_finished()]
     assert 0 < len(finished) < 30
+    (tmp_path / "study" / "plans" / ".of-a-killed-one.json.1.tmp").touch()
     subprocess.run(command, check=True, capture_output=True)
+    assert not [*(tmp_path / "study").rglob("*.tmp")]
     assert current_trials(tmp_path / "study") == undisturbed(trials=30)
 
 
@@ -81,7 +86,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
 
 
 CHANGES = {
-    "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 3": "trial 2",
+    "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id > 1": "trial 1, trial 2, trial 3 and 1 more",
     "UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 3 AND key = 'plan'": "trial 2",
     "DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'plan'": "trial 2",
     "UPDATE trials SET state = 'FAIL' WHERE trial_id = 3": "the state of trial 2",
@@ -94,8 +99,13 @@ CHANGES = {
 def test_a_storage_that_changed_is_refused(tmp_path: Path) -> None:
     """By report and search, with the name of what changed; --fresh starts again."""
     config = FakeConfig(tmp_path / "study", study=StudyOptions(trials=6))
-    search(config, trials=5)
+    for trials in (3, 5):
+        search(config, trials=trials)
     database = config.output / "study.db"
+    storage = connect(database_url(database))
+    stored = optuna.load_study(study_name=STUDY_NAME, storage=storage).user_attrs[CHECKSUM]
+    close(storage)
+    assert set(stored["states"]) <= set("CPF"), "later versions read these letters"
     whole = database.read_bytes()
     for change, named in CHANGES.items():
         database.write_bytes(whole)
@@ -105,7 +115,7 @@ def test_a_storage_that_changed_is_refused(tmp_path: Path) -> None:
             assert list(connection.iterdump()) != before
         connection.close()
         for read in (lambda: rebuild_report(config.output), lambda: search(config)):
-            with pytest.raises(StudyError, match=f"{named}.*changed since the search"):
+            with pytest.raises(StudyError, match=f": {named} changed since the search"):
                 read()
     assert search(config, fresh=True).finished == 6
 

@@ -72,7 +72,7 @@ def random_trials(config: FakeConfig, trials: int) -> Iterator[tuple[Draft, Tria
     def measure(candidate: Candidate, _: object) -> Mapping[str, Measurement]:
         return score_texts(candidate.plan.settings)  # type: ignore[attr-defined]
 
-    place = Workplace(site, FakePlan, FakeEngine(), measure, done.get, lambda message: None)  # type: ignore[arg-type]
+    place = Workplace(site, FakePlan, lambda plan: {}, FakeEngine(), measure, done.get, lambda message: None)  # type: ignore[arg-type]
     with mock.patch.object(trial_module, "gc"), mock.patch.object(trial_module, "save_plan", lambda plan, _: plan.key):
         for number in range(1, trials):
             draft = Mirror([], ["minimize", "minimize"], config.space, "random").draw(0, number)

@@ -168,6 +168,9 @@ class FakeSession:
     def plan(self, settings: Settings) -> FakePlan:
         return self.engine.plan(settings)
 
+    def bounds(self, plan: FakePlan) -> dict[str, float]:
+        return {}
+
     def describe(self, *, original: bool = False, report: bool = False) -> Description:
         return Description(
             metrics=self.metrics,

@@ -1,4 +1,4 @@
-"""Compilation of a model for a device, with a check that it runs in the requested precision."""
+"""Compilation of a model for a device, with checks of its precision and of its logits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from autotune.common.threads import thread_limit
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG
@@ -16,6 +18,8 @@ from autotune.models.companions import main_file
 
 if TYPE_CHECKING:
     import openvino as ov
+
+    from autotune.evaluation import FloatArray
 
 
 def end_token_ids(folder: Path | None, tokenizer: Any) -> tuple[int, ...]:
@@ -135,3 +139,18 @@ def last_line(error: Exception) -> str:
     """Return the last line of a message: OpenVINO gives the cause there, after locations in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def check_finite(outputs: FloatArray, name: str, kind: str = "logits") -> FloatArray:
+    """Return the outputs of a model unchanged after checking them.
+
+    Raises:
+        EvaluationError: a number is NaN or infinite.
+    """
+    # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
+    if not (np.isfinite(outputs.min()) and np.isfinite(outputs.max())):
+        raise EvaluationError(
+            f"{name} returned NaN or infinite {kind}: the quantization error of a weight is too large, or the model "
+            "overflows in the precision of runtime.ov_config."
+        )
+    return outputs

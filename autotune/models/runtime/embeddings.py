@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from autotune.common.files import fingerprint_file
 from autotune.errors import EvaluationError, reason
 from autotune.models.runtime.compile import compile_model, read_model, scoring_properties
+from autotune.models.runtime.images import FAMILIES, Family, processed
 
 if TYPE_CHECKING:
     from autotune.evaluation import FloatArray, IntArray
@@ -52,6 +54,14 @@ class Embeddings:
         path = self.folder / name
         return compile_model(read_model(path, str(path)), str(path), self._device, self._properties)
 
+    def inputs(self, ids: IntArray) -> dict[str, Any]:
+        """Return the inputs of a language model for ids, int64 [B, T], by name.
+
+        Besides ``inputs_embeds`` there is ``token_type_ids``, int64 [B, T], 1 for vectors of images: in models such as
+        Gemma 3 they attend to all vectors of their image. All images must be in the first inference of a sequence.
+        """
+        return {"inputs_embeds": self(ids), "token_type_ids": (ids >= IMAGE_ROWS).astype(np.int64)}
+
     def __call__(self, ids: IntArray) -> FloatArray:
         """Return the embeddings of ids, int64 [B, T] -> float32 [B, T, D]."""
         of_image = ids >= IMAGE_ROWS
@@ -63,27 +73,20 @@ class Embeddings:
         return found
 
     def prompt(self, text: str, image: Path | None = None) -> list[int]:
-        """Return the ids of a prompt, laid out as optimum-intel's `preprocess_inputs` does for LLaVA.
+        """Return the ids of a prompt, laid out as optimum-intel's `preprocess_inputs` does.
 
         The text is put into the processor's chat template if it has one. Otherwise the image comes before the text.
 
         Raises:
             EvaluationError: the image or the processor cannot be read, or their tokens do not fit the vision IR.
         """
-        processor = self._load_processor()
-        if getattr(processor, "chat_template", None):
-            content = [{"type": "text", "text": text}, *([] if image is None else [{"type": "image"}])]
-            messages = [{"role": "user", "content": content}]
-            text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        elif image is not None and "<image>" not in text:
-            text = f"<image>\n{text}"
         picture = None if image is None else open_image(image)
-        inputs = processor(images=picture, text=text, return_tensors="np")
+        inputs = processed(self._family, self._load_processor(), text, picture)
         ids: list[int] = np.asarray(inputs["input_ids"])[0].tolist()
         if image is None:
             return ids
-        marker = _image_token(self.folder)
-        rows = self._rows(image, inputs["pixel_values"])
+        marker = self._config.get("image_token_index", self._config.get("image_token_id"))
+        rows = self._rows(image, inputs)
         at = [position for position, token in enumerate(ids) if token == marker]
         if len(at) == 1:  # processors of before transformers 4.46 leave the repetition to the model
             return [*ids[: at[0]], *rows, *ids[at[0] + 1 :]]
@@ -97,15 +100,27 @@ class Embeddings:
             ids[position] = row
         return ids
 
-    def _rows(self, image: Path, pixels: Any) -> list[int]:
+    def _rows(self, image: Path, inputs: Mapping[str, Any]) -> list[int]:
         """Compute an image's features if they are not there yet, and return their ids."""
         key = 1 + int(fingerprint_file(image)[:7], 16)
         if key not in self._features:
             if self._vision is None:
                 self._vision = self._compile(VISION_FILE)
-            features = np.asarray(self._vision({"pixel_values": np.asarray(pixels, np.float32)})[0], np.float32)
-            self._features[key] = features.reshape(-1, features.shape[-1]).copy()
+            self._features[key] = self._family.vectors(self._see, inputs, self._config)
         return list(range(IMAGE_ROWS * key, IMAGE_ROWS * key + len(self._features[key])))
+
+    def _see(self, pixels: FloatArray) -> FloatArray:
+        """Run the vision IR: pixels float32 [P, C, H, W] -> vectors float32 [P, n, D]."""
+        return np.array(self._vision({"pixel_values": pixels})[0], np.float32)
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def _family(self) -> Family:
+        return FAMILIES[self._config["model_type"]]
 
     def _load_processor(self) -> Any:
         if self._processor is None:
@@ -139,9 +154,3 @@ def open_image(path: Path) -> Any:
         raise EvaluationError(
             f"{path} cannot be read as an image ({reason(error)}); name a PNG or JPEG file"
         ) from error
-
-
-def _image_token(folder: Path) -> int | None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("image_token_index", config.get("image_token_id"))
-    return None if found is None else int(found)

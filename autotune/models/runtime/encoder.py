@@ -14,6 +14,7 @@ import numpy as np
 
 from autotune.errors import EvaluationError
 from autotune.models.runtime.compile import (
+    check_finite,
     check_precision,
     compile_model,
     effective_properties,
@@ -102,12 +103,7 @@ class OpenVINOEncoder:
             result = self._infer(tokens, mask, kinds)
             for row, index in enumerate(batch):
                 found = result[row, : len(sequences[index])] if result.ndim == 3 else result[row]
-                if not np.isfinite(found).all():
-                    raise EvaluationError(
-                        f"{self._name} returned NaN or infinite numbers: the quantization error of a weight is too "
-                        "large, or the model overflows in the precision of runtime.ov_config."
-                    )
-                yield index, np.array(found, np.float32)
+                yield index, np.array(check_finite(found, self._name, "numbers"), np.float32)
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Group texts of similar length, as a function of lengths and model alone."""

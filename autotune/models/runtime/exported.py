@@ -15,7 +15,7 @@ from autotune.models.architecture import quiet
 from autotune.models.companions import part_files
 from autotune.models.runtime.compile import compile_model, last_line, read_model, xml_path
 from autotune.models.runtime.embeddings import Embeddings
-from autotune.models.runtime.graph import why_not_scorable
+from autotune.models.runtime.graph import IMAGE_INPUTS, why_not_scorable
 from autotune.models.tasks.task import Task
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _exported_logits(out: Path, model: str, tokens: Any) -> Any:
     given, name = text_inputs(tokens), "input_ids"
     if part_files(out):
         name = "inputs_embeds"
-        given[name] = Embeddings(out)(tokens)
-    if why_not_scorable(compiled.inputs, compiled.outputs, tokens=name) is not None:
+        given |= Embeddings(out).inputs(tokens)
+    if why_not_scorable(compiled.inputs, compiled.outputs, tokens=name, fed=IMAGE_INPUTS) is not None:
         return None
     return compiled({port.any_name: given[port.any_name] for port in compiled.inputs})["logits"][0]

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "cache_position", "beam_idx"})
 """Inputs that scoring feeds."""
 
+IMAGE_INPUTS = frozenset({"token_type_ids"})
+"""Further inputs of language models in parts, which come from `Embeddings`."""
+
 _EXPORT = "optimum-cli export openvino --task text-generation-with-past"
 
 
@@ -79,11 +82,17 @@ def attention_window(model: ov.Model) -> int | None:
     for node in model.get_ops():
         if node.get_type_name() not in ("Greater", "GreaterEqual", "Less", "LessEqual"):
             continue
-        for bound in (port.get_node() for port in node.input_values()):
-            if bound.get_type_name() not in ("Add", "Subtract"):
-                continue
-            for term in (port.get_node() for port in bound.input_values()):
-                if term.get_type_name() == "Constant" and term.get_element_type().is_integral():
-                    values = np.abs(np.asarray(term.data).reshape(-1))
-                    windows += [int(values[0])] if len(values) == 1 and values[0] > 1 else []
+        bounds = [port.get_node() for port in node.input_values()]
+        terms = [
+            port.get_node()
+            for bound in bounds
+            if bound.get_type_name() in ("Add", "Subtract")
+            for port in bound.input_values()
+        ]
+        if any(bound.get_type_name() == "Subtract" for bound in bounds):  # query - key >= window
+            terms += bounds
+        for term in terms:
+            if term.get_type_name() == "Constant" and term.get_element_type().is_integral():
+                values = np.abs(np.asarray(term.data).reshape(-1))
+                windows += [int(values[0])] if len(values) == 1 and values[0] > 1 else []
     return min(windows, default=None)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune.errors import EvaluationError
+from autotune.evaluation.drafts import answers_along
 from autotune.models.runtime.compile import (
+    check_finite,
     check_precision,
     compile_model,
     effective_properties,
@@ -24,15 +26,15 @@ from autotune.models.runtime.compile import (
     scoring_properties,
     xml_path,
 )
-from autotune.models.runtime.decoding import decode
+from autotune.models.runtime.decoding import decode, visit_chosen
 from autotune.models.runtime.embeddings import IMAGE_ROWS, Embeddings
-from autotune.models.runtime.graph import INPUTS, attention_window, why_not_scorable
+from autotune.models.runtime.graph import IMAGE_INPUTS, INPUTS, attention_window, why_not_scorable
 from autotune.models.runtime.kv_cache import KVCache
 
 if TYPE_CHECKING:
     import openvino as ov
 
-    from autotune.evaluation import Choose, FloatArray, IntArray
+    from autotune.evaluation import Choose, FloatArray, IntArray, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ class OpenVINOLanguageModel:
         graph = model if path is None else read_model(path, self._name)
         self._window = attention_window(graph)
         compiled = compile_model(graph, self._name, device, config)
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()} & INPUTS
+        names = {name for port in compiled.inputs for name in port.get_names()}
+        self._inputs = names & INPUTS
+        self._image_inputs = names & {"inputs_embeds", *IMAGE_INPUTS} if embeddings is not None else frozenset()
         self._check_ports(compiled)
         self.properties = effective_properties(compiled, device, config)
         check_precision(self.properties, device, config)
@@ -134,7 +138,8 @@ class OpenVINOLanguageModel:
 
     def _check_ports(self, compiled: Any) -> None:
         tokens = "input_ids" if self.embeddings is None else "inputs_embeds"
-        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=self._constants.keys(), tokens=tokens)
+        fed = {*self._constants, *self._image_inputs}
+        problem = why_not_scorable(compiled.inputs, compiled.outputs, fed=fed, tokens=tokens)
         if problem is not None:
             raise EvaluationError(f"{self._name} {problem}")
 
@@ -167,16 +172,17 @@ class OpenVINOLanguageModel:
         if tokens.ndim != 2 or tokens.size == 0:
             raise ValueError(f"tokens must be a non-empty array [B, T], got shape {tokens.shape}")
         self._check_tokens(tokens)
-        return np.array(finite(self._fresh(tokens), self._name), dtype=np.float32)
+        return np.array(check_finite(self._fresh(tokens), self._name), dtype=np.float32)
 
     def scan(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Iterator[tuple[int, int, FloatArray]]:
         """Logits along sequences in bounded memory; see `LanguageModel.scan`."""
         lengths = [len(sequence) for sequence in sequences]
-        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if self.kv_cache.recurrent else 64):
+        whole = self.kv_cache.recurrent or self._keeps_images_whole(sequences)
+        for batch in self._scan_batches(lengths, columns=max(lengths, default=1) if whole else 64):
             tokens = self._padded([sequences[index] for index in batch])
             columns = max(1, self._limits.logits_bytes // (4 * len(batch) * self.vocabulary_size))
             columns = min(columns, self._limits.columns or columns)
-            columns = tokens.shape[1] if self.kv_cache.recurrent else columns
+            columns = tokens.shape[1] if whole else columns
             for start in range(0, tokens.shape[1], columns):
                 piece = tokens[:, start : start + columns]
                 stop = start + piece.shape[1]
@@ -185,7 +191,13 @@ class OpenVINOLanguageModel:
                 for row, index in enumerate(batch):
                     begin, end = max(start, first[index]), min(stop, len(sequences[index]))
                     if begin < end:
-                        yield index, begin, finite(logits[row, begin - start : end - start], self._name)
+                        yield index, begin, check_finite(logits[row, begin - start : end - start], self._name)
+
+    def _keeps_images_whole(self, sequences: Sequence[Sequence[int]]) -> bool:
+        """Return True if there are images, which must be in the first inference; see `Embeddings.inputs`."""
+        if not IMAGE_INPUTS & self._image_inputs:
+            return False
+        return any(max(sequence, default=0) >= IMAGE_ROWS for sequence in sequences)
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> IntArray:
         """Sequences as rows of one array, int64 [B, T]."""
@@ -228,7 +240,7 @@ class OpenVINOLanguageModel:
             positions = np.arange(length, length + tokens.shape[1])[None]
             length += tokens.shape[1]
             logits = self._infer(tokens, np.ones((1, length), np.int64), positions, fresh=not answer)
-            token = int(finite(logits[0, -1], self._name).argmax())
+            token = int(check_finite(logits[0, -1], self._name).argmax())
             if token in self.end_token_ids:
                 break
             answer.append(token)
@@ -240,6 +252,7 @@ class OpenVINOLanguageModel:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         drafts: Sequence[Sequence[int]] | None = None,
+        visit: Visit | None = None,
     ) -> list[list[int]]:
         """Greedy continuations of many prompts, decoded together; see `LanguageModel.greedy_batch`.
 
@@ -248,26 +261,36 @@ class OpenVINOLanguageModel:
         """
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt needs at least one token")
-        if self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs:
-            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
+        drafts = [()] * len(prompts) if drafts is None else drafts
         longest = max((len(p) + limit for p, limit in zip(prompts, max_new_tokens, strict=True)), default=1)
+        longest += max(map(len, drafts), default=0) if visit else 0
+        alone = self.kv_cache.recurrent or not {"attention_mask", "position_ids", "beam_idx"} <= self._inputs
+        if visit and (alone or (self._window is not None and longest > self._window)):
+            return answers_along(self, prompts, max_new_tokens, drafts, visit)
+        if alone:
+            return [self.greedy(prompt, limit) for prompt, limit in zip(prompts, max_new_tokens, strict=True)]
         most = max(1, min(self._limits.rows, self._cache_rows(longest)))
+        prefill_tokens = self._limits.logits_bytes // (4 * self.vocabulary_size)
+        whole = self._keeps_images_whole(prompts)
+        most = max(1, min(most, prefill_tokens // longest)) if whole else most
         batches = max(1, -(-len(prompts) // most))
         rows = max(1, -(-len(prompts) // batches))  # a small last batch takes nearly as long as a full one
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), rows):
             chosen = order[start : start + rows]
-            for index in chosen:
-                self._check_tokens(np.asarray(prompts[index], np.int64))
+            fed = [token for index in chosen for token in (*prompts[index], *(drafts[index] if visit else ()))]
+            self._check_tokens(np.asarray(fed, np.int64))
             decoded = decode(
                 self._checked_infer,
                 [prompts[index] for index in chosen],
                 [max_new_tokens[index] for index in chosen],
-                [drafts[index] if drafts is not None else () for index in chosen],
+                [drafts[index] for index in chosen],
                 self.end_token_ids,
-                prefill_tokens=self._limits.logits_bytes // (4 * self.vocabulary_size),
+                prefill_tokens=prefill_tokens,
+                whole_prompts=whole,
                 window=self._window,
+                visit=None if visit is None else visit_chosen(visit, chosen),
             )
             for index, answer in zip(chosen, decoded, strict=True):
                 answers[index] = answer
@@ -302,7 +325,7 @@ class OpenVINOLanguageModel:
         fresh = mask.shape == tokens.shape
         logits = self._infer(tokens, mask, positions, rows, fresh=fresh)
         visible = mask[:, -tokens.shape[1] :] > 0
-        finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
+        check_finite(np.stack([logits.min(axis=-1), logits.max(axis=-1)], axis=-1)[visible], self._name)
         return logits
 
     def close(self) -> None:
@@ -322,11 +345,6 @@ class OpenVINOLanguageModel:
     ) -> None:
         self.close()
 
-    def _open_request(self) -> Any:
-        if self._request is None:
-            raise RuntimeError("the language model is closed")
-        return self._request
-
     def _fresh(self, tokens: IntArray) -> FloatArray:
         positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int64), tokens.shape)
         return self._infer(tokens, np.ones_like(tokens), positions, fresh=True)
@@ -344,7 +362,9 @@ class OpenVINOLanguageModel:
 
         Row i continues row ``rows[i]`` of the cache (row i by default). With `fresh` the cache is emptied first.
         """
-        request = self._open_request()
+        request = self._request
+        if request is None:
+            raise RuntimeError("the language model is closed")
         self.tokens += tokens.size
         if fresh:
             request.reset_state()
@@ -357,7 +377,8 @@ class OpenVINOLanguageModel:
         }
         feed = {**{name: value for name, value in values.items() if name in self._inputs}, **self._constants}
         if self.embeddings is not None:
-            feed["inputs_embeds"] = self.embeddings(tokens)
+            of_images = self.embeddings.inputs(tokens)
+            feed |= {name: value for name, value in of_images.items() if name in self._image_inputs}
         try:
             result = request.infer(feed, share_inputs=True, share_outputs=True)["logits"]
         except RuntimeError as error:
@@ -377,18 +398,3 @@ class OpenVINOLanguageModel:
             f"{self._name} knows {self.vocabulary_size} tokens, but its tokenizer gave token id {wrong}: the tokenizer "
             "belongs to another model. Use the tokenizer files that were saved with this model."
         )
-
-
-def finite(logits: FloatArray, name: str) -> FloatArray:
-    """Return the logits unchanged after checking them.
-
-    Raises:
-        EvaluationError: a logit is NaN or infinite.
-    """
-    # NaN propagates through min and max: two reductions suffice, without a mask of the array's size.
-    if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
-        raise EvaluationError(
-            f"{name} returned NaN or infinite logits: the quantization error of a weight is too large, or the model "
-            "overflows in the precision of runtime.ov_config."
-        )
-    return logits

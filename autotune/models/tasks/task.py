@@ -183,7 +183,7 @@ class Task(ABC):
         from autotune.compression.calibration.segments import text_inputs
 
         inputs = text_inputs(tokens)
-        return inputs if embeddings is None else {**inputs, "inputs_embeds": embeddings(tokens)}
+        return inputs if embeddings is None else {**inputs, **embeddings.inputs(tokens)}
 
     def windows(
         self,

@@ -12,7 +12,8 @@ from autotune.errors import ConfigError, EvaluationError
 from autotune.evaluation.texts.prompts import read_images, read_prompts
 from autotune.models.checkpoint import quantization
 from autotune.models.companions import LANGUAGE_MODEL_FILE
-from autotune.models.runtime.graph import why_not_scorable
+from autotune.models.runtime.graph import IMAGE_INPUTS, why_not_scorable
+from autotune.models.runtime.images import FAMILIES
 from autotune.models.tasks.task import WIKITEXT
 from autotune.models.tasks.text_generation import TextGeneration
 
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
     from autotune.evaluation.texts.sources import TextSource
     from autotune.models.runtime.embeddings import Embeddings
 
-TESTED: tuple[str, ...] = ("llava",)
+TESTED: tuple[str, ...] = tuple(FAMILIES)
 """Types whose embeddings `runtime.embeddings` computes as optimum-intel does."""
+
+EXPORTED_UP_TO = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "5.0"),
+    **dict.fromkeys(("got_ocr2", "idefics3", "llama4", "llava_next_video", "smolvlm"), "4.57.6"),
+}
+"""Newest version of transformers with which optimum-intel 2.1 exports these types; autotune needs a newer one."""
 
 OPTIMUM = """\
 from optimum.intel import OVModelForVisualCausalLM
@@ -75,10 +82,14 @@ class VisualText(TextGeneration):
         kind = config.get("model_type")
         if kind in TESTED:
             return None
+        newest = EXPORTED_UP_TO.get(str(kind))
+        why = "" if newest is None else f", which optimum-intel exports with transformers up to {newest} only"
+        where = "" if newest is None else f", in an environment with transformers<={newest}"
         return (
-            f"is a {self.kind} of model_type `{kind}`; of these, {', '.join(TESTED)} can be tuned as a whole. Its "
-            "language model alone can be compressed without texts: `optimum-cli export openvino --weight-format fp16 "
-            f"--task {self.export_task} -m MODEL OUT`, and in Python `autotune.compress(openvino.Core().read_model("
+            f"is a {self.kind} of model_type `{kind}`{why}; of these models, {', '.join(TESTED)} can be tuned as a "
+            "whole. Its language model alone can be compressed without texts: `optimum-cli export openvino "
+            f"--weight-format fp16 --task {self.export_task} -m MODEL OUT`{where}, and in Python "
+            "`autotune.compress(openvino.Core().read_model("
             f"'OUT/{LANGUAGE_MODEL_FILE}'), mode='int4_asym', group_size=64)`, whose `model` is saved by "
             "openvino.save_model(..., compress_to_fp16=False)."
         )
@@ -91,7 +102,7 @@ class VisualText(TextGeneration):
         self, inputs: Iterable[Any], outputs: Iterable[Any], *, states: int | None = None, fed: Collection[str] = ()
     ) -> str | None:
         """See `Task`."""
-        return why_not_scorable(inputs, outputs, states=states, fed=fed, tokens="inputs_embeds")
+        return why_not_scorable(inputs, outputs, states=states, fed={*fed, *IMAGE_INPUTS}, tokens="inputs_embeds")
 
     def windows(
         self,

@@ -317,7 +317,7 @@ def axis_text(scale: Scale, *, vertical: bool, small: bool = False) -> str:
     """Return the axis title: metric, unit, and which way is better; `small` for a narrow figure."""
     better_up = scale.direction == "maximize"
     arrow = ("↑" if better_up else "↓") if vertical else ("→" if better_up else "←")
-    long = "size" if small else "size of openvino_model.bin"
+    long = "size" if small else "size of the weight files"
     what = sentence(long if scale.name == "footprint" else label(scale.name))
     unit = f" ({scale.unit})" if scale.unit else ""
     word = ("larger" if better_up else "smaller") if scale.name == "footprint" else "higher" if better_up else "lower"

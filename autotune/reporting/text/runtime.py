@@ -34,7 +34,7 @@ def runtime_markdown(results: StudyResults) -> str | None:
     ]
     for trial in (each for each in results.front if each in found.trials):
         scored, recommended = found.trials[trial], recommended_setting(results, trial)
-        names = list(dict.fromkeys(name for each in scored for name in each.metrics if name in _shown(results)))
+        names = list(dict.fromkeys(name for each in scored for name in each.metrics if name in results.deciding))
         header = [*HEADINGS, *map(results.heading, names), "bytes per token", "first token (s)", "tokens/s"]
         rows = []
         for index, each in enumerate(scored):
@@ -45,10 +45,6 @@ def runtime_markdown(results: StudyResults) -> str | None:
         errors = [f"- setting {index}: {each.error}" for index, each in enumerate(scored) if each.error]
         lines += ["", *errors] if errors else []
     return "\n".join(lines) + "\n"
-
-
-def _shown(results: StudyResults) -> tuple[str, ...]:
-    return (*results.objectives, *results.constraints)
 
 
 def _cells(results: StudyResults, scored: RuntimeScores, names: list[str]) -> list[str]:

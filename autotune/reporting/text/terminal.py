@@ -115,7 +115,8 @@ def _columns(results: StudyResults, width: int) -> list[Column]:
     objectives = [name for name in results.objectives if name not in ("footprint", "compression_rate")]
     full = [scores(name, stderr=True) for name in objectives]
     columns += full if _fit([*columns, *full], width) else [scores(name) for name in objectives]
-    optional = {
+    optional = {name: scores(name) for name in results.deciding if name not in SIZE_COLUMNS}
+    optional |= {
         "relative_error": column("rel. error", "relative_error"),
         "int4_percent": column("%int4", "int4_percent"),
     }

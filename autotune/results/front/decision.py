@@ -35,8 +35,8 @@ def objective_pairs(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def context_metrics(results: StudyResults) -> list[str]:
-    """Return the metrics to print with each choice: the objectives that are no sizes, and the usual ones."""
-    names = [name for name in results.objectives if name not in SIZE_COLUMNS]
+    """Return the metrics to print with each choice: those of objectives and constraints, no sizes; the usual ones."""
+    names = [name for name in results.deciding if name not in SIZE_COLUMNS]
     names += ["similarity", "perplexity_increase", "kl_divergence"]
     return [name for name in dict.fromkeys(names) if results.has_scores(name)]
 
@@ -184,13 +184,21 @@ def _accuracy_text(results: StudyResults, trial: int) -> str:
 
 
 def broken_limits(results: StudyResults, trial: int) -> list[str]:
-    """Return ``perplexity increase 1.57% (limit <= 1.2%)`` for every limit that a trial breaks, in the limit's unit."""
-    return [
-        f"{label(name)} {score(results.value(trial, name), name=name, metric=results.metrics.get(name))} "
-        f"(limit {results.constraints[name].text if name in results.constraints else '?'})"
-        for name, beyond in results.records[trial].violations.items()
-        if beyond > 0
-    ]
+    """Return ``perplexity increase 1.57% (limit <= 1.2%)`` for every limit that a trial breaks, in the limit's unit.
+
+    If the value is not known, because the model's size alone breaks the limit, its bound is given.
+    """
+    found = []
+    for name, beyond in results.records[trial].violations.items():
+        if beyond <= 0:
+            continue
+        limit, value, bound = results.constraints.get(name), results.value(trial, name), ""
+        if value is None and limit is not None:
+            value = limit.value + (beyond if limit.op == "<=" else -beyond)
+            bound = "at least " if limit.op == "<=" else "at most "
+        text = score(value, name=name, metric=results.metrics.get(name))
+        found.append(f"{label(name)} {bound}{text} (limit {'?' if limit is None else limit.text})")
+    return found
 
 
 REMEDIES: tuple[tuple[str, str], ...] = (

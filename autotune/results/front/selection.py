@@ -31,7 +31,7 @@ class Wish:
             (percentage points for a metric that is itself in percent), else in the metric's unit.
         metric: for `max_drop`, and for the most accurate. None is the first of `DROP_METRICS` that was scored;
             without `max_drop` it is the study's own accuracy.
-        max_size: bytes of openvino_model.bin.
+        max_size: largest footprint, in bytes.
         knee: the knee, whether it is recommended or not.
     """
 

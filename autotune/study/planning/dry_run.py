@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.formatting import label
 from autotune.compression.settings import MOST_BITS, Settings
 from autotune.errors import ConfigError, PlanError
 from autotune.models.intake import Intake, read_intake
@@ -24,6 +25,7 @@ from autotune.study.session import Session
 from autotune.study.trials.budget_planner import allowed_menus
 
 if TYPE_CHECKING:
+    from autotune.common.units import Constraint
     from autotune.compression.engine import Engine
     from autotune.compression.plan import Plan
     from autotune.config.config import Config
@@ -39,7 +41,7 @@ class PlannedPoint:
     Attributes:
         label: why it is tried.
         settings: its settings.
-        footprint: bytes of `openvino_model.bin`; None where the settings cannot be planned.
+        footprint: bytes of the weight files; None where the settings cannot be planned.
         exact: False where the choice of layers waits for the calibration, and the size stands for the choice that
             weights alone would give; and where AWQ may have to insert operations.
         compression_rate, bits_per_weight: see `compression.plan.Plan`.
@@ -63,7 +65,7 @@ class DryRun:
 
     Attributes:
         model: what the configuration names.
-        original_footprint: bytes of the original's `openvino_model.bin`.
+        original_footprint: bytes of the original's weight files.
         weights: how many compressible weights there are.
         elements: how many elements they have.
         distinct_settings: points of the space; None where it is continuous or has more than 100,000.
@@ -73,6 +75,7 @@ class DryRun:
         points: those that it begins with.
         left_out: values of the space that the target devices do not take, each with the reason.
         devices: for each target device, whether this machine has it, as a sentence.
+        limits: the constraints, such as ``footprint <= 1.2 GB``.
         findings: what is adjusted, left out or impossible anywhere in the space.
         forecast: of time, memory and disk; None unless requested.
         measuring: cost of measuring the errors that budget allocation needs; None without budgets.
@@ -94,6 +97,7 @@ class DryRun:
     intake: Intake | None = None
     left_out: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         settings = "a continuous space" if self.distinct_settings is None else f"{self.distinct_settings} settings"
@@ -142,6 +146,17 @@ def relabelled(points: list[PlannedPoint]) -> list[PlannedPoint]:
     ]
 
 
+def with_limits(points: list[PlannedPoint], limits: Mapping[str, Constraint]) -> list[PlannedPoint]:
+    """Add a note to the points whose exact size is beyond a limit; such trials are recorded and not compressed."""
+    found = []
+    for point in points:
+        sizes = {name: getattr(point, name, None) for name in limits if point.exact}
+        beyond = [n for n, value in sizes.items() if value is not None and limits[n].violation(value) > 0]
+        notes = tuple(f"not tried: over the limit {label(name)} {limits[name].text}" for name in beyond)
+        found.append(replace(point, notes=(*point.notes, *notes)))
+    return found
+
+
 def planned_points(config: Config, engine: Engine) -> list[PlannedPoint]:
     """Plan the candidates that are settings, the enqueued points and the usual first ones, in this order."""
     points = []
@@ -149,19 +164,19 @@ def planned_points(config: Config, engine: Engine) -> list[PlannedPoint]:
     of_space = [*enqueued(config.space, config.study.enqueue), *anchors(config.space)]
     first = [(each.origin, each.settings) for each in config.candidates if not each.model]
     first += [(anchor.label, config.space.settings(anchor.point)) for anchor in of_space]
-    for label, settings in first:
+    for origin, settings in first:
         if settings.budget is not None and smallest is not None:
-            points.append(planned_budget(label, settings, engine, smallest))
+            points.append(planned_budget(origin, settings, engine, smallest))
             continue
         # Where channel scales are merged, no size depends on them.
         exact = not chosen_by_calibration(engine, settings) and (not settings.awq or engine.channel_scales.all_merge)
         try:
             plan = plan_without_calibration(engine, settings)
         except PlanError as error:
-            points.append(PlannedPoint(label, settings.as_dict(), None, True, None, None, None, (str(error),)))
+            points.append(PlannedPoint(origin, settings.as_dict(), None, True, None, None, None, (str(error),)))
             continue
         size = (plan.footprint, exact, plan.compression_rate, plan.bits_per_weight, plan.expanded_percent)
-        points.append(PlannedPoint(label, settings.as_dict(), *size, plan.notes))
+        points.append(PlannedPoint(origin, settings.as_dict(), *size, plan.notes))
     return points
 
 
@@ -215,11 +230,12 @@ def dry_run(config: Config, stage: Callable[[str], None], *, measure: bool = Fal
         plans_at_least=None if plans is None else plans[0],
         plans_at_most=None if plans is None else plans[1],
         trials=config.study.trials,
-        points=tuple(relabelled(points)),
+        points=tuple(with_limits(relabelled(points), config.constraints)),
         findings=tuple(found),
         forecast=study_forecast,
         measuring=measuring,
         intake=read_intake(config.model, exporter=True),
         left_out=config.space.left_out,
         devices=tuple(describe_devices(config.target)) if config.target else (),
+        limits=tuple(f"{label(name)} {limit.text}" for name, limit in config.constraints.items()),
     )

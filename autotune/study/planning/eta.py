@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.models.tasks.text_generation import PLAN_TOKENS, SINGLE_TOKENS
 from autotune.study.progress import COUNT
+from autotune.study.trials.deployed import PARTS
 
 if TYPE_CHECKING:
     from autotune.config.config import Config
@@ -37,6 +38,9 @@ SHARED = re.compile(r"calibrating|measuring|verifying|errors of|the model writes
 
 REFERENCE = re.compile(r"the original model's reference for ([^,]+)")
 
+DEPLOYED = re.compile("scoring the front as deployed")
+RUNTIME = re.compile(r"scoring (\d+ models )?with")
+
 MOST_SLOWED = 3.0
 """At a load of 9 a core, the report took between 2 and 7 times its processor time."""
 
@@ -51,6 +55,8 @@ class Expected:
         scored_tokens: tokens of the evaluator perplexity; its reference gives the speed of a forward pass.
         report: the evaluators that score the front on held-out texts; None if those of the trials may.
         evaluators: all of them; those that no trial has run by then score the front on the search text, too.
+        deployed: scores of each front model as deployed, see `DeployedScorer`.
+        settings: combinations of `runtime.search`, with which each front model is scored and timed.
     """
 
     calibration_tokens: int = 0
@@ -58,6 +64,8 @@ class Expected:
     scored_tokens: int = PLAN_TOKENS
     report: frozenset[str] | None = None
     evaluators: frozenset[str] = frozenset()
+    deployed: int = 0
+    settings: int = 0
 
     @classmethod
     def of(cls, config: Config) -> Expected:
@@ -73,6 +81,8 @@ class Expected:
             scored_tokens=samples * length,
             report=None if report is None else frozenset(report or ()),
             evaluators=frozenset(config.evaluators),
+            deployed=len(PARTS) if config.runtime.deployed else 0,
+            settings=len(config.runtime.settings),
         )
 
 
@@ -138,6 +148,8 @@ class RunForecast:
         self.singles, self.verified = (Part(over=not expected.measures_errors) for _ in range(2))
         self.preparing = Part(over=expected.report == frozenset())
         self.held_out, self.report = Part(), Part()
+        self.deployed = Part(over=not expected.deployed)
+        self.runtime, self.speed = (Part(over=not expected.settings) for _ in range(2))
         self.weights = 0
         self._measures: int | None = None
         self._common = ("", 0.0)
@@ -207,14 +219,25 @@ class RunForecast:
         if (made := REFERENCE.match(before)) and self.preparing.since is None:
             self.references[made[1]] = self.references.get(made[1], 0.0) + now - since
         found = COUNT.search(message)
+        steps = (int(found[1]), int(found[2])) if found else (0, 0)
         if message.startswith("preparing the report texts"):
             self.preparing.step(now, 0, 0)
+        elif DEPLOYED.match(message):
+            self.held_out.over = self.preparing.over = True
+            self.deployed.step(now, *steps)
+        elif RUNTIME.match(message):
+            self.held_out.over = self.preparing.over = self.deployed.over = True
+            self.runtime.step(now, *steps)
+        elif message.startswith("measuring the speed"):
+            self.runtime.over = True
+            self.speed.step(now, max(steps[0] - 1, 0), steps[1])  # it is sent before the model's measurement
         elif message.startswith("scoring the front"):
             self.preparing.over = True
             total = re.search(r"(\d+) models", message)
-            self.held_out.step(now, int(found[1]) if found else 0, int(total[1]) if total else 0)
+            self.held_out.step(now, steps[0], int(total[1]) if total else 0)
         elif message.startswith("writing the report"):
-            self.held_out.over = self.preparing.over = True
+            for part in (self.held_out, self.preparing, self.deployed, self.runtime, self.speed):
+                part.over = True
             self.report.step(now, 0, 0)
 
     def _close(self, trial: Running, now: float) -> None:
@@ -230,8 +253,8 @@ class RunForecast:
             return report
         if not self.own:
             return None
-        held_out = 0.0 if self.held_out.over else self._held_out(now)
-        if self.preparing.since is not None or self.held_out.since is not None:
+        held_out = (0.0 if self.held_out.over else self._held_out(now)) + self._deployed(now)
+        if any(part.since is not None for part in (self.preparing, self.held_out, self.deployed, self.runtime)):
             return held_out + report
         trials = self._trials(now)
         if self.deadline is not None:
@@ -259,11 +282,24 @@ class RunForecast:
 
     def _held_out(self, now: float) -> float:
         """Return the seconds until the front is scored on the held-out texts."""
-        rate = FRONT_GROWTH * sum(self.members) / len(self.members) if self.members else 0.0
-        models = self.front + rate * max(self.total - self.count, 0)
+        models = self._models()
         # The references on the held-out texts take about as long as those on the search texts.
         preparing = self.preparing.left(now, sum(self.references.values()))
         return preparing + self.held_out.left(now, models * self._front() / self.workers)
+
+    def _models(self) -> float:
+        """Return the size of the front at the end."""
+        rate = FRONT_GROWTH * sum(self.members) / len(self.members) if self.members else 0.0
+        return self.front + rate * max(self.total - self.count, 0)
+
+    def _deployed(self, now: float) -> float:
+        """Return the seconds until the front is scored as deployed and its speed is measured.
+
+        Scoring a model with one setting takes about as long as a trial, and measuring its speed as long as the scores.
+        """
+        each, settings = self._models() * self._each(), self.expected.settings
+        scoring = self.deployed.left(now, self.expected.deployed * each / self.workers)
+        return scoring + self.runtime.left(now, settings * each / self.workers) + self.speed.left(now, settings * each)
 
     def _front(self) -> float:
         """Return the seconds of scoring a model at the end: on held-out texts, and what the trials left out.

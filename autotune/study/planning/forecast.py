@@ -30,11 +30,12 @@ from autotune.compression.ir.layout import layout
 from autotune.compression.settings import Settings
 from autotune.config.space.space import Parameter, Range
 from autotune.errors import AutotuneError, PlanError
-from autotune.study.planning.scoring_cost import scored
+from autotune.study.planning.scoring_cost import Costs, scored
 from autotune.study.planning.survey import plan_without_calibration
 from autotune.study.sampling.initial_points import anchors, enqueued
 from autotune.study.sampling.sampler import walk
 from autotune.study.trials.budget_planner import allowed_menus, text_options
+from autotune.study.trials.deployed import PARTS
 from autotune.study.workers.memory import worker_count
 from autotune.study.workers.process_pool import WorkerPool
 
@@ -63,6 +64,21 @@ TEXT_OF_PLAN = 300
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """Scores of the final front as deployed, and with the settings of `runtime.search`.
+
+    Attributes:
+        models: number of models on the front, roughly.
+        settings: number of combinations of `runtime.search`.
+        seconds: all of it, speed included.
+    """
+
+    models: int
+    settings: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """Cost of a study of a configuration, with an empty cache.
 
@@ -74,6 +90,7 @@ class Forecast:
         memory: peak private memory of a worker in bytes.
         disk: bytes of cache and study, temporary files included.
         temporary: bytes of the temporary files, of distillation.
+        deployment: part of `seconds`, after the trials; None if the study does not score models as deployed.
         not_measured: evaluators whose time is not included because they cannot be timed on a few texts; and the
             calibration on synthetic texts.
     """
@@ -85,6 +102,7 @@ class Forecast:
     memory: int
     disk: int
     temporary: int
+    deployment: Deployment | None
     not_measured: tuple[str, ...]
 
 
@@ -112,8 +130,9 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
             for place, settings in enumerate(tried := list(dict.fromkeys([*first, *drawn]))):
                 session.stage(f"forecast: compressing a layer of each shape, {place + 1} of {len(tried)} settings")
                 seconds[settings] = compression.seconds(settings) + (training if settings.distillation else 0.0)
-            scoring, compiling, left, missing = scored(session, engine)
+            costs = scored(session, engine)
         kept = bank_bytes(config, engine, rng)
+    scoring, compiling = costs.evaluators, costs.compiling
     deferred = [scoring[name] for name in session.deferred if name in scoring]
     full = compiling + sum(one.candidate for name, one in scoring.items() if name not in session.deferred)
     stopped = STOPPED if config.study.racing else 0.0
@@ -129,16 +148,29 @@ def forecast(config: Config, session: Session, *, measuring: float = 0.0) -> For
     rounds = min(config.study.trials, WorkerPool.TRIALS_A_WORKER)
     plans = TEXT_OF_PLAN * len(engine.weights) * config.study.trials
     references = sum(one.nbytes for one in [*scoring.values(), *reported])
+    deployment = deployed(config, costs, workers)
+    later_seconds = sum(one.reference for one in reported) + (0.0 if deployment is None else deployment.seconds)
     return Forecast(
         workers=workers,
-        seconds=STARTED + preparation + trials / workers + sum(one.reference for one in reported),
+        seconds=STARTED + preparation + trials / workers + later_seconds,
         preparation_seconds=preparation,
         trial_seconds=full + compressing / config.study.trials,
-        memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + left * rounds),
+        memory=round(peak() + training_memory + min(kept, MEMORY_LIMIT) + costs.left * rounds),
         disk=round(kept + statistics_bytes + references + plans + PAGE + workers * temporary),
         temporary=workers * temporary,
-        not_measured=(*(["the calibration"] if synthetic else []), *missing),
+        deployment=deployment,
+        not_measured=(*(["the calibration"] if synthetic else []), *costs.missing),
     )
+
+
+def deployed(config: Config, costs: Costs, workers: int) -> Deployment | None:
+    """Forecast the scores of the front as deployed; the workers share them, but speed is measured one by one."""
+    settings, parts = len(config.runtime.settings), len(PARTS) if config.runtime.deployed else 0
+    if not settings + parts:
+        return None
+    models = max(1, round(FRONT * config.study.trials))
+    each = (settings + parts) * costs.deployed / workers + settings * costs.timed
+    return Deployment(models, settings, models * each)
 
 
 def without_budget(settings: Settings) -> Settings:

@@ -6,13 +6,14 @@ import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from autotune.common.machine import own_memory
 from autotune.common.threads import all_cores
 from autotune.common.units import parse_precision
 from autotune.compression.settings import Settings
 from autotune.evaluation import StagedEvaluator
+from autotune.study.trials.deployed import COLUMNS, NEW, ROUNDS, deployment, generation_times
 from autotune.study.trials.racing import ANCHOR_SHARE, FEWEST_PRECISE
 
 if TYPE_CHECKING:
@@ -39,13 +40,33 @@ class Scoring:
     nbytes: float
 
 
-def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float, float, tuple[str, ...]]:
-    """Measure the cost of each evaluator, and of compiling a model.
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Costs of scoring a model.
 
-    Returns:
-        Evaluator -> its costs; seconds of compiling a model; bytes that a scored model leaves in the process for good;
-        the evaluators that could not be measured.
+    Attributes:
+        evaluators: by name.
+        compiling: seconds of compiling a model.
+        left: bytes that a scored model leaves in the process for good.
+        deployed: seconds of scoring a model with the properties of a deployment, and 0 if the study does not.
+        timed: seconds of measuring its speed with them, and 0 if the study does not.
+        missing: the evaluators that could not be measured.
     """
+
+    evaluators: Mapping[str, Scoring]
+    compiling: float
+    left: float
+    deployed: float
+    timed: float
+    missing: tuple[str, ...]
+
+
+Small: TypeAlias = "Mapping[str, tuple[Evaluator, Reference, float, float]]"
+"""Evaluator -> the same on fewer texts, its reference, the ratio of the times, the seconds of the reference."""
+
+
+def scored(session: Session, engine: Engine) -> Costs:
+    """Measure the cost of each evaluator, and of compiling a model."""
     costs: dict[str, Scoring] = {}
     missing, shares = [], dict[str, float]()
     references: dict[str, tuple[Evaluator, Reference, float, float]] = {}
@@ -76,7 +97,36 @@ def scored(session: Session, engine: Engine) -> tuple[dict[str, Scoring], float,
                 costs[name] = Scoring(times * seconds * anchors_share, times * took * share, nbytes * anchors_share)
         gc.collect()
         left.append(own_memory())
-    return costs, compiling, max(0.0, (left[-1] - left[0]) / (len(left) - 1)), tuple(missing)
+    runtime = session.config.runtime
+    deployed = _deployed(session, model, references) if runtime.deployed or runtime.search else 0.0
+    timed = _timed(session, model) if runtime.search else 0.0
+    each = max(0.0, (left[-1] - left[0]) / (len(left) - 1))
+    return Costs(costs, compiling, each, deployed, timed, tuple(missing))
+
+
+def _deployed(session: Session, model: Any, small: Small) -> float:
+    """Measure the seconds of scoring a model as deployed, with all texts; see `DeployedScorer.scores`."""
+    session.stage("forecast: scoring a compressed model as deployed")
+    scorer = session.deployed_scorer
+    started = time.perf_counter()
+    with session.compiled(model, deployment(scorer.search, {}), COLUMNS) as compiled:
+        seconds = time.perf_counter() - started
+        for name in scorer.evaluators.keys() & small.keys():
+            evaluator, reference, times, _ = small[name]
+            began = time.perf_counter()
+            evaluator.evaluate(compiled, reference)
+            seconds += times * (time.perf_counter() - began)
+    return seconds
+
+
+def _timed(session: Session, model: Any) -> float:
+    """Measure the seconds of measuring a model's speed; see `DeployedScorer.times`."""
+    session.stage("forecast: measuring the speed of a compressed model")
+    started = time.perf_counter()
+    with all_cores(), session.compiled(model, deployment(session.deployed_scorer.search, {}), 0) as compiled:
+        generation_times(compiled, 2)
+        generation_times(compiled, NEW)
+    return ROUNDS * (time.perf_counter() - started)
 
 
 def share_needed(config: Config, evaluator: Evaluator, measured: Mapping[str, Measurement], times: float) -> float:

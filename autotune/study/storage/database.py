@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.common.files import remove_leftovers
 from autotune.common.formatting import problem_of
 from autotune.errors import StudyError, UsageError
 from autotune.evaluation import Direction
@@ -55,6 +56,8 @@ SUBJECTS = {
 def folder_lock(folder: Path, *, fresh: bool) -> Iterator[Path | None]:
     """Create `folder` and keep every other search out of it; with `fresh`, an old study is first moved aside.
 
+    Temporary files of killed processes are deleted.
+
     Yields where the old study is now, or None.
 
     Raises:
@@ -87,6 +90,7 @@ def folder_lock(folder: Path, *, fresh: bool) -> Iterator[Path | None]:
             f"{folder}: the study's folder cannot be written ({error.strerror or error}). Choose another with --output."
         ) from error
     try:
+        remove_leftovers(folder.rglob(".*.tmp"))
         yield aside
     finally:
         lock.release()

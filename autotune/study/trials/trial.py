@@ -40,7 +40,7 @@ PLAN_METRICS: Mapping[str, Metric] = {
     "int4_percent": Metric("maximize", "%", "share of the weights stored in 4 bits"),
     "int8_percent": Metric("maximize", "%", "share of the weights stored in 8 bits"),
 }
-"""Metrics that follow from the plan alone. A constraint on one of them is checked before compressing."""
+"""Metrics that follow from the plan alone. A constraint on one of them is checked before compressing, as are bounds."""
 
 TRACEBACK_CHARACTERS = 4000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -106,6 +106,8 @@ class Workplace:
     Attributes:
         site: data that all trials of the study share.
         plan: settings -> plan; raises PlanError.
+        bounds: plan -> metric -> the best value that its model can have, for metrics that are limited and follow from
+            the plan only so far.
         engine: compresses plans.
         score: measures the candidate, which compresses its model on demand. In a race scoring stops as soon as the
             model is dominated, and metrics that decide nothing are left out.
@@ -115,6 +117,7 @@ class Workplace:
 
     site: Site
     plan: Callable[[Settings], Plan]
+    bounds: Callable[[Plan], Mapping[str, float]]
     engine: Engine
     score: Callable[[Candidate, Race | None], Mapping[str, Measurement]]
     status: Callable[[str], PlanStatus]
@@ -203,8 +206,11 @@ def run_trial(settings: Settings, place: Workplace, rivals: Sequence[Rival] | No
         attrs |= {name: getattr(plan, name) for name in PLAN_METRICS}
         limits = place.site.limits
         violations = {name: limits[name].violation(attrs[name]) for name in limits if name in PLAN_METRICS}
-        if any(violation > 0 for violation in violations.values()):
-            return TrialResult("pruned", attrs=attrs, constraints=violations)
+        over = any(violation > 0 for violation in violations.values())
+        bounds = {} if over else place.bounds(plan)
+        certain = {name: beyond for name in bounds if (beyond := limits[name].violation(bounds[name])) > 0}
+        if over or certain:
+            return TrialResult("pruned", attrs=attrs, constraints={**violations, **certain})
         return scored(Candidate(place.engine, plan, place.stage), planning, attrs, violations, place, rivals)
     except (ConfigError, PrerequisiteError):
         raise  # a wrong set-up would fail every trial

@@ -118,7 +118,7 @@ def run_in_session(
 
     before, session.stage = getattr(session, "stage", stage), clock
     try:
-        place = Workplace(site, session.plan, session.engine, session.score, status_of, clock)
+        place = Workplace(site, session.plan, session.bounds, session.engine, session.score, status_of, clock)
         result = run_trial(settings, place, rivals)
     finally:
         session.stage = before

@@ -19,6 +19,7 @@ from openvino import opset15 as ops
 
 from autotune.errors import EvaluationError
 from autotune.evaluation import SCORING_CONFIG, follow_draft
+from autotune.evaluation.drafts import answers_along
 from autotune.models.runtime.compile import check_precision, end_token_ids
 from autotune.models.runtime.graph import attention_window
 from autotune.models.runtime.language_model import BatchLimits, OpenVINOLanguageModel
@@ -175,6 +176,39 @@ def _scanned(model: OpenVINOLanguageModel, sequences: list[list[int]], first: li
         at[index] += len(logits)
         pieces[index].append(logits.copy())
     return [np.concatenate(parts) for parts in pieces]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "lfm2"])
+def test_a_pass_along_drafts_gives_what_a_scan_and_decoding_give(
+    family: str, tiny_llama: Path, family_folder: Callable[[str], Path], tokenizer: Any, prompts: list[list[int]]
+) -> None:
+    """Wherever an answer leaves its draft: the same logits along the draft, the same answer; but fewer tokens are run.
+
+    A window too small for rejected drafts, and recurrent states, take the two passes.
+    """
+    folder = tiny_llama if family == "llama" else family_folder(family) / "ov"
+    limits = [12, 7, 1, 12, 5]
+    batches = BatchLimits(rows=3, logits_bytes=4 * 320 * 3 * 5)
+    with OpenVINOLanguageModel(folder, tokenizer, eos_token_ids=[], limits=batches) as model:
+        plain = [model.greedy(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
+        drafts = [plain[0], [*plain[1][:3], 5, *plain[1][4:]], plain[2], [], [9, *plain[4][1:3]]]
+        along = [[*p, *draft[: limit - 1]] for p, draft, limit in zip(prompts, drafts, limits, strict=True)]
+        first = [len(prompt) - 1 for prompt in prompts]
+        expected = _scanned(model, along, first)
+        pieces: list[list[np.ndarray]] = [[] for _ in prompts]
+
+        def visit(index: int, position: int, logits: np.ndarray) -> None:
+            assert position == first[index] + sum(map(len, pieces[index]))
+            pieces[index].append(logits.copy())
+
+        before = model.tokens
+        assert model.greedy_batch(prompts, limits, drafts, visit) == plain
+        together = model.tokens - before
+        for found, row in zip(pieces, expected, strict=True):
+            np.testing.assert_allclose(np.concatenate(found), row, rtol=1e-3, atol=1e-4)
+        before = model.tokens
+        answers_along(model, prompts, limits, drafts, lambda *_: None)
+        assert (together < model.tokens - before) == (family == "llama")
 
 
 @pytest.mark.parametrize("columns", [1000, 7])

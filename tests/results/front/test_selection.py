@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from autotune.common.formatting import size
 from autotune.errors import StudyError, UsageError
 from autotune.results.front.decision import choices_by_size
 from autotune.results.front.recommendation import is_tied, most_accurate, recommend, ties
@@ -47,6 +48,10 @@ def test_a_drop_gives_the_smallest_model_that_keeps_it(study: StudyResults, perc
     chosen = choose(study, Wish(max_drop=percent))
     kept = [n for n in sizes(study) if (study.value(n, "perplexity_increase") or 0) <= percent]
     assert sizes(study)[chosen] == min(sizes(study)[n] for n in kept)
+    assert " on the front whose " in select(study, Wish(max_drop=percent)).reason
+    limit = int(sizes(study)[chosen])
+    also = select(study, Wish(max_drop=percent, max_size=limit))
+    assert f" on the front of at most {size(limit)} whose " in also.reason
 
 
 def test_a_drop_of_a_named_metric_is_relative_to_the_original(study: StudyResults) -> None:
@@ -146,6 +151,7 @@ def test_a_drop_without_a_percent_sign_is_asked_back() -> None:
         parse_wish(max_drop="2")
     assert parse_wish(max_drop="2", metric="perplexity") == Wish(max_drop=2.0, relative=False, metric="perplexity")
     assert parse_wish(max_drop="2%") == Wish(max_drop=2.0)
+    assert parse_wish() == Wish()
 
 
 @pytest.mark.parametrize(

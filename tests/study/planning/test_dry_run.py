@@ -72,10 +72,14 @@ def test_told_sizes_are_those_of_the_files(family: str, family_folder: Callable[
 def test_the_forecast_counts_everything_and_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     """More trials and more text take longer; what was measured to find out is gone; data for --json."""
     space = {**SPACE, "awq": [False, True], "gptq": [False, True], "distillation": [False, True]}
-    config = configuration(tiny_llama, tmp_path, space=space, study={"trials": 20})
+    runtime = {"deployed": True, "search": {"KV_CACHE_PRECISION": ["f16", "u8"]}}
+    config = configuration(tiny_llama, tmp_path, space=space, study={"trials": 20}, runtime=runtime)
     plan = dry_run(config, lambda text: None, measure=True)
     forecast = plan.forecast
     assert forecast is not None
+    assert forecast.deployment is not None
+    assert (forecast.deployment.models, forecast.deployment.settings) == (8, 2)
+    assert 0 < forecast.deployment.seconds < forecast.seconds
     assert 0 < forecast.trial_seconds < forecast.seconds
     assert 0 < forecast.preparation_seconds < forecast.seconds
     assert forecast.memory > 50_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 from wsgiref.simple_server import make_server
@@ -23,7 +25,7 @@ from stored import trials_of
 
 from autotune.errors import StudyError
 from autotune.study.run import run_worker
-from autotune.study.storage.coordination import identity, is_alive
+from autotune.study.storage.coordination import Alone, identity, is_alive, machine
 from autotune.study.storage.database import close, connect
 from autotune.study.storage.history import History, is_interrupted
 
@@ -148,6 +150,9 @@ def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
     assert is_alive(identity_now) is False
     assert is_alive({**identity_now, "machine": "elsewhere"}) is None
     assert is_alive(None) is None
+    if sys.platform == "linux":  # the boot and the container count
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert machine().split()[1:] == [boot, os.readlink("/proc/self/ns/pid")]
 
 
 def test_optuna_dashboard_opens_the_storage(tmp_path: Path) -> None:
@@ -175,3 +180,14 @@ def test_optuna_dashboard_opens_the_storage(tmp_path: Path) -> None:
         thread.join()
         close(storage)
     assert len(trials_of(config.output)) == 5
+
+
+def test_a_process_alone_loses_what_it_did_not_begin() -> None:
+    """Trials that run and are not its own, or not any more; there are no others."""
+    trials: list[Any] = [SimpleNamespace(number=number) for number in range(3)]
+    history: Any = SimpleNamespace(running=trials)
+    alone = Alone()
+    for trial in trials[:2]:
+        alone.begun(trial)
+    alone.ended(trials[0])
+    assert (alone.lost(history), alone.others(history)) == ([trials[0], trials[2]], 0)

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.evaluation import Direction
-from autotune.study.storage.history import INTERRUPTED, History, Settled
+from autotune.study.storage.history import INTERRUPTED, History, Settled, result_of
 from autotune.study.storage.rows import best_of, front_trials
 
 
@@ -121,3 +121,13 @@ def test_what_is_read_once_gives_the_same_views(seed: int) -> None:
                 assert getattr(once, view) == getattr(fresh, view), view
             ways: list[Direction] = ["minimize", "maximize"]
             assert numbers(front_trials(once, ways)) == numbers(best_of(fresh.finished, ways))
+
+
+def test_a_repeat_takes_the_result_and_no_times() -> None:
+    """Of the trial with the same plan: its sizes and scores; its times and counts are its own."""
+    result = {"plan": "p", "footprint": 5, "metrics": {"kl_divergence": {"value": 1.0, "stderr": None}}}
+    attrs = {**result, "seconds_compress": 2.0, "variants_computed": 3, "settings": {"mode": "nf4"}}
+    for state, values in ((TrialState.COMPLETE, [1.0]), (TrialState.PRUNED, None), (TrialState.FAIL, None)):
+        found = result_of(create_trial(state=state, values=values, user_attrs=attrs))
+        assert (found.state.upper(), found.attrs) == (state.name, result)
+        assert found.values == (None if values is None else (1.0,))

@@ -93,10 +93,11 @@ def test_every_storage_refuses_to_start_anew_and_to_be_joined_empty(url: str, tm
 
 
 def test_opening_a_storage_disables_no_logger(url: str, tmp_path: Path) -> None:
-    """Optuna's migrations configure logging from a file, which would disable every logger that exists."""
-    logger = logging.getLogger("evaluators.perplexity")
+    """Optuna's migrations configure logging from a file, which disables every existing logger; and enables none."""
+    logger, other = logging.getLogger("evaluators.perplexity"), logging.getLogger("test.disabled")
+    other.disabled = True
     with open_study(tmp_path, url, DIRECTIONS):
-        assert not logger.disabled
+        assert (logger.disabled, other.disabled) == (False, True)
 
 
 def test_every_storage_lets_one_process_at_a_time_claim_a_plan(url: str, tmp_path: Path) -> None:

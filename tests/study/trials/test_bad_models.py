@@ -23,6 +23,7 @@ def trial(text: Path, candidate: Any) -> TrialResult:
     place = Workplace(
         site=Site(text.parent, {"kl_divergence": "minimize"}, {}, {}),
         plan=engine.plan,
+        bounds=lambda plan: {},
         engine=engine,
         score=lambda model, race: evaluator.evaluate(candidate, reference),
         status=lambda plan: None,

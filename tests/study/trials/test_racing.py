@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from autotune.evaluation import Direction, Measurement
 from autotune.evaluation.sequential import FEWEST
 from autotune.study.storage.history import History
 from autotune.study.storage.rows import front_trials
-from autotune.study.trials.racing import Dominated, Race, Rival
+from autotune.study.trials.racing import Dominated, Race, Rival, rivals_of
 
 OBJECTIVES: dict[str, Direction] = {"kl_divergence": "minimize", "footprint": "minimize"}
 
@@ -102,6 +103,9 @@ def test_a_trial_beyond_a_limit_is_stopped() -> None:
     assert caught.value.cause == "perplexity_increase"
     assert caught.value.estimate["kl_divergence"] == partial["kl_divergence"].value
     Race(OBJECTIVES, rival, {"footprint": 100}, {"perplexity_increase": Constraint("<=", 15.0, "")}).check(partial)
+    no_mean = replace(increase, value=increase.values[0])
+    for undecided in (no_mean, replace(increase, values=4 * increase.values)):  # and with all windows, nothing is saved
+        Race(OBJECTIVES, rival, {"footprint": 100}, limits).check({**partial, "perplexity_increase": undecided})
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -154,6 +158,37 @@ def test_scores_on_fewer_windows_are_estimated_for_all() -> None:
     few = {"kl_divergence": measurement(own[:16])}  # an error of 12% by itself, of 4% for all windows
     assert replace(contest, precision=parse_precision("6%")).is_settled(few)
     assert not replace(contest, precision=parse_precision("2%")).is_settled(few)
+
+
+def test_the_error_of_an_estimate_is_that_of_a_predicted_mean() -> None:
+    """By least squares in matrix form; the first windows are the easiest, far from the mean to predict."""
+    draw, count = np.random.default_rng(0), 12
+    texts = np.sort(draw.lognormal(0, 0.5, 64))
+    own = 0.5 * texts[:count] + draw.normal(0, 0.05, count)
+    anchor = Rival(0, {"kl_divergence": 1.0, "footprint": 1}, {"kl_divergence": texts.tolist()}, on_front=False)
+    contest = Race(OBJECTIVES, [anchor], {"footprint": 100}, {}, parse_precision("3%"))
+    found = contest.comparable({"kl_divergence": measurement(own)})["kl_divergence"]
+    design, point = np.column_stack([np.ones(count), texts[:count]]), np.array([1.0, texts.mean()])
+    line, (squares,), *_ = np.linalg.lstsq(design, own, rcond=None)
+    variance = squares / (count - 2) * (point @ np.linalg.inv(design.T @ design) @ point)
+    assert found.value == pytest.approx(point @ line)
+    assert found.stderr == pytest.approx((variance + line[1] ** 2 * texts.var(ddof=1) / 64) ** 0.5)
+
+
+def test_the_trial_with_most_windows_is_an_anchor_and_no_rival() -> None:
+    """The first of those that are complete; one of the front is a rival already."""
+
+    def trial(number: int, windows: int, name: str = "COMPLETE") -> Any:
+        attributes = {"windows": windows, "sequences": {"kl_divergence": [1.0] * windows}}
+        state = SimpleNamespace(name=name)
+        return SimpleNamespace(number=number, values=[1.0, 2.0], user_attrs=attributes, state=state)
+
+    names, front = list(OBJECTIVES), [trial(1, 8)]
+    others = [trial(2, 32), trial(3, 32), trial(4, 64, "PRUNED")]
+    found = [(rival.number, rival.on_front) for rival in rivals_of(front, names, [*front, *others])]
+    assert found == [(1, True), (2, False)]
+    assert [rival.number for rival in rivals_of(front, names, front)] == [1]
+    assert rivals_of([], names, others[2:]) == []
 
 
 def test_a_study_with_a_precision_scores_fewer_texts(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from autotune.study.trials.trial import (
 SETTINGS = Settings(mode="int8_asym")
 
 
-def run(folder: Path, limits: dict[str, Constraint], kl: float = 0.5) -> TrialResult:
-    """A trial with this KL divergence."""
+def run(folder: Path, limits: dict[str, Constraint], kl: float = 0.5, bound: float = 0.0) -> TrialResult:
+    """A trial with this KL divergence, which is at least `bound` by its size."""
     engine: Any = FakeEngine()
 
     def score(candidate: Any, race: Any) -> dict[str, Measurement]:
@@ -35,6 +35,7 @@ def run(folder: Path, limits: dict[str, Constraint], kl: float = 0.5) -> TrialRe
     place = Workplace(
         site=Site(folder, {"kl_divergence": "minimize", "footprint": "minimize"}, limits, {}),
         plan=engine.plan,
+        bounds=lambda plan: {name: bound for name in limits if name == "kl_divergence"},
         engine=engine,
         score=score,
         status=lambda plan: None,
@@ -54,6 +55,16 @@ def test_a_limit_that_is_just_kept_is_kept(tmp_path: Path) -> None:
     over = run(tmp_path, {"footprint": Constraint("<=", size - 1, "")})
     assert (over.state, dict(over.constraints)) == ("pruned", {"footprint": 1.0})
     assert "digest" not in over.attrs
+
+
+def test_a_bound_over_a_limit_is_no_score(tmp_path: Path) -> None:
+    """The model is not compressed; a bound within the limit says nothing, and the measured value counts."""
+    limits = {"kl_divergence": Constraint("<=", 0.75, "")}
+    over = run(tmp_path, limits, bound=1.0)
+    assert (over.state, dict(over.constraints)) == ("pruned", {"kl_divergence": 0.25})
+    assert not {"digest", "metrics"} & set(over.attrs)
+    within = run(tmp_path, limits, bound=0.25)
+    assert (within.state, dict(within.constraints)) == ("complete", {"kl_divergence": -0.25})
 
 
 def test_relative_error_is_the_mean_of_its_terms() -> None:
