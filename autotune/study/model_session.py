@@ -353,8 +353,8 @@ class ModelSession:
             )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        memory = available_memory(self.config.study.memory_limit)
-        check(self.model, self.training_windows, memory, self.cache.distillation)
+        limit = self.config.study.memory_limit
+        check(self.model, self.training_windows, available_memory(limit), self.cache.distillation)
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
