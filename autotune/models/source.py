@@ -14,13 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from autotune.common.files import (
-    atomic_write,
-    fingerprint,
-    fingerprint_file,
-    get_or_create_directory,
-    temporary_folder,
-)
+from autotune.common.files import atomic_write, fingerprint, fingerprint_file, get_or_create_directory, temporary_folder
 from autotune.errors import AutotuneError, ConfigError, PrerequisiteError, UsageError, reason
 from autotune.models.architecture import check_tensors, quiet
 from autotune.models.checkpoint import CONFIG, check_folder, check_json, check_openvino, some

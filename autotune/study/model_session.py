@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from autotune.allocation.planner import BudgetPlanner
     from autotune.allocation.probe import MeasuringInputs
+    from autotune.compression.bank import Bank
     from autotune.compression.calibration.calibrate import Depth
     from autotune.compression.calibration.statistics import Statistics, StatisticsCache
     from autotune.compression.engine import Engine
@@ -169,10 +170,7 @@ class ModelSession:
         return self.source.tokenizer()
 
     def compiled(self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0) -> Any:
-        """Compile a model on the configured device with these properties; by default with the configured ones.
-
-        See `Task.compiled`.
-        """
+        """Compile a model on the configured device, by default with the configured properties; see `Task.compiled`."""
         from autotune.models.runtime.compile import thread_share
 
         runtime = self.config.runtime
@@ -293,13 +291,12 @@ class ModelSession:
     @cached_property
     def engine(self) -> Engine:
         """The compression engine over the layer bank."""
-        from autotune.compression.bank import Bank
         from autotune.compression.engine import Engine
 
         with self.shared():
             engine = Engine(
                 self.model,
-                bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=self._weights_in_memory),
+                bank=self._bank(weights_in_memory=self._weights_in_memory),
                 statistics=(lambda: self.statistics) if self.needs_calibration else None,
                 gradients=self._gradients if self.needs_calibration else None,
                 distil=self._distil if self.needs_calibration else None,
@@ -310,19 +307,21 @@ class ModelSession:
         check_memory(self.config.study.memory_limit, engine.sizes.original)
         return engine
 
+    def _bank(self, *, weights_in_memory: bool = True) -> Bank:
+        from autotune.compression.bank import Bank
+
+        return Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=weights_in_memory)
+
     def _gradients(self) -> Mapping[str, Any]:
         """Measure the gradients at the outputs of weights; see `distillation.output_gradients`."""
-        from autotune.compression.bank import Bank
         from autotune.distillation.distil import output_gradients
 
-        inputs = (self.model, self.engine.weights, self.calibration_windows)
+        inputs, memory = (self.model, self.engine.weights, self.calibration_windows), self.config.study.memory_limit
         with self.shared():
-            bank = Bank(self.cache.bank, limit=self.cache.limit)
-            return output_gradients(*inputs, bank=bank, memory=available_memory(self.config.study.memory_limit))
+            return output_gradients(*inputs, bank=self._bank(), memory=available_memory(memory))
 
     def _distil(self, compressed: ov.Model, weights: Mapping[str, CompressedWeight]) -> None:
         """Train a compressed model on the calibration texts, in place; see `distillation.distil`."""
-        from autotune.compression.bank import Bank
         from autotune.distillation.distil import distil
 
         limit = self.config.study.memory_limit
@@ -331,7 +330,7 @@ class ModelSession:
             compressed,
             weights,
             self.training_windows,
-            bank=Bank(self.cache.bank, limit=self.cache.limit, weights_in_memory=False),
+            bank=self._bank(weights_in_memory=False),
             scratch=self.cache.distillation,
             memory=available_memory(None if limit is None else limit - own_memory()),
             stage=self.stage,

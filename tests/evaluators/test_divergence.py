@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autotune.errors import EvaluationError
 from autotune.evaluation import Reference
 from evaluators import _divergence
-from evaluators._divergence import Positions, compare, margins, negative_log_likelihood
+from evaluators._divergence import Positions, arrays_of, compare, margins, negative_log_likelihood
 
 Logits = npt.NDArray[np.float32]
 
@@ -93,6 +93,19 @@ def test_sampled_tokens_are_drawn_from_the_tail_in_proportion() -> None:
     counts = np.bincount(sampled.ravel() - 8, minlength=32) / sampled.size
     np.testing.assert_allclose(counts, share / share.sum(), atol=1e-3)
     np.testing.assert_allclose(reference["tail_probability"], share.sum(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("kept_in_part")
+def test_a_compact_reference_gives_the_same_divergence() -> None:
+    """16 bits a log-probability are enough; a part's arrays are found among those of a whole text."""
+    original, candidate = _pair(3, 60, 0.3)
+    compact = Positions(*original.shape, compact=True)
+    compact.put(0, original)
+    stored = {f"2/{name}": array for name, array in compact.arrays().items()}
+    found = compare(arrays_of(stored, 2), 0, candidate)
+    exact = compare(_reference(original), 0, candidate)
+    np.testing.assert_allclose(found.divergence, exact.divergence, rtol=2e-3)
+    assert arrays_of(stored, 1) == {}
 
 
 @pytest.mark.usefixtures("kept_in_part")

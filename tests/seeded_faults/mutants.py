@@ -6,8 +6,8 @@
 
 A mutant is the module with one small change of its syntax tree: another comparison, operator or boolean, a number one
 higher, a negated condition, a result that is None, a statement left out. It is killed if a test of the module fails.
-Texts, annotations and module constants (tuning figures) are not changed. The seeded faults beside this file are chosen
-by hand and may concern several modules; mutants are drawn at random from a few modules.
+Texts, annotations, assertions (`strict=True` is one) and module constants (tuning figures) are not changed. The seeded
+faults beside this file are chosen by hand and may concern several modules; mutants are drawn at random from a few.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ def inside_functions(tree: ast.Module) -> set[int]:
     def visit(node: ast.AST, inside: bool) -> None:
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Assert)):
             return
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            return
         if isinstance(node, (ast.FunctionDef, ast.Lambda)):
             for statement in node.body if isinstance(node.body, list) else [node.body]:
                 visit(statement, True)
@@ -144,7 +146,7 @@ def changes(node: ast.AST) -> Iterator[tuple[str, object]]:
             yield "condition negated", set_to("test", ast.UnaryOp(ast.Not(), test))
         case ast.comprehension(ifs=[test]):
             yield "without the filter", set_to("ifs", [])
-        case ast.Return(value=ast.AST()):
+        case ast.Return(value=ast.AST() as value) if not (isinstance(value, ast.Constant) and value.value is None):
             yield "returns None", set_to("value", ast.Constant(None))
         case ast.Expr(value=ast.Call()):
             yield "call left out", set_to("value", ast.Constant(None))

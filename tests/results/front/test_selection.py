@@ -80,15 +80,17 @@ def test_a_size_that_is_just_kept_is_kept(study: StudyResults) -> None:
     ("wish", "message"),
     [
         (Wish(trial=99), "no finished trial 99; name one of its front"),
-        (Wish(max_size=1000), "the smallest is trial"),
-        (Wish(max_drop=0.0, metric="similarity"), "nearest is trial"),
+        (Wish(max_size=1000), "the smallest is trial {smallest} with"),
+        (Wish(max_drop=0.0, metric="similarity"), r"nearest is trial {nearest} \("),
         (Wish(max_drop=1.0, metric="perplexty"), "no scores of 'perplexty'"),
         (Wish(max_drop=1.0, metric="kl_divergence"), "without %"),
     ],
 )
 def test_what_cannot_be_had_is_said_with_the_nearest(study: StudyResults, wish: Wish, message: str) -> None:
     """Every refusal names the alternatives."""
-    with pytest.raises(UsageError, match=message):
+    smallest = min(sizes(study), key=lambda n: sizes(study)[n])
+    nearest = max(sizes(study), key=lambda n: study.value(n, "similarity") or 0)
+    with pytest.raises(UsageError, match=message.format(smallest=smallest, nearest=nearest)):
         choose(study, wish)
 
 

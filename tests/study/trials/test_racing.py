@@ -161,12 +161,13 @@ def test_scores_on_fewer_windows_are_estimated_for_all() -> None:
 
 
 def test_the_error_of_an_estimate_is_that_of_a_predicted_mean() -> None:
-    """By least squares in matrix form; the first windows are the easiest, far from the mean to predict."""
+    """By least squares in matrix form, on the longest anchor; its first windows are easy, far from the mean."""
     draw, count = np.random.default_rng(0), 12
     texts = np.sort(draw.lognormal(0, 0.5, 64))
     own = 0.5 * texts[:count] + draw.normal(0, 0.05, count)
     anchor = Rival(0, {"kl_divergence": 1.0, "footprint": 1}, {"kl_divergence": texts.tolist()}, on_front=False)
-    contest = Race(OBJECTIVES, [anchor], {"footprint": 100}, {}, parse_precision("3%"))
+    short = replace(anchor, sequences={"kl_divergence": texts[:16].tolist()})
+    contest = Race(OBJECTIVES, [short, anchor], {"footprint": 100}, {}, parse_precision("3%"))
     found = contest.comparable({"kl_divergence": measurement(own)})["kl_divergence"]
     design, point = np.column_stack([np.ones(count), texts[:count]]), np.array([1.0, texts.mean()])
     line, (squares,), *_ = np.linalg.lstsq(design, own, rcond=None)
