@@ -170,10 +170,7 @@ class ModelSession:
         return self.source.tokenizer()
 
     def compiled(self, model: Any, ov_config: Mapping[str, Any] | None = None, columns: int = 0) -> Any:
-        """Compile a model on the configured device with these properties; by default with the configured ones.
-
-        See `Task.compiled`.
-        """
+        """Compile a model on the configured device, by default with the configured properties; see `Task.compiled`."""
         from autotune.models.runtime.compile import thread_share
 
         runtime = self.config.runtime
@@ -351,8 +348,8 @@ class ModelSession:
             )
         if not self.needs_calibration:
             raise PlanError("distillation trains on a calibration text; give one, or remove distillation")
-        memory = available_memory(self.config.study.memory_limit)
-        check(self.model, self.training_windows, memory, self.cache.distillation)
+        limit = self.config.study.memory_limit
+        check(self.model, self.training_windows, available_memory(limit), self.cache.distillation)
 
     def plan(self, settings: Settings) -> Plan:
         """Resolve settings to a plan; a budget is allocated by measured errors.
