@@ -62,7 +62,8 @@ class ConfigError(AutotuneError):
         self.line = line
         self.key = key
         where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
-        super().__init__(f"{where}{f'{key}: ' if key else ''}{problem}")
+        message = f"{where}{f'{key}: ' if key else ''}{problem}"
+        super().__init__(message.replace("\n", "\\n"))  # of a path or a name: the message stays one paragraph
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Support pickling: worker processes send their errors to the search."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autotune.common.paths import file_name
+from autotune.errors import ConfigError
 
 
 @pytest.mark.parametrize(("kind", "examples"), [("model.yaml", 60), ("text", 40), ("space", 40), ("codebook", 60)])
@@ -24,6 +26,14 @@ def test_inputs_are_right_or_refused(tmp_path: Path, kind: str, examples: int) -
 
     attempt()
     assert found == {"right", "refused"}
+
+
+def test_a_line_break_in_a_path_is_printed_as_a_code(tmp_path: Path) -> None:
+    """An error is one paragraph, whatever it quotes."""
+    assert try_input("model.yaml", tmp_path, 7846) == "refused"
+    error = ConfigError("no such file: a\nb", file="model.yaml", line=1)
+    assert str(error) == "model.yaml:1: no such file: a\\nb"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize(
