@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -13,7 +14,7 @@ from autotune.evaluation import LanguageModel, Measurement, Reference, follow_dr
 from evaluators import _divergence
 from evaluators._statistics import mean, ratio
 
-__all__ = ["Decisions", "Verified", "answer", "lay_out", "original_ties", "reference_arrays", "verify"]
+__all__ = ["Decisions", "LastPass", "Verified", "answer", "lay_out", "original_ties", "reference_arrays", "verify"]
 
 _NOISE_ANSWERS = 2  # answers that are run again in another batch, to measure the effect of its shape
 _WIDER = 5  # tokens by which that batch is longer than the answer's sequence
@@ -111,6 +112,23 @@ class Comparison:
 Verified: TypeAlias = tuple[list[tuple[list[int], bool]], dict[str, Measurement]]
 """The result of `follow_draft` for each answer (the candidate's own answer up to the first disagreement), and the
 metrics that the pass along the original's answers gives."""
+
+
+class LastPass:
+    """Result of the latest pass along a reference's answers, for an `evaluate` of the same model after `preview`."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[weakref.ref[LanguageModel], Reference, Verified] | None = None
+
+    def get(self, candidate: LanguageModel, reference: Reference) -> Verified | None:
+        """Return the result for these two; None if the latest pass was another one."""
+        kept = self._kept
+        return kept[2] if kept is not None and kept[0]() is candidate and kept[1] is reference else None
+
+    def put(self, candidate: LanguageModel, reference: Reference, verified: Verified) -> Verified:
+        """Keep and return a result; the model itself is not kept alive."""
+        self._kept = (weakref.ref(candidate), reference, verified)
+        return verified
 
 
 def verify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -120,7 +119,7 @@ class ChatSimilarity:
     def __init__(self, **options: Any) -> None:
         """Take the options of `Options`; nothing is read or loaded yet."""
         self.options = Options(**options)
-        self._verified: tuple[Any, Reference, Any] | None = None
+        self._last_pass = _teacher_forcing.LastPass()
 
     @cached_property
     def _conversations(self) -> list[tuple[str, ...]]:
@@ -286,24 +285,19 @@ class ChatSimilarity:
                 messages[index].append({"role": "assistant", "content": texts[turn]})
         return prompts, answers, texts
 
-    def _verify(
-        self, candidate: LanguageModel, reference: Reference
-    ) -> tuple[list[tuple[list[int], bool]], dict[str, Measurement]]:
-        """Run the pass along the original's conversations; its result is kept for an `evaluate` after `preview`."""
-        kept = self._verified
-        if kept is None or kept[0]() is not candidate or kept[1] is not reference:
-            answers = _answers.split(reference)
-            prompts, _, _ = self._converse(candidate.tokenizer, lambda turns, _: [answers[turn] for turn in turns])
-            path = _teacher_forcing.lay_out(prompts, answers, self.options.max_new_tokens)
-            begun, measured = _teacher_forcing.verify(candidate, reference, path, answers)
-            counts = np.diff(path.starts).astype(np.float64)
-            found = {
-                name: self._by_conversation(measured[f"answer_{name.removeprefix('chat_')}"], counts)
-                for name in PREVIEWED
-            }
-            kept = (weakref.ref(candidate), reference, (begun, found))
-            self._verified = kept
-        return kept[2]
+    def _verify(self, candidate: LanguageModel, reference: Reference) -> _teacher_forcing.Verified:
+        """Run the pass along the original's conversations; the metrics are those of `PREVIEWED`."""
+        if (kept := self._last_pass.get(candidate, reference)) is not None:
+            return kept
+        answers = _answers.split(reference)
+        prompts, _, _ = self._converse(candidate.tokenizer, lambda turns, _: [answers[turn] for turn in turns])
+        path = _teacher_forcing.lay_out(prompts, answers, self.options.max_new_tokens)
+        begun, measured = _teacher_forcing.verify(candidate, reference, path, answers)
+        counts = np.diff(path.starts).astype(np.float64)
+        found = {
+            name: self._by_conversation(measured[f"answer_{name.removeprefix('chat_')}"], counts) for name in PREVIEWED
+        }
+        return self._last_pass.put(candidate, reference, (begun, found))
 
     def _by_conversation(self, measured: Measurement, counts: npt.NDArray[np.float64]) -> Measurement:
         """Return a mean over tokens, whose values are of turns, with conversations as clusters of its error."""

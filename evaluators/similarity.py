@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -127,7 +126,7 @@ class Similarity:
         self.options = Options(**options)
         if self.options.decode == "never":
             self.metrics = ANSWER_METRICS
-        self._verified: tuple[Any, Reference, _teacher_forcing.Verified] | None = None
+        self._last_pass = _teacher_forcing.LastPass()
         self.previewed = frozenset(METRICS if self.options.decode == "always" else ANSWER_METRICS)
 
     @cached_property
@@ -199,12 +198,13 @@ class Similarity:
         drafts = _answers.split(reference)
         if self.options.decode == "never":
             return self._verify(candidate, reference)[1]
-        if self._is_verified(candidate, reference):
-            begun, measured = self._verify(candidate, reference)
+        verified = self._last_pass.get(candidate, reference)
+        if verified is None:
+            answers, measured = _teacher_forcing.answer(candidate, reference, self._path(candidate, drafts), drafts)
+        else:
+            begun, measured = verified
             limits = [self.options.max_new_tokens] * len(drafts)
             answers = complete_answers(candidate, self._tokenised(candidate), begun, drafts, limits)
-        else:
-            answers, measured = _teacher_forcing.answer(candidate, reference, self._path(candidate, drafts), drafts)
         return self._compare(candidate.tokenizer, reference, answers) | measured
 
     def shrunk(self, original: LanguageModel) -> tuple[Similarity, float]:
@@ -252,18 +252,13 @@ class Similarity:
     def _path(self, candidate: LanguageModel, drafts: Sequence[Sequence[int]]) -> _teacher_forcing.Decisions:
         return _teacher_forcing.lay_out(self._tokenised(candidate), drafts, self.options.max_new_tokens)
 
-    def _is_verified(self, candidate: LanguageModel, reference: Reference) -> bool:
-        kept = self._verified
-        return kept is not None and kept[0]() is candidate and kept[1] is reference
-
     def _verify(self, candidate: LanguageModel, reference: Reference) -> _teacher_forcing.Verified:
-        """Run the pass along the original's answers; its result is kept for an `evaluate` after `preview`."""
-        if not self._is_verified(candidate, reference):
-            drafts = _answers.split(reference)
-            found = _teacher_forcing.verify(candidate, reference, self._path(candidate, drafts), drafts)
-            self._verified = (weakref.ref(candidate), reference, found)
-        assert self._verified is not None
-        return self._verified[2]
+        """Run the pass along the original's answers."""
+        if (kept := self._last_pass.get(candidate, reference)) is not None:
+            return kept
+        drafts = _answers.split(reference)
+        found = _teacher_forcing.verify(candidate, reference, self._path(candidate, drafts), drafts)
+        return self._last_pass.put(candidate, reference, found)
 
     def _compare(
         self, tokenizer: Any, reference: Reference, answers: Sequence[Sequence[int]]

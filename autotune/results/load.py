@@ -32,7 +32,7 @@ from autotune.results.records import (
     StudyResults,
     TrialRecord,
 )
-from autotune.results.storage import check_study, open_storage
+from autotune.results.storage import check_study, close_connections, open_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -104,8 +104,7 @@ def _read(storage: str | BaseStorage, where: str) -> StudyResults:
     try:
         return results_of(optuna.load_study(study_name=STUDY_NAME, storage=database_storage), where=where)
     finally:
-        database_storage.remove_session()
-        database_storage.engine.dispose()
+        close_connections(database_storage)
 
 
 def results_of(study: optuna.Study, *, where: str = "the study") -> StudyResults:

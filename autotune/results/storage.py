@@ -50,11 +50,15 @@ def open_storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
     except BaseException:
         # A constructor that fails leaves its connection open, until it is collected as garbage.
         if hasattr(storage, "scoped_session"):
-            storage.remove_session()
-        if hasattr(storage, "engine"):
-            storage.engine.dispose()
+            close_connections(storage)
         raise
     return storage
+
+
+def close_connections(storage: optuna.storages.RDBStorage) -> None:
+    """Close every connection of a storage."""
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 @contextmanager

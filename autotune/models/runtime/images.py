@@ -55,8 +55,8 @@ def tiled_image(vision: Vision, inputs: Mapping[str, Any], config: Mapping[str, 
 
     tiles = np.asarray(inputs["pixel_values"], np.float32)[0]
     features = vision(tiles)
-    size, side = config["vision_config"]["image_size"], config["vision_config"]["image_size"]
-    side //= config["vision_config"]["patch_size"]
+    size = config["vision_config"]["image_size"]
+    side = size // config["vision_config"]["patch_size"]
     if features.shape[1] != side * side:
         raise EvaluationError(
             f"the vision model computes {features.shape[1]} vectors for a tile of {side} x {side} patches; only models "

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -118,7 +119,7 @@ class Shared:
 
         engine = backend(self._storage).engine
         if engine.dialect.name == "postgresql":
-            with repeated(locked_connection)(engine.url) as connection:
+            with repeated(locked_connection)(self._lock_engine) as connection:
                 try:
                     yield
                 finally:
@@ -129,6 +130,13 @@ class Shared:
                 yield
         else:
             yield
+
+    @cached_property
+    def _lock_engine(self) -> Any:
+        """Connections to hold the lock with; no pool keeps them, for a server has only so many."""
+        from sqlalchemy import NullPool, create_engine
+
+        return create_engine(backend(self._storage).engine.url, poolclass=NullPool)
 
     def begun(self, trial: optuna.Trial) -> None:
         """See `Sharing`."""
@@ -172,11 +180,9 @@ class Shared:
                     self._storage.record_heartbeat(trial_id)
 
 
-def locked_connection(url: Any) -> Any:
-    """Open a connection that holds PostgreSQL's advisory lock; no pool keeps it, for a server has only so many."""
-    from sqlalchemy import NullPool, create_engine
-
-    connection = create_engine(url, poolclass=NullPool).connect()
+def locked_connection(engine: Any) -> Any:
+    """Open a connection that holds PostgreSQL's advisory lock."""
+    connection = engine.connect()
     try:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
     except BaseException:
